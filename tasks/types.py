@@ -1,0 +1,106 @@
+"""The types in which tasks travel: tensors in NamedTuples, so that they pass through `torch.func.vmap`.
+
+Shapes are written N for ways, K for shots, Q for queries per class, B for a batch of tasks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+Tree = Any
+"""A tensor, or a (nested) dict, tuple or NamedTuple of tensors."""
+
+Shape = tuple[int, ...]
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)`, called by work that takes long enough for a person to wonder."""
+
+
+class TaskSpec(NamedTuple):
+    """What every task of a distribution has in common; static, so that vmap and compilation can use it."""
+
+    kind: Literal["classification", "regression"]
+    ways: int | None
+    """Classes per task; None where a task has none (regression)."""
+    x: Shape
+    """Shape of one example, without any batch dimension: (C, H, W) for images."""
+    y: Shape
+    """Shape of one target: () for a class label."""
+
+
+class Examples(NamedTuple):
+    """Labelled examples: x is a tensor (or a tree of them) [n, *spec.x], y is [n, *spec.y]."""
+
+    x: Tree
+    y: Tensor
+
+
+class Episode(NamedTuple):
+    """One task: adapt on the support set, be judged on the query set.
+
+    A batch of tasks is the same type, every tensor with a leading task dimension [B, ...].
+    Examples are ordered by class: support.y is [0]*K + [1]*K + ..., query.y likewise with Q.
+    """
+
+    support: Examples
+    query: Examples
+
+
+Task_co = TypeVar("Task_co", covariant=True)
+
+
+class TaskDistribution(Protocol[Task_co]):
+    """An endless, addressable sequence of tasks.
+
+    Law: row j of `episodes(indices)` equals `episodes([indices[j]])`, bit for bit, whatever
+    else is asked for in the same call, in whichever process, in whichever order.
+    """
+
+    @property
+    def spec(self) -> TaskSpec: ...
+
+    def episodes(self, indices: Sequence[int]) -> Task_co:
+        """The tasks at `indices`, stacked: every tensor gains a leading dimension len(indices)."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """How large an episode is: `ways` classes, `shots` support and `queries` query examples of each.
+
+    `ways` is None for tasks without classes (regression), where shots and queries count whole examples.
+    """
+
+    ways: int | None = 5
+    shots: int = 1
+    queries: int = 15
+
+    def __post_init__(self) -> None:
+        if self.ways is not None and self.ways < 2:
+            raise ValueError(f"ways: {self.ways}-way classification has nothing to tell apart: set ways to 2 or more")
+        if self.shots < 1:
+            raise ValueError(f"shots: {self.shots} leaves nothing to adapt on: set shots to 1 or more")
+        if self.queries < 1:
+            raise ValueError(f"queries: {self.queries} leaves nothing to be judged on: set queries to 1 or more")
+
+
+class TaskSource(Protocol):
+    """What a name in the catalogue stands for: three task distributions that share no class.
+
+    Implementations are frozen dataclasses whose fields are the settings under `tasks.` in a configuration
+    (beside `name`, `train` and `test`), picklable, and cheap to build: nothing is read before `prepare` or
+    `distribution` is called.
+    """
+
+    def prepare(self, progress: Progress) -> str:
+        """Do once, on this machine, what is slow (decode, build the store); return a line that says what is there."""
+        ...
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
+        """The tasks of one split. Raises ValueError, with the remedy, where `episode` asks for more than there is."""
+        ...
