@@ -1,0 +1,131 @@
+"""The embedding networks by name: settings that build an `nn.Module` from [B, *x] to [B, D]."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from metatrain.checks import positive, require
+from metatrain.models.normalization import TaskNorm
+from tasks.types import TaskSpec
+
+Normalization = Literal["transductive", "inductive", "none"]
+
+
+class Architecture(Protocol):
+    """Settings under `model.` in a configuration. `head` names the part of the network that is its own head."""
+
+    @property
+    def head(self) -> str | None: ...
+    def build(self, spec: TaskSpec) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected: `depth` layers of `width` with ReLU. The regression network of MAML is 2 × 40."""
+
+    width: int = 40
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        positive("model", width=self.width, depth=self.depth)
+
+    @property
+    def head(self) -> str | None:
+        return None
+
+    def build(self, spec: TaskSpec) -> nn.Module:
+        inputs = 1
+        for size in spec.x:
+            inputs *= size
+        layers: list[nn.Module] = [nn.Flatten()]
+        for layer in range(self.depth):
+            layers += [nn.Linear(inputs if layer == 0 else self.width, self.width), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+
+class GlobalMean(nn.Module):
+    """[n, C, H, W] -> [n, C]: the mean over positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """Four blocks of 3×3 convolution, normalisation, ReLU and a halving (Vinyals et al. 2016).
+
+    `downsample` halves by 2×2 max-pooling, the result flattened, or by the stride of the convolution, the result
+    averaged over positions (Finn et al. 2017, for Omniglot). On 28×28 images both embed in `width` dimensions.
+    """
+
+    width: int = 64
+    depth: int = 4
+    kernel: int = 3
+    downsample: Literal["pool", "stride"] = "pool"
+    normalization: Normalization = "transductive"
+
+    def __post_init__(self) -> None:
+        positive("model", width=self.width, depth=self.depth, kernel=self.kernel)
+        require(self.kernel % 2 == 1, f"model.kernel: {self.kernel} is even: set an odd size, such as 3")
+
+    @property
+    def head(self) -> str | None:
+        return None
+
+    def build(self, spec: TaskSpec) -> nn.Module:
+        require(len(spec.x) == 3, f"model.name: conv4 reads images [C, H, W]; these tasks have x of {spec.x}: set mlp")
+        pool = self.downsample == "pool"
+        smallest = min(spec.x[1:]) >> (self.depth if pool else self.depth - 1)
+        require(
+            smallest >= 1, f"model.depth: {self.depth} halvings leave nothing of {spec.x[1]}×{spec.x[2]}: lower it"
+        )
+        blocks = [self._block(spec.x[0] if layer == 0 else self.width, pool) for layer in range(self.depth)]
+        return nn.Sequential(*blocks, nn.Flatten() if pool else GlobalMean())
+
+    def _block(self, inputs: int, pool: bool) -> nn.Module:
+        # Without normalisation the convolution needs the bias that normalisation would add.
+        convolution = nn.Conv2d(inputs, self.width, self.kernel, stride=1 if pool else 2, padding=self.kernel // 2)
+        layers: list[nn.Module] = [convolution]
+        if self.normalization != "none":
+            layers.append(TaskNorm(self.width))
+        layers.append(nn.ReLU())
+        if pool:
+            layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A module of the user's own: `target` is "package.module:Name", called with `arguments`."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    head: str | None = None
+
+    def build(self, spec: TaskSpec) -> nn.Module:
+        made = import_target("model.name", self.target)(**self.arguments)
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"model.name: '{self.target}' made a {type(made).__name__}, not a torch.nn.Module")
+        return made
+
+
+ARCHITECTURES: dict[str, type[Any]] = {"mlp": MLP, "conv4": Conv4}
+
+
+def import_target(setting: str, target: str) -> Callable[..., Any]:
+    """The class or function that "package.module:Name" names; ValueError with the reason where there is none."""
+    module_name, _, name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"{setting}: '{target}' does not import ({error}): run from its folder or install it"
+        ) from error
+    made = getattr(module, name, None)
+    if not (inspect.isclass(made) or callable(made)):
+        raise ValueError(f"{setting}: module '{module_name}' has nothing callable named '{name}'")
+    return made  # type: ignore[no-any-return]

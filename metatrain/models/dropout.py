@@ -1,0 +1,57 @@
+"""Dropout whose mask is a function of the task's address, not of a generator's state.
+
+torch's own dropout draws from a global generator, so that a mask would depend on which worker ran which task before.
+Here the mask is hashed from (task, inner step, layer, position): equal wherever and however often it is computed,
+under vmap and when an inner step is re-materialised.
+"""
+
+import torch
+from torch import Tensor, nn
+
+SILENT = -1
+"""The noise key that turns everything random off: evaluation, and adaptation on a user's own data."""
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN, _MIX1, _MIX2 = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical, where torch's `>>` on int64 is arithmetic."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def hashed(z: Tensor) -> Tensor:
+    """The splitmix64 finaliser (Steele et al. 2014), int64 to int64, elementwise; overflow wraps, as it should."""
+    z = z * _GOLDEN + _GOLDEN
+    z = (z ^ _shift_right(z, 30)) * _MIX1
+    z = (z ^ _shift_right(z, 27)) * _MIX2
+    return z ^ _shift_right(z, 31)
+
+
+def fold(noise: Tensor, number: int) -> Tensor:
+    """A key of its own for each `number` (an inner step, a layer); SILENT stays SILENT."""
+    return torch.where(noise < 0, noise, hashed(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
+
+
+class Dropout(nn.Module):
+    """x · keep / (1 − p), keep ~ Bernoulli(1 − p) addressed by `noise` (Srivastava et al. 2014). x: any shape."""
+
+    noise: Tensor
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p: {p} is no probability of dropping: set 0 <= p < 1")
+        self.p = p
+        # A buffer, so that `functional_call` can hand each task its own key.
+        self.register_buffer("noise", torch.tensor(SILENT), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        position = torch.arange(x.numel(), device=x.device).view(x.shape)
+        uniform = _shift_right(hashed(hashed(position) ^ self.noise), 11).to(torch.float64) * 2.0**-53
+        keep = (uniform >= self.p).to(x.dtype) / (1 - self.p)
+        return x * torch.where(self.noise < 0, torch.ones_like(keep), keep)

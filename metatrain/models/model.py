@@ -1,0 +1,153 @@
+"""A network as a pure function of its parameters."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+
+from metatrain.checks import require
+from metatrain.models.architectures import Architecture
+from metatrain.models.dropout import Dropout, fold
+from metatrain.models.normalization import TaskNorm, statistics_of_first
+from metatrain.types import Params
+from tasks.types import TaskSpec
+
+BODY, HEAD = "model.body.", "model.head."
+
+
+@dataclass(frozen=True)
+class Model:
+    """`embed` maps [n, *x] to [n, D], `predict` on to [n, ways] logits (or [n, *y] for regression).
+
+    Parameters are named "model.body.…" and "model.head.…"; a body with a head of its own keeps it under
+    "model.body.<head>.…". `head_prefix` says which, for methods that treat head and body apart.
+    """
+
+    body: nn.Module
+    head: nn.Module | None
+    head_prefix: str
+    spec: TaskSpec
+    normalization: Literal["transductive", "inductive", "none"]
+
+    def embed(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Embeddings of `x`; `reference`, the support images, lends its statistics where the model is inductive."""
+        return self._apply(self._body_only, params, x, noise, reference)
+
+    def predict(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Logits or regressed values of `x`; `reference` as in `embed`. Fewer ways than trained: the first ones."""
+        return self._apply(self._with_head, params, x, noise, reference)
+
+    def _apply(self, function, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
+        if reference is None or self.normalization != "inductive":
+            return function(params, x, noise)  # type: ignore[no-any-return]
+        with statistics_of_first(len(reference)):
+            return function(params, torch.cat([reference, x]), noise)[len(reference) :]  # type: ignore[no-any-return]
+
+    def _body_only(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
+        given = {name.removeprefix(BODY): value for name, value in params.items() if name.startswith(BODY)}
+        for layer, name in enumerate(_noise_buffers(self.body)):
+            given[name] = fold(noise, layer)
+        return functional_call(self.body, given, (x,))  # type: ignore[no-any-return]
+
+    def _with_head(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
+        y = self._body_only(params, x, noise)
+        if self.head is not None:
+            given = {name.removeprefix(HEAD): value for name, value in params.items() if name.startswith(HEAD)}
+            y = functional_call(self.head, given, (y,))
+        return y.view(-1, *self.spec.y) if self.spec.ways is None else y[:, : self.spec.ways]
+
+    def initial(self, head: bool = True) -> Params:
+        """The parameters as built, copied; without the head for methods that compare embeddings."""
+        params = {BODY + name: p.detach().clone() for name, p in self.body.named_parameters()}
+        if head and self.head is not None:
+            params |= {HEAD + name: p.detach().clone() for name, p in self.head.named_parameters()}
+        return params
+
+    def head_names(self) -> frozenset[str]:
+        """Names of the parameters that belong to the head."""
+        return frozenset(name for name in self.initial() if name.startswith(self.head_prefix))
+
+    def for_tasks(self, spec: TaskSpec) -> "Model":
+        """The same network on tasks with other ways."""
+        require(spec.x == self.spec.x, f"tasks: examples of shape {spec.x}; the model was built for {self.spec.x}")
+        return replace(self, spec=spec)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Model":
+        """Moves the buffers (parameters are handed in); in place, as `nn.Module.to` does."""
+        self.body.to(device, dtype)
+        return self
+
+
+def _noise_buffers(body: nn.Module) -> list[str]:
+    return [f"{name}.noise" if name else "noise" for name, m in body.named_modules() if isinstance(m, Dropout)]
+
+
+def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
+    """The network for tasks of `spec`, initialised by `seed`; a head is added unless it names its own.
+
+    Raises ValueError, naming the remedy, for a module that is no function of its parameters and input.
+    """
+    outputs = spec.ways if spec.ways is not None else max(1, torch.Size(spec.y).numel())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = architecture.build(spec).train()
+        features = _features(body, spec)
+        head = None if architecture.head is not None else nn.Linear(features, outputs)
+    if architecture.head is not None:
+        prefix = f"{BODY}{architecture.head}."
+        known = sorted({name.split(".")[0] for name, _ in body.named_parameters()})
+        owned = any((BODY + name).startswith(prefix) for name, _ in body.named_parameters())
+        require(owned, f"model.head: no parameter begins with '{architecture.head}.': choose among {', '.join(known)}")
+        require(
+            features == outputs,
+            f"model.head: the module's own head has {features} outputs, the tasks need {outputs}: set tasks.train.ways",
+        )
+    else:
+        prefix = HEAD
+    return Model(body, head, prefix, spec, _normalization(architecture, body))
+
+
+def _normalization(architecture: Architecture, body: nn.Module) -> Literal["transductive", "inductive", "none"]:
+    named: Literal["transductive", "inductive", "none"] | None = getattr(architecture, "normalization", None)
+    if named is not None:
+        return named
+    mixes = any(isinstance(module, (TaskNorm, _NormBase)) for module in body.modules())
+    return "transductive" if mixes else "none"
+
+
+def _features(body: nn.Module, spec: TaskSpec) -> int:
+    """D of a body that maps [B, *x] to [B, D] and does nothing else; ValueError says what else it does."""
+    before = {name: buffer.clone() for name, buffer in body.named_buffers()}
+    scratch = {name: buffer.clone() for name, buffer in before.items()}
+    generator = torch.random.get_rng_state()
+    x = torch.linspace(0, 1, 2 * torch.Size(spec.x).numel()).view(2, *spec.x)
+    with torch.no_grad():
+        try:
+            y = functional_call(body, scratch, (x,))
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"model.name: the module does not accept a batch {tuple(x.shape)}: {reason}") from error
+    written = [name for name in before if not torch.equal(before[name], scratch[name])]
+    require(
+        not written,
+        f"model.name: the module writes to its buffers ({', '.join(written[:3])}), so that tasks would leak into each "
+        "other: give normalisation layers track_running_stats=False, or use metatrain.models.TaskNorm",
+    )
+    require(
+        torch.equal(generator, torch.random.get_rng_state()),
+        f"model.name: the module draws from torch's global generator ({_random_layers(body)}), so that results would "
+        "depend on which worker ran what: use metatrain.models.Dropout, which draws from the task's own address",
+    )
+    require(
+        isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
+        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must map [B, …] to [B, D]",
+    )
+    return int(y.shape[1])
+
+
+def _random_layers(body: nn.Module) -> str:
+    names = [f"{name}: {type(m).__name__}" for name, m in body.named_modules() if "drop" in type(m).__name__.lower()]
+    return ", ".join(names[:3]) or "somewhere in its forward"

@@ -1,0 +1,48 @@
+"""Batch normalisation for tasks: no running statistics, so nothing is remembered from one task to the next.
+
+Transductive: the statistics of the batch in hand, the queries normalising each other (what MAML did).
+Inductive: the statistics of the support set, so that no query influences another's prediction.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_reference_rows: ContextVar[int | None] = ContextVar("reference_rows", default=None)
+
+
+@contextmanager
+def statistics_of_first(rows: int | None) -> Iterator[None]:
+    """Within it, every TaskNorm takes its statistics from the first `rows` examples alone; None: from all."""
+    token = _reference_rows.set(rows)
+    try:
+        yield
+    finally:
+        _reference_rows.reset(token)
+
+
+class TaskNorm(nn.Module):
+    """y = γ (x − μ) / √(σ² + ε) + β, with μ, σ² over examples and positions of each channel (Ioffe & Szegedy 2015).
+
+    x: [n, C, ...] with at least two values a channel.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = _reference_rows.get()
+        if rows is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        over = [d for d in range(x.dim()) if d != 1]
+        variance, mean = torch.var_mean(x[:rows], dim=over, correction=0, keepdim=True)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        scale = self.weight.view(shape) * torch.rsqrt(variance + self.eps)
+        return (x - mean) * scale + self.bias.view(shape)
