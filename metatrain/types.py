@@ -47,6 +47,9 @@ class InnerLoop(NamedTuple):
     length: int
     weights: Callable[[Tensor], Tensor] | None = None
     """outer step -> [length + 1] weights of the loss after each step; None weighs the last alone."""
+    transpose: Callable[[Params, Tree, Examples, int, Context, Tree], tuple[Params, Tree]] | None = None
+    """(params, fast, support, t, context, λ) -> Jacobians of step t, transposed, times λ: (to params, to fast).
+    None derives it from `step`; first-order methods say here what they pretend it is."""
 
 
 class MetaGradient(NamedTuple):

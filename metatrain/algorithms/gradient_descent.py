@@ -1,0 +1,69 @@
+"""The inner loop that MAML and its kin share: gradient descent on the support loss from meta-learned weights."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from metatrain.losses import task_loss
+from metatrain.models import Model
+from metatrain.models.dropout import fold
+from metatrain.types import Context, InnerLoop, Params
+from tasks.types import Examples, Tree
+
+
+class Adapted(NamedTuple):
+    """Fast weights, and the support inputs whose statistics an inductive normalisation needs."""
+
+    fast: Params
+    support_x: Tensor
+
+
+def gradient_descent(model: Model, inner_lr: float, inner_steps: int) -> InnerLoop:
+    """φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1); judged by L_Q(φ_K)."""
+
+    def start(params: Params, support: Examples, context: Context) -> Params:
+        return {name: value for name, value in params.items() if name.startswith("model.")}
+
+    def support_loss(fast: Params, support: Examples, noise: Tensor) -> Tensor:
+        return task_loss(model.predict(fast, support.x, noise), support.y)[0]
+
+    def step(params: Params, fast: Params, support: Examples, t: int, context: Context) -> Params:
+        slope = grad(support_loss)(fast, support, fold(context.noise, t))
+        return {name: fast[name] - inner_lr * slope[name] for name in fast}
+
+    def loss(
+        params: Params, fast: Params, support: Examples, query: Examples, t: int, context: Context
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # Inner steps fold 0 … K − 1 into the task's key; the query's own draw comes after them all.
+        noise = fold(context.noise, inner_steps + t)
+        return task_loss(model.predict(fast, query.x, noise, reference=support.x), query.y)
+
+    return InnerLoop(start, step, loss, inner_steps)
+
+
+def first_order(inner: InnerLoop) -> InnerLoop:
+    """The same loop, whose step is taken to have the identity for its Jacobian: second derivatives are left out."""
+
+    def identity(
+        params: Params, fast: Tree, support: Examples, t: int, context: Context, adjoint: Tree
+    ) -> tuple[Params, Tree]:
+        return {name: torch.zeros_like(value) for name, value in params.items()}, adjoint
+
+    return inner._replace(transpose=identity)
+
+
+def descend(inner: InnerLoop, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
+    """The fast weights after 0, 1, … inner steps."""
+    fast = inner.start(params, support, context)
+    yield Adapted(fast, support.x)
+    for t in range(inner.length):
+        fast = inner.step(params, fast, support, t, context)
+        yield Adapted(fast, support.x)
+
+
+def predict_adapted(model: Model, adapted: Adapted, x: Any, context: Context) -> Tensor:
+    """Predictions of the fast weights for `x` [n, *x]."""
+    return model.predict(adapted.fast, x, context.noise, reference=adapted.support_x)

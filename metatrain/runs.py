@@ -1,0 +1,218 @@
+"""Run folders: where one training run keeps everything it will be asked for later.
+
+    <root>/<YYYYmmdd-HHMMSS>-<name>-<6 hex>/
+        run.json            {"format": 1, "run_id": the folder's name at its creation, "created": ISO 8601, UTC}
+        config.yaml         the resolved configuration, as text
+        environment.json    what `environment()` saw
+        owner.lock          flocked by the driver while it lives
+        metrics.jsonl       see `metatrain.recorders.JsonLines`
+        checkpoints/        see `metatrain.checkpoints`
+        evaluations/        one JSON file per evaluation
+        plots/              PNG files
+
+`run.json` is written last: a folder without it was never a run.
+"""
+
+import errno
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+VERSIONED = ("metatrain", "torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow")
+
+
+class RunOwnedError(ValueError):
+    """Another driver that is still alive owns the run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists. `run_id` is the folder's name at its creation, and stays when the folder is moved."""
+
+    path: Path
+    run_id: str
+    created: str
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """What `environment()` saw when the run was created, as JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics and events, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that `metatrain.checkpoints` reads and writes."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON file per evaluation."""
+        return self.path / "evaluations"
+
+    @property
+    def plots(self) -> Path:
+        """PNG files."""
+        return self.path / "plots"
+
+
+def create(root: Path, name: str, config_text: str, environment: Mapping[str, Any]) -> Run:
+    """A new run folder under `root`, which is made where it is missing.
+
+    `name` says what the run is about to a person who lists the folder. ValueError: a name that does not fit into a
+    folder's, or a root that cannot be written to.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            f"run name {name!r} must be 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
+    now = time.time()
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{name}-{secrets.token_hex(3)}"
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    run = Run(root / run_id, run_id, created)
+    try:
+        for folder in (run.checkpoints, run.evaluations, run.plots):
+            folder.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"no run can be made in {root}: {error.strerror}; set runs.root to a folder of yours"
+        ) from error
+    replace_text(run.config, config_text)
+    write_json(run.environment, environment)
+    write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": created})
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """The run in the folder `path`. ValueError: no such folder, not a run, or of another format, with the remedy."""
+    if not path.is_dir():
+        raise ValueError(f"no run at {path}: there is no such folder; give the folder that `metatrain train` printed")
+    try:
+        header = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        found, run_id, created = header["format"], header["run_id"], header["created"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not a run: it has no run.json; give the folder of one run") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a run: its run.json is damaged; restore that file or train anew") from error
+    if found != FORMAT:
+        raise ValueError(f"run {path} has format {found}; this metatrain reads {FORMAT}: use the version that wrote it")
+    return Run(path, str(run_id), str(created))
+
+
+@contextmanager
+def own(run: Run) -> Iterator[None]:
+    """Be the one driver of `run` on this machine while the block runs.
+
+    An exclusive flock on `owner.lock`, which the kernel gives back however this process ends; the file names the
+    owner's pid and stays behind. RunOwnedError: another driver has it. ValueError: a file system without flock.
+    """
+    with (run.path / "owner.lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"{run.path} cannot be locked ({error.strerror}): set runs.root to a file system with flock"
+                ) from error
+            lock.seek(0)
+            owner = lock.read().strip() or "not known yet"
+            raise RunOwnedError(
+                f"run {run.run_id} is being trained by another process (pid {owner}): wait for it or stop it first"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs on: python, platform, cpu, package versions, git state of the working directory, command."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {"model": _cpu_model(), "count": os.cpu_count()},
+        "versions": _versions(),
+        "git": _git(),
+        "command": list(sys.argv),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1] if model else platform.processor()
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in VERSIONED:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git() -> dict[str, Any] | None:
+    """{"revision", "dirty"}; None outside a repository, before its first commit, or without git."""
+    try:
+        revision = _output("git", "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_output("git", "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as indented JSON at `path`, whole or not at all (`replace_text`)."""
+    replace_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `path` so that a reader, a crash or a power failure meets the old content or the new, nothing between.
+
+    Temporary file beside it, fsync, rename over it, fsync of the folder.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, as fsync of a file does for its bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

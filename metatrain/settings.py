@@ -1,0 +1,144 @@
+"""Every key of a configuration, on one page, beside those of the named choices (tasks, model, algorithm).
+
+Plain frozen dataclasses that check themselves; `metatrain/config.py` reads them from YAML.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from metatrain.checks import not_negative, positive, require
+from tasks.types import EpisodeShape
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something chosen by name, with the settings of its own: `{name: maml, inner_lr: 0.4}`."""
+
+    name: str
+    settings: Any
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What to learn from: a source by name, and how large its episodes are in training and in evaluation."""
+
+    source: Choice
+    train: EpisodeShape = field(default_factory=EpisodeShape)
+    test: EpisodeShape = field(default_factory=EpisodeShape)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run."""
+
+    vectorize: Literal["auto", "vmap", "loop"] = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        positive("engine", threads=self.threads)
+
+
+@dataclass(frozen=True)
+class OuterSettings:
+    """The outer loop. `lr` is the rate at the first step; `schedule` carries it down to `final_lr`."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    steps: int = 1000
+    tasks_per_step: int = 16
+    schedule: Literal["constant", "linear", "cosine", "halving"] = "constant"
+    final_lr: float = 0.0
+    halve_every: int = 2000
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip_value: float | None = None
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        positive("outer", lr=self.lr, steps=self.steps, tasks_per_step=self.tasks_per_step)
+        positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm, halve_every=self.halve_every)
+        not_negative("outer", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class ExecutorSettings:
+    """Where tasks are computed. `shard_size` tasks travel together, whatever the number of workers."""
+
+    name: Literal["in_process", "ray"] = "in_process"
+    workers: int = 1
+    shard_size: int = 4
+    address: str | None = None
+    gpus_per_worker: float = 0
+
+    def __post_init__(self) -> None:
+        positive("executor", workers=self.workers, shard_size=self.shard_size)
+        not_negative("executor", gpus_per_worker=self.gpus_per_worker)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Held-out tasks. The seed is its own, so that runs are compared on the same tasks."""
+
+    every: int = 500
+    tasks: int = 1000
+    validation_tasks: int = 200
+    inner_steps: int | None = None
+    seed: int = 0
+    baselines: bool = True
+
+    def __post_init__(self) -> None:
+        positive("evaluation", every=self.every, inner_steps=self.inner_steps)
+        require(self.tasks >= 2, f"evaluation.tasks: {self.tasks} task has no interval: set 2 or more")
+        require(self.validation_tasks >= 2, "evaluation.validation_tasks: an interval needs 2 or more")
+        not_negative("evaluation", seed=self.seed)
+
+
+@dataclass(frozen=True)
+class RunsSettings:
+    """Where run folders are made."""
+
+    root: str = "runs"
+    name: str = "run"
+
+    def __post_init__(self) -> None:
+        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        require(plain, f"runs.name: '{self.name}' cannot name a folder: use letters, digits, '-', '_' and '.'")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How often the state is kept, and how many of the newest (the best by validation is kept beside them)."""
+
+    every: int = 200
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        positive("checkpoint", every=self.every, keep=self.keep)
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where MLflow records runs; `uri: null` records to the run folder alone."""
+
+    uri: str | None = "sqlite:///mlflow.db"
+    experiment: str = "metatrain"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, whole: with the parameters' initial values derived from `seed`, everything after follows from it."""
+
+    tasks: Tasks
+    model: Choice
+    algorithm: Choice
+    seed: int = 0
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    outer: OuterSettings = field(default_factory=OuterSettings)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    runs: RunsSettings = field(default_factory=RunsSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        not_negative("", seed=self.seed)
