@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ def save(folder: Path, step: int, snapshot: Mapping[str, Any], extra: Mapping[st
     `snapshot`: dicts, lists and tuples of tensors and plain values; `extra`: a few JSON values for the manifest.
     TypeError names a leaf that could not be read back without running code.
     """
-    _check_plain(snapshot, "snapshot")
+    _check_plain(dict(snapshot), "snapshot")
     final, new = _names(folder, step)
     if _is_valid(new, step):
         _put_in_place(new, final)
@@ -91,7 +92,7 @@ def load(folder: Path, step: int) -> dict[str, Any]:
 
 
 def manifest(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of the valid checkpoint of `step`; what the writer added is under "extra". DamagedError as `load`."""
+    """The manifest of the checkpoint of `step`; what its writer added is under "extra". DamagedError: it is not valid."""
     final, new = _names(folder, step)
     return _verify(new if _is_valid(new, step) else final, step)
 
@@ -188,12 +189,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _check_plain(tree: object, where: str) -> None:
-    if isinstance(tree, Mapping):
+def _check_plain(tree: Any, where: str) -> None:
+    if type(tree) in (dict, OrderedDict):
         for key, value in tree.items():
             _check_plain(key, f"a key of {where}")
             _check_plain(value, f"{where}[{key!r}]")
-    elif isinstance(tree, list | tuple) and type(tree) in (list, tuple):
+    elif type(tree) in (list, tuple):
         for number, value in enumerate(tree):
             _check_plain(value, f"{where}[{number}]")
     elif type(tree) not in PLAIN and not isinstance(tree, Tensor):

@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -94,13 +95,12 @@ def create(root: Path, name: str, config_text: str, environment: Mapping[str, An
     try:
         for folder in (run.checkpoints, run.evaluations, run.plots):
             folder.mkdir(parents=True)
+        replace_text(run.config, config_text)
+        write_json(run.environment, environment)
+        write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": created})
     except OSError as error:
-        raise ValueError(
-            f"no run can be made in {root}: {error.strerror}; set runs.root to a folder of yours"
-        ) from error
-    replace_text(run.config, config_text)
-    write_json(run.environment, environment)
-    write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": created})
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise ValueError(f"no run can be made in {root} ({error.strerror}): set runs.root to another folder") from error
     return run
 
 
@@ -147,7 +147,7 @@ def own(run: Run) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on: python, platform, cpu, package versions, git state of the working directory, command."""
+    """What this process runs on: Python, platform, CPU, packages, the working directory's git state, command line."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -8,9 +8,10 @@ import ctypes
 import dataclasses
 import sys
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metatrain.baselines import BASELINES
@@ -19,6 +20,7 @@ from metatrain.engine import Engine, resolve_vectorize
 from metatrain.evaluation import score_tasks
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
+from metatrain.reduction import to_cpu
 from metatrain.settings import Config
 from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard
 from tasks.randomness import stream, words
@@ -53,10 +55,67 @@ class Worker:
         """The meta-parameters before the first step."""
         return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
 
-    @overload
-    def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores: ...
-    @overload
-    def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores: ...
+    def gradient(self, job: Job, params: Params, shard: Shard) -> MetaGradient:
+        """The meta-gradient of a shard's tasks, summed, on the CPU."""
+        tasks = self._tasks(job.split, shard)
+        context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
+        params = self._here(params)
+        return to_cpu(self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
+
+    def score(self, job: Job, params: Params, shard: Shard) -> Scores:
+        """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
+        tasks = self._tasks(job.split, shard)
+        silent = torch.full((len(shard.indices),), SILENT, device=self.device)
+        context = Context(torch.tensor(job.step, device=self.device), silent)
+        model = self.model.for_tasks(self._distributions[job.split].spec)
+        algorithm = BASELINES.get(job.learner, self.evaluated)
+        scores = score_tasks(algorithm, model, self._here(params), tasks, context, self.engine)
+        return to_cpu(scores)  # type: ignore[no-any-return]
+
     def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores:
-        """The meta-gradient of a shard, or its scores, on the CPU."""
-        return MetaGradient({}, {}, {}, torch.zeros(()))
+        """What `job` asks for."""
+        return self.gradient(job, params, shard) if job.kind == "gradient" else self.score(job, params, shard)
+
+    def transductive(self, learner: str) -> bool:
+        """Whether the queries of a task influence each other's predictions."""
+        return learner not in BASELINES and self.model.normalization == "transductive"
+
+    def _tasks(self, split: Split, shard: Shard) -> Any:
+        return self._here(self._distributions[split].episodes(shard.indices))
+
+    def _noise(self, shard: Shard) -> Tensor:
+        """Each task's own key: 62 bits of (seed, "noise", index)."""
+        low, high = words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
+        return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
+
+    def _here(self, tree: Any) -> Any:
+        return tree_map(lambda leaf: leaf.to(self.device), tree)
+
+
+def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm:
+    """The same learner with another number of inner steps (MAML on Omniglot: 1 in training, 3 in evaluation)."""
+    if inner_steps is None:
+        return algorithm
+    fields = {field.name for field in dataclasses.fields(algorithm)}  # type: ignore[arg-type]
+    name = type(algorithm).__name__
+    require("inner_steps" in fields, f"evaluation.inner_steps: {name} takes no inner steps: leave it out")
+    return dataclasses.replace(algorithm, inner_steps=inner_steps)  # type: ignore[type-var]
+
+
+def device_for(gpus: float) -> torch.device:
+    """The device of one worker; ValueError where a GPU is asked for and there is none."""
+    if gpus <= 0:
+        return torch.device("cpu")
+    require(torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus} asked for, and torch sees no GPU: set it to 0")
+    return torch.device("cuda")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks for the next tensor, which otherwise costs a page fault per 4 KiB: 15 % here."""
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        m_mmap_threshold, m_trim_threshold = -3, -1
+        mallopt(m_mmap_threshold, 1 << 30)
+        mallopt(m_trim_threshold, 1 << 30)

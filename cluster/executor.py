@@ -1,0 +1,120 @@
+"""The executor on Ray: shards handed to actors as they come free, answers added in the order of the tree.
+
+A step broadcasts one flat vector. Each actor has at most `_IN_FLIGHT` shards at a time, so that it never waits for
+the driver and a lost one loses little. An actor that dies is replaced, and what it had in flight is done again.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.actor import Answer, ShardActor, unpack_gradient
+from metatrain.reduction import TreeSum, flatten
+from metatrain.settings import Config
+from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+
+_IN_FLIGHT = 2
+_PATIENCE_S = 600.0
+"""Without any answer or any new worker for so long, the run gives up."""
+
+
+class WorkersLost(RuntimeError):
+    """No worker has answered for too long."""
+
+
+class RayExecutor:
+    """`config.executor.workers` actors, inside `placement_group` where one is given (bundle 0 is the driver's)."""
+
+    def __init__(self, config: Config, placement_group: PlacementGroup | None = None) -> None:
+        self._config = ray.put(config)
+        self._options = _actor_options(config, placement_group)
+        self._tasks_done: Counter[int] = Counter()
+        self._retries = 0
+        self._actors: list[Any] = [self._spawn() for _ in range(config.executor.workers)]
+
+    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+        waiting: dict[int, Answer] = {}
+        following = 0
+        for shard, answer in self._answers(job, params, shards):
+            waiting[shard.number] = answer
+            while following in waiting:
+                values = waiting.pop(following).values
+                yield Scores({name: torch.from_numpy(array.copy()) for name, array in values.items()})
+                following += 1
+
+    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        summed = TreeSum(len(shards))
+        for shard, answer in self._answers(job, params, shards):
+            summed.add(shard.number, unpack_gradient(answer, params, shard))
+            self._tasks_done[answer.pid] += len(shard.indices)
+        return summed.total()  # type: ignore[no-any-return]
+
+    def report(self) -> Mapping[str, Any]:
+        return {"workers": {str(pid): done for pid, done in sorted(self._tasks_done.items())}, "retries": self._retries}
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def pids(self) -> list[int]:
+        """The processes of the workers, once they are all ready."""
+        return list(ray.get([actor.pid.remote() for actor in self._actors]))
+
+    def _spawn(self) -> Any:
+        return ShardActor.options(**self._options).remote(self._config)
+
+    def _answers(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Answer]]:
+        """Every shard's answer once, in order of arrival."""
+        vector = ray.put(flatten(params) if params else np.empty(0, dtype=np.float32))
+        todo = deque(shards)
+        flying: dict[Any, tuple[int, Shard]] = {}
+        heard = time.monotonic()
+        while todo or flying:
+            self._hand_out(job, vector, todo, flying)
+            ready, _ = ray.wait(list(flying), timeout=5.0)
+            for reference in ready:
+                seat, shard = flying.pop(reference)
+                try:
+                    answer = ray.get(reference)
+                except RayActorError:
+                    self._replace(seat, shard, todo, flying)
+                    continue
+                heard = time.monotonic()
+                yield shard, answer
+            if time.monotonic() - heard > _PATIENCE_S:
+                raise WorkersLost(f"no worker answered for {_PATIENCE_S:.0f} s: see `ray status` for what is missing")
+
+    def _hand_out(self, job: Job, vector: Any, todo: deque[Shard], flying: dict[Any, tuple[int, Shard]]) -> None:
+        """Fills every actor's share of work in flight, the idlest first."""
+        load = Counter(seat for seat, _ in flying.values())
+        while todo:
+            seat = min(range(len(self._actors)), key=lambda s: (load[s], s))
+            if load[seat] >= _IN_FLIGHT:
+                return
+            shard = todo.popleft()
+            flying[self._actors[seat].compute.remote(job, vector, shard)] = (seat, shard)
+            load[seat] += 1
+
+    def _replace(self, seat: int, shard: Shard, todo: deque[Shard], flying: dict[Any, tuple[int, Shard]]) -> None:
+        """A new actor in `seat`; all that the lost one had in flight goes back to the front of the queue."""
+        lost = [reference for reference, (sat, _) in flying.items() if sat == seat]
+        again = [shard] + [flying.pop(reference)[1] for reference in lost]
+        self._retries += len(again)
+        todo.extendleft(reversed(again))
+        self._actors[seat] = self._spawn()
+
+
+def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": config.executor.gpus_per_worker}
+    if placement_group is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement_group)
+    return options

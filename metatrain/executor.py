@@ -1,0 +1,32 @@
+"""The plain executor: everything in the driver's own process. `cluster/` has the one on Ray."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from metatrain.reduction import tree_sum
+from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.worker import Worker
+
+
+class InProcess:
+    """Computes shards one after another, here."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._tasks_done = 0
+
+    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+        for shard in shards:
+            yield self.worker.score(job, params, shard)
+
+    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        gradients = (self.worker.gradient(job, params, shard) for shard in shards)
+        self._tasks_done += sum(len(shard.indices) for shard in shards)
+        return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
+
+    def report(self) -> Mapping[str, Any]:
+        return {"workers": {str(os.getpid()): self._tasks_done}, "retries": 0}
+
+    def close(self) -> None:
+        """Nothing was taken."""
