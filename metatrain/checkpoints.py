@@ -92,7 +92,7 @@ def load(folder: Path, step: int) -> dict[str, Any]:
 
 
 def manifest(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of the checkpoint of `step`; what its writer added is under "extra". DamagedError: it is not valid."""
+    """The manifest of the checkpoint of `step`; the writer's own part is under "extra". DamagedError: not valid."""
     final, new = _names(folder, step)
     return _verify(new if _is_valid(new, step) else final, step)
 
