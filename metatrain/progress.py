@@ -1,0 +1,206 @@
+"""What a person sees while the machine works: a bar on a terminal, a line now and then elsewhere.
+
+Everything goes to standard error; standard output belongs to results.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from metatrain.types import RunStatus
+from tasks.types import Progress as Counter
+
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 10.0
+
+
+class Display(Protocol):
+    """Where progress is drawn."""
+
+    def update(self, done: int, total: int, text: str, now: bool) -> None:
+        """The state of the work; drawn when it is due, or `now`."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class Progress:
+    """A recorder that shows the run on `stream` (standard error) and keeps nothing.
+
+    On a terminal a bar, redrawn at most ten times a second; elsewhere a line every ten seconds and at each validation.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._display: Display = Lines(self._stream, "")
+        self._newest: dict[str, float] = {}
+        self._first = self._step = self._total = 0
+        self._started = 0.0
+
+    def start(self, step: int, total: int) -> None:
+        """Begin to draw. Time left is judged by the pace since this call."""
+        self._display = _display(self._stream, "training")
+        self._first, self._step, self._total = step, step, total
+        self._started = time.monotonic()
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the newest values."""
+        self._step = step
+        self._newest.update(metrics)
+        validated = any(key.startswith("validation/") for key in metrics)
+        seconds = time.monotonic() - self._started
+        self._display.update(step, self._total, self._text(seconds), validated)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Nothing to see."""
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """A line above the bar."""
+        self._display.say(f"step {step}: {kind}: {text}")
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def close(self, status: RunStatus) -> None:
+        """A last line, and the terminal as it was; nothing more where nothing was started."""
+        if self._started:
+            seconds = time.monotonic() - self._started
+            self._display.close()
+            Lines(self._stream, "").say(f"{status} at step {self._step} of {self._total} after {duration(seconds)}")
+            self._started = 0.0
+
+    def _text(self, seconds: float) -> str:
+        left = time_left(self._step - self._first, self._total - self._first, seconds)
+        return " · ".join([f"{duration(seconds)}, {left} left", *describe(self._newest)])
+
+
+@contextmanager
+def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
+    """A `progress(done, total)` that is drawn as the training's is while the block runs; unused, it draws nothing."""
+    target = stream or sys.stderr
+    started = time.monotonic()
+    display: Display | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal display
+        display = display or _display(target, label)
+        seconds = time.monotonic() - started
+        text = f"{duration(seconds)}, {time_left(done, total, seconds)} left"
+        display.update(done, total, text, done >= total)
+
+    try:
+        yield progress
+    finally:
+        if display is not None:
+            display.close()
+
+
+def describe(metrics: Mapping[str, float]) -> list[str]:
+    """The parts of a line: train loss and score, newest validation with its interval, tasks/s; what is there."""
+    parts = []
+    train = [f"loss {metrics['train/loss']:.3f}"] if "train/loss" in metrics else []
+    train += _score(metrics, "train")
+    if train:
+        parts.append("train " + ", ".join(train))
+    if validation := _score(metrics, "validation"):
+        parts.append("validation " + validation[0])
+    if "time/tasks_per_second" in metrics:
+        parts.append(f"{metrics['time/tasks_per_second']:.4g} tasks/s")
+    return parts
+
+
+def _score(metrics: Mapping[str, float], split: str) -> list[str]:
+    ci95 = metrics.get(f"{split}/ci95")
+    if f"{split}/accuracy" in metrics:
+        interval = "" if ci95 is None else f" ± {100 * ci95:.2f}"
+        return [f"{100 * metrics[f'{split}/accuracy']:.2f}{interval} %"]
+    if f"{split}/mse" in metrics:
+        interval = "" if ci95 is None else f" ± {ci95:.2g}"
+        return [f"mse {metrics[f'{split}/mse']:.4g}{interval}"]
+    return []
+
+
+def time_left(done: int, total: int, seconds: float) -> str:
+    """How long `total - done` will take at the pace of the first `done`; "?" before there is a pace."""
+    return duration(seconds * (total - done) / done) if done > 0 else "?"
+
+
+def duration(seconds: float) -> str:
+    """0:07, 12:30 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _display(stream: TextIO, label: str) -> Display:
+    return Bar(stream, label) if stream.isatty() else Lines(stream, label)
+
+
+class Lines:
+    """Plain lines, for files and pipes."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream, self._label = stream, label
+        self._drawn = time.monotonic()
+
+    def update(self, done: int, total: int, text: str, now: bool) -> None:
+        """A line, unless the last one is young and there is no reason for another."""
+        moment = time.monotonic()
+        if now or moment - self._drawn >= LINE_SECONDS:
+            self._drawn = moment
+            self.say(f"{self._label} {done}/{total}  {text}")
+
+    def say(self, text: str) -> None:
+        """The line."""
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class Bar:
+    """A live bar, by rich. What else is printed to standard error appears above it."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Live
+        from rich.table import Column
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+        )
+        # Standard output is left alone: its last line is what a program reads.
+        self._live = Live(
+            *columns, console=Console(file=stream), redirect_stdout=False, auto_refresh=False, expand=True
+        )
+        self._task = self._live.add_task(label, total=None, text="")
+        self._drawn = 0.0
+        self._live.start()
+
+    def update(self, done: int, total: int, text: str, now: bool) -> None:
+        """Redraw, at most ten times a second unless it is `now`."""
+        moment = time.monotonic()
+        due = now or moment - self._drawn >= REDRAW_SECONDS
+        self._drawn = moment if due else self._drawn
+        self._live.update(self._task, completed=done, total=total, text=text, refresh=due)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        self._live.stop()
