@@ -62,7 +62,9 @@ class TaskDistribution(Protocol[Task_co]):
     """
 
     @property
-    def spec(self) -> TaskSpec: ...
+    def spec(self) -> TaskSpec:
+        """What every task of this distribution has in common."""
+        ...
 
     def episodes(self, indices: Sequence[int]) -> Task_co:
         """The tasks at `indices`, stacked: every tensor gains a leading dimension len(indices)."""

@@ -1,0 +1,63 @@
+"""The cache on this machine: what is slow to build is built once, under a key that names its content.
+
+The raw files that something is built from are only ever read.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+
+class RawFile(NamedTuple):
+    """One raw file, by what it holds: `name` is relative to the archive or folder it lies in."""
+
+    name: str
+    size: int
+    crc32: int
+
+
+def cache_root(setting: str | None) -> Path:
+    """The folder of the cache: the setting, else $METATRAIN_CACHE, else $XDG_CACHE_HOME/metatrain."""
+    named = setting or os.environ.get("METATRAIN_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "metatrain"
+
+
+def content_key(files: Iterable[RawFile], preprocessing: str, version: int) -> str:
+    """A key for what `preprocessing` makes of `files`: equal content in equal places gives an equal key."""
+    content = [sorted(files), preprocessing, version]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def build_once(root: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The file `root/name/key.arrow`, built by `build(path)` where it is not there yet.
+
+    `build` must put the file in place atomically. Processes that ask at the same time wait for one of them.
+    """
+    path = root / name / f"{key}.arrow"
+    if path.exists():
+        return path
+    with locked(path.with_suffix(".lock")):
+        if not path.exists():
+            build(path)
+    return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for as long as the block runs. The system lets go of it should we die."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        remedy = "set tasks.cache=FOLDER (or METATRAIN_CACHE) to a folder you may write to"
+        raise OSError(f"cannot write to the cache {path.parent} ({error.strerror}): {remedy}") from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,117 @@
+"""N-way K-shot classification: episodes drawn by index out of any pool of classes.
+
+N ways, K shots and Q queries per class, B tasks: support.x [B, N·K, C, H, W], query.x [B, N·Q, C, H, W], both ordered
+by class (Vinyals et al. 2016).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.randomness import Integers, choose, stream, uniforms
+from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
+
+
+class ClassPool(Protocol):
+    """Classes of images to draw episodes from. The image of (class, member) never changes."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it, for messages: "omniglot"."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are to draw from."""
+        ...
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        ...
+
+    @property
+    def smallest(self) -> int:
+        """How many members the smallest class has."""
+        ...
+
+    def sizes(self, classes: Integers) -> Integers:
+        """How many members each of `classes` [R] has."""
+        ...
+
+    def images(self, classes: Integers, members: Integers) -> Tensor:
+        """Member members[r] of class classes[r], for [R] of both: float32 [R, C, H, W]."""
+        ...
+
+    def class_names(self, classes: Integers) -> list[str]:
+        """What a person would call each of `classes` [R]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The episodes of one split, addressed by (seed, split, index)."""
+
+    pool: ClassPool
+    episode: EpisodeShape
+    seed: int
+    split: Split
+
+    def __post_init__(self) -> None:
+        ways, each, pool = self.episode.ways, self.episode.shots + self.episode.queries, self.pool
+        field = f"tasks.{'train' if self.split == 'train' else 'test'}"
+        if ways is None:
+            raise ValueError(
+                f"'{pool.name}' is classification and needs a number of classes per task: set {field}.ways"
+            )
+        if ways > pool.num_classes:
+            have = f"'{self.split}' of {pool.name} has {pool.num_classes}"
+            raise ValueError(f"{ways}-way needs {ways} classes; {have}: lower {field}.ways")
+        if each > pool.smallest:
+            need = f"{self.episode.shots} shots and {self.episode.queries} queries need {each} images of a class"
+            have = f"a class in '{self.split}' of {pool.name} has only {pool.smallest}"
+            raise ValueError(f"{need}; {have}: lower {field}.shots or {field}.queries")
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Images in, class labels out."""
+        return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
+
+    def episodes(self, indices: Sequence[int]) -> Episode:
+        """The tasks at `indices`, stacked: support.x [B, N·K, C, H, W], support.y [B, N·K], query likewise."""
+        classes, members = self.draw(indices)
+        tasks, ways, _ = members.shape
+        shots = self.episode.shots
+        parts = members[:, :, :shots], members[:, :, shots:]
+        owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
+        images = self.pool.images(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
+        boundary = tasks * ways * shots
+        support = _examples(images[:boundary], tasks, ways, shots)
+        query = _examples(images[boundary:], tasks, ways, self.episode.queries)
+        return Episode(support, query)
+
+    def draw(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
+        """What the tasks at `indices` are made of: classes [B, N], members [B, N, K + Q] (support first).
+
+        A task's classes depend on its index, and not on its shots and queries.
+        """
+        ways, each = self.spec.ways or 0, self.episode.shots + self.episode.queries
+        numbers = uniforms(self.seed, stream("few-shot", self.split), indices, ways * (1 + each))
+        classes = choose(numbers[:, :ways], self.pool.num_classes)
+        sizes = self.pool.sizes(classes.reshape(-1))
+        members = choose(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
+        return classes, members.reshape(len(classes), ways, each)
+
+    def class_names(self, index: int) -> list[str]:
+        """What a person would call the classes of the task at `index`, in the order of its labels."""
+        return self.pool.class_names(self.draw([index])[0][0])
+
+
+def _examples(images: Tensor, tasks: int, ways: int, each: int) -> Examples:
+    """images: [B·N·each, C, H, W], ordered by task and class."""
+    labels = torch.arange(ways).repeat_interleave(each).repeat(tasks, 1)
+    return Examples(images.reshape(tasks, ways * each, *images.shape[1:]), labels)

@@ -1,0 +1,193 @@
+"""Omniglot (Lake et al. 2015): 1623 characters of 50 alphabets, each drawn by 20 people.
+
+From the official archives, zipped or unpacked, to a store of 28×28 images in which ink is 1 and paper 0.
+"""
+
+import io
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from tasks.archive import Archive, find_archive, raw_files, read_files
+from tasks.cache import RawFile, build_once, cache_root, content_key, locked
+from tasks.few_shot import FewShot
+from tasks.pool import StorePool
+from tasks.randomness import stream, uniforms
+from tasks.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, open_store, write_store
+from tasks.types import SPLITS, EpisodeShape, Progress, Split
+
+FOLDERS = ("images_background", "images_evaluation")
+SIDE = 28
+
+_PREPROCESSING = f"inverted, so that ink is 255; Lanczos to {SIDE}×{SIDE}; drawings in order of file name"
+_SOURCE = "https://github.com/brendenlake/omniglot"
+_CITATION = (
+    "Lake, B. M., Salakhutdinov, R., and Tenenbaum, J. B. (2015). Human-level concept learning through "
+    "probabilistic program induction. Science, 350(6266), 1332-1338."
+)
+_CHUNK = 512
+_ARCHIVES = " and ".join(f"{folder}.zip" for folder in FOLDERS)
+
+Splitting = Mapping[Split, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Omniglot as a task source.
+
+    root: a folder with images_background.zip and images_evaluation.zip, or with what they unpack to (torchvision's
+    `omniglot-py/` in it serves too); None downloads them into the cache. It is only ever read.
+    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain.
+    splitting: "characters" mixes the characters of all alphabets, 1100 for training, 100 for validation and 423 for
+    test, in one fixed order: the split of MAML (Finn et al. 2017), whose own order was that of an unsorted folder and
+    cannot be had. "alphabets" keeps alphabets whole: those of the evaluation set are the test, a sixth of the
+    background alphabets the validation (Lake et al. 2015).
+    rotations: in training, each character turned by 90°, 180° and 270° is a further class (Santoro et al. 2016).
+    """
+
+    root: str | None = None
+    cache: str | None = None
+    splitting: Literal["characters", "alphabets"] = "characters"
+    rotations: bool = True
+
+    def prepare(self, progress: Progress) -> str:
+        """Build the store unless it is there. Returns a line that says what it holds and where it lies."""
+        store = self.store(progress)
+        splitting = store.header.splittings[self.splitting]
+        split = ", ".join(f"{len(splitting[split])} {split}" for split in SPLITS)
+        return (
+            f"omniglot: {len(store.images)} drawings of characters ({split}; split by {self.splitting}) in {store.path}"
+        )
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
+        """Few-shot episodes over one split's characters."""
+        store = self.store(_silent)
+        numbers = store.header.splittings[self.splitting][split]
+        turns = 4 if self.rotations and split == "train" else 1
+        return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
+
+    def store(self, progress: Progress) -> Store:
+        """The store of this archive, built first where this machine has not got it."""
+        root = cache_root(self.cache)
+        archives = _archives(_downloaded(root / "omniglot") if self.root is None else Path(self.root).expanduser())
+        files = [raw_files(archive, ".png") for archive in archives]
+        key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
+
+        def build(path: Path) -> None:
+            header = _header(files)
+            write_store(path, header, _decode(archives, files, progress))
+
+        return open_store(build_once(root, "omniglot", key, build))
+
+
+def character_split(characters: int) -> Splitting:
+    """A fixed shuffle into 423/1623 test, 100/1623 validation and the rest training (1100 of 1623)."""
+    order = np.argsort(uniforms(0, stream("omniglot", "characters"), [0], characters)[0], kind="stable").tolist()
+    test, validation = round(characters * 423 / 1623), max(1, round(characters * 100 / 1623))
+    train = characters - test - validation
+    parts: dict[Split, list[int]] = {
+        "train": order[:train],
+        "validation": order[train : train + validation],
+        "test": order[train + validation :],
+    }
+    return {split: tuple(sorted(numbers)) for split, numbers in parts.items()}
+
+
+def alphabet_split(background: list[str], evaluation: list[str]) -> Splitting:
+    """Whole alphabets. background, evaluation: the alphabet of each character, background characters first."""
+    alphabets = sorted(set(background))
+    order = np.argsort(uniforms(0, stream("omniglot", "alphabets"), [0], len(alphabets))[0], kind="stable")
+    held_out = {alphabets[i] for i in order[: max(1, round(len(alphabets) / 6))]}
+    return {
+        "train": tuple(i for i, alphabet in enumerate(background) if alphabet not in held_out),
+        "validation": tuple(i for i, alphabet in enumerate(background) if alphabet in held_out),
+        "test": tuple(range(len(background), len(background) + len(evaluation))),
+    }
+
+
+def _archives(root: Path) -> list[Archive]:
+    roots = [root, root / "omniglot-py"]
+    found = [find_archive(roots, folder) for folder in FOLDERS]
+    archives = [archive for archive in found if archive is not None]
+    if len(archives) < len(FOLDERS):
+        lacking = " and ".join(folder for folder, archive in zip(FOLDERS, found, strict=True) if archive is None)
+        reason = f"has no {lacking}" if root.is_dir() else "is not a folder"
+        raise ValueError(f"{root} {reason}: set tasks.root=FOLDER holding {_ARCHIVES}, or what they unpack to")
+    return archives
+
+
+def _downloaded(folder: Path) -> Path:
+    """The folder into which torchvision downloads Omniglot, which it does the first time."""
+    with locked(folder / "download.lock"):
+        if all((folder / "omniglot-py" / name / ".whole").exists() for name in FOLDERS):
+            return folder
+        from torchvision.datasets import Omniglot as Download
+
+        try:
+            for name in FOLDERS:
+                Download(os.fspath(folder), background=name == FOLDERS[0], download=True)
+                (folder / "omniglot-py" / name / ".whole").touch()
+        except (OSError, RuntimeError) as error:
+            reason = f"no network, or the download failed ({error})"
+            raise OSError(f"{reason}: set tasks.root=FOLDER holding {_ARCHIVES}") from error
+    return folder
+
+
+def _header(files: list[list[RawFile]]) -> Header:
+    """The classes, in order of set, alphabet and character, and both splittings."""
+    classes: list[ClassSlice] = []
+    for file_list in files:
+        for folder, members in groupby(file_list, key=lambda file: str(PurePosixPath(file.name).parent)):
+            start = classes[-1].stop if classes else 0
+            classes.append(ClassSlice("/".join(PurePosixPath(folder).parts[-2:]), start, start + len(list(members))))
+    boundary = len({PurePosixPath(file.name).parent for file in files[0]})
+    alphabets = [PurePosixPath(c.name).parts[0] for c in classes]
+    splittings = {
+        "characters": character_split(len(classes)),
+        "alphabets": alphabet_split(alphabets[:boundary], alphabets[boundary:]),
+    }
+    return Header("omniglot", (1, SIDE, SIDE), tuple(classes), splittings, _SOURCE, _CITATION, _PREPROCESSING)
+
+
+def _decode(archives: list[Archive], files: list[list[RawFile]], progress: Progress) -> Images:
+    """All drawings, [n, 1, 28, 28], in the order of `files`, on all cores."""
+    drawings = [
+        (f"{archive.path}: {file.name}", content)
+        for archive, file_list in zip(archives, files, strict=True)
+        for file, content in zip(file_list, read_files(archive, [file.name for file in file_list]), strict=True)
+    ]
+    images = np.empty((len(drawings), 1, SIDE, SIDE), dtype=np.uint8)
+    chunks = [drawings[at : at + _CHUNK] for at in range(0, len(drawings), _CHUNK)]
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for chunk in threads.map(_decode_chunk, chunks):
+            images[done : done + len(chunk), 0] = chunk
+            done += len(chunk)
+            progress(done, len(images))
+    return images
+
+
+def _decode_chunk(drawings: list[tuple[str, bytes]]) -> Images:
+    return np.stack([_decode_drawing(name, content) for name, content in drawings])
+
+
+def _decode_drawing(name: str, content: bytes) -> Images:
+    """A PNG of black ink on white paper to [28, 28] uint8, ink 255."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            grey = ImageOps.invert(image.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} does not decode as a PNG ({error}): put a whole copy of the archive there") from error
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,182 @@
+"""The one store format: a class-sorted Arrow IPC file that memory-maps into an array of images.
+
+    schema metadata   "metatrain.header": JSON (`Header`), "metatrain.header_sha256": its checksum
+    one record batch  column "image": fixed_size_list<uint8>[C*H*W], a class being a contiguous slice of rows
+
+Any Arrow reader can open it. Ours checks version and checksums, maps it, and pickles it by its path.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.types import Split
+
+FORMAT_VERSION = 1
+
+Images = NDArray[np.uint8]
+
+_HEADER = b"metatrain.header"
+_HEADER_SHA256 = b"metatrain.header_sha256"
+
+
+@dataclass(frozen=True)
+class ClassSlice:
+    """One class: rows start to stop of the store."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself. `splittings["characters"]["train"]` lists numbers of classes."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[ClassSlice, ...]
+    splittings: Mapping[str, Mapping[Split, tuple[int, ...]]]
+    source: str
+    citation: str
+    preprocessing: str
+
+
+class Store:
+    """An open store: its header, and its images [rows, C, H, W] uint8, read-only and memory-mapped.
+
+    Pickled by path; within one process, all stores opened from one file share its mapping.
+    """
+
+    def __init__(self, path: str, header: Header, images: Images) -> None:
+        self.path = path
+        self.header = header
+        self.images = images
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+
+def write_store(path: Path, header: Header, images: Images) -> None:
+    """Write a store atomically. images: [rows, C, H, W], sorted by class as header.classes says."""
+    assert images.shape[1:] == header.image_shape, "the images have another shape than the header says"
+    assert not header.classes or header.classes[-1].stop == len(images), "the classes do not cover the images"
+    flat = pa.array(np.ascontiguousarray(images).reshape(-1), type=pa.uint8())
+    column = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.image_shape)))
+    text = json.dumps({"version": FORMAT_VERSION, "sha256": _sha256(images), **asdict(header)}, sort_keys=True).encode()
+    metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
+    schema = pa.schema([pa.field("image", column.type, nullable=False)], metadata=metadata)
+    try:
+        with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+            writer = pa.ipc.new_file(sink, schema)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            writer.close()
+    except OSError as error:
+        remedy = "free some space, or set tasks.cache=FOLDER (or METATRAIN_CACHE) to a folder you may write to"
+        raise OSError(f"cannot write the store {path} ({error}): {remedy}") from error
+
+
+def open_store(path: str | Path) -> Store:
+    """Map a store into memory, its version and checksums verified once per process.
+
+    Raises ValueError, with the remedy, for a file that is not there, not whole, or of another version.
+    """
+    resolved = Path(path).absolute()
+    try:
+        status = resolved.stat()
+    except FileNotFoundError:
+        raise ValueError(f"no store at {resolved}: run `metatrain data prepare NAME` on this machine") from None
+    return _open(str(resolved), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _open(path: str, *_identity: int) -> Store:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(path))
+        metadata = table.schema.metadata or {}
+        text = metadata[_HEADER]
+        fields = json.loads(text) if hashlib.sha256(text).hexdigest().encode() == metadata[_HEADER_SHA256] else None
+        column = table.get_batch(0).column(0) if fields and fields["version"] == FORMAT_VERSION else None
+    except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"it is not a whole Arrow file of ours ({str(error).splitlines()[0]})") from error
+    if fields is None:
+        raise _damaged(path, "its header does not match its checksum")
+    version, sha256 = fields.pop("version"), fields.pop("sha256", None)
+    if version != FORMAT_VERSION:
+        raise _damaged(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+    header = _header(fields)
+    images = _images(path, column, header)
+    if _sha256(images) != sha256:
+        raise _damaged(path, "its images do not match their checksum")
+    return Store(path, header, images)
+
+
+def _images(path: str, column: Any, header: Header) -> Images:
+    size = int(np.prod(header.image_shape))
+    rows = max((c.stop for c in header.classes), default=0)
+    if column.type != pa.list_(pa.uint8(), size) or len(column) != rows or column.offset or column.null_count:
+        raise _damaged(path, "its images are not laid out as its header says")
+    flat: Images = column.values.to_numpy(zero_copy_only=True)
+    if flat.size < rows * size:
+        raise _damaged(path, "some of its images are missing")
+    return flat[: rows * size].reshape(rows, *header.image_shape)
+
+
+def _header(fields: Mapping[str, Any]) -> Header:
+    return Header(
+        **{
+            **fields,
+            "image_shape": tuple(fields["image_shape"]),
+            "classes": tuple(ClassSlice(**c) for c in fields["classes"]),
+            "splittings": {
+                name: {split: tuple(numbers) for split, numbers in splitting.items()}
+                for name, splitting in fields["splittings"].items()
+            },
+        }
+    )
+
+
+def _sha256(images: Images) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).reshape(-1).data).hexdigest()
+
+
+def _damaged(path: str, reason: str) -> ValueError:
+    return ValueError(f"cannot use the store {path}: {reason}; delete it and run `metatrain data prepare NAME`")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place, durably, once the block is done; never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
