@@ -23,21 +23,23 @@ SIDE = 28
 DRAWINGS = 2**20
 
 _STROKES = 4
-_POINTS = 24
-_UNIT = 9.5
+_POINTS = 32
+_UNIT = 9.2
 """Pixels in one unit of length."""
-_PEN = 0.85
+_PEN = 0.75
 """Standard deviation of the pen's ink across its line, in pixels."""
+_WIDEN = 1.7
+"""How much the shorter side of a character may be stretched beyond the longer, to fill its square."""
 _CHUNK = 128
 """Drawings rendered at a time, so that what is between the formulas stays in the processor's cache."""
 
 # Standard deviations from drawing to drawing, at jitter 1.
 _TREMBLE = 0.09
 _STRAY = 0.07
-_TURN = math.radians(10)
-_SLANT = 0.16
-_STRETCH = 0.13
-_SHIFT = 0.13
+_TURN = math.radians(13)
+_SLANT = 0.2
+_STRETCH = 0.14
+_SHIFT = 0.15
 _BROADEN = 0.15
 
 _T = (np.arange(_POINTS) + 0.5) / _POINTS
@@ -185,13 +187,14 @@ def render(control: Reals, present: Reals, pen: Reals) -> Floats:
 
 
 def _fitted(control: Reals, present: Reals) -> Reals:
-    """Centre each character and scale it to extend from -1 to 1 in its longer direction. Shapes as above."""
+    """Centre each character and scale it to [-1, 1]; a slim one stays slim, if less so. Shapes as above."""
     points = (control[:, :, :, :, None] * _BERNSTEIN[None, None, :, None, :]).sum(axis=2)
     there = present[:, :, None, None] > 0
     low = np.where(there, points, math.inf).min(axis=(1, 3))[:, None, None, :]
     high = np.where(there, points, -math.inf).max(axis=(1, 3))[:, None, None, :]
-    scale = 2 / (high - low).max(axis=-1, keepdims=True)
-    return np.multiply(control - (low + high) / 2, scale)
+    extent = (high - low).max(axis=-1, keepdims=True)
+    fitted: Reals = (control - (low + high) / 2) * np.minimum(2 / (high - low), _WIDEN * 2 / extent)
+    return fitted
 
 
 def _direction(angle: Reals) -> Reals:
