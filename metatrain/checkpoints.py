@@ -97,6 +97,12 @@ def manifest(folder: Path, step: int) -> dict[str, Any]:
     return _verify(new if _is_valid(new, step) else final, step)
 
 
+def files(folder: Path, step: int) -> list[Path]:
+    """The files that make up the checkpoint of `step`."""
+    final, new = _names(folder, step)
+    return sorted((new if _is_valid(new, step) else final).iterdir())
+
+
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Remove what is older than the `keep` newest valid checkpoints, except that of `best_step`.
 

@@ -29,7 +29,7 @@ def saved(folder: Path, *steps: int) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     path = checkpoints.save(tmp_path, 7, snapshot(), {"validation": 0.5})
     assert path == tmp_path / "00000007"
-    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "state.pt"]
+    assert checkpoints.files(tmp_path, 7) == sorted(path.iterdir()) == [path / "manifest.json", path / "state.pt"]
     found = checkpoints.newest(tmp_path)
     assert found is not None
     state, step, damaged = found
