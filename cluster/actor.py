@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+import torch
 
 from metatrain.reduction import flatten, layout_of, unflatten
 from metatrain.settings import Config
@@ -58,8 +59,6 @@ def pack(result: MetaGradient | Scores) -> Answer:
 
 def unpack_gradient(answer: Answer, params: Params, shard: Shard) -> MetaGradient:
     """The meta-gradient that `answer` carries, for parameters laid out as `params`."""
-    import torch
-
     def tensors(arrays: dict[str, Vector]) -> Params:
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vjp, vmap
 from torch.utils._pytree import tree_map
 
+from metatrain.models.normalization import written_out
 from metatrain.types import Context, InnerLoop, MetaGradient, Params
 from tasks.types import Episode, Tree
 
@@ -30,13 +31,17 @@ class Engine:
 
     vectorize: Literal["vmap", "loop"] = "loop"
 
+    # Under no_grad the outermost transform builds no graph of its own; those within set up what they need.
+    @torch.no_grad()
     def map(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """`function(params, task, context)` of every task, stacked: [B, ...]."""
         if self.vectorize == "vmap":
-            return vmap(function, in_dims=(None, 0, Context(None, 0)))(params, tasks, context)  # type: ignore[arg-type]
+            with written_out():
+                return vmap(function, in_dims=(None, 0, Context(None, 0)))(params, tasks, context)  # type: ignore[arg-type]
         results = [function(params, *one) for one in _each(tasks, context)]
         return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
+    @torch.no_grad()
     def sum(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """The sum of `function(params, task, context)` over all tasks, in index order."""
         if self.vectorize == "vmap":

@@ -67,7 +67,7 @@ class Worker:
         tasks = self._tasks(job.split, shard)
         silent = torch.full((len(shard.indices),), SILENT, device=self.device)
         context = Context(torch.tensor(job.step, device=self.device), silent)
-        model = self.model.for_tasks(self._distributions[job.split].spec)
+        model = self.model.for_tasks(self._distributions[job.split].spec, params)
         algorithm = BASELINES.get(job.learner, self.evaluated)
         scores = score_tasks(algorithm, model, self._here(params), tasks, context, self.engine)
         return to_cpu(scores)  # type: ignore[no-any-return]

@@ -70,9 +70,16 @@ class Model:
         """Names of the parameters that belong to the head."""
         return frozenset(name for name in self.initial() if name.startswith(self.head_prefix))
 
-    def for_tasks(self, spec: TaskSpec) -> "Model":
-        """The same network on tasks with other ways."""
+    def for_tasks(self, spec: TaskSpec, params: Params) -> "Model":
+        """The same network on tasks with other ways; ValueError where its head has not got that many outputs."""
         require(spec.x == self.spec.x, f"tasks: examples of shape {spec.x}; the model was built for {self.spec.x}")
+        headless = not any(name.startswith(self.head_prefix) for name in params)
+        fits = headless or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
+        require(
+            fits,
+            f"tasks.test.ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: lower it, or train "
+            "with as many ways, or a method without a head, such as protonet",
+        )
         return replace(self, spec=spec)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Model":

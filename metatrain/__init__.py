@@ -1,0 +1,25 @@
+"""metatrain: models that learn to learn, trained on one core or on a Ray cluster.
+
+Reading order: `types.py`, `algorithms/maml.py`, `engine.py`, `outer.py`, `worker.py`, `driver.py`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metatrain.learner import load
+    from metatrain.driver import run
+
+__all__ = ["load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `run` on first use: they need pydantic and yaml, which the core does without."""
+    if name == "load":
+        from metatrain.learner import load
+
+        return load
+    if name == "run":
+        from metatrain.driver import run
+
+        return run
+    raise AttributeError(f"module 'metatrain' has no attribute '{name}'")

@@ -1,0 +1,243 @@
+"""Configurations at the edge: YAML and `key=value` in, a validated `Config` out, and back to plain values.
+
+A bad configuration raises ValueError with one line: the field, what is wrong, the remedy.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from metatrain.algorithms import ALGORITHMS
+from metatrain.models.architectures import ARCHITECTURES, Custom, import_target
+from metatrain.settings import Choice, Config, Tasks
+from tasks.catalogue import CATALOGUE, source_type
+from tasks.types import EpisodeShape
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML alone reads 1e-3 as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: give the path of a configuration, such as configs/*.yaml") from error
+    raw = _parse_yaml(text, str(path))
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError(f"{path}: holds no settings: begin with tasks, model and algorithm, as configs/*.yaml do")
+    return read_config(overridden(raw, overrides))
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{where}{line}: not YAML ({problem}): mend that line") from error
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
+    result = _copied(raw)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"'{override}': is no setting: write key=value, such as outer.lr=1e-3")
+        *sections, last = key.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{key}: '{section}' is a value, not a section: see `metatrain config show`")
+        place[last] = _parse_yaml(value, key)
+    return result
+
+
+def _copied(tree: Any) -> Any:
+    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def read_config(raw: Mapping[str, Any]) -> Config:
+    """The Config that a plain mapping describes."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    _refuse_unknown(raw, known, "")
+    missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
+    if missing:
+        raise ValueError(f"{missing[0]}: missing: name one, such as {missing[0]}: {{name: …}} (see `metatrain list`)")
+    hints = get_type_hints(Config)
+    values: dict[str, Any] = {
+        "tasks": _read_tasks(_section(raw, "tasks")),
+        "model": _read_choice(_section(raw, "model"), "model", ARCHITECTURES),
+        "algorithm": _read_choice(_section(raw, "algorithm"), "algorithm", ALGORITHMS),
+    }
+    for name in raw:
+        if name not in values and dataclasses.is_dataclass(hints[name]):
+            values[name] = read_settings(hints[name], _section(raw, name), name)
+    return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = raw[name]
+    if not isinstance(section, dict):
+        raise ValueError(f"{name}: {section!r} is not a section: write its settings below it, key: value")
+    return dict(section)
+
+
+def _read_tasks(section: dict[str, Any]) -> Tasks:
+    name = _name_of(section, "tasks", CATALOGUE)
+    shapes = {
+        split: read_settings(EpisodeShape, _section(section, split), f"tasks.{split}")
+        for split in ("train", "test")
+        if split in section
+    }
+    settings = {key: value for key, value in section.items() if key not in ("train", "test")}
+    return Tasks(Choice(name, read_settings(source_type(name), settings, "tasks", also=("train", "test"))), **shapes)
+
+
+def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> Choice:
+    name = _name_of(section, what, known)
+    if ":" not in name:
+        return Choice(name, read_settings(known[name], section, what))
+    if what == "model":
+        return Choice(name, read_settings(Custom, {"target": name, **section}, what))
+    made: Any = import_target(f"{what}.name", name)
+    if not dataclasses.is_dataclass(made):
+        raise ValueError(f"{what}.name: '{name}' is not a dataclass: decorate it with @dataclass(frozen=True)")
+    return Choice(name, read_settings(made, section, what))
+
+
+def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> str:
+    """Takes the name out of a section; unknown ones, unless they are import paths, are refused with the nearest."""
+    choices = f"choose among {', '.join(known)}, or give package.module:Name"
+    if "name" not in section:
+        raise ValueError(f"{what}.name: missing: {choices}")
+    name = _checked(str, section.pop("name"), f"{what}.name")
+    if name not in known and ":" not in name:
+        raise ValueError(f"{what}.name: no '{name}'{_nearest(name, known)}: {choices}")
+    return str(name)
+
+
+def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> Any:
+    """An instance of the settings dataclass `cls`, every value checked against its field's type."""
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    _refuse_unknown(section, [*known, *also], where)
+    hints = get_type_hints(cls)
+    values = {key: _checked(hints[key], value, f"{where}.{key}") for key, value in section.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
+
+
+def _checked(kind: Any, value: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {value!r}") from error
+
+
+def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in section:
+        if key not in known:
+            path = f"{where}.{key}" if where else str(key)
+            raise ValueError(f"{path}: no such setting{_nearest(str(key), known)}: it may be {', '.join(sorted(known))}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def as_plain(config: Config) -> dict[str, Any]:
+    """The one plain dict of a run: `read_config` reads it back to an equal Config."""
+    plain: dict[str, Any] = {"seed": config.seed}
+    shapes = {"train": dataclasses.asdict(config.tasks.train), "test": dataclasses.asdict(config.tasks.test)}
+    plain["tasks"] = _plain_choice(config.tasks.source) | shapes
+    plain["model"] = _plain_choice(config.model)
+    plain["model"].pop("target", None)
+    plain["algorithm"] = _plain_choice(config.algorithm)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in plain:
+            plain[field.name] = dataclasses.asdict(value)
+    return plain
+
+
+def _plain_choice(choice: Choice) -> dict[str, Any]:
+    return {"name": choice.name} | dataclasses.asdict(choice.settings)
+
+
+def resolved(config: Config, vectorize: str) -> Config:
+    """The configuration as this machine runs it, so that a resume elsewhere on it finds the same: `auto` decided,
+    the engine's and relative paths made absolute.
+    """
+    plain = as_plain(config)
+    plain["engine"]["vectorize"] = vectorize
+    if plain["tasks"].get("root") is not None:
+        plain["tasks"]["root"] = str(Path(plain["tasks"]["root"]).expanduser().absolute())
+    scheme, slashes, file = (plain["tracking"]["uri"] or "").partition("sqlite:///")
+    if slashes and not scheme:
+        plain["tracking"]["uri"] = f"sqlite:///{Path(file).absolute()}"
+    return read_config(plain)
+
+
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
+    result: dict[str, Any] = {}
+    for key, value in plain.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return result
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved configuration, ready for `metatrain train`."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration, for editors: named choices as alternatives."""
+
+    def of(cls: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+        schema = TypeAdapter(cls).json_schema()
+        schema["properties"] = {**extra, **schema.get("properties", {})}
+        return {**schema, "additionalProperties": False}
+
+    def choices(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        return {"anyOf": [of(cls, {"name": {"const": name}, **extra}) for name, cls in known.items()]}
+
+    hints = get_type_hints(Config)
+    episode = TypeAdapter(EpisodeShape).json_schema()
+    properties: dict[str, Any] = {
+        "seed": {"type": "integer", "minimum": 0, "default": 0},
+        "tasks": choices(CATALOGUE, {"train": episode, "test": episode}),
+        "model": choices(ARCHITECTURES, {}),
+        "algorithm": choices(ALGORITHMS, {}),
+    }
+    for name, cls in hints.items():
+        if name not in properties:
+            properties[name] = of(cls, {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "metatrain configuration",
+        "type": "object",
+        "required": ["tasks", "model", "algorithm"],
+        "properties": properties,
+        "additionalProperties": False,
+    }

@@ -1,0 +1,189 @@
+"""A run from its first step to its report: what `metatrain train` does, and what a program of one's own may call.
+
+The loop is `outer.train`; everything here is what happens between its steps: record, validate, checkpoint, stop.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from metatrain import checkpoints, plots
+from metatrain.baselines import BASELINES
+from metatrain.config import as_yaml
+from metatrain.evaluation import Evaluation, evaluate
+from metatrain.outer import Best, TrainState, begin, restore, train
+from metatrain.runs import Run, create, environment, write_json
+from metatrain.settings import Config
+from metatrain.types import Executor, Job, Params, Recorder
+from metatrain.worker import Worker
+from tasks.types import Split
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run. `steps` counts from 0; `seconds` and `tasks_per_second` are of this process alone."""
+
+    run_id: str
+    run_dir: str
+    steps: int
+    seconds: float
+    tasks_per_second: float
+    params_sha256: str
+    finished: bool
+    results: list[Evaluation] = field(default_factory=list)
+    """The trained learner's on the test tasks first, then the baselines'; empty where the run did not finish."""
+    executor: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for --json: "test" is the trained learner's result, "baselines" are the others'."""
+        plain = dict(vars(self))
+        return plain | as_test_and_baselines(plain.pop("results"))
+
+
+def as_test_and_baselines(results: Sequence[Evaluation]) -> dict[str, Any]:
+    """Results as plain values under the names that --json and evaluations/*.json use."""
+    plain = [result.as_dict() for result in results]
+    return {"test": plain[0] if plain else None, "baselines": plain[1:]}
+
+
+def new_run(config: Config) -> Run:
+    """A folder for a run of `config`, which is kept in it, resolved."""
+    return create(Path(config.runs.root), config.runs.name, as_yaml(config), environment())
+
+
+def run(
+    config: Config,
+    executor: Executor,
+    recorder: Recorder,
+    home: Run | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train `config` in the folder `home` (a new one by default), going on from its newest valid checkpoint.
+
+    `stop` is asked after every step; when it says so, the state is kept and the outcome is not `finished`.
+    Raises `outer.Diverged` when the loss is no longer a number.
+    """
+    began = time.monotonic()
+    torch.set_num_threads(config.engine.threads)
+    session = Session(config, executor, recorder, home or new_run(config), Worker(config, torch.device("cpu")))
+    state, damaged = _opening_state(session)
+    first = state.step
+    recorder.start(first, config.outer.steps)
+    for reason in damaged:
+        recorder.event(first, "warning", f"{reason}: going on from step {first}")
+    recorder.artifact(session.home.config)
+    recorder.artifact(session.home.environment)
+    spent = _train(session, state, stop)
+    finished = state.step == config.outer.steps and not stop()
+    return Outcome(
+        run_id=session.home.run_id,
+        run_dir=str(session.home.path),
+        steps=state.step,
+        tasks_per_second=round((state.step - first) * config.outer.tasks_per_step / spent, 3) if spent else 0.0,
+        params_sha256=checkpoints.params_sha256(state.params),
+        finished=finished,
+        results=_test(session, state) if finished else [],
+        executor=dict(executor.report()),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+class Session(NamedTuple):
+    """What one process's part of a run works with."""
+
+    config: Config
+    executor: Executor
+    recorder: Recorder
+    home: Run
+    worker: Worker
+
+
+def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
+    """The newest valid checkpoint's state, or the beginning; and what was damaged on the way."""
+    found = checkpoints.newest(session.home.checkpoints)
+    if found is None:
+        return begin(session.worker.initial(), session.config.outer), []
+    return restore(found.snapshot, session.config.outer), found.damaged
+
+
+def _train(session: Session, state: TrainState, stop: Callable[[], bool]) -> float:
+    """Steps to the end or until told to stop; returns the seconds spent in steps, what lies between them apart."""
+    config, recorder = session.config, session.recorder
+    spent, began = 0.0, time.monotonic()
+    for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
+        seconds = time.monotonic() - began
+        spent += seconds
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        recorder.record(state.step, named | {"time/tasks_per_second": config.outer.tasks_per_step / seconds})
+        last, stopping = state.step == config.outer.steps, stop()
+        improved = (last or state.step % config.evaluation.every == 0) and _validate(session, state)
+        if last or stopping or improved or state.step % config.checkpoint.every == 0:
+            _checkpoint(session, state)
+        if stopping:
+            break
+        began = time.monotonic()
+    return spent
+
+
+def _validate(session: Session, state: TrainState) -> bool:
+    """Scores the validation tasks; whether they say that this state is the best so far."""
+    tasks = session.config.evaluation.validation_tasks
+    result = _evaluated(session, "validation", "trained", state.params, tasks)
+    named = {result.score: result.value, "ci95": result.ci95, "loss": result.loss}
+    session.recorder.record(state.step, {f"validation/{name}": value for name, value in named.items()})
+    score = result.value if result.score == "accuracy" else -result.value
+    if score <= state.best.score:
+        return False
+    state.best = Best(state.step, score)
+    return True
+
+
+def _checkpoint(session: Session, state: TrainState) -> None:
+    """Keeps the state, after everything recorded before it is durable, so that a resume finds no gap."""
+    session.recorder.flush()
+    extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
+    checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
+    checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, state.best.step)
+
+
+def _test(session: Session, state: TrainState) -> list[Evaluation]:
+    """The best state by validation on the test tasks, then the baselines on the same ones."""
+    home = session.home
+    params = checkpoints.load(home.checkpoints, state.best.step)["params"] if state.best.step >= 0 else state.params
+    results = test(session, params)
+    keep_results(session, results, home.evaluations / "test.json")
+    if home.metrics.exists():
+        plots.curves(home.metrics, home.plots / "curves.png")
+        session.recorder.artifact(home.plots / "curves.png", "plots")
+    for step in sorted({state.step, state.best.step if state.best.step >= 0 else state.step}):
+        for file in checkpoints.files(home.checkpoints, step):
+            session.recorder.artifact(file, f"checkpoints/{step:08d}")
+    return results
+
+
+def test(session: Session, params: Params) -> list[Evaluation]:
+    """Results on the test tasks: the learner at `params`, and where asked for the untrained network and the baselines."""
+    settings = session.config.evaluation
+    learners: dict[str, Params] = {"trained": params}
+    if settings.baselines:
+        learners |= {"untrained": session.worker.initial(), **{name: {} for name in BASELINES}}
+    return [_evaluated(session, "test", learner, given, settings.tasks) for learner, given in learners.items()]
+
+
+def keep_results(session: Session, results: Sequence[Evaluation], path: Path) -> None:
+    """Results as JSON and as a plot of the score after each inner step, in the run folder and where it is recorded."""
+    home, recorder = session.home, session.recorder
+    write_json(path, as_test_and_baselines(results))
+    plots.adaptation(results[0].as_dict(), home.plots / f"{path.stem}-adaptation.png")
+    recorder.artifact(path, "evaluations")
+    recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
+
+
+def _evaluated(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:
+    job = Job("score", split, 0, learner)
+    transductive = session.worker.transductive(learner)
+    return evaluate(session.executor, job, params, tasks, session.config.executor.shard_size, transductive)

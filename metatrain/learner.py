@@ -1,0 +1,104 @@
+"""What a run is for: a learner that adapts to a few labelled examples of one's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metatrain import checkpoints
+from metatrain.checks import require
+from metatrain.config import load_config
+from metatrain.models import Model, build_model
+from metatrain.models.dropout import SILENT
+from metatrain.runs import Run, open_run
+from metatrain.types import Algorithm, Context, Params
+from metatrain.worker import with_inner_steps
+from tasks.types import Examples, TaskSpec, Tree
+
+_CONTEXT = Context(torch.tensor(0), torch.tensor(SILENT))
+
+
+@dataclass(frozen=True)
+class AdaptedLearner:
+    """A learner after it has seen a support set; `labels` are the user's own, in the order of the logits."""
+
+    algorithm: Algorithm
+    model: Model
+    params: Params
+    adapted: Tree
+    labels: list[Any] | None
+
+    def probabilities(self, x: Any) -> Tensor:
+        """[n, classes], the columns in the order of `labels`. x: [n, *x], or [n, H, W] for grey images."""
+        return self._outputs(x).softmax(1)
+
+    def predict(self, x: Any) -> Any:
+        """The label of each x, as the support set spelt it; for regression the values [n, *y]."""
+        outputs = self._outputs(x)
+        return outputs if self.labels is None else [self.labels[i] for i in outputs.argmax(1)]
+
+    def _outputs(self, x: Any) -> Tensor:
+        with torch.no_grad():
+            images = as_inputs(x, self.model.spec)
+            return self.algorithm.predict(self.model, self.params, self.adapted, images, _CONTEXT)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A meta-trained learner: `adapt` to a support set, then `predict`."""
+
+    algorithm: Algorithm
+    model: Model
+    params: Params
+
+    def adapt(self, support: tuple[Any, Sequence[Any]]) -> AdaptedLearner:
+        """support: (x, y) with x [n, *x] as numpy or torch, values scaled as in training, and y n labels of any kind."""
+        x, y = as_inputs(support[0], self.model.spec), support[1]
+        require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: give one label for each")
+        model, targets, labels = self.model, torch.as_tensor(np.asarray(y)), None
+        if self.model.spec.ways is not None:
+            labels = list(dict.fromkeys(label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y))
+            targets = torch.tensor([labels.index(label) for label in y])
+            model = self.model.for_tasks(self.model.spec._replace(ways=len(labels)), self.params)
+        with torch.no_grad():
+            *_, adapted = self.algorithm.trajectory(model, self.params, Examples(x, targets), _CONTEXT)
+        return AdaptedLearner(self.algorithm, model, self.params, adapted, labels)
+
+
+def as_inputs(x: Any, spec: TaskSpec) -> Tensor:
+    """x as a float tensor [n, *spec.x]; a missing channel dimension of one is added."""
+    inputs = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(torch.get_default_dtype())
+    if inputs.shape[1:] == spec.x[1:] and spec.x[:1] == (1,):
+        inputs = inputs[:, None]
+    require(
+        tuple(inputs.shape[1:]) == spec.x,
+        f"x: examples of shape {tuple(inputs.shape[1:])}; this learner was trained on {spec.x}: reshape or resize them",
+    )
+    return inputs
+
+
+def load(run: str | Path) -> Learner:
+    """The learner of a run folder, at its best parameters by validation, on the CPU."""
+    home = open_run(Path(run))
+    config = load_config(home.config)
+    params, manifest = best_params(home)
+    model = build_model(config.model.settings, _spec_of(manifest["spec"]), config.seed)
+    return Learner(with_inner_steps(config.algorithm.settings, config.evaluation.inner_steps), model, params)
+
+
+def _spec_of(plain: dict[str, Any]) -> TaskSpec:
+    return TaskSpec(plain["kind"], plain["ways"], tuple(plain["x"]), tuple(plain["y"]))
+
+
+def best_params(home: Run) -> tuple[Params, dict[str, Any]]:
+    """The parameters that did best in validation, or the newest where nothing was, and what was noted beside them."""
+    found = checkpoints.newest(home.checkpoints)
+    if found is None:
+        raise ValueError(f"{home.path}: holds no checkpoint yet: go on with `metatrain train --resume {home.path}`")
+    best = found.snapshot["best"]["step"]
+    step = best if best >= 0 else found.step
+    return checkpoints.load(home.checkpoints, step)["params"], checkpoints.manifest(home.checkpoints, step)["extra"]

@@ -1,0 +1,72 @@
+"""Meta-gradients written anew, from torch alone: one task at a time, the whole graph kept, double backward.
+
+Nothing of ours is imported. Slow and plain on purpose: what the engine computes is held against this.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def conv_net(w: dict[str, Tensor], x: Tensor, blocks: int, stride: int, reference: int | None = None) -> Tensor:
+    """Convolution, batch normalisation by the batch's own statistics (or the first rows'), ReLU, pooling or stride."""
+    for b in range(blocks):
+        x = F.conv2d(x, w[f"body.{b}.0.weight"], w[f"body.{b}.0.bias"], stride=stride, padding=1)
+        mean = x[:reference].mean(dim=(0, 2, 3), keepdim=True)
+        var = ((x[:reference] - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+        x = (x - mean) / torch.sqrt(var + 1e-5)
+        x = x * w[f"body.{b}.1.weight"].reshape(1, -1, 1, 1) + w[f"body.{b}.1.bias"].reshape(1, -1, 1, 1)
+        x = torch.clamp(x, min=0)
+        if stride == 1:
+            x = F.max_pool2d(x, 2)
+    return x.flatten(1) if stride == 1 else x.mean(dim=(2, 3))
+
+
+def logits(w: dict[str, Tensor], x: Tensor, blocks: int, stride: int, reference: Tensor | None = None) -> Tensor:
+    if reference is None:
+        embedded = conv_net(w, x, blocks, stride)
+    else:
+        embedded = conv_net(w, torch.cat([reference, x]), blocks, stride, len(reference))[len(reference) :]
+    return embedded @ w["head.weight"].T + w["head.bias"]
+
+
+def log_softmax_loss(scores: Tensor, y: Tensor) -> Tensor:
+    return -(scores - scores.logsumexp(dim=1, keepdim=True))[torch.arange(len(y)), y].mean()
+
+
+def maml(
+    params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int, *, second: bool, inductive: bool
+) -> dict[str, Tensor]:
+    """Sum over tasks of d/dθ L_Q(θ − α∇L_S(θ) − …); without `second` the inner gradients count as constants."""
+    theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
+    for sx, sy, qx, qy in tasks:
+        w = dict(theta)
+        for _ in range(steps):
+            loss = log_softmax_loss(logits(w, sx, blocks, stride), sy)
+            slopes = torch.autograd.grad(loss, list(w.values()), create_graph=second)
+            w = {name: value - lr * slope for (name, value), slope in zip(w.items(), slopes, strict=True)}
+        outer = log_softmax_loss(logits(w, qx, blocks, stride, sx if inductive else None), qy)
+        for (name, _), g in zip(theta.items(), torch.autograd.grad(outer, list(theta.values())), strict=True):
+            total[name] += g
+    return total
+
+
+def protonet(
+    params: dict[str, Tensor], tasks, ways: int, blocks: int, stride: int, *, inductive: bool
+) -> dict[str, Tensor]:
+    """Sum over tasks of the gradient of the prototypes' cross-entropy, distances computed pair by pair."""
+    theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
+    for sx, sy, qx, qy in tasks:
+        support = conv_net(theta, sx, blocks, stride)
+        if inductive:
+            query = conv_net(theta, torch.cat([sx, qx]), blocks, stride, len(sx))[len(sx) :]
+        else:
+            query = conv_net(theta, qx, blocks, stride)
+        centres = torch.stack([support[sy == n].mean(dim=0) for n in range(ways)])
+        distances = ((query[:, None, :] - centres[None, :, :]) ** 2).sum(dim=2)
+        loss = log_softmax_loss(-distances, qy)
+        for (name, _), g in zip(theta.items(), torch.autograd.grad(loss, list(theta.values())), strict=True):
+            total[name] += g
+    return total

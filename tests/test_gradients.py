@@ -1,0 +1,95 @@
+"""Meta-gradients in float64 against references that share no code with them (invariant 3)."""
+
+import pytest
+import torch
+
+from metatrain.algorithms import FOMAML, MAML, ProtoNet
+from metatrain.engine import Engine, unrolled_gradient
+from metatrain.models import Conv4, build_model
+from metatrain.types import InnerLoop
+from tests import reference
+from tasks.types import Episode, Examples
+from tests.episodes import classification_spec, context_of, random_episodes
+
+TOLERANCE = 1e-9
+BLOCKS = 2
+
+
+def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference over the largest absolute value, all parameters together."""
+    assert found.keys() == expected.keys()
+    scale = max(float(value.abs().max()) for value in expected.values())
+    return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
+
+
+@pytest.fixture(params=["pool", "stride"])
+def downsample(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("vectorize", ["loop", "vmap"])
+@pytest.mark.parametrize("normalization", ["transductive", "inductive"])
+@pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
+def test_three_inner_steps_through_convolution_and_normalisation(name, normalization, vectorize, downsample):
+    spec, count, lr, steps = classification_spec(), 3, 0.3, 3
+    architecture = Conv4(width=4, depth=BLOCKS, downsample=downsample, normalization=normalization)
+    model = build_model(architecture, spec, seed=1).to(torch.device("cpu"), torch.float64)
+    algorithm = {"maml": MAML(lr, steps), "fomaml": FOMAML(lr, steps), "protonet": ProtoNet()}[name]
+    params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
+    tasks = random_episodes(spec, count)
+    found = algorithm.meta_gradient(model, params, tasks, context_of(count), Engine(vectorize))
+
+    plain = {key.removeprefix("model."): value for key, value in params.items()}
+    each = list(zip(*tasks.support, *tasks.query, strict=True))
+    stride, inductive = (2 if downsample == "stride" else 1), normalization == "inductive"
+    if name == "protonet":
+        expected = reference.protonet(plain, each, spec.ways, BLOCKS, stride, inductive=inductive)
+    else:
+        second = name == "maml"
+        expected = reference.maml(plain, each, lr, steps, BLOCKS, stride, second=second, inductive=inductive)
+    got = {key.removeprefix("model."): value for key, value in found.grads.items()}
+    assert relative_error(got, expected) < TOLERANCE
+    assert int(found.num_tasks) == count
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_against_finite_differences_with_learned_rates_and_weighted_losses(weighted):
+    """A smooth inner loop of another kind: its own rate is a parameter, its start is not θ, every step may count."""
+    torch.manual_seed(0)
+    params = {"w": torch.randn(3, dtype=torch.float64), "log_rate": torch.tensor(-1.0, dtype=torch.float64)}
+    support, query = torch.randn(2, 1, 4, 3, dtype=torch.float64), torch.randn(2, 1, 4, 3, dtype=torch.float64)
+    targets = torch.randn(1, 4, dtype=torch.float64)
+
+    def mse(w, x, y):
+        return ((torch.tanh(x @ w) - y) ** 2).mean()
+
+    def step(p, fast, examples, t, context):
+        return fast - p["log_rate"].exp() * torch.func.grad(mse)(fast, *examples)
+
+    def loss(p, fast, support, query, t, context):
+        value = mse(fast, *query) + 0.01 * (p["w"] ** 2).sum()
+        return value, {"loss": value}
+
+    weights = (lambda step: torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)) if weighted else None
+    inner = InnerLoop(lambda p, s, c: torch.tanh(p["w"]), step, loss, 3, weights)
+    tasks = Episode(Examples(support[0], targets), Examples(query[0], targets))
+    found = unrolled_gradient(inner, params, tasks, context_of(1), Engine("loop")).grads
+
+    def objective(p):
+        fast, one = torch.tanh(p["w"]), (support[0, 0], targets[0])
+        losses = []
+        for t in range(4):
+            losses.append(mse(fast, query[0, 0], targets[0]) + 0.01 * (p["w"] ** 2).sum())
+            fast = step(p, fast, one, t, None)
+        chosen = weights(None) if weighted else torch.tensor([0.0, 0, 0, 1])
+        return sum(w * value for w, value in zip(chosen, losses, strict=True))
+
+    eps = 1e-6
+    for name, value in params.items():
+        for i in range(value.numel()):
+            shift = torch.zeros(value.numel(), dtype=torch.float64)
+            shift[i] = eps
+            up = objective({**params, name: value + shift.view(value.shape)})
+            down = objective({**params, name: value - shift.view(value.shape)})
+            difference = (up - down).item() / (2 * eps)
+            assert float(found[name].view(-1)[i]) == pytest.approx(difference, rel=1e-6, abs=1e-9)
