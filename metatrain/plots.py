@@ -52,7 +52,7 @@ def curves(metrics: Path, out: Path) -> None:
         axes = _axes(figure, number, len(panels), "outer step", panel.label)
         _draw_train(axes, series.get(panel.train), panel.scale)
         _draw_validation(axes, series, panel)
-        if panel.label.startswith("loss") and _spans_decades(axes):
+        if panel.scale == 1.0 and _spans_decades(series.get(panel.train), series.get(panel.validation)):
             axes.set_yscale("log")
         _legend(axes)
     _write(figure, out)
@@ -64,6 +64,8 @@ def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
     `evaluation` has "score" ("accuracy" or "mse"), "split", "tasks" and "curve": {"steps", "mean", "ci95"}, three lists
     of one length. ValueError: they are not.
     """
+    from matplotlib.ticker import MaxNLocator
+
     curve = evaluation["curve"]
     accuracy = evaluation["score"] == "accuracy"
     if not len(curve["steps"]) == len(curve["mean"]) == len(curve["ci95"]):
@@ -77,7 +79,7 @@ def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
     axes.plot(curve["steps"], mean, color=VALIDATION, marker="o", markersize=5, linewidth=1.8, clip_on=False, zorder=3)
     label = f"{mean[-1]:.2f} ± {margin[-1]:.2f} %" if accuracy else f"{mean[-1]:.4g} ± {margin[-1]:.2g}"
     axes.set_title(f"{evaluation['split']}, {evaluation['tasks']} tasks: {label}", loc="left", fontsize=10, color=INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _write(figure, out)
 
 
@@ -146,7 +148,7 @@ def _draw_validation(axes: "Axes", series: Mapping[str, Series], panel: Panel) -
     steps, values = series[panel.validation]
     scaled = [panel.scale * value for value in values]
     marker = "o" if len(steps) <= 40 else None
-    if panel.ci95 in series:
+    if panel.ci95 is not None and panel.ci95 in series:
         margin_at = dict(zip(*series[panel.ci95], strict=True))
         _band(axes, steps, scaled, [panel.scale * margin_at.get(step, math.nan) for step in steps])
     axes.plot(steps, scaled, color=VALIDATION, linewidth=1.8, marker=marker, markersize=3.5, label="validation")
@@ -158,10 +160,10 @@ def _band(axes: "Axes", steps: list[int], mean: list[float], margin: list[float]
     axes.fill_between(steps, low, high, color=VALIDATION, alpha=0.18, linewidth=0, label="95 % interval")
 
 
-def _spans_decades(axes: "Axes") -> bool:
-    """Whether what is drawn is positive and spans more than a factor of 30."""
-    values = [value for line in axes.get_lines() for value in line.get_ydata() if math.isfinite(value)]
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 30
+def _spans_decades(*drawn: Series | None) -> bool:
+    """Whether the values are positive and the largest is more than 30 times the smallest."""
+    values = [value for series in drawn if series for value in series.values if math.isfinite(value)]
+    return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
 
 
 def _figure(width: float) -> "Figure":
@@ -179,7 +181,7 @@ def _axes(figure: "Figure", number: int, of: int, x: str, y: str) -> "Axes":
     axes.set_ylabel(y, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.tick_params(which="both", colors=INK, length=0, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GRID)
