@@ -211,7 +211,10 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
     if settings.tracking.uri is not None:
         from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
 
-        chosen.append(MLflowRecorder(settings.tracking.uri, settings.tracking.experiment, home.run_id, flat(as_plain(settings))))
+        tags = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+        tracking = settings.tracking
+        parameters = flat(as_plain(settings))
+        chosen.append(MLflowRecorder(tracking.uri, tracking.experiment, home.run_id, parameters, tags))
     return Several([*chosen, *([progress] if progress else [])])
 
 

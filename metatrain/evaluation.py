@@ -38,9 +38,9 @@ class Evaluation:
     curve: Curve
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values; the score stands under its own name: {"accuracy": 0.98, "ci95": …}."""
+        """As plain values; the score stands under its own name too: {"score": "accuracy", "accuracy": 0.98}."""
         plain = asdict(self)
-        plain[plain.pop("score")] = plain.pop("value")
+        plain[plain["score"]] = plain.pop("value")
         return plain
 
 

@@ -156,5 +156,6 @@ def _features(body: nn.Module, spec: TaskSpec) -> int:
 
 
 def _random_layers(body: nn.Module) -> str:
-    names = [f"{name}: {type(m).__name__}" for name, m in body.named_modules() if "drop" in type(m).__name__.lower()]
+    layers = [(name, type(m).__name__) for name, m in body.named_modules() if not list(m.children())]
+    names = [f"{name}: {kind}" for name, kind in layers if "drop" in kind.lower()]
     return ", ".join(names[:3]) or "somewhere in its forward"

@@ -1,0 +1,142 @@
+"""The conformance suite of algorithms: a new one joins `ROWS`, and every law below holds for it."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metatrain.algorithms import ALGORITHMS
+from metatrain.engine import Engine
+from metatrain.evaluation import score_tasks
+from metatrain.models import Conv4, Model, build_model
+from metatrain.types import Algorithm, Context, Params
+from tests.episodes import classification_spec, context_of, random_episodes
+from tests.test_models import WithOurDropout, custom
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    settings: dict
+    steps: int
+    """How many inner steps a trajectory has."""
+
+
+ROWS = [
+    Row("maml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("fomaml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("protonet", {}, 0),
+]
+SPEC = classification_spec(ways=3, size=8, channels=1)
+TASKS = 4
+
+
+def test_every_algorithm_is_here():
+    assert [row.name for row in ROWS] == list(ALGORITHMS)
+
+
+@pytest.fixture(params=ROWS, ids=lambda row: row.name)
+def row(request: pytest.FixtureRequest) -> Row:
+    return request.param
+
+
+@pytest.fixture
+def setting(row: Row) -> tuple[Algorithm, Model, Params]:
+    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0).to(torch.device("cpu"), torch.float64)
+    algorithm = ALGORITHMS[row.name](**row.settings)
+    return algorithm, model, {name: value.double() for name, value in algorithm.init(model, SPEC, 0).items()}
+
+
+def pick(tree, chosen: list[int]):
+    return tree_map(lambda leaf: leaf[chosen], tree)
+
+
+def meta_gradient(setting, chosen=None, vectorize="loop", noise=None):
+    algorithm, model, params = setting
+    chosen = list(range(TASKS)) if chosen is None else chosen
+    context = context_of(TASKS, noise)
+    context = Context(context.step, context.noise[chosen])
+    return algorithm.meta_gradient(model, params, pick(random_episodes(SPEC, TASKS), chosen), context, Engine(vectorize))
+
+
+def close(a, b) -> bool:
+    return all(torch.allclose(x, y, rtol=1e-9, atol=1e-12) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True))
+
+
+def test_vmap_and_loop_agree(setting):
+    assert close(meta_gradient(setting, vectorize="vmap"), meta_gradient(setting, vectorize="loop"))
+
+
+def test_a_batch_is_the_sum_of_its_tasks(setting):
+    whole = meta_gradient(setting)
+    parts = [meta_gradient(setting, [j]) for j in range(TASKS)]
+    assert close(whole, tree_map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts))
+    assert int(whole.num_tasks) == TASKS
+
+
+def test_gradients_are_named_and_shaped_as_parameters_and_carry_no_graph(setting):
+    found, params = meta_gradient(setting), setting[2]
+    assert {name: value.shape for name, value in found.grads.items()} == {n: p.shape for n, p in params.items()}
+    assert not any(leaf.requires_grad for leaf in tree_leaves(found))
+    assert set(found.metrics) >= {"loss", "accuracy"}
+
+
+def test_the_trajectory_begins_before_the_first_step_and_ends_after_the_last(row, setting):
+    algorithm, model, params = setting
+    scores = score_tasks(algorithm, model, params, random_episodes(SPEC, TASKS), context_of(TASKS), Engine("vmap"))
+    assert scores.values["accuracy"].shape == (TASKS, row.steps + 1)
+    assert torch.isfinite(scores.values["loss"]).all()
+
+
+def test_the_order_of_support_examples_does_not_matter(setting):
+    algorithm, model, params = setting
+    support, query = pick(random_episodes(SPEC, 1), 0)
+    order = torch.randperm(len(support.y), generator=torch.Generator().manual_seed(1))
+    context = Context(torch.tensor(0), torch.tensor(-1))
+
+    def predict(support):
+        *_, adapted = algorithm.trajectory(model, params, support, context)
+        return algorithm.predict(model, params, adapted, query.x, context)
+
+    assert torch.allclose(predict(support), predict(pick(support, order.tolist())), rtol=1e-8, atol=1e-10)
+
+
+def test_steps_along_the_gradient_lower_the_loss(setting):
+    algorithm, model, params = setting
+    tasks, context = random_episodes(SPEC, TASKS), context_of(TASKS)
+    losses = []
+    for _ in range(8):
+        found = algorithm.meta_gradient(model, params, tasks, context, Engine("vmap"))
+        losses.append(float(found.metrics["loss"]))
+        params = {name: value - 0.1 * found.grads[name] / TASKS for name, value in params.items()}
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_dropout_replays_from_the_tasks_own_key(row):
+    model = build_model(custom(WithOurDropout), classification_spec(3, 28, 1), seed=0)
+    algorithm = ALGORITHMS[row.name](**row.settings)
+    params = algorithm.init(model, model.spec, 0)
+    tasks = random_episodes(model.spec, TASKS, dtype=torch.float32)
+
+    def gradient(noise, vectorize="loop"):
+        return algorithm.meta_gradient(model, params, tasks, context_of(TASKS, noise), Engine(vectorize)).grads
+
+    one, again, other, lifted = gradient(5), gradient(5), gradient(6), gradient(5, "vmap")
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert any(not torch.allclose(one[name], other[name]) for name in one)
+    assert all(torch.allclose(one[name], lifted[name], atol=1e-4, rtol=1e-3) for name in one)
+
+
+def test_float32_gives_what_float64_gives_within_its_precision(row):
+    def gradient(dtype):
+        model = build_model(Conv4(width=4, depth=2), SPEC, seed=0).to(torch.device("cpu"), dtype)
+        algorithm = ALGORITHMS[row.name](**row.settings)
+        params = {name: value.to(dtype) for name, value in algorithm.init(model, SPEC, 0).items()}
+        tasks = random_episodes(SPEC, TASKS, dtype=torch.float32)
+        tasks = tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tasks)
+        return algorithm.meta_gradient(model, params, tasks, context_of(TASKS), Engine("loop")).grads
+
+    exact, found = gradient(torch.float64), gradient(torch.float32)
+    scale = max(float(value.abs().max()) for value in exact.values())
+    assert all((found[name].double() - exact[name]).abs().max() < 1e-4 * scale for name in exact)
