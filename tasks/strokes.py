@@ -26,8 +26,10 @@ _STROKES = 4
 _POINTS = 32
 _UNIT = 9.2
 """Pixels in one unit of length."""
-_PEN = 0.75
+_PEN = 0.56
 """Standard deviation of the pen's ink across its line, in pixels."""
+_GAIN = 2.2
+"""How much ink flows: the line is saturated, with an edge that is softer the less there is."""
 _WIDEN = 1.7
 """How much the shorter side of a character may be stretched beyond the longer, to fill its square."""
 _CHUNK = 128
@@ -168,8 +170,8 @@ def render(control: Reals, present: Reals, pen: Reals) -> Floats:
     """Ink of strokes on a canvas: [R, 28, 28] in [0, 1].
 
     control: [R, strokes, 4, 2] in pixels, present: [R, strokes], pen: [R] in pixels. The ink at a pixel is
-    1 - exp(-g Σ_p |B'(t_p)| exp(-d_p² / 2σ²)) over points p of all curves: a line integral of a Gaussian pen. The
-    Gaussian is separable, so the sum over points is one matrix product per drawing.
+    1 - exp(-g/σ ∫ exp(-d(t)² / 2σ²) |B'(t)| dt) over all curves, d being its distance to the pen. The Gaussian is
+    separable, so the integral, as a sum over points of the curves, is one matrix product per drawing.
     """
     rows = len(control)
     points = sum(control[:, :, i, :, None] * _BERNSTEIN[i] for i in range(4))
@@ -181,7 +183,7 @@ def render(control: Reals, present: Reals, pen: Reals) -> Floats:
     x, y = (points[:, :, axis].astype(np.float32).reshape(rows, 1, -1) for axis in (0, 1))
     columns = np.exp(sharpness * np.square(across - x))
     lines = np.exp(sharpness * np.square(across - y)) * weight
-    ink = 1 - np.exp(np.float32(-1.1) * (lines @ columns.transpose(0, 2, 1)))
+    ink = 1 - np.exp(np.float32(-_GAIN) * (lines @ columns.transpose(0, 2, 1)))
     greys: Floats = np.rint(ink * np.float32(255)) * np.float32(1 / 255)
     return greys
 
