@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import pickle
@@ -238,15 +239,15 @@ def test_sigkill_in_a_save_loop_never_loses_the_newest(tmp_path: Path) -> None:
     assert last > 10
 
 
-def test_a_kill_at_any_step_of_a_replacement_leaves_a_valid_checkpoint(
+def test_two_kills_in_a_row_at_any_call_leave_a_valid_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop `save` at each of the calls that change the folder, and look."""
+    """Replace the only checkpoint, stopped at each call that touches the folder; replace again, stopped likewise."""
 
     class KilledError(Exception):
         pass
 
-    calls = {"left": 0}
+    calls = {"left": 10_000}
 
     def dies(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -257,20 +258,27 @@ def test_a_kill_at_any_step_of_a_replacement_leaves_a_valid_checkpoint(
 
         return wrapped
 
+    def survives(folder: Path, kill_at: int) -> bool:
+        """Whether a save is done before its call number `kill_at`; either way a valid checkpoint is there after it."""
+        calls["left"] = kill_at
+        with contextlib.suppress(KilledError):
+            checkpoints.save(folder, 6, snapshot())
+        done, calls["left"] = calls["left"] > 0, 10_000
+        found = checkpoints.newest(folder)
+        assert found is not None and found.step == 6
+        return done
+
     for name in ("mkdir", "rename", "replace", "unlink", "rmdir", "open"):
         monkeypatch.setattr(Path, name, dies(getattr(Path, name)))
     monkeypatch.setattr(checkpoints.shutil, "rmtree", dies(checkpoints.shutil.rmtree))
-    calls["left"] = 10_000
-    checkpoints.save(tmp_path, 6, snapshot(0.0))
-    for kill_at in range(60):
-        calls["left"] = kill_at
-        try:
-            checkpoints.save(tmp_path, 6, snapshot(float(kill_at)))
+    for first in range(100):
+        done = False
+        for second in range(100):
+            folder = tmp_path / f"{first}-{second}"
+            checkpoints.save(folder, 6, snapshot())
+            done = survives(folder, first)
+            if survives(folder, second):
+                break
+        if done:
             break
-        except KilledError:
-            calls["left"] = 10_000
-            found = checkpoints.newest(tmp_path)
-            assert found is not None and found.step == 6
-    else:
-        pytest.fail("a save needs more than 60 calls")
-    assert kill_at > 8
+    assert 8 < first < 99

@@ -204,7 +204,7 @@ for kill in range(kills):
     time.sleep(chance.uniform(0.0, 2.5))
     os.kill(pid, signal.SIGKILL)
     killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-last = child(3000)
+last = child(500)
 assert os.waitstatus_to_exitcode(os.waitpid(last, 0)[1]) == 0
 print(killed)
 """
@@ -216,9 +216,24 @@ def test_killed_at_random_instants_there_is_one_run_with_each_point_once(uri: st
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment, check=True)
     assert done.stdout == "6\n", "each child was alive when it was killed"
     for key in ("a", "b"):
-        assert steps(uri, key) == list(range(1, len(steps(uri, key)) + 1)) and len(steps(uri, key)) >= 3000
+        assert steps(uri, key) == list(range(1, len(steps(uri, key)) + 1)) and len(steps(uri, key)) >= 500
     assert steps(uri, "c") == list(range(10, max(steps(uri, "c")) + 1, 10))
     assert the_run(uri).data.params == {f"p{number}": str(number) for number in range(120)}
+    assert the_run(uri).info.status == "FINISHED"
+
+
+def test_a_database_whose_making_was_cut_short_is_not_there(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowClient, "search_experiments", dies)
+        with pytest.raises(KilledError):
+            recorder(uri).start(0, 1)
+    assert not Path(uri.removeprefix("sqlite:///")).exists()
+    shown = recorder(uri)
+    shown.start(0, 1)
+    shown.close("finished")
     assert the_run(uri).info.status == "FINISHED"
 
 
