@@ -9,7 +9,7 @@ Any Arrow reader can open it. Ours checks version and checksums, maps it, and pi
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -105,24 +105,39 @@ def open_store(path: str | Path) -> Store:
 
 @lru_cache(maxsize=16)
 def _open(path: str, *_identity: int) -> Store:
-    try:
-        table = pa.ipc.open_file(pa.memory_map(path))
-        metadata = table.schema.metadata or {}
-        text = metadata[_HEADER]
-        fields = json.loads(text) if hashlib.sha256(text).hexdigest().encode() == metadata[_HEADER_SHA256] else None
-        column = table.get_batch(0).column(0) if fields and fields["version"] == FORMAT_VERSION else None
-    except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"it is not a whole Arrow file of ours ({str(error).splitlines()[0]})") from error
-    if fields is None:
-        raise _damaged(path, "its header does not match its checksum")
-    version, sha256 = fields.pop("version"), fields.pop("sha256", None)
-    if version != FORMAT_VERSION:
-        raise _damaged(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+    with _arrow_errors_named(path):
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        metadata = reader.schema.metadata or {}
+    fields = _fields(path, metadata)
+    sha256 = fields.pop("sha256")
     header = _header(fields)
-    images = _images(path, column, header)
+    with _arrow_errors_named(path):
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+    images = _images(path, batch.column(0), header)
     if _sha256(images) != sha256:
         raise _damaged(path, "its images do not match their checksum")
     return Store(path, header, images)
+
+
+@contextmanager
+def _arrow_errors_named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
+
+
+def _fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The header as JSON gives it, once its checksum and version are found right."""
+    text = metadata.get(_HEADER, b"")
+    if hashlib.sha256(text).hexdigest().encode() != metadata.get(_HEADER_SHA256):
+        raise _damaged(path, "its header does not match its checksum")
+    fields: dict[str, Any] = json.loads(text)
+    version = fields.pop("version")
+    if version != FORMAT_VERSION:
+        raise _damaged(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+    return fields
 
 
 def _images(path: str, column: Any, header: Header) -> Images:
@@ -130,10 +145,11 @@ def _images(path: str, column: Any, header: Header) -> Images:
     rows = max((c.stop for c in header.classes), default=0)
     if column.type != pa.list_(pa.uint8(), size) or len(column) != rows or column.offset or column.null_count:
         raise _damaged(path, "its images are not laid out as its header says")
-    flat: Images = column.values.to_numpy(zero_copy_only=True)
-    if flat.size < rows * size:
+    pixels = column.values
+    if len(pixels) != rows * size or pixels.buffers()[1] is None or pixels.buffers()[1].size < rows * size:
         raise _damaged(path, "some of its images are missing")
-    return flat[: rows * size].reshape(rows, *header.image_shape)
+    flat: Images = pixels.to_numpy(zero_copy_only=True)
+    return flat.reshape(rows, *header.image_shape)
 
 
 def _header(fields: Mapping[str, Any]) -> Header:
@@ -162,10 +178,9 @@ def _damaged(path: str, reason: str) -> ValueError:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place, durably, once the block is done; never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        os.close(handle)
+        temporary.touch(exist_ok=False)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
