@@ -4,7 +4,6 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
 import torch
 
 from metatrain.reduction import flatten, layout_of, unflatten
@@ -26,11 +25,10 @@ class Answer(NamedTuple):
     """Metric sums, or scores by name."""
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
 class ShardActor:
     """Samples its own shards and adapts to them. Stateless between calls: any actor can answer for any shard.
 
-    Ray restarts nothing by itself: the driver replaces a lost actor, so that it knows of every retry.
+    Ray restarts nothing by itself (its default): the driver replaces a lost actor, so that it knows of every retry.
     """
 
     def __init__(self, config: Config) -> None:
@@ -59,6 +57,7 @@ def pack(result: MetaGradient | Scores) -> Answer:
 
 def unpack_gradient(answer: Answer, params: Params, shard: Shard) -> MetaGradient:
     """The meta-gradient that `answer` carries, for parameters laid out as `params`."""
+
     def tensors(arrays: dict[str, Vector]) -> Params:
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 

@@ -36,7 +36,7 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
         wanted = settings.workers * settings.gpus_per_worker
         require(
             wanted <= gpus,
-            f"executor.gpus_per_worker: {wanted:g} GPUs asked for in all, the cluster has {gpus:g}: lower it or workers",
+            f"executor.gpus_per_worker: {wanted:g} GPUs asked for, the cluster has {gpus:g}: lower it or workers",
         )
         yield
     finally:

@@ -70,7 +70,7 @@ class RayExecutor:
         return list(ray.get([actor.pid.remote() for actor in self._actors]))
 
     def _spawn(self) -> Any:
-        return ShardActor.options(**self._options).remote(self._config)
+        return ray.remote(ShardActor).options(**self._options).remote(self._config)
 
     def _answers(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Answer]]:
         """Every shard's answer once, in order of arrival."""

@@ -6,8 +6,8 @@ Reading order: `types.py`, `algorithms/maml.py`, `engine.py`, `outer.py`, `worke
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metatrain.learner import load
     from metatrain.driver import run
+    from metatrain.learner import load
 
 __all__ = ["load", "run"]
 

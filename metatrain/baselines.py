@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from metatrain.algorithms.protonet import squared_distances
+from metatrain.engine import Engine
 from metatrain.models import Model
-from metatrain.types import Context, Params, Prediction
-from tasks.types import Examples, TaskSpec, Tree
+from metatrain.types import Algorithm, Context, MetaGradient, Params, Prediction
+from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class NearestNeighbour:
         far = torch.where(of_class[None], distances[:, None, :], torch.inf)
         return -far.amin(2)
 
+    def meta_gradient(
+        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
+    ) -> MetaGradient:
+        raise ValueError("algorithm.name: nearest_neighbour has nothing to learn: evaluate it, or train another")
 
-BASELINES = {"nearest_neighbour": NearestNeighbour()}
+
+BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour()}
 """Learners without parameters; the untrained network is the run's own algorithm at its initial parameters."""

@@ -47,7 +47,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 
 @app.command("train")
 def train_command(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, such as configs/strokes-protonet-5w1s.yaml.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, such as configs/strokes-protonet-5w1s.yaml.")
+    ] = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     as_json: AsJson = False,
@@ -70,7 +72,9 @@ def train_command(
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json)
     if signalled:
-        print(f"interrupted at step {outcome.steps}: go on with `metatrain train --resume {home.path}`", file=sys.stderr)
+        print(
+            f"interrupted at step {outcome.steps}: go on with `metatrain train --resume {home.path}`", file=sys.stderr
+        )
         raise typer.Exit(128 + signalled)
 
 
@@ -179,7 +183,9 @@ def data_show(
 
 def _source(name: str, overrides: Sequence[str] | None) -> Any:
     raw = {"tasks": {"name": name}, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}}
-    return read_config(overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides or []])).tasks.source.settings
+    return read_config(
+        overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides or []])
+    ).tasks.source.settings
 
 
 def _file_part(override: str) -> str:
@@ -212,9 +218,10 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
         from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
 
         tags = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
-        tracking = settings.tracking
         parameters = flat(as_plain(settings))
-        chosen.append(MLflowRecorder(tracking.uri, tracking.experiment, home.run_id, parameters, tags))
+        chosen.append(
+            MLflowRecorder(settings.tracking.uri, settings.tracking.experiment, home.run_id, parameters, tags)
+        )
     return Several([*chosen, *([progress] if progress else [])])
 
 

@@ -34,7 +34,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: give the path of a configuration, such as configs/*.yaml") from error
+        raise ValueError(
+            f"{path}: {error.strerror}: give the path of a configuration, such as configs/*.yaml"
+        ) from error
     raw = _parse_yaml(text, str(path))
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{path}: holds no settings: begin with tasks, model and algorithm, as configs/*.yaml do")
@@ -53,7 +55,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
-    result = _copied(raw)
+    result: dict[str, Any] = _copied(raw)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -157,7 +159,9 @@ def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
     for key in section:
         if key not in known:
             path = f"{where}.{key}" if where else str(key)
-            raise ValueError(f"{path}: no such setting{_nearest(str(key), known)}: it may be {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{path}: no such setting{_nearest(str(key), known)}: it may be {', '.join(sorted(known))}"
+            )
 
 
 def _nearest(name: str, known: Any) -> str:

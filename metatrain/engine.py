@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp, vmap
+from torch.func import grad, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from metatrain.models.normalization import written_out
@@ -53,7 +53,9 @@ class Engine:
         return total
 
 
-def resolve_vectorize(setting: Literal["auto", "vmap", "loop"], convolves: bool, device: torch.device) -> str:
+def resolve_vectorize(
+    setting: Literal["auto", "vmap", "loop"], convolves: bool, device: torch.device
+) -> Literal["vmap", "loop"]:
     """`auto`, resolved from shapes and device kind alone.
 
     Under vmap a convolution whose weights differ by task becomes a grouped one, which CPUs do ten times slower than
@@ -71,13 +73,11 @@ def unrolled_gradient(
     return engine.sum(partial(_unrolled_task_gradient, inner), params, tasks, context)  # type: ignore[no-any-return]
 
 
-def loss_gradient(
-    task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine
-) -> MetaGradient:
+def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine) -> MetaGradient:
     """Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
 
     def one(params: Params, task: Tree, context: Context) -> MetaGradient:
-        grads, (_, metrics) = grad_and_value(task_loss, has_aux=True)(params, task, context)
+        grads, metrics = grad(task_loss, has_aux=True)(params, task, context)
         return _of_one_task(grads, metrics)
 
     return engine.sum(one, params, tasks, context)  # type: ignore[no-any-return]
@@ -102,7 +102,7 @@ def _unrolled_task_gradient(inner: InnerLoop, params: Params, task: Episode, con
             loss_to_params, loss_to_fast, _ = _loss_gradients(inner, params, trail[t], task, t, context)
             grads = _added(grads, _scaled(loss_to_params, weights[t]))
             adjoint = _added(adjoint, _scaled(loss_to_fast, weights[t]))
-    _, pull = vjp(lambda p: inner.start(p, support, context), params)
+    pull = vjp(lambda p: inner.start(p, support, context), params)[1]
     return _of_one_task(_added(grads, pull(adjoint)[0]), metrics)
 
 
@@ -122,7 +122,7 @@ def _transposed_step(
     inner: InnerLoop, params: Params, fast: Tree, support: Tree, t: int, context: Context, adjoint: Tree
 ) -> tuple[Params, Tree]:
     """(∂step_t/∂θ)ᵀ λ and (∂step_t/∂φ)ᵀ λ, the step computed afresh."""
-    _, pull = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)
+    pull = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)[1]
     to_params, to_fast = pull(adjoint)
     return to_params, to_fast
 

@@ -48,7 +48,8 @@ def shards_of(first: int, count: int, shard_size: int) -> list[Shard]:
     """`count` task indices from `first` on, in shards of a size that depends on nothing else."""
     starts = range(first, first + count, shard_size)
     return [
-        Shard(number, tuple(range(start, min(start + shard_size, first + count)))) for number, start in enumerate(starts)
+        Shard(number, tuple(range(start, min(start + shard_size, first + count))))
+        for number, start in enumerate(starts)
     ]
 
 
@@ -99,6 +100,8 @@ def table(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """The results as a person reads them, one line a learner."""
     width = max(len(evaluation.learner) for evaluation in evaluations)
     for e in evaluations:
-        number = f"{100 * e.value:6.2f} ± {100 * e.ci95:.2f} %" if e.score == "accuracy" else f"{e.value:.4f} ± {e.ci95:.4f}"
+        number = (
+            f"{100 * e.value:6.2f} ± {100 * e.ci95:.2f} %" if e.score == "accuracy" else f"{e.value:.4f} ± {e.ci95:.4f}"
+        )
         kind = "transductive" if e.transductive else "inductive"
         yield f"{e.learner:<{width}}  {e.split} {e.score} {number}  ({e.tasks} tasks, {kind})"

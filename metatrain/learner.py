@@ -61,7 +61,9 @@ class Learner:
         require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: give one label for each")
         model, targets, labels = self.model, torch.as_tensor(np.asarray(y)), None
         if self.model.spec.ways is not None:
-            labels = list(dict.fromkeys(label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y))
+            labels = list(
+                dict.fromkeys(label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y)
+            )
             targets = torch.tensor([labels.index(label) for label in y])
             model = self.model.for_tasks(self.model.spec._replace(ways=len(labels)), self.params)
         with torch.no_grad():

@@ -32,7 +32,7 @@ class JsonLines:
         self._last: dict[str, int] = {}
         self._file: TextIO | None = None
 
-    def start(self, step: int, total: int) -> None:  # noqa: ARG002
+    def start(self, step: int, total: int) -> None:
         """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
         self._last = _cut_back(self.path, step) if self.path.exists() else {}
         self._file = self.path.open("a", encoding="utf-8")
@@ -58,7 +58,7 @@ class JsonLines:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self, status: RunStatus) -> None:  # noqa: ARG002
+    def close(self, status: RunStatus) -> None:
         """Flush, and close the file; nothing where it was never started."""
         if self._file is not None:
             self.flush()

@@ -62,7 +62,7 @@ def unflatten(vector: np.ndarray[Any, Any], layout: Mapping[str, torch.Size]) ->
     """The parameters of a vector, as views of it where it is writable and copies where it is not."""
     flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
     names = sorted(layout)
-    parts = flat.split([layout[name].numel() for name in names])
+    parts = torch.split(flat, [layout[name].numel() for name in names])
     return {name: part.view(layout[name]) for name, part in zip(names, parts, strict=True)}
 
 

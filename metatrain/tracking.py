@@ -77,7 +77,7 @@ class MLflowRecorder:
         self._metrics: list[Metric] = []
         self._events: dict[str, str] = {}
 
-    def start(self, step: int, total: int) -> None:  # noqa: ARG002
+    def start(self, step: int, total: int) -> None:
         """Find the run or make it, set it running, and learn which points it has already."""
         preflight(self.uri)
         with _one_line_errors(self.uri):

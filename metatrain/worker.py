@@ -68,7 +68,7 @@ class Worker:
         silent = torch.full((len(shard.indices),), SILENT, device=self.device)
         context = Context(torch.tensor(job.step, device=self.device), silent)
         model = self.model.for_tasks(self._distributions[job.split].spec, params)
-        algorithm = BASELINES.get(job.learner, self.evaluated)
+        algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
         scores = score_tasks(algorithm, model, self._here(params), tasks, context, self.engine)
         return to_cpu(scores)  # type: ignore[no-any-return]
 
@@ -106,7 +106,9 @@ def device_for(gpus: float) -> torch.device:
     """The device of one worker; ValueError where a GPU is asked for and there is none."""
     if gpus <= 0:
         return torch.device("cpu")
-    require(torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus} asked for, and torch sees no GPU: set it to 0")
+    require(
+        torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus} asked for, and torch sees no GPU: set it to 0"
+    )
     return torch.device("cuda")
 
 

@@ -57,7 +57,9 @@ def meta_gradient(setting, chosen=None, vectorize="loop", noise=None):
     chosen = list(range(TASKS)) if chosen is None else chosen
     context = context_of(TASKS, noise)
     context = Context(context.step, context.noise[chosen])
-    return algorithm.meta_gradient(model, params, pick(random_episodes(SPEC, TASKS), chosen), context, Engine(vectorize))
+    return algorithm.meta_gradient(
+        model, params, pick(random_episodes(SPEC, TASKS), chosen), context, Engine(vectorize)
+    )
 
 
 def close(a, b) -> bool:

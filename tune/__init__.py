@@ -1,0 +1,1 @@
+"""What to try: searches over configurations, on Ray Tune."""

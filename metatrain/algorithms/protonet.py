@@ -54,5 +54,3 @@ class ProtoNet:
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """‖a_i − b_j‖² of [n, D] and [m, D]: [n, m], by |a|² − 2ab + |b|², whose gradient needs no [n, m, D]."""
     return (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1)[None, :]
-
-

@@ -80,9 +80,7 @@ class Conv4:
         require(len(spec.x) == 3, f"model.name: conv4 reads images [C, H, W]; these tasks have x of {spec.x}: set mlp")
         pool = self.downsample == "pool"
         smallest = min(spec.x[1:]) >> (self.depth if pool else self.depth - 1)
-        require(
-            smallest >= 1, f"model.depth: {self.depth} halvings leave nothing of {spec.x[1]}×{spec.x[2]}: lower it"
-        )
+        require(smallest >= 1, f"model.depth: {self.depth} halvings leave nothing of {spec.x[1]}×{spec.x[2]}: lower it")
         blocks = [self._block(spec.x[0] if layer == 0 else self.width, pool) for layer in range(self.depth)]
         return nn.Sequential(*blocks, nn.Flatten() if pool else GlobalMean())
 
@@ -128,4 +126,4 @@ def import_target(setting: str, target: str) -> Callable[..., Any]:
     made = getattr(module, name, None)
     if not (inspect.isclass(made) or callable(made)):
         raise ValueError(f"{setting}: module '{module_name}' has nothing callable named '{name}'")
-    return made  # type: ignore[no-any-return]
+    return made

@@ -1,0 +1,25 @@
+"""Small configurations for tests: seconds, not minutes."""
+
+from typing import Any
+
+from metatrain.config import overridden, read_config
+from metatrain.settings import Config
+
+TINY: dict[str, Any] = {
+    "tasks": {
+        "name": "strokes",
+        "train": {"ways": 3, "shots": 1, "queries": 2},
+        "test": {"ways": 3, "shots": 1, "queries": 3},
+    },
+    "model": {"name": "conv4", "width": 8, "downsample": "stride"},
+    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
+    "outer": {"steps": 6, "tasks_per_step": 6, "lr": 1e-2},
+    "executor": {"shard_size": 1},
+    "evaluation": {"every": 3, "tasks": 8, "validation_tasks": 4},
+    "checkpoint": {"every": 2, "keep": 2},
+    "tracking": {"uri": None},
+}
+
+
+def tiny(*overrides: str) -> Config:
+    return read_config(overridden(TINY, overrides))

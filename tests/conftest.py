@@ -1,0 +1,28 @@
+"""What tests share: one torch thread, data from the user's root alone, a Ray that each module starts once."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> Path:
+    root = os.environ.get("METATRAIN_DATA")
+    if root is None:
+        pytest.skip("set METATRAIN_DATA to a folder that holds omniglot/ to run this on the real data set")
+    return Path(root) / "omniglot"
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray cluster of four logical cores, for the tests of one module."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    yield
+    ray.shutdown()

@@ -1,0 +1,149 @@
+"""The conformance suite of executors: whatever computes the shards, the bits are the same (invariant 1)."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from cluster.executor import RayExecutor
+from metatrain.checkpoints import params_sha256
+from metatrain.evaluation import shards_of
+from metatrain.executor import InProcess
+from metatrain.outer import begin, train
+from metatrain.settings import Config
+from metatrain.types import Executor, Job
+from metatrain.worker import Worker
+from tests.configurations import tiny
+
+CPU = torch.device("cpu")
+Make = Callable[[Config], Executor]
+
+
+def in_process(config: Config) -> Executor:
+    return InProcess(Worker(config, CPU))
+
+
+def on_ray(workers: int) -> Make:
+    return lambda config: RayExecutor(tiny_with(config, workers))
+
+
+def tiny_with(config: Config, workers: int) -> Config:
+    from dataclasses import replace
+
+    return replace(config, executor=replace(config.executor, name="ray", workers=workers))
+
+
+@contextmanager
+def in_placement_group(config: Config) -> Iterator[Executor]:
+    group = placement_group([{"CPU": 1}] * 3)
+    ray.get(group.ready())
+    executor = RayExecutor(tiny_with(config, 2), group)
+    try:
+        yield executor
+    finally:
+        executor.close()
+        remove_placement_group(group)
+
+
+EXECUTORS: dict[str, Make] = {"in_process": in_process, "ray-1": on_ray(1), "ray-3": on_ray(3)}
+
+
+@pytest.fixture(params=list(EXECUTORS))
+def make(request: pytest.FixtureRequest, local_ray: None) -> Make:
+    return EXECUTORS[request.param]
+
+
+def trained(executor: Executor, config: Config) -> str:
+    state = begin(Worker(config, CPU).initial(), config.outer)
+    for _ in train(state, executor, config.outer, config.executor.shard_size):
+        pass
+    return params_sha256(state.params)
+
+
+@pytest.fixture(scope="module")
+def reference() -> str:
+    return trained(in_process(tiny()), tiny())
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "protonet"])
+def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
+    config = tiny("algorithm={name: %s}" % algorithm)
+    executor = make(config)
+    assert trained(executor, config) == trained(in_process(config), config)
+    assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step
+    executor.close()
+    executor.close()
+
+
+def test_another_seed_or_shard_size_ends_elsewhere(reference):
+    assert trained(in_process(tiny("seed=1")), tiny("seed=1")) != reference
+    other = tiny("executor.shard_size=4")
+    assert trained(in_process(other), other) != reference
+
+
+def test_scores_come_in_shard_order(make):
+    config = tiny()
+    executor, worker = make(config), Worker(config, CPU)
+    params, job = worker.initial(), Job("score", "test", 0)
+    shards = shards_of(0, 10, 3)
+    found = list(executor.map(job, params, shards))
+    for shard, scores in zip(shards, found, strict=True):
+        expected = worker.score(job, params, shard).values
+        assert all(torch.equal(scores.values[name], expected[name]) for name in expected)
+    assert [len(scores.values["loss"]) for scores in found] == [3, 3, 3, 1]
+    executor.close()
+
+
+def test_a_baseline_needs_no_parameters(make):
+    executor = make(tiny())
+    (scores,) = executor.map(Job("score", "test", 0, "nearest_neighbour"), {}, shards_of(0, 4, 4))
+    assert scores.values["accuracy"].shape == (4, 1)
+    executor.close()
+
+
+def test_inside_a_placement_group(local_ray, reference):
+    with in_placement_group(tiny()) as executor:
+        assert trained(executor, tiny()) == reference
+
+
+def test_a_worker_killed_with_a_shard_in_flight_changes_no_bit(local_ray):
+    config = tiny("outer.steps=12", "outer.tasks_per_step=12", "model.width=32")
+    expected = trained(in_process(config), config)
+    executor = RayExecutor(tiny_with(config, 3))
+    pids = executor.pids()
+    killed = threading.Event()
+
+    def kill() -> None:
+        while sum(executor.report()["workers"].values()) < 24:
+            time.sleep(0.01)
+        os.kill(pids[1], signal.SIGKILL)
+        killed.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert trained(executor, config) == expected
+    killer.join()
+    report = executor.report()
+    assert killed.is_set()
+    assert report["retries"] >= 1
+    assert sum(report["workers"].values()) == 144, "every task counts once"
+    assert len(report["workers"]) == 4, "the lost worker was replaced"
+    executor.close()
+
+
+def test_three_workers_share_the_work(local_ray):
+    config = tiny("outer.tasks_per_step=12")
+    executor = RayExecutor(tiny_with(config, 3))
+    executor.pids()
+    trained(executor, config)
+    done = sorted(executor.report()["workers"].values())
+    assert sum(done) == 72
+    assert done[-2] >= 0.2 * 72
+    executor.close()
