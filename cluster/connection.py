@@ -32,7 +32,7 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     try:
-        gpus = ray.cluster_resources().get("GPU", 0.0)
+        gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
         wanted = settings.workers * settings.gpus_per_worker
         require(
             wanted <= gpus,

@@ -177,7 +177,7 @@ def data_show(
     batch = distribution.episodes([index])
     episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))
     names = getattr(distribution, "class_names", None)
-    save_episode(episode, out, f"{name}, {split} task {index}", names(index) if names else None)
+    save_episode(out, episode, f"{name}, {split} task {index}", names(index) if names else None)
     print(out)
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metatrain import checkpoints, plots
+import metatrain.plots as plots
+from metatrain import checkpoints
 from metatrain.baselines import BASELINES
 from metatrain.config import as_yaml
 from metatrain.evaluation import Evaluation, evaluate
@@ -166,7 +167,7 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
 
 
 def test(session: Session, params: Params) -> list[Evaluation]:
-    """Results on the test tasks: the learner at `params`, and where asked for the untrained network and the baselines."""
+    """Results on the test tasks: of the learner at `params` and, where asked for, of what learned nothing."""
     settings = session.config.evaluation
     learners: dict[str, Params] = {"trained": params}
     if settings.baselines:

@@ -84,8 +84,8 @@ def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Con
 
 
 def _unrolled_task_gradient(inner: InnerLoop, params: Params, task: Episode, context: Context) -> MetaGradient:
-    """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, and θ gathers what falls to it on the way."""
-    support, query = task
+    """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
+    support = task.support
     trail = [inner.start(params, support, context)]
     for t in range(inner.length):
         trail.append(inner.step(params, trail[-1], support, t, context))

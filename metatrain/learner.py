@@ -56,15 +56,16 @@ class Learner:
     params: Params
 
     def adapt(self, support: tuple[Any, Sequence[Any]]) -> AdaptedLearner:
-        """support: (x, y) with x [n, *x] as numpy or torch, values scaled as in training, and y n labels of any kind."""
+        """support: (x, y), x [n, *x] as numpy or torch, values scaled as in training; y n labels of any kind."""
         x, y = as_inputs(support[0], self.model.spec), support[1]
         require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: give one label for each")
-        model, targets, labels = self.model, torch.as_tensor(np.asarray(y)), None
-        if self.model.spec.ways is not None:
-            labels = list(
-                dict.fromkeys(label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y)
-            )
-            targets = torch.tensor([labels.index(label) for label in y])
+        model, labels = self.model, None
+        if self.model.spec.ways is None:
+            targets = torch.as_tensor(np.asarray(y)).to(x.dtype)
+        else:
+            spelt = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y]
+            labels = list(dict.fromkeys(spelt))
+            targets = torch.tensor([labels.index(label) for label in spelt])
             model = self.model.for_tasks(self.model.spec._replace(ways=len(labels)), self.params)
         with torch.no_grad():
             *_, adapted = self.algorithm.trajectory(model, self.params, Examples(x, targets), _CONTEXT)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import ray
@@ -35,8 +36,6 @@ def on_ray(workers: int) -> Make:
 
 
 def tiny_with(config: Config, workers: int) -> Config:
-    from dataclasses import replace
-
     return replace(config, executor=replace(config.executor, name="ray", workers=workers))
 
 
@@ -74,7 +73,7 @@ def reference() -> str:
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "protonet"])
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
-    config = tiny("algorithm={name: %s}" % algorithm)
+    config = tiny(f"algorithm={{name: {algorithm}}}")
     executor = make(config)
     assert trained(executor, config) == trained(in_process(config), config)
     assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step

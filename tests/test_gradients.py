@@ -7,8 +7,8 @@ from metatrain.algorithms import FOMAML, MAML, ProtoNet
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
-from tests import reference
 from tasks.types import Episode, Examples
+from tests import reference
 from tests.episodes import classification_spec, context_of, random_episodes
 
 TOLERANCE = 1e-9

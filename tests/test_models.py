@@ -145,7 +145,7 @@ def test_a_module_with_a_head_of_its_own_keeps_it():
     [
         (custom(WithOwnHead, head="fc"), "no parameter begins with 'fc.': choose among classifier, trunk"),
         (custom(WithOwnHead, head="classifier", arguments={"outputs": 7}), "7 outputs, the tasks need 4"),
-        (custom(WrongShape), r"must map \[B, …\] to \[B, D\]"),
+        (custom(WrongShape), r"must give \[B, D\]"),
         (custom(nn.Linear, arguments={"in_features": 3, "out_features": 2}), "does not accept a batch"),
         (Custom("no_such_package:Net"), "does not import"),
         (Custom("metatrain.models:Nothing"), "has nothing callable named 'Nothing'"),

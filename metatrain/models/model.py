@@ -150,7 +150,7 @@ def _features(body: nn.Module, spec: TaskSpec) -> int:
     )
     require(
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
-        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must map [B, …] to [B, D]",
+        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must give [B, D]",
     )
     return int(y.shape[1])
 
