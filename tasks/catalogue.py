@@ -32,9 +32,11 @@ def _imported(name: str) -> type[Any]:
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - a user's module runs here, and may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "run from the folder that holds it, or put that folder on PYTHONPATH"
-        raise ValueError(f"cannot import '{module_name}' for tasks '{name}' ({error}): {hint}") from error
+        remedy = hint if isinstance(error, ModuleNotFoundError) else "mend the module"
+        raise ValueError(f"cannot import '{module_name}' for tasks '{name}' ({reason}): {remedy}") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]

@@ -76,7 +76,7 @@ class Omniglot:
         """The store of this archive, built first where this machine has not got it."""
         root = cache_root(self.cache)
         archives = _archives(_downloaded(root / "omniglot") if self.root is None else Path(self.root).expanduser())
-        files = [raw_files(archive, ".png") for archive in archives]
+        files = [_drawings(archive) for archive in archives]
         key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
 
         def build(path: Path) -> None:
@@ -120,6 +120,14 @@ def _archives(root: Path) -> list[Archive]:
         reason = f"has no {lacking}" if root.is_dir() else "is not a folder"
         raise ValueError(f"{root} {reason}: set tasks.root=FOLDER holding {_ARCHIVES}, or what they unpack to")
     return archives
+
+
+def _drawings(archive: Archive) -> list[RawFile]:
+    files = [file for file in raw_files(archive, ".png") if PurePosixPath(file.name).match("*/*/*/*.png")]
+    if not files:
+        reason = f"holds no drawings as {archive.folder}/ALPHABET/CHARACTER/DRAWING.png"
+        raise ValueError(f"{archive.path} {reason}: put a whole copy in its place")
+    return files
 
 
 def _downloaded(folder: Path) -> Path:

@@ -114,7 +114,8 @@ def _open(path: str, *_identity: int) -> Store:
     with _arrow_errors_named(path):
         batch = reader.get_batch(0)
         batch.validate(full=True)
-    images = _images(path, batch.column(0), header)
+        column = batch.column(0)
+    images = _images(path, column, header)
     if _sha256(images) != sha256:
         raise _damaged(path, "its images do not match their checksum")
     return Store(path, header, images)
@@ -124,7 +125,7 @@ def _open(path: str, *_identity: int) -> Store:
 def _arrow_errors_named(path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         raise _damaged(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
 
 

@@ -1,0 +1,78 @@
+"""Strokes: the same character again, never the same drawing, and harder than pixels can tell."""
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.strokes import DRAWINGS, Strokes, render
+from tasks.types import SPLITS, EpisodeShape, Split
+
+
+def nearest_neighbour(jitter: float, tasks: int = 200) -> float:
+    """5-way 1-shot accuracy of the nearest support drawing, by Euclidean distance on pixels."""
+    episode = Strokes(jitter=jitter).distribution("test", EpisodeShape(5, 1, 15), 1).episodes(range(tasks))
+    nearest = torch.cdist(episode.query.x.flatten(2), episode.support.x.flatten(2)).argmin(-1)
+    return float((episode.support.y.gather(1, nearest) == episode.query.y).float().mean())
+
+
+def test_pixels_are_a_poor_guide_at_the_usual_jitter() -> None:
+    assert 0.45 < nearest_neighbour(1.0) < 0.60
+
+
+def test_without_jitter_every_drawing_is_the_same() -> None:
+    assert nearest_neighbour(0.0, tasks=20) == 1.0
+
+
+def images(split: Split, classes: list[int], members: list[int], seed: int = 0) -> torch.Tensor:
+    pool = Strokes(seed=seed).distribution(split, EpisodeShape(), 0).pool
+    return pool.images(np.array(classes), np.array(members))
+
+
+def test_an_image_depends_on_its_address_alone() -> None:
+    classes, members = [3, 999_999, 3, 0] * 50, [0, DRAWINGS - 1, 7, 0] * 50
+    together = images("train", classes, members)
+    assert torch.equal(together[:4], together[196:])
+    for r in range(4):
+        assert torch.equal(together[r : r + 1], images("train", classes[r : r + 1], members[r : r + 1]))
+
+
+def test_splits_seeds_classes_and_drawings_all_differ() -> None:
+    several = [images(split, [1, 2], [0, 0]) for split in SPLITS]
+    several += [images("train", [1, 2], [1, 1]), images("train", [1, 2], [0, 0], seed=1)]
+    flat = torch.cat(several).flatten(1)
+    distance = torch.cdist(flat, flat) + 99 * torch.eye(len(flat))
+    assert distance.min() > 1
+
+
+def test_every_character_is_there_to_be_seen() -> None:
+    many = images("train", list(range(2000)), [0] * 2000)
+    ink = many.mean(dim=(1, 2, 3))
+    assert ink.min() > 0.03
+    assert ink.max() < 0.45
+    assert torch.equal(many, (many * 255).round() / 255) or torch.allclose(many * 255, (many * 255).round(), atol=1e-4)
+
+
+def test_a_straight_stroke_is_rendered_where_it_is_drawn() -> None:
+    """A line from (4, 14) to (24, 14) pixels: full ink along it, none three pixels away, alike on both sides."""
+    control = np.zeros((1, 1, 4, 2))
+    control[0, 0, :, 0] = np.linspace(4, 24, 4)
+    control[0, 0, :, 1] = 14
+    image = render(control, np.ones((1, 1)), np.array([0.6]))[0]
+    assert (image[13:15, 6:22] > 0.9).all()
+    assert (image[:11] < 0.01).all()
+    assert np.allclose(image, image[::-1], atol=1 / 255)
+    assert np.allclose(image, image[:, ::-1], atol=1 / 255)
+    assert (render(control, np.zeros((1, 1)), np.array([0.6])) == 0).all()
+
+
+def test_nothing_to_prepare_is_said_so() -> None:
+    calls: list[tuple[int, int]] = []
+    assert "1,000,000 characters" in Strokes().prepare(lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 1)]
+
+
+def test_settings_that_make_no_sense_name_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"set tasks\.classes to 2 or more"):
+        Strokes(classes=1)
+    with pytest.raises(ValueError, match=r"set tasks\.jitter to 0 or more"):
+        Strokes(jitter=float("nan"))
