@@ -19,15 +19,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.actor import Answer, ShardActor, unpack_gradient
 from metatrain.reduction import TreeSum, flatten
 from metatrain.settings import Config
-from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import Job, MetaGradient, Params, Scores, Shard, WorkersLost
 
 _IN_FLIGHT = 2
 _PATIENCE_S = 600.0
 """Without any answer or any new worker for so long, the run gives up."""
-
-
-class WorkersLost(RuntimeError):
-    """No worker has answered for too long."""
 
 
 class RayExecutor:
@@ -85,7 +81,9 @@ class RayExecutor:
                 seat, shard = flying.pop(reference)
                 try:
                     answer = ray.get(reference)
-                except RayActorError:
+                except RayActorError as error:
+                    if error.actor_init_failed:
+                        raise WorkersLost(f"a worker cannot start: {_reason(error)}") from error
                     self._replace(seat, shard, todo, flying)
                     continue
                 heard = time.monotonic()
@@ -111,6 +109,12 @@ class RayExecutor:
         self._retries += len(again)
         todo.extendleft(reversed(again))
         self._actors[seat] = self._spawn()
+
+
+def _reason(error: RayActorError) -> str:
+    """The last line of what went wrong in the actor."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from metatrain import runs
 from metatrain.algorithms import ALGORITHMS
 from metatrain.config import as_plain, as_yaml, flat, json_schema, load_config, overridden, read_config, resolved
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
+from metatrain.engine import resolve_vectorize
 from metatrain.evaluation import table
 from metatrain.executor import InProcess
 from metatrain.learner import best_params
@@ -25,7 +27,7 @@ from metatrain.outer import Diverged
 from metatrain.progress import Progress, counter
 from metatrain.recorders import JsonLines, Several
 from metatrain.settings import Config
-from metatrain.types import Executor, Recorder
+from metatrain.types import Executor, Recorder, WorkersLost
 from metatrain.worker import Worker, device_for
 from tasks.catalogue import CATALOGUE
 from tasks.types import Episode, EpisodeShape
@@ -47,35 +49,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 
 @app.command("train")
 def train_command(
-    config: Annotated[
-        str | None, typer.Argument(help="A YAML file, such as configs/strokes-protonet-5w1s.yaml.")
-    ] = None,
+    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.")] = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train, test on held-out classes, and keep everything in a run folder."""
-    if resume is not None:
-        given = [*([config] if config else []), *(overrides or [])]
-        if given:
-            raise ValueError(f"--resume: a run goes on as it began; leave out {given[0]}, or train anew")
-        home = runs.open_run(resume)
-        settings = load_config(home.config)
-    else:
-        if config is None:
-            raise ValueError("CONFIG: missing: give a YAML file, such as configs/strokes-protonet-5w1s.yaml")
-        settings, home = load_config(Path(config), overrides or []), None
+    home = runs.open_run(resume) if resume is not None else None
+    if home is not None and config is not None:
+        raise ValueError(f"--resume: a run goes on as it began: leave out {config}, or train anew")
+    if home is None and config is None:
+        raise ValueError("CONFIG: missing: give a YAML file, as in configs/, or --resume RUN")
+    settings = load_config(home.config if home else Path(config or ""), overrides or [])
+    prepare_seconds = prepare(settings)
+    settings = settled(settings)
     with executing(settings) as executor:
-        settings = resolved(settings, Worker(settings, torch.device("cpu")).engine.vectorize)
         home = home or new_run(settings)
         with runs.own(home):
             outcome, signalled = _train(settings, executor, home)
-    _report(outcome, as_json)
+    _report(outcome, as_json, {"prepare_seconds": prepare_seconds})
     if signalled:
-        print(
-            f"interrupted at step {outcome.steps}: go on with `metatrain train --resume {home.path}`", file=sys.stderr
-        )
+        print(f"interrupted at step {outcome.steps}: {_go_on(home)}", file=sys.stderr)
         raise typer.Exit(128 + signalled)
+
+
+class RunFailed(Exception):
+    """A run that had begun came to grief; the message names it, so that it can go on."""
 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
@@ -83,21 +82,45 @@ def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcom
     with interruptible() as interruption:
         try:
             outcome = run(settings, executor, recorder, home, stop=interruption.is_set)
-        except Diverged:
-            recorder.close("failed")
-            raise
-        recorder.close("finished" if outcome.finished else "interrupted")
+            recorder.close("finished" if outcome.finished else "interrupted")
+        except (Diverged, WorkersLost, OSError) as error:
+            with suppress(OSError):  # the recorder may be what failed
+                recorder.close("failed")
+            raise RunFailed(f"{error}\nthe run is kept in {home.path}: {_go_on(home)}") from error
         return outcome, 0 if outcome.finished else interruption.signal
 
 
-def _report(outcome: Outcome, as_json: bool) -> None:
+def _go_on(home: runs.Run) -> str:
+    return f"go on with `metatrain train --resume {home.path}`"
+
+
+def prepare(settings: Config) -> float:
+    """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
+    began = time.monotonic()
+    with counter(f"preparing {settings.tasks.source.name}") as progress:
+        settings.tasks.source.settings.prepare(progress)
+    return round(time.monotonic() - began, 3)
+
+
+def settled(settings: Config) -> Config:
+    """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
+    if settings.tracking.uri is not None:
+        from metatrain.tracking import preflight
+
+        preflight(settings.tracking.uri)
+    device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
+    convolves = Worker(settings, torch.device("cpu")).convolves
+    return resolved(settings, resolve_vectorize(settings.engine.vectorize, convolves, device))
+
+
+def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
     for line in table(outcome.results):
         print(line)
     print(f"{outcome.run_dir}: {outcome.steps} steps, {outcome.tasks_per_second:g} tasks/s, {outcome.seconds:.0f} s")
     for pid, tasks in outcome.executor.get("workers", {}).items():
         print(f"worker {pid}: {tasks} tasks")
     if as_json:
-        print(json.dumps(outcome.as_dict()))
+        print(json.dumps(outcome.as_dict() | also))
 
 
 @app.command("evaluate")
@@ -109,15 +132,16 @@ def evaluate_command(
     """Test a run's best parameters, on other tasks, ways and shots than it was trained on too."""
     home = runs.open_run(run_dir)
     trained = load_config(home.config)
-    settings = read_config(overridden(as_plain(trained), overrides or []))
-    params, _ = best_params(home)
-    with executing(settings) as executor:
-        recorder = recorders(settings, home, None)
+    settings = settled(read_config(overridden(as_plain(trained), overrides or [])))
+    params, newest, _ = best_params(home)
+    with executing(settings) as executor, runs.own(home):
+        recorder = recorders(trained, home, None)
+        recorder.start(newest, trained.outer.steps)
         session = Session(settings, executor, recorder, home, Worker(settings, torch.device("cpu")))
         results = test(session, params)
-        name = "test" if settings == trained else "-".join(["test", *map(_file_part, overrides or [])])
+        name = "-".join(["test", *map(_file_part, overrides or [])])
         keep_results(session, results, home.evaluations / f"{name}.json")
-        recorder.close("finished")
+        recorder.close("finished" if newest == trained.outer.steps else "interrupted")
     for line in table(results):
         print(line)
     if as_json:
@@ -238,7 +262,7 @@ def interruptible() -> Iterator[Interruption]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if interruption.is_set():
-            raise KeyboardInterrupt
+            sys.exit(128 + number)
         interruption.signal = number
         interruption.set()
 
@@ -252,9 +276,10 @@ def interruptible() -> Iterator[Interruption]:
 
 def main() -> None:
     """Entry point: exit code 2 where the request is wrong, 1 where the run failed, each with its one line."""
+    sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)
-    except Diverged as error:
+    except RunFailed as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:

@@ -88,8 +88,8 @@ def load(run: str | Path) -> Learner:
     """The learner of a run folder, at its best parameters by validation, on the CPU."""
     home = open_run(Path(run))
     config = load_config(home.config)
-    params, manifest = best_params(home)
-    model = build_model(config.model.settings, _spec_of(manifest["spec"]), config.seed)
+    params, _, noted = best_params(home)
+    model = build_model(config.model.settings, _spec_of(noted["spec"]), config.seed)
     return Learner(with_inner_steps(config.algorithm.settings, config.evaluation.inner_steps), model, params)
 
 
@@ -97,11 +97,12 @@ def _spec_of(plain: dict[str, Any]) -> TaskSpec:
     return TaskSpec(plain["kind"], plain["ways"], tuple(plain["x"]), tuple(plain["y"]))
 
 
-def best_params(home: Run) -> tuple[Params, dict[str, Any]]:
-    """The parameters that did best in validation, or the newest where nothing was, and what was noted beside them."""
+def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
+    """The parameters that did best in validation, or the newest where nothing was; the newest step; what was noted."""
     found = checkpoints.newest(home.checkpoints)
     if found is None:
         raise ValueError(f"{home.path}: holds no checkpoint yet: go on with `metatrain train --resume {home.path}`")
     best = found.snapshot["best"]["step"]
     step = best if best >= 0 else found.step
-    return checkpoints.load(home.checkpoints, step)["params"], checkpoints.manifest(home.checkpoints, step)["extra"]
+    params = checkpoints.load(home.checkpoints, step)["params"]
+    return params, found.step, checkpoints.manifest(home.checkpoints, step)["extra"]

@@ -133,6 +133,10 @@ class Executor(Protocol):
         ...
 
 
+class WorkersLost(RuntimeError):
+    """No worker has answered for too long, or none can be made."""
+
+
 RunStatus = Literal["finished", "failed", "interrupted"]
 
 

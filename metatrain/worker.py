@@ -43,12 +43,15 @@ class Worker:
         self.model: Model = build_model(config.model.settings, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm.settings
         self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
-        self.engine = Engine(resolve_vectorize(config.engine.vectorize, self._convolves, device))
+        self.engine = Engine(resolve_vectorize(config.engine.vectorize, self.convolves, device))
+        for distribution in self._distributions.values():
+            self.model.for_tasks(distribution.spec, self.initial())
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
 
     @cached_property
-    def _convolves(self) -> bool:
+    def convolves(self) -> bool:
+        """Whether the model has convolutions, which decides how it is vectorised."""
         return any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in self.model.body.modules())
 
     def initial(self) -> Params:
