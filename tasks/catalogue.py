@@ -32,7 +32,7 @@ def _imported(name: str) -> type[Any]:
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - a user's module runs here, and may raise anything
+    except Exception as error:  # a user's module runs here, and may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "run from the folder that holds it, or put that folder on PYTHONPATH"
         remedy = hint if isinstance(error, ModuleNotFoundError) else "mend the module"

@@ -15,7 +15,7 @@ from tasks.few_shot import FewShot
 from tasks.omniglot import Omniglot
 from tasks.randomness import Integers
 from tasks.strokes import Strokes
-from tasks.types import EpisodeShape, Shape, TaskSource
+from tasks.types import SPLITS, EpisodeShape, Shape, TaskSource
 from tests import conformance_distributions as conformance
 from tests import drawings
 
@@ -88,6 +88,11 @@ def test_a_tasks_classes_do_not_depend_on_its_shots() -> None:
     one = FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, "train").draw(range(20))[0]
     two = FewShot(Numbered(), EpisodeShape(4, 2, 1), 0, "train").draw(range(20))[0]
     assert np.array_equal(one, two)
+
+
+def test_splits_draw_differently_from_pools_of_one_size() -> None:
+    drawn = [FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, split).draw(range(20))[0] for split in SPLITS]
+    assert not any(np.array_equal(drawn[i], drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_every_class_and_every_member_gets_its_turn_as_often_as_any_other() -> None:

@@ -23,8 +23,8 @@ def test_without_jitter_every_drawing_is_the_same() -> None:
     assert nearest_neighbour(0.0, tasks=20) == 1.0
 
 
-def images(split: Split, classes: list[int], members: list[int], seed: int = 0) -> torch.Tensor:
-    pool = Strokes(seed=seed).distribution(split, EpisodeShape(), 0).pool
+def images(split: Split, classes: list[int], members: list[int], seed: int = 0, jitter: float = 1.0) -> torch.Tensor:
+    pool = Strokes(seed=seed, jitter=jitter).distribution(split, EpisodeShape(), 0).pool
     return pool.images(np.array(classes), np.array(members))
 
 
@@ -36,12 +36,26 @@ def test_an_image_depends_on_its_address_alone() -> None:
         assert torch.equal(together[r : r + 1], images("train", classes[r : r + 1], members[r : r + 1]))
 
 
-def test_splits_seeds_classes_and_drawings_all_differ() -> None:
-    several = [images(split, [1, 2], [0, 0]) for split in SPLITS]
-    several += [images("train", [1, 2], [1, 1]), images("train", [1, 2], [0, 0], seed=1)]
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_splits_seeds_and_classes_are_different_characters(jitter: float) -> None:
+    several = [images(split, [1, 2], [0, 0], jitter=jitter) for split in SPLITS]
+    several.append(images("train", [1, 2], [0, 0], seed=1, jitter=jitter))
     flat = torch.cat(several).flatten(1)
-    distance = torch.cdist(flat, flat) + 99 * torch.eye(len(flat))
-    assert distance.min() > 1
+    assert (torch.cdist(flat, flat) + 99 * torch.eye(len(flat))).min() > 1
+
+
+def test_drawings_of_a_character_differ() -> None:
+    flat = images("train", [1] * 20, list(range(20))).flatten(1)
+    assert (torch.cdist(flat, flat) + 99 * torch.eye(len(flat))).min() > 1
+
+
+def test_each_character_is_drawn_by_hands_of_its_own() -> None:
+    """Were drawing 0 of all characters by one hand, its shift would show in their mean centre (1.4 pixels)."""
+    pixels = torch.arange(28, dtype=torch.float32)
+    for member in range(6):
+        drawn = images("train", list(range(500)), [member] * 500).sum(dim=(0, 1))
+        centre = torch.stack([(drawn.sum(axis) * pixels).sum() for axis in (0, 1)]) / drawn.sum()
+        assert (centre - 13.5).abs().max() < 0.35
 
 
 def test_every_character_is_there_to_be_seen() -> None:
