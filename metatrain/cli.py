@@ -16,6 +16,7 @@ import typer
 
 from metatrain import runs
 from metatrain.algorithms import ALGORITHMS
+from metatrain.checkpoints import params_sha256
 from metatrain.config import as_plain, as_yaml, flat, json_schema, load_config, overridden, read_config, resolved
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.engine import resolve_vectorize
@@ -130,6 +131,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Test a run's best parameters, on other tasks, ways and shots than it was trained on too."""
+    began = time.monotonic()
     home = runs.open_run(run_dir)
     trained = load_config(home.config)
     settings = settled(read_config(overridden(as_plain(trained), overrides or [])))
@@ -145,8 +147,16 @@ def evaluate_command(
     for line in table(results):
         print(line)
     if as_json:
-        plain = {"run_id": home.run_id, "run_dir": str(home.path)} | as_test_and_baselines(results)
-        print(json.dumps(plain))
+        seconds = time.monotonic() - began
+        plain = {
+            "run_id": home.run_id,
+            "run_dir": str(home.path),
+            "steps": newest,
+            "seconds": round(seconds, 3),
+            "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
+            "params_sha256": params_sha256(params),
+        }
+        print(json.dumps(plain | as_test_and_baselines(results)))
 
 
 @config_app.command("show")
