@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import ray
 
 from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
+
+_PATIENCE_S = 10.0
 
 
 @contextmanager
@@ -45,7 +48,18 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"executor.address: no Ray cluster answers at '{address}' ({reason}): start one") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"executor.address: no Ray cluster answers at '{address}' ({reason}): start one with `ray start --head`, "
+            "or leave the address out for one on this machine"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at host:port, at once; Ray alone goes on trying for minutes. "auto" passes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), min(int(port), 65535)), timeout=_PATIENCE_S).close()
