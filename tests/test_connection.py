@@ -96,7 +96,7 @@ def test_a_cluster_started_here_has_a_core_for_every_worker_and_is_stopped():
 def test_an_address_where_nothing_listens_is_refused_at_once(address):
     began = time.monotonic()
     with (
-        pytest.raises(ValueError, match="^executor.address: no Ray cluster answers at .*`ray start") as refused,
+        pytest.raises(ValueError, match=r"^executor.address: no Ray cluster answers at .*`ray start") as refused,
         connected(ExecutorSettings(name="ray", address=address)),
     ):
         pass
