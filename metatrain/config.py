@@ -14,9 +14,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.models.architectures import ARCHITECTURES, Custom, import_target
+from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import Choice, Config, Tasks
 from tasks.catalogue import CATALOGUE, source_type
+from tasks.imports import import_target
 from tasks.types import EpisodeShape
 
 

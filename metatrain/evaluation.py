@@ -98,7 +98,7 @@ def interval(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def table(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """The results as a person reads them, one line a learner."""
-    width = max(len(evaluation.learner) for evaluation in evaluations)
+    width = max((len(evaluation.learner) for evaluation in evaluations), default=0)
     for e in evaluations:
         number = (
             f"{100 * e.value:6.2f} ± {100 * e.ci95:.2f} %" if e.score == "accuracy" else f"{e.value:.4f} ± {e.ci95:.4f}"

@@ -68,7 +68,7 @@ class ExecutorSettings:
     workers: int = 1
     shard_size: int = 4
     address: str | None = None
-    gpus_per_worker: float = 0
+    gpus_per_worker: float = 0.0
 
     def __post_init__(self) -> None:
         positive("executor", workers=self.workers, shard_size=self.shard_size)

@@ -110,7 +110,7 @@ def device_for(gpus: float) -> torch.device:
     if gpus <= 0:
         return torch.device("cpu")
     require(
-        torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus} asked for, and torch sees no GPU: set it to 0"
+        torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus:g} asked for, and torch sees no GPU: set it to 0"
     )
     return torch.device("cuda")
 

@@ -73,7 +73,6 @@ class Strokes:
 
     def prepare(self, progress: Progress) -> str:
         """There is nothing to prepare."""
-        progress(1, 1)
         return f"strokes: {self.classes:,} characters each for train, validation and test, drawn as they are needed"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:

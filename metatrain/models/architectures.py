@@ -1,8 +1,5 @@
 """The embedding networks by name: settings that build an `nn.Module` from [B, *x] to [B, D]."""
 
-import importlib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -10,6 +7,7 @@ from torch import Tensor, nn
 
 from metatrain.checks import positive, require
 from metatrain.models.normalization import TaskNorm
+from tasks.imports import import_target
 from tasks.types import TaskSpec
 
 Normalization = Literal["transductive", "inductive", "none"]
@@ -112,18 +110,3 @@ class Custom:
 
 
 ARCHITECTURES: dict[str, type[Any]] = {"mlp": MLP, "conv4": Conv4}
-
-
-def import_target(setting: str, target: str) -> Callable[..., Any]:
-    """The class or function that "package.module:Name" names; ValueError with the reason where there is none."""
-    module_name, _, name = target.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"{setting}: '{target}' does not import ({error}): run from its folder or install it"
-        ) from error
-    made = getattr(module, name, None)
-    if not (inspect.isclass(made) or callable(made)):
-        raise ValueError(f"{setting}: module '{module_name}' has nothing callable named '{name}'")
-    return made

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: processes, signals, exit codes, the last line of standard output."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from metatrain.recorders import read_lines
+from tests.configurations import TINY
+
+KEYS = {"run_id", "run_dir", "steps", "seconds", "tasks_per_second", "params_sha256", "test"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "metatrain.cli", *arguments]
+
+
+def metatrain(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, f"{done.returncode}: {done.stderr}"
+    return done
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> dict:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder, last_json(metatrain(folder, "train", "tiny.yaml", "--json"))
+
+
+def test_train_ends_with_one_json_object_and_shows_its_baselines(finished):
+    folder, result = finished
+    assert result.keys() >= KEYS
+    assert result["test"].keys() >= {"accuracy", "ci95", "tasks", "transductive"}
+    assert [baseline["learner"] for baseline in result["baselines"]] == ["untrained", "nearest_neighbour"]
+    assert (folder / result["run_dir"] / "metrics.jsonl").exists()
+    assert not (folder / "mlflow.db").exists(), "tracking.uri: null"
+
+
+def test_evaluate_on_other_ways_and_shots(finished):
+    folder, trained = finished
+    same = last_json(metatrain(folder, "evaluate", trained["run_dir"], "--json"))
+    assert same.keys() >= KEYS
+    assert same["test"] == trained["test"]
+    other = last_json(
+        metatrain(folder, "evaluate", trained["run_dir"], "tasks.test.ways=2", "tasks.test.shots=4", "--json")
+    )
+    assert other["test"]["accuracy"] != same["test"]["accuracy"]
+    refused = metatrain(folder, "evaluate", trained["run_dir"], "tasks.test.ways=9", expect=2)
+    assert "tasks.test.ways" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_config_show_is_a_configuration_and_list_and_schema_print(folder):
+    shown = metatrain(folder, "config", "show", "tiny.yaml", "outer.lr=1e-4").stdout
+    (folder / "shown.yaml").write_text(shown)
+    assert yaml.safe_load(shown)["outer"]["lr"] == 1e-4
+    assert metatrain(folder, "config", "show", "shown.yaml").stdout == shown
+    listed = metatrain(folder, "list").stdout
+    assert all(name in listed for name in ("maml", "protonet", "conv4", "omniglot", "strokes"))
+    assert json.loads(metatrain(folder, "config", "schema").stdout)["required"] == ["tasks", "model", "algorithm"]
+
+
+def test_data_prepare_and_show(folder):
+    assert "strokes" in metatrain(folder, "data", "prepare", "strokes").stdout
+    metatrain(folder, "data", "show", "strokes", "--ways", "4", "--out", "episode.png", "--split", "test")
+    with Image.open(folder / "episode.png") as picture:
+        assert min(picture.size) > 200
+    refused = metatrain(folder, "data", "show", "strokes", "--split", "tests", expect=2)
+    assert "--split" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "CONFIG: missing"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["train", "tiny.yaml", "outer.lr=-1"], "outer.lr: -1 is not a positive number"),
+        (["train", "tiny.yaml", "algorithm.inner_lrate=1"], "did you mean inner_lr?"),
+        (["train", "tiny.yaml", "algorithm={name: mamal}"], "did you mean maml?"),
+        (["train", "tiny.yaml", "executor.gpus_per_worker=1"], "executor.gpus_per_worker: 1 asked for"),
+        (["train", "tiny.yaml", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["train", "--resume", "nothing"], "no run at nothing"),
+        (["evaluate", "."], "is not a run"),
+        (["data", "prepare", "omniglott"], "did you mean omniglot?"),
+        (["data", "prepare", "omniglot", "root=nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(folder, arguments, said):
+    before = sorted(folder.rglob("*"))
+    done = metatrain(folder, *arguments, expect=2)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+LONG = ["outer.steps=400", "evaluation.every=100", "checkpoint.every=20"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(folder, number):
+    running = subprocess.Popen(command("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True)
+    run = wait_for_step(folder, 5)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert f"metatrain train --resume {run.relative_to(folder)}" in said
+    stopped = max(int(checkpoint.name) for checkpoint in (run / "checkpoints").iterdir())
+    assert 5 <= stopped < 400
+    done = last_json(metatrain(folder, "train", "--resume", str(run), "--json"))
+    assert done["steps"] == 400
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl") if "train/loss" in line] == list(range(1, 401))
+
+
+def test_a_second_driver_on_the_same_run_is_refused(folder):
+    running = subprocess.Popen(command("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.DEVNULL)
+    run = wait_for_step(folder, 5)
+    refused = metatrain(folder, "train", "--resume", str(run), expect=2)
+    assert str(running.pid) in refused.stderr
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 130
+
+
+def test_a_loss_that_is_no_number_ends_with_1_and_names_what_is_kept(folder):
+    done = metatrain(folder, "train", "tiny.yaml", "outer.optimizer=sgd", "outer.lr=1e30", expect=1)
+    assert "the loss became" in done.stderr
+    assert "go on with `metatrain train --resume" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def wait_for_step(folder: Path, step: int, timeout: float = 60) -> Path:
+    """The run folder, once the run in it has recorded `step`."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for metrics in folder.glob("runs/*/metrics.jsonl"):
+            if any(line["step"] >= step for line in read_lines(metrics)):
+                return metrics.parent
+        time.sleep(0.05)
+    raise TimeoutError(f"no run reached step {step} in {timeout} s")
+
+
+def killed_and_resumed(folder: Path, kills: int, seconds: float, extra: list[str]) -> dict:
+    """Trains with the driver killed at `kills` random instants, each within `seconds` of its start; the last result."""
+    chance = random.Random(kills)
+    home: list[str] = []
+    for _ in range(kills):
+        arguments = ["--resume", *home] if home else ["tiny.yaml", *extra]
+        driver = subprocess.Popen(command("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
+        if not home:
+            home = [str(wait_for_run(folder))]
+        time.sleep(chance.uniform(0, seconds))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    return last_json(metatrain(folder, "train", "--resume", *home, "--json"))
+
+
+def wait_for_run(folder: Path) -> Path:
+    while not list(folder.glob("runs/*/run.json")):
+        time.sleep(0.05)
+    return next(folder.glob("runs/*/run.json")).parent
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder, kills):
+    import mlflow
+
+    extra = ["outer.steps=300", "evaluation.every=50", "checkpoint.every=10", "outer.tasks_per_step=2"]
+    undisturbed = last_json(metatrain(folder, "train", "tiny.yaml", *extra, "runs.root=undisturbed", "--json"))
+    extra.append(f"tracking.uri=sqlite:///{folder}/mlflow.db")
+    result = killed_and_resumed(folder, kills, seconds=8, extra=extra)
+    assert result["params_sha256"] == undisturbed["params_sha256"]
+    assert result["test"] == undisturbed["test"]
+
+    steps = [line["step"] for line in read_lines(Path(result["run_dir"]) / "metrics.jsonl") if "train/loss" in line]
+    assert steps == list(range(1, 301))
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'metatrain'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    for key, every in (("train/loss", 1), ("train/accuracy", 1), ("validation/accuracy", 50)):
+        points = [metric.step for metric in client.get_metric_history(run.info.run_id, key)]
+        assert sorted(points) == list(range(every, 301, every)), key
+
+
+def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
+    """Ctrl-C at a terminal reaches the workers as well: they must not die of it before the state is kept."""
+    arguments = ["tiny.yaml", *LONG, "executor.name=ray", "executor.workers=2"]
+    running = subprocess.Popen(
+        command("train", *arguments), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    run = wait_for_step(folder, 5)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=90)
+    assert running.returncode == 130, said
+    assert any((run / "checkpoints").iterdir())
