@@ -6,6 +6,7 @@ checkpoint, stop) is its caller's affair.
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class TrainState:
             "step": self.step,
             "next_task": self.next_task,
             "params": {name: value.detach().clone() for name, value in self.params.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
             "best": {"step": self.best.step, "score": self.best.score},
         }
 
@@ -53,10 +54,10 @@ def begin(params: Params, settings: OuterSettings) -> TrainState:
 
 
 def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
-    """The state that `snapshot` was taken of."""
+    """The state that `snapshot` was taken of; it shares no tensor with it."""
     state = begin(snapshot["params"], settings)
     state.step, state.next_task = snapshot["step"], snapshot["next_task"]
-    state.optimizer.load_state_dict(snapshot["optimizer"])
+    state.optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))
     state.best = Best(**snapshot["best"])
     return state
 
