@@ -38,6 +38,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(
             f"{path}: {error.strerror}: give the path of a configuration, such as configs/*.yaml"
         ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): give a YAML file") from error
     raw = _parse_yaml(text, str(path))
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{path}: holds no settings: begin with tasks, model and algorithm, as configs/*.yaml do")
@@ -94,17 +96,17 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
 
 
-def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, dict):
-        raise ValueError(f"{name}: {section!r} is not a section: write its settings below it, key: value")
+        raise ValueError(f"{within}{name}: {section!r} is not a section: write its settings below it, key: value")
     return dict(section)
 
 
 def _read_tasks(section: dict[str, Any]) -> Tasks:
     name = _name_of(section, "tasks", CATALOGUE)
     shapes = {
-        split: read_settings(EpisodeShape, _section(section, split), f"tasks.{split}")
+        split: read_settings(EpisodeShape, _section(section, split, "tasks."), f"tasks.{split}")
         for split in ("train", "test")
         if split in section
     }
@@ -117,6 +119,7 @@ def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[An
     if ":" not in name:
         return Choice(name, read_settings(known[name], section, what))
     if what == "model":
+        _refuse_unknown(section, ("arguments", "head"), what)
         return Choice(name, read_settings(Custom, {"target": name, **section}, what))
     made: Any = import_target(f"{what}.name", name)
     if not dataclasses.is_dataclass(made):
@@ -217,7 +220,7 @@ def as_yaml(config: Config) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration, for editors: named choices as alternatives."""
+    """The JSON schema of a configuration, for editors: named choices as alternatives, beside one's own."""
 
     def of(cls: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
         schema = TypeAdapter(cls).json_schema()
@@ -225,10 +228,12 @@ def json_schema() -> dict[str, Any]:
         return {**schema, "additionalProperties": False}
 
     def choices(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        return {"anyOf": [of(cls, {"name": {"const": name}, **extra}) for name, cls in known.items()]}
+        own = {"properties": {"name": {"type": "string", "pattern": ":"}, **extra}, "required": ["name"]}
+        ours = [of(cls, {"name": {"const": name}, **extra}) | {"required": ["name"]} for name, cls in known.items()]
+        return {"type": "object", "anyOf": [*ours, own]}
 
     hints = get_type_hints(Config)
-    episode = TypeAdapter(EpisodeShape).json_schema()
+    episode = of(EpisodeShape, {})
     properties: dict[str, Any] = {
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "tasks": choices(CATALOGUE, {"train": episode, "test": episode}),

@@ -141,4 +141,4 @@ class Config:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        not_negative("", seed=self.seed)
+        require(0 <= self.seed < 2**63, f"seed: {self.seed} is no seed: set 0 or more, below 2^63")
