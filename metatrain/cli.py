@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 
 @app.command("train")
 def train_command(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.")] = None,
+    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     as_json: AsJson = False,
@@ -177,7 +177,9 @@ def list_command() -> None:
     for title, known in (("algorithms", ALGORITHMS), ("models", ARCHITECTURES), ("tasks", CATALOGUE)):
         print(f"{title}:")
         for name, kind in known.items():
-            print(f"  {name:<12} {(kind.__doc__ or '').strip().splitlines()[0]}")
+            # A file that is about one thing introduces it better than its class, whose docstring is the equation.
+            described = kind if title == "models" else sys.modules[kind.__module__]
+            print(f"  {name:<10} {(described.__doc__ or '').strip().splitlines()[0]}")
 
 
 Name = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]

@@ -212,3 +212,35 @@ def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
     _, said = running.communicate(timeout=90)
     assert running.returncode == 130, said
     assert any((run / "checkpoints").iterdir())
+
+
+OWN = """
+from dataclasses import dataclass
+from metatrain.algorithms.maml import MAML
+from tasks.strokes import Strokes
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, width):
+        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU())
+
+@dataclass(frozen=True)
+class Method(MAML):
+    inner_lr: float = 0.2
+
+@dataclass(frozen=True)
+class Source(Strokes):
+    jitter: float = 0.5
+"""
+
+
+def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(folder):
+    (folder / "mine.py").write_text(OWN)
+    own = {"tasks": {**TINY["tasks"], "name": "mine:Source"}, "algorithm": {"name": "mine:Method"}}
+    own["model"] = {"name": "mine:Net", "arguments": {"width": 12}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(TINY | own))
+    here = last_json(metatrain(folder, "train", "own.yaml", "--json"))
+    there = last_json(metatrain(folder, "train", "own.yaml", "executor.name=ray", "--json"))
+    assert here["params_sha256"] == there["params_sha256"]
+    again = last_json(metatrain(folder, "evaluate", there["run_dir"], "--json"))
+    assert again["test"] == here["test"]
