@@ -1,0 +1,147 @@
+"""Judging: intervals, the tasks that are judged, and what a result says about itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metatrain.evaluation import evaluate, interval, shards_of, table
+from metatrain.executor import InProcess
+from metatrain.settings import Config
+from metatrain.types import Context, Job
+from metatrain.worker import Worker
+from tasks.types import Examples
+from tests.configurations import tiny
+
+TEST = Job("score", "test", 0)
+NEAREST = Job("score", "test", 0, "nearest_neighbour")
+
+
+def executor_of(config: Config) -> InProcess:
+    return InProcess(Worker(config, torch.device("cpu")))
+
+
+def evaluated(config: Config, job: Job = TEST, tasks: int = 7, shard_size: int = 3):
+    executor = executor_of(config)
+    params = {} if job.learner == "nearest_neighbour" else executor.worker.initial()
+    return evaluate(executor, job, params, tasks, shard_size, executor.worker.transductive(job.learner))
+
+
+def test_interval_is_the_mean_and_196_standard_errors():
+    # 1 … 5: mean 3, sample variance 10/4.
+    mean, ci95 = interval(torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0], [4.0, 7.0], [5.0, 7.0]]).double())
+    assert mean.tolist() == [3.0, 7.0]
+    assert ci95.tolist() == pytest.approx([1.96 * (2.5 / 5) ** 0.5, 0.0])
+
+
+@given(first=st.integers(0, 10**9), count=st.integers(1, 200), size=st.integers(1, 50))
+def test_shards_cover_every_index_once_in_order(first, count, size):
+    shards = shards_of(first, count, size)
+    assert [index for shard in shards for index in shard.indices] == list(range(first, first + count))
+    assert [shard.number for shard in shards] == list(range(len(shards)))
+    assert all(len(shard.indices) == size for shard in shards[:-1])
+    assert 1 <= len(shards[-1].indices) <= size
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "protonet"])
+@pytest.mark.parametrize("shard_size", [1, 2, 7, 50])
+def test_scores_do_not_depend_on_the_size_of_shards(algorithm, shard_size):
+    config = tiny(f"algorithm={{name: {algorithm}}}", "engine.vectorize=loop")
+    assert evaluated(config, shard_size=shard_size) == evaluated(config, shard_size=3)
+
+
+def test_runs_of_any_seed_are_judged_on_the_same_tasks():
+    def scores(*overrides: str) -> list[float]:
+        (found,) = executor_of(tiny(*overrides)).map(NEAREST, {}, shards_of(0, 20, 20))
+        return found.values["accuracy"].flatten().tolist()
+
+    assert scores("seed=0") == scores("seed=1")
+    assert scores("evaluation.seed=1") != scores("evaluation.seed=0")
+
+
+def test_validation_tasks_are_not_test_tasks():
+    means = [evaluated(tiny(), NEAREST._replace(split=split), 20).curve.mean for split in ("validation", "test")]
+    assert means[0] != means[1]
+
+
+def test_the_nearest_neighbour_is_the_nearest_of_a_naive_search():
+    config = tiny("algorithm={name: protonet}", "tasks.test={ways: 4, shots: 3, queries: 2}")
+    worker = Worker(config, torch.device("cpu"))
+    (scores,) = InProcess(worker).map(NEAREST, {}, shards_of(0, 12, 12))
+    tasks = config.tasks.source.settings.distribution("test", config.tasks.test, config.evaluation.seed).episodes(
+        range(12)
+    )
+    for task in range(12):
+        right = 0
+        for x, y in zip(tasks.query.x[task], tasks.query.y[task], strict=True):
+            apart = [float(((x.double() - s.double()) ** 2).sum()) for s in tasks.support.x[task]]
+            right += int(tasks.support.y[task][apart.index(min(apart))] == y)
+        assert float(scores.values["accuracy"][task, 0]) == pytest.approx(right / 8)
+    assert 0.25 < float(scores.values["accuracy"].mean()) < 1, "neither chance nor certainty, or nothing was tested"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        (("algorithm={name: maml, inner_steps: 3}",), 3),
+        (("algorithm={name: maml, inner_steps: 1}", "evaluation.inner_steps=4"), 4),
+        (("algorithm={name: protonet}",), 0),
+    ],
+)
+def test_the_curve_goes_from_before_the_first_inner_step_to_after_the_last(overrides, steps):
+    found = evaluated(tiny(*overrides))
+    assert found.curve.steps == list(range(steps + 1))
+    assert len(found.curve.mean) == len(found.curve.ci95) == steps + 1
+    assert (found.value, found.ci95) == (found.curve.mean[-1], found.curve.ci95[-1])
+    assert found.tasks == 7
+
+
+def test_inner_steps_of_a_learner_without_any_are_refused():
+    with pytest.raises(ValueError, match=r"^evaluation\.inner_steps: ProtoNet takes no inner steps: leave it out$"):
+        executor_of(tiny("algorithm={name: protonet}", "evaluation.inner_steps=2"))
+
+
+def test_one_more_inner_step_in_evaluation_continues_the_same_curve():
+    shorter, longer = (evaluated(tiny(f"evaluation.inner_steps={steps}")) for steps in (2, 3))
+    assert longer.curve.mean[:3] == shorter.curve.mean
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "protonet"])
+@pytest.mark.parametrize(
+    ("normalization", "transductive"), [("transductive", True), ("inductive", False), ("none", False)]
+)
+def test_transductive_says_whether_queries_sway_each_other(algorithm, normalization, transductive):
+    config = tiny(f"algorithm={{name: {algorithm}}}", f"model.normalization={normalization}")
+    found = evaluated(config, tasks=2)
+    assert found.transductive is transductive
+
+    worker = Worker(config, torch.device("cpu"))
+    params, context = worker.initial(), Context(torch.tensor(0), torch.tensor(-1))
+    task = config.tasks.source.settings.distribution("test", config.tasks.test, 0).episodes([0])
+    *_, adapted = worker.algorithm.trajectory(
+        worker.model, params, Examples(task.support.x[0], task.support.y[0]), context
+    )
+
+    def predict(x):
+        with torch.no_grad():
+            return worker.algorithm.predict(worker.model, params, adapted, x, context)
+
+    together, alone = predict(task.query.x[0])[:1], predict(task.query.x[0][:1])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-5) is not transductive
+
+
+@pytest.mark.parametrize("normalization", ["transductive", "inductive", "none"])
+def test_a_baseline_on_pixels_is_never_transductive_and_an_untrained_network_is_as_the_trained(normalization):
+    worker = Worker(tiny(f"model.normalization={normalization}"), torch.device("cpu"))
+    assert not worker.transductive("nearest_neighbour")
+    assert worker.transductive("untrained") == worker.transductive("trained") == (normalization == "transductive")
+
+
+def test_as_a_person_reads_it_and_as_a_program_does():
+    found = replace(evaluated(tiny(), tasks=4), value=0.98765, ci95=0.00214)
+    assert list(table([found])) == ["trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"]
+    plain = found.as_dict()
+    assert (plain["score"], plain["accuracy"], plain["ci95"], plain["tasks"]) == ("accuracy", 0.98765, 0.00214, 4)
+    assert plain["curve"]["steps"] == [0, 1, 2]
