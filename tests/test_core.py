@@ -1,0 +1,60 @@
+"""The core runs on a bare image: torch, numpy and pyarrow are all that training needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+BARE = """
+import sys
+REFUSED = {"boto3", "matplotlib", "mlflow", "PIL", "pydantic", "ray", "rich", "torchvision", "typer", "yaml"}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ModuleNotFoundError(f"{name} is not on a bare image", name=name)
+
+sys.meta_path.insert(0, Refuse())
+
+import torch
+from metatrain import checkpoints
+from metatrain.algorithms import MAML
+from metatrain.evaluation import evaluate
+from metatrain.executor import InProcess
+from metatrain.models import Conv4
+from metatrain.outer import begin, restore, train
+from metatrain.settings import Choice, Config, ExecutorSettings, OuterSettings, Tasks
+from metatrain.types import Job
+from metatrain.worker import Worker
+from pathlib import Path
+from tasks.strokes import Strokes
+from tasks.types import EpisodeShape
+
+config = Config(
+    tasks=Tasks(Choice("strokes", Strokes()), train=EpisodeShape(3, 1, 2), test=EpisodeShape(3, 1, 2)),
+    model=Choice("conv4", Conv4(width=4, downsample="stride")),
+    algorithm=Choice("maml", MAML(inner_lr=0.1, inner_steps=2)),
+    outer=OuterSettings(steps=3, tasks_per_step=2),
+    executor=ExecutorSettings(shard_size=1),
+)
+executor = InProcess(Worker(config, torch.device("cpu")))
+state = begin(executor.worker.initial(), config.outer)
+steps = 0
+for metrics in train(state, executor, config.outer, config.executor.shard_size):
+    steps += 1
+    checkpoints.save(Path(sys.argv[1]), state.step, state.snapshot())
+assert restore(checkpoints.newest(Path(sys.argv[1])).snapshot, config.outer).step == 3
+result = evaluate(executor, Job("score", "test", 0), state.params, 4, 2, transductive=True)
+print(steps, result.tasks, sorted(REFUSED & set(sys.modules)))
+"""
+
+
+def test_training_needs_neither_ray_nor_mlflow_nor_any_reader_of_configurations(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BARE, str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", "4", "[]"]
