@@ -73,14 +73,22 @@ class Learner:
 
 
 def as_inputs(x: Any, spec: TaskSpec) -> Tensor:
-    """x as a float tensor [n, *spec.x]; a missing channel dimension of one is added."""
-    inputs = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(torch.get_default_dtype())
+    """x as a float tensor [n, *spec.x], n at least 1; a missing channel dimension of one is added."""
+    try:
+        # A copy: torch takes neither negative strides nor, without a warning, memory that is read-only.
+        inputs = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, order="C"))
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"x: no array of numbers ({reason}): give examples of shape {spec.x}") from error
+    inputs = inputs.to(torch.get_default_dtype())
     if inputs.shape[1:] == spec.x[1:] and spec.x[:1] == (1,):
         inputs = inputs[:, None]
     require(
         tuple(inputs.shape[1:]) == spec.x,
         f"x: examples of shape {tuple(inputs.shape[1:])}; this learner was trained on {spec.x}: reshape or resize them",
     )
+    require(len(inputs) > 0, "x: holds no examples: give one or more")
+    require(bool(torch.isfinite(inputs).all()), "x: holds values that are not finite: mend or leave out those examples")
     return inputs
 
 
