@@ -192,6 +192,13 @@ def test_restored_from_disk_it_ends_with_the_same_bits(undisturbed, tmp_path):
     assert same(finished(found.snapshot, executor, settings), end)
 
 
+def test_the_order_in_which_parameters_are_listed_does_not_matter(undisturbed):
+    executor, settings, trail, end = undisturbed
+    snapshot = copy.deepcopy(trail[2])
+    snapshot["params"] = dict(reversed(snapshot["params"].items()))
+    assert same(finished(snapshot, executor, settings), end)
+
+
 def test_a_snapshot_is_a_copy_that_may_be_restored_again_and_again(undisturbed):
     executor, settings, trail, end = undisturbed
     state = restore(copy.deepcopy(trail[2]), settings)
