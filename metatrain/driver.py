@@ -156,6 +156,10 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
     home = session.home
     params = checkpoints.load(home.checkpoints, state.best.step)["params"] if state.best.step >= 0 else state.params
     results = test(session, params)
+    for result in results:
+        prefix = "test" if result.learner == "trained" else f"test/{result.learner}"
+        named = {result.score: result.value, "ci95": result.ci95}
+        session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
     keep_results(session, results, home.evaluations / "test.json")
     if home.metrics.exists():
         plots.curves(home.metrics, home.plots / "curves.png")
