@@ -85,18 +85,27 @@ def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Con
 
 def _unrolled_task_gradient(inner: InnerLoop, params: Params, task: Episode, context: Context) -> MetaGradient:
     """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
-    support = task.support
-    trail = [inner.start(params, support, context)]
+    support, last = task.support, inner.length - 1
+    trail, pull_last = [inner.start(params, support, context)], None
     for t in range(inner.length):
-        trail.append(inner.step(params, trail[-1], support, t, context))
+        if t == last and inner.transpose is None:
+            # The last step is the first to be transposed: its graph is kept, and is the only one there is.
+            fast, pull_last = _step_and_transpose(inner, params, trail[-1], support, t, context)
+        else:
+            fast = inner.step(params, trail[-1], support, t, context)
+        trail.append(fast)
 
     grads, adjoint, metrics = _loss_gradients(inner, params, trail[-1], task, inner.length, context)
     weights = None if inner.weights is None else inner.weights(context.step)
     if weights is not None:
         grads, adjoint = _scaled((grads, adjoint), weights[inner.length])
-    transpose = inner.transpose or partial(_transposed_step, inner)
     for t in reversed(range(inner.length)):
-        to_params, adjoint = transpose(params, trail[t], support, t, context, adjoint)
+        if inner.transpose is not None:
+            to_params, adjoint = inner.transpose(params, trail[t], support, t, context, adjoint)
+        else:
+            pull = pull_last or _step_and_transpose(inner, params, trail[t], support, t, context)[1]
+            pull_last = None
+            to_params, adjoint = pull(adjoint)
         grads = _added(grads, to_params)
         if weights is not None:
             loss_to_params, loss_to_fast, _ = _loss_gradients(inner, params, trail[t], task, t, context)
@@ -118,13 +127,12 @@ def _loss_gradients(
     return to_params, to_fast, metrics
 
 
-def _transposed_step(
-    inner: InnerLoop, params: Params, fast: Tree, support: Tree, t: int, context: Context, adjoint: Tree
-) -> tuple[Params, Tree]:
-    """(∂step_t/∂θ)ᵀ λ and (∂step_t/∂φ)ᵀ λ, the step computed afresh."""
-    pull = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)[1]
-    to_params, to_fast = pull(adjoint)
-    return to_params, to_fast
+def _step_and_transpose(
+    inner: InnerLoop, params: Params, fast: Tree, support: Tree, t: int, context: Context
+) -> tuple[Tree, Callable[[Tree], tuple[Params, Tree]]]:
+    """φ_{t+1}, and the function from λ to ((∂step_t/∂θ)ᵀ λ, (∂step_t/∂φ)ᵀ λ)."""
+    after, pull, *_ = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)
+    return after, pull
 
 
 def _of_one_task(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
