@@ -70,9 +70,7 @@ def model_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -
     return model.initial()
 
 
-def descend(
-    self: HasInnerLoop, model: Model, params: Params, support: Examples, context: Context
-) -> Iterator[Adapted]:
+def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
     """The fast weights after 0, 1, … inner steps."""
     inner = self.inner(model)
     fast = inner.start(params, support, context)
