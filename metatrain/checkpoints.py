@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.runs import sync_folder, write_json
+from metatrain.runs import write_json
+from tasks.durable import sync
 
 FORMAT = 1
 STATE, MANIFEST, NEW = "state.pt", "manifest.json", ".new"
@@ -185,7 +186,7 @@ def _is_unfinished(path: Path) -> bool:
 def _put_in_place(new: Path, final: Path) -> None:
     _remove(final)
     new.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
 
 
 def _remove(path: Path) -> None:

@@ -1,14 +1,11 @@
 """The command line, and the one file of metatrain that imports `cluster`: everything is put together here."""
 
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import torch
@@ -22,6 +19,7 @@ from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_resul
 from metatrain.engine import resolve_vectorize
 from metatrain.evaluation import table
 from metatrain.executor import InProcess
+from metatrain.interruption import interruptible, leave_at_once
 from metatrain.learner import best_params
 from metatrain.models import ARCHITECTURES
 from metatrain.outer import Diverged
@@ -261,33 +259,9 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
     return Several([*chosen, *([progress] if progress else [])])
 
 
-class Interruption(threading.Event):
-    """Set by SIGINT or SIGTERM; `signal` says which."""
-
-    signal = 0
-
-
-@contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Within it the first SIGINT or SIGTERM is noted, to be honoured after the step; the second ends at once."""
-    interruption = Interruption()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if interruption.is_set():
-            sys.exit(128 + number)
-        interruption.signal = number
-        interruption.set()
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interruption
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def main() -> None:
     """Entry point: exit code 2 where the request is wrong, 1 where the run failed, each with its one line."""
+    leave_at_once()
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)

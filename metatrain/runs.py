@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.durable import replacing
+
 FORMAT = 1
 VERSIONED = ("metatrain", "torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow")
 
@@ -196,23 +198,6 @@ def write_json(path: Path, value: object) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `path` so that a reader, a crash or a power failure meets the old content or the new, nothing between.
-
-    Temporary file beside it, fsync, rename over it, fsync of the folder.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable, as fsync of a file does for its bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write `path` so that a reader, a crash or a power failure meets the old content or the new, nothing between."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

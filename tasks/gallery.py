@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.store import replacing
+from tasks.durable import replacing
 from tasks.types import Episode
 
 if TYPE_CHECKING:

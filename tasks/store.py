@@ -8,8 +8,6 @@ Any Arrow reader can open it. Ours checks version and checksums, maps it, and pi
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.durable import replacing
 from tasks.types import Split
 
 FORMAT_VERSION = 1
@@ -173,26 +172,3 @@ def _sha256(images: Images) -> str:
 
 def _damaged(path: str, reason: str) -> ValueError:
     return ValueError(f"cannot use the store {path}: {reason}; delete it and run `metatrain data prepare NAME`")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, durably, once the block is done; never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

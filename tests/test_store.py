@@ -16,8 +16,9 @@ import pytest
 from tasks import store as store_module
 from tasks.archive import find_archive, raw_files, read_files
 from tasks.cache import build_once, cache_root, content_key
+from tasks.durable import replacing
 from tasks.pool import StorePool
-from tasks.store import ClassSlice, Header, Images, open_store, replacing, write_store
+from tasks.store import ClassSlice, Header, Images, open_store, write_store
 
 HEADER = Header(
     name="tiny",

@@ -1,17 +1,21 @@
-"""The inner loop that MAML and its kin share: gradient descent on the support loss from meta-learned weights."""
+"""What MAML and its kin share: an inner loop of gradient descent from meta-learned weights.
+
+A method of this family says what its inner loop is (`inner`); the four functions at the end are then its `Algorithm`.
+"""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
+from metatrain.engine import Engine, unrolled_gradient
 from metatrain.losses import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
-from metatrain.types import Context, InnerLoop, Params
-from tasks.types import Examples, Tree
+from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
 class Adapted(NamedTuple):
@@ -19,6 +23,12 @@ class Adapted(NamedTuple):
 
     fast: Params
     support_x: Tensor
+
+
+class HasInnerLoop(Protocol):
+    """A method that is told apart from its kin by its inner loop."""
+
+    def inner(self, model: Model) -> InnerLoop: ...
 
 
 def gradient_descent(model: Model, inner_lr: float, inner_steps: int) -> InnerLoop:
@@ -55,8 +65,14 @@ def first_order(inner: InnerLoop) -> InnerLoop:
     return inner._replace(transpose=identity)
 
 
-def descend(inner: InnerLoop, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
+def model_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
+    """θ: the network as initialised, its head included."""
+    return model.initial()
+
+
+def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
     """The fast weights after 0, 1, … inner steps."""
+    inner = self.inner(model)
     fast = inner.start(params, support, context)
     yield Adapted(fast, support.x)
     for t in range(inner.length):
@@ -64,6 +80,15 @@ def descend(inner: InnerLoop, params: Params, support: Examples, context: Contex
         yield Adapted(fast, support.x)
 
 
-def predict_adapted(model: Model, adapted: Adapted, x: Any, context: Context) -> Tensor:
+def predict_adapted(
+    self: HasInnerLoop, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context
+) -> Prediction:
     """Predictions of the fast weights for `x` [n, *x]."""
     return model.predict(adapted.fast, x, context.noise, reference=adapted.support_x)
+
+
+def through_the_loop(
+    self: HasInnerLoop, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
+) -> MetaGradient:
+    """The query loss differentiated through every inner step."""
+    return unrolled_gradient(self.inner(model), params, tasks, context, engine)
