@@ -161,3 +161,18 @@ def test_golden_curves(tmp_path, algorithm):
         assert [step for step, _ in series[key]] == [step for step, _ in golden["series"][key]]
         values, expected = [value for _, value in series[key]], [value for _, value in golden["series"][key]]
         assert values == pytest.approx(expected, rel=1e-4), key
+
+
+@pytest.mark.omniglot
+def test_a_minute_on_real_omniglot_beats_what_learned_nothing(tmp_path, omniglot_root):
+    config = config_in(
+        tmp_path,
+        f"tasks={{name: omniglot, root: {omniglot_root}, train: {{ways: 20, shots: 1, queries: 5}}}}",
+        "algorithm={name: protonet}",
+        "model={name: conv4, width: 32}",
+        "outer={steps: 60, tasks_per_step: 1, lr: 2e-3, schedule: cosine}",
+        "evaluation={every: 60, tasks: 100, validation_tasks: 20}",
+    )
+    outcome, _ = go(config)
+    trained, untrained, nearest = outcome.results
+    assert trained.value - trained.ci95 > max(untrained.value + untrained.ci95, nearest.value + nearest.ci95) + 0.15
