@@ -158,19 +158,33 @@ def wait_for_step(folder: Path, step: int, timeout: float = 60) -> Path:
     raise TimeoutError(f"no run reached step {step} in {timeout} s")
 
 
-def killed_and_resumed(folder: Path, kills: int, seconds: float, extra: list[str]) -> dict:
-    """Trains with the driver killed at `kills` random instants, each within `seconds` of its start; the last result."""
+def killed_and_resumed(folder: Path, kills: int, extra: list[str]) -> tuple[dict, list[int]]:
+    """Trains with the driver killed `kills` times; the last result, and the step each kill met.
+
+    One kill in five comes while the driver starts; the others up to a second after its first new step, in which it
+    steps, writes a checkpoint every ten steps, and to MLflow before each.
+    """
     chance = random.Random(kills)
-    home: list[str] = []
-    for _ in range(kills):
-        arguments = ["--resume", *home] if home else ["tiny.yaml", *extra]
+    metrics: Path | None = None
+    steps = []
+    for kill in range(kills):
+        arguments = ["--resume", str(metrics.parent)] if metrics else ["tiny.yaml", *extra]
         driver = subprocess.Popen(command("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
-        if not home:
-            home = [str(wait_for_run(folder))]
-        time.sleep(chance.uniform(0, seconds))
+        metrics = metrics or wait_for_run(folder) / "metrics.jsonl"
+        if kill % 5 != 4:
+            wait_for_growth(metrics, driver)
+        time.sleep(chance.uniform(0, 1 if kill % 5 != 4 else 4))
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    return last_json(metatrain(folder, "train", "--resume", *home, "--json"))
+        steps.append(max((line["step"] for line in read_lines(metrics)), default=0) if metrics.exists() else 0)
+    return last_json(metatrain(folder, "train", "--resume", str(metrics.parent), "--json")), steps
+
+
+def wait_for_growth(metrics: Path, driver: subprocess.Popen) -> None:
+    """Until the driver has written to `metrics`, or has nothing left to write."""
+    seen = metrics.stat().st_mtime_ns if metrics.exists() else 0
+    while driver.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == seen):
+        time.sleep(0.01)
 
 
 def wait_for_run(folder: Path) -> Path:
@@ -183,22 +197,25 @@ def wait_for_run(folder: Path) -> Path:
 def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder, kills):
     import mlflow
 
-    extra = ["outer.steps=300", "evaluation.every=50", "checkpoint.every=10", "outer.tasks_per_step=2"]
+    last = 50 * kills
+    extra = [f"outer.steps={last}", "evaluation.every=50", "checkpoint.every=10", "outer.tasks_per_step=2"]
     undisturbed = last_json(metatrain(folder, "train", "tiny.yaml", *extra, "runs.root=undisturbed", "--json"))
     extra.append(f"tracking.uri=sqlite:///{folder}/mlflow.db")
-    result = killed_and_resumed(folder, kills, seconds=8, extra=extra)
+    result, met = killed_and_resumed(folder, kills, extra)
+    print(f"killed at steps {met}")
+    assert len(set(met)) > kills / 2, "the kills are to meet the run in different places"
     assert result["params_sha256"] == undisturbed["params_sha256"]
     assert result["test"] == undisturbed["test"]
 
     steps = [line["step"] for line in read_lines(Path(result["run_dir"]) / "metrics.jsonl") if "train/loss" in line]
-    assert steps == list(range(1, 301))
+    assert steps == list(range(1, last + 1))
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'metatrain'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     for key, every in (("train/loss", 1), ("train/accuracy", 1), ("validation/accuracy", 50)):
         points = [metric.step for metric in client.get_metric_history(run.info.run_id, key)]
-        assert sorted(points) == list(range(every, 301, every)), key
+        assert sorted(points) == list(range(every, last + 1, every)), key
 
 
 def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
