@@ -29,7 +29,7 @@ from metatrain.settings import Config
 from metatrain.types import Executor, Recorder, WorkersLost
 from metatrain.worker import Worker, device_for
 from tasks.catalogue import CATALOGUE
-from tasks.types import Episode, EpisodeShape
+from tasks.types import SPLITS, Episode, EpisodeShape
 
 app = typer.Typer(
     help="Models that learn to learn: meta-training in one process or on a Ray cluster.",
@@ -205,8 +205,8 @@ def data_show(
     """Draw one task, support set and queries, as a PNG."""
     from tasks.gallery import save_episode  # pillow, which training does without
 
-    if split not in ("train", "validation", "test"):
-        raise ValueError(f"--split: no '{split}': choose train, validation or test")
+    if split not in SPLITS:
+        raise ValueError(f"--split: no '{split}': choose {', '.join(SPLITS)}")
     distribution = _source(name, overrides).distribution(split, EpisodeShape(ways, shots, queries), 0)
     batch = distribution.episodes([index])
     episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))

@@ -193,8 +193,8 @@ def _plain_choice(choice: Choice) -> dict[str, Any]:
 
 
 def resolved(config: Config, vectorize: str) -> Config:
-    """The configuration as this machine runs it, so that a resume elsewhere on it finds the same: `auto` decided,
-    the engine's and relative paths made absolute.
+    """The configuration as it is run and kept, so that a resume from another folder finds the same: `auto` decided,
+    relative paths made absolute.
     """
     plain = as_plain(config)
     plain["engine"]["vectorize"] = vectorize

@@ -154,8 +154,8 @@ def _checkpoint(session: Session, state: TrainState) -> None:
 def _test(session: Session, state: TrainState) -> list[Evaluation]:
     """The best state by validation on the test tasks, then the baselines on the same ones."""
     home = session.home
-    params = checkpoints.load(home.checkpoints, state.best.step)["params"] if state.best.step >= 0 else state.params
-    results = test(session, params)
+    best = state.best.step if state.best.step >= 0 else state.step
+    results = test(session, checkpoints.load(home.checkpoints, best)["params"])
     for result in results:
         prefix = "test" if result.learner == "trained" else f"test/{result.learner}"
         named = {result.score: result.value, "ci95": result.ci95}
@@ -164,7 +164,7 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
     if home.metrics.exists():
         plots.curves(home.metrics, home.plots / "curves.png")
         session.recorder.artifact(home.plots / "curves.png", "plots")
-    for step in sorted({state.step, state.best.step if state.best.step >= 0 else state.step}):
+    for step in sorted({state.step, best}):
         for file in checkpoints.files(home.checkpoints, step):
             session.recorder.artifact(file, f"checkpoints/{step:08d}")
     return results

@@ -86,13 +86,13 @@ def rate(settings: OuterSettings, step: int) -> float:
 
 def clip(params: Params, settings: OuterSettings) -> float:
     """Clips the gradients in place, elementwise and then by norm; returns the norm before."""
-    grads = [params[name].grad for name in sorted(params)]
-    present = [grad for grad in grads if grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in present]))
+    leaves = [params[name] for name in sorted(params)]
+    grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
     if settings.clip_value is not None:
-        torch.nn.utils.clip_grad_value_([params[name] for name in sorted(params)], settings.clip_value)
+        torch.nn.utils.clip_grad_value_(leaves, settings.clip_value)
     if settings.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_([params[name] for name in sorted(params)], settings.clip_norm)
+        torch.nn.utils.clip_grad_norm_(leaves, settings.clip_norm)
     return float(norm)
 
 

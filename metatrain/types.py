@@ -7,7 +7,7 @@ Tensors travel in NamedTuples and plain dicts, which pass through `torch.func` t
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -108,9 +108,6 @@ class Scores(NamedTuple):
     """Per-task scores of one shard, in index order: name -> [tasks, steps + 1], after 0, 1, ... inner steps."""
 
     values: dict[str, Tensor]
-
-
-Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Executor(Protocol):
