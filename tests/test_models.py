@@ -61,7 +61,7 @@ def test_embeds_and_predicts(architecture, features):
     params, x = model.initial(), torch.rand(6, *SPEC.x)
     assert model.embed(params, x, SILENT).shape == (6, features)
     assert model.predict(params, x, SILENT).shape == (6, 4)
-    assert model.head_names() == {"model.head.weight", "model.head.bias"}
+    assert {name for name in params if name.startswith("model.head.")} == {"model.head.weight", "model.head.bias"}
 
 
 def test_the_seed_alone_decides_the_initial_values():
@@ -134,16 +134,33 @@ def test_dropout_draws_differ_by_task_under_vmap_and_equal_the_loop():
     assert torch.allclose(lifted, looped, atol=1e-6)
 
 
-def test_a_module_with_a_head_of_its_own_keeps_it():
+def test_a_head_of_the_modules_own_becomes_the_models():
     model = build_model(custom(WithOwnHead, head="classifier"), SPEC, 0)
-    assert model.head_names() == {"model.body.classifier.weight", "model.body.classifier.bias"}
-    assert model.predict(model.initial(), torch.rand(3, *SPEC.x), SILENT).shape == (3, 4)
+    assert list(model.initial()) == [
+        *("model.body.trunk.weight", "model.body.trunk.bias"),
+        *("model.head.weight", "model.head.bias"),
+    ]
+    torch.manual_seed(0)
+    whole, x = WithOwnHead(), torch.rand(3, *SPEC.x)
+    assert torch.equal(model.predict(model.initial(), x, SILENT), whole(x))
+    assert torch.equal(model.embed(model.initial(), x, SILENT), torch.relu(whole.trunk(x.flatten(1))))
+
+
+def test_without_a_head_the_modules_outputs_are_the_predictions():
+    model = build_model(custom(WithOwnHead, head="none"), SPEC, 0)
+    params, x = model.initial(), torch.rand(3, *SPEC.x)
+    assert not any(name.startswith("model.head.") for name in params)
+    assert torch.equal(model.predict(params, x, SILENT), model.embed(params, x, SILENT))
+    with pytest.raises(ValueError, match="trained for 4"):
+        model.for_tasks(SPEC._replace(ways=5), params)
 
 
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        (custom(WithOwnHead, head="fc"), "no parameter begins with 'fc.': choose among classifier, trunk"),
+        (custom(WithOwnHead, head="fc"), "no part 'fc': choose among trunk, classifier"),
+        (custom(WithOwnHead, head="trunk"), "'trunk' is not the last step"),
+        (custom(WithOwnHead, head="none", arguments={"outputs": 7}), "7 outputs, the tasks need 4"),
         (custom(WithOwnHead, head="classifier", arguments={"outputs": 7}), "7 outputs, the tasks need 4"),
         (custom(WrongShape), r"must give \[B, D\]"),
         (custom(nn.Linear, arguments={"in_features": 3, "out_features": 2}), "does not accept a batch"),

@@ -13,11 +13,18 @@ from tasks.types import TaskSpec
 Normalization = Literal["transductive", "inductive", "none"]
 
 
+ADDED, NONE = "added", "none"
+
+
 class Architecture(Protocol):
-    """Settings under `model.` in a configuration. `head` names the part of the network that is its own head."""
+    """Settings under `model.` in a configuration.
+
+    `head`, the last step from features to predictions, is ADDED (a linear one, to what `build` gives), NONE (what
+    `build` gives are the predictions), or the name of the submodule that is the last step of what `build` gives.
+    """
 
     @property
-    def head(self) -> str | None: ...
+    def head(self) -> str: ...
     def build(self, spec: TaskSpec) -> nn.Module: ...
 
 
@@ -32,8 +39,8 @@ class MLP:
         positive("model", width=self.width, depth=self.depth)
 
     @property
-    def head(self) -> str | None:
-        return None
+    def head(self) -> str:
+        return ADDED
 
     def build(self, spec: TaskSpec) -> nn.Module:
         inputs = 1
@@ -71,8 +78,8 @@ class Conv4:
         require(self.kernel % 2 == 1, f"model.kernel: {self.kernel} is even: set an odd size, such as 3")
 
     @property
-    def head(self) -> str | None:
-        return None
+    def head(self) -> str:
+        return ADDED
 
     def build(self, spec: TaskSpec) -> nn.Module:
         require(len(spec.x) == 3, f"model.name: conv4 reads images [C, H, W]; these tasks have x of {spec.x}: set mlp")
@@ -96,11 +103,14 @@ class Conv4:
 
 @dataclass(frozen=True)
 class Custom:
-    """A module of the user's own: `target` is "package.module:Name", called with `arguments`."""
+    """A module of the user's own: `target` is "package.module:Name", called with `arguments`.
+
+    head: "added" puts a linear head on its outputs; "none" takes them for the predictions; else its own head's name.
+    """
 
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    head: str | None = None
+    head: str = ADDED
 
     def build(self, spec: TaskSpec) -> nn.Module:
         made = import_target("model.name", self.target)(**self.arguments)

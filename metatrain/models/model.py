@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from metatrain.checks import require
-from metatrain.models.architectures import Architecture
+from metatrain.models.architectures import ADDED, NONE, Architecture
 from metatrain.models.dropout import Dropout, fold
 from metatrain.models.normalization import TaskNorm, statistics_of_first
 from metatrain.types import Params
@@ -22,13 +22,12 @@ BODY, HEAD = "model.body.", "model.head."
 class Model:
     """`embed` maps [n, *x] to [n, D], `predict` on to [n, ways] logits (or [n, *y] for regression).
 
-    Parameters are named "model.body.…" and "model.head.…"; a body with a head of its own keeps it under
-    "model.body.<head>.…". `head_prefix` says which, for methods that treat head and body apart.
+    Parameters are named "model.body.…" and "model.head.…", for methods that treat the two apart. `head` is None where
+    the body's own outputs are the predictions.
     """
 
     body: nn.Module
     head: nn.Module | None
-    head_prefix: str
     spec: TaskSpec
     normalization: Literal["transductive", "inductive", "none"]
 
@@ -66,15 +65,11 @@ class Model:
             params |= {HEAD + name: p.detach().clone() for name, p in self.head.named_parameters()}
         return params
 
-    def head_names(self) -> frozenset[str]:
-        """Names of the parameters that belong to the head."""
-        return frozenset(name for name in self.initial() if name.startswith(self.head_prefix))
-
     def for_tasks(self, spec: TaskSpec, params: Params) -> "Model":
         """The same network on tasks with other ways; ValueError where its head has not got that many outputs."""
         require(spec.x == self.spec.x, f"tasks: examples of shape {spec.x}; the model was built for {self.spec.x}")
-        headless = not any(name.startswith(self.head_prefix) for name in params)
-        fits = headless or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
+        compares = self.head is not None and not any(name.startswith(HEAD) for name in params)
+        fits = compares or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
         require(
             fits,
             f"tasks.test.ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: lower it, or train "
@@ -85,6 +80,8 @@ class Model:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Model":
         """Moves the buffers (parameters are handed in); in place, as `nn.Module.to` does."""
         self.body.to(device, dtype)
+        if self.head is not None:
+            self.head.to(device, dtype)
         return self
 
 
@@ -93,7 +90,7 @@ def _noise_buffers(body: nn.Module) -> list[str]:
 
 
 def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
-    """The network for tasks of `spec`, initialised by `seed`; a head is added unless it names its own.
+    """The network for tasks of `spec`, initialised by `seed`; its head is added, or taken from where it names it.
 
     Raises ValueError, naming the remedy, for a module that is no function of its parameters and input.
     """
@@ -101,20 +98,34 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.build(spec).train()
-        features = _features(body, spec)
-        head = None if architecture.head is not None else nn.Linear(features, outputs)
-    if architecture.head is not None:
-        prefix = f"{BODY}{architecture.head}."
-        known = sorted({name.split(".")[0] for name, _ in body.named_parameters()})
-        owned = any((BODY + name).startswith(prefix) for name, _ in body.named_parameters())
-        require(owned, f"model.head: no parameter begins with '{architecture.head}.': choose among {', '.join(known)}")
+        whole = _probed(body, spec)
+        head: nn.Module | None = None
+        if architecture.head == ADDED:
+            head = nn.Linear(whole.shape[1], outputs)
+    if architecture.head != ADDED:
         require(
-            features == outputs,
-            f"model.head: the module's own head has {features} outputs, the tasks need {outputs}: set tasks.train.ways",
+            whole.shape[1] == outputs,
+            f"model.head: the module has {whole.shape[1]} outputs, the tasks need {outputs}: set tasks.train.ways",
         )
-    else:
-        prefix = HEAD
-    return Model(body, head, prefix, spec, _normalization(architecture, body))
+    if architecture.head not in (ADDED, NONE):
+        head = _detached_head(body, architecture.head, spec, whole)
+    return Model(body, head, spec, _normalization(architecture, body))
+
+
+def _detached_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
+    """The submodule `name` taken out of `body`, which gives its features from then on."""
+    known = [child for child, module in body.named_modules() if child and list(module.parameters())]
+    require(name in known, f"model.head: the module has no part '{name}': choose among {', '.join(known[-6:])}")
+    owner, _, last = name.rpartition(".")
+    head: nn.Module = body.get_submodule(name)
+    setattr(body.get_submodule(owner), last, nn.Identity())
+    with torch.no_grad():
+        try:
+            same = torch.equal(head(_probed(body, spec)), whole)
+        except (RuntimeError, ValueError):
+            same = False
+    require(same, f"model.head: '{name}' is not the last step of the module: name the one that gives its outputs")
+    return head
 
 
 def _normalization(architecture: Architecture, body: nn.Module) -> Literal["transductive", "inductive", "none"]:
@@ -125,8 +136,8 @@ def _normalization(architecture: Architecture, body: nn.Module) -> Literal["tran
     return "transductive" if mixes else "none"
 
 
-def _features(body: nn.Module, spec: TaskSpec) -> int:
-    """D of a body that maps [B, *x] to [B, D] and does nothing else; ValueError says what else it does."""
+def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
+    """What a body that maps [B, *x] to [B, D], and does nothing else, gives for two examples; else ValueError."""
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
     scratch = {name: buffer.clone() for name, buffer in before.items()}
     generator = torch.random.get_rng_state()
@@ -152,7 +163,7 @@ def _features(body: nn.Module, spec: TaskSpec) -> int:
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
         f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must give [B, D]",
     )
-    return int(y.shape[1])
+    return y
 
 
 def _random_layers(body: nn.Module) -> str:
