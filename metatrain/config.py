@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +22,15 @@ from tasks.types import EpisodeShape
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML alone reads 1e-3 as a string."""
+    """YAML 1.2's floats, which PyYAML alone reads as strings (1e-3); a key that stands twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -143,12 +151,23 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     _refuse_unknown(section, [*known, *also], where)
     hints = get_type_hints(cls)
-    values = {key: _checked(hints[key], value, f"{where}.{key}") for key, value in section.items()}
+    values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
     try:
         return cls(**values)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
+
+
+def _read_value(kind: Any, value: Any, where: str) -> Any:
+    """One setting: a value, a list where a tuple is meant (YAML knows no tuples), or sections by name."""
+    kinds = [kind, *get_args(kind)]
+    if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
+        value = tuple(value)
+    if get_origin(kind) is dict and dataclasses.is_dataclass(kinds[-1]) and isinstance(value, dict):
+        names = [_checked(str, name, where) for name in value]
+        return {name: read_settings(kinds[-1], _section(value, name, f"{where}."), f"{where}.{name}") for name in names}
+    return _checked(kind, value, where)
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
@@ -210,7 +229,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
     result: dict[str, Any] = {}
     for key, value in plain.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return result
 
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metatrain.evaluation import shards_of
 from metatrain.reduction import mean_metrics
-from metatrain.settings import OuterSettings
+from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.types import Executor, Job, MetaGradient, Metrics, Params
+
+REST = "rest"
+"""The group of the parameters that belong to no other."""
 
 
 @dataclass
@@ -33,7 +37,8 @@ class TrainState:
     step: int
     next_task: int
     params: Params
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
+    """By group; REST moves what belongs to none."""
     best: Best
 
     def snapshot(self) -> dict[str, Any]:
@@ -42,46 +47,69 @@ class TrainState:
             "step": self.step,
             "next_task": self.next_task,
             "params": {name: value.detach().clone() for name, value in self.params.items()},
-            "optimizer": deepcopy(self.optimizer.state_dict()),
+            "optimizers": {group: deepcopy(one.state_dict()) for group, one in self.optimizers.items()},
             "best": {"step": self.best.step, "score": self.best.score},
         }
 
 
 def begin(params: Params, settings: OuterSettings) -> TrainState:
-    """Step 0."""
+    """Step 0. ValueError, with the remedy, for a group that no parameter belongs to."""
     owned = {name: value.detach().clone() for name, value in params.items()}
-    return TrainState(0, 0, owned, build_optimizer(owned, settings), Best())
+    optimizers = {
+        group: build_optimizer([owned[name] for name in names], group_settings(settings, group))
+        for group, names in grouped(owned, settings).items()
+    }
+    return TrainState(0, 0, owned, optimizers, Best())
 
 
 def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
     """The state that `snapshot` was taken of; it shares no tensor with it."""
     state = begin(snapshot["params"], settings)
     state.step, state.next_task = snapshot["step"], snapshot["next_task"]
-    state.optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))
+    for group, one in state.optimizers.items():
+        one.load_state_dict(deepcopy(snapshot["optimizers"][group]))
     state.best = Best(**snapshot["best"])
     return state
 
 
-def build_optimizer(params: Params, settings: OuterSettings) -> torch.optim.Optimizer:
-    """A `torch.optim` optimiser over the parameters in name order."""
-    leaves = [params[name] for name in sorted(params)]
+def grouped(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
+    """The names of every group's parameters, sorted: each parameter's is the longest prefix of its name."""
+    members: dict[str, list[str]] = {group: [] for group in (REST, *settings.groups)}
+    for name in sorted(params):
+        prefixes = [group for group in settings.groups if name.startswith(f"{group}.")]
+        members[max(prefixes, key=len, default=REST)].append(name)
+    for group in settings.groups:
+        known = ", ".join(sorted({".".join(name.split(".")[:2]) for name in params}))
+        if not members[group]:
+            raise ValueError(f"outer.groups.{group}: no parameter begins with '{group}.': they begin with {known}")
+    return {group: names for group, names in members.items() if names}
+
+
+def group_settings(settings: OuterSettings, group: str) -> GroupSettings:
+    """How `group` is moved."""
+    return settings.rest if group == REST else settings.groups[group]
+
+
+def build_optimizer(leaves: list[Tensor], settings: GroupSettings) -> torch.optim.Optimizer:
+    """A `torch.optim` optimiser over `leaves`."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(leaves, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(leaves, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def rate(settings: OuterSettings, step: int) -> float:
+def rate(settings: OuterSettings, step: int, group: str = REST) -> float:
     """The learning rate of step 0, 1, …: a pure function, so that a resumed run needs no scheduler's state."""
     done = step / settings.steps
+    first, last = group_settings(settings, group).lr, group_settings(settings, group).final_lr
     match settings.schedule:
         case "constant":
-            return settings.lr
+            return first
         case "linear":
-            return settings.lr + (settings.final_lr - settings.lr) * done
+            return first + (last - first) * done
         case "cosine":
-            return settings.final_lr + (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * done)) / 2
+            return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
         case "halving":
-            return settings.lr * 0.5 ** (step // settings.halve_every)
+            return first * 0.5 ** (step // settings.halve_every)
 
 
 def clip(params: Params, settings: OuterSettings) -> float:
@@ -98,14 +126,17 @@ def clip(params: Params, settings: OuterSettings) -> float:
 
 def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) -> Metrics:
     """One optimiser step along the mean meta-gradient; returns the step's metrics."""
-    lr = rate(settings, state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
     for name, value in state.params.items():
         value.grad = gradient.grads[name] / gradient.num_tasks
     norm = clip(state.params, settings)
-    state.optimizer.step()
-    return mean_metrics(gradient) | {"gradient_norm": norm, "lr": lr}
+    rates = {}
+    for group, optimizer in state.optimizers.items():
+        lr = rate(settings, state.step, group)
+        rates["lr" if group == REST else f"lr.{group}"] = lr
+        for leaves in optimizer.param_groups:
+            leaves["lr"] = lr
+        optimizer.step()
+    return mean_metrics(gradient) | {"gradient_norm": norm} | rates
 
 
 class Diverged(ArithmeticError):

@@ -39,8 +39,29 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class GroupSettings:
+    """How one group of meta-parameters is moved. `lr` is the rate at the first step; a schedule may end at `final_lr`."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    final_lr: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("", lr=self.lr)
+        not_negative("", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        unused = f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set the optimizer to sgd, or this to 0"
+        require(self.momentum == 0 or self.optimizer == "sgd", unused)
+
+
+@dataclass(frozen=True)
 class OuterSettings:
-    """The outer loop. `lr` is the rate at the first step; `schedule` carries it down to `final_lr`."""
+    """The outer loop: how the meta-parameters move, all but those of `groups` by the settings given here.
+
+    groups: by the beginning of parameters' names, such as "inner_lr" or "model.head", each with an optimiser of its own.
+    The schedule is everybody's: it carries each rate from its `lr` to its `final_lr`, or halves it.
+    """
 
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
@@ -53,11 +74,25 @@ class OuterSettings:
     weight_decay: float = 0.0
     clip_value: float | None = None
     clip_norm: float | None = None
+    groups: dict[str, GroupSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive("outer", lr=self.lr, steps=self.steps, tasks_per_step=self.tasks_per_step)
-        positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm, halve_every=self.halve_every)
-        not_negative("outer", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        positive("outer", steps=self.steps, tasks_per_step=self.tasks_per_step, halve_every=self.halve_every)
+        positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm)
+        ends = any(group.final_lr for group in (self.rest, *self.groups.values()))
+        require(
+            not ends or self.schedule in ("linear", "cosine"),
+            f"outer.final_lr: has no effect with the schedule {self.schedule}: set outer.schedule to linear or cosine",
+        )
+        require(
+            self.halve_every == 2000 or self.schedule == "halving",
+            f"outer.halve_every: has no effect with the schedule {self.schedule}: set outer.schedule to halving",
+        )
+
+    @property
+    def rest(self) -> GroupSettings:
+        """What moves the parameters of no group."""
+        return GroupSettings(self.optimizer, self.lr, self.final_lr, self.momentum, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -118,10 +153,14 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow records runs; `uri: null` records to the run folder alone."""
+    """Where MLflow records runs; `uri: null` records to the run folder alone. Metrics are those of every so many steps."""
 
     uri: str | None = "sqlite:///mlflow.db"
     experiment: str = "metatrain"
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        positive("tracking", every=self.every)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 
 from metatrain import checkpoints
 from metatrain.executor import InProcess
-from metatrain.outer import Best, Diverged, TrainState, apply, begin, clip, rate, restore, train
-from metatrain.settings import OuterSettings
+from metatrain.outer import Best, Diverged, TrainState, apply, begin, clip, grouped, rate, restore, train
+from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.types import Job, MetaGradient, Params, Shard
 from metatrain.worker import Worker
 from tests.configurations import tiny
@@ -63,7 +63,8 @@ class Quadratic:
     ],
 )
 def test_schedules(schedule, step, expected):
-    settings = OuterSettings(lr=0.4, final_lr=0.1, steps=100, schedule=schedule, halve_every=30)
+    unused = {"constant": {}, "halving": {"halve_every": 30}}
+    settings = OuterSettings(lr=0.4, steps=100, schedule=schedule, **unused.get(schedule, {"final_lr": 0.1}))
     assert rate(settings, step) == pytest.approx(expected, rel=1e-12)
 
 
@@ -75,6 +76,32 @@ def test_the_rate_of_each_step_is_the_one_that_it_is_taken_with():
         assert state.params["w"] == expected
         assert metrics["lr"] == rate(settings, state.step)
         state.step += 1
+
+
+GROUPS = {"a": GroupSettings(optimizer="sgd", lr=2.0, final_lr=1.0), "a.b": GroupSettings(lr=0.3)}
+
+
+def test_groups_have_optimisers_of_their_own_and_share_the_schedule():
+    params = {name: torch.zeros(2) for name in ("a.b.c", "a.c", "ab", "d")}
+    settings = OuterSettings(optimizer="sgd", lr=1.0, schedule="linear", steps=2, groups=GROUPS)
+    assert grouped(params, settings) == {"rest": ["ab", "d"], "a": ["a.c"], "a.b": ["a.b.c"]}
+    state = begin(params, settings)
+    gradient = MetaGradient({name: torch.ones(2) for name in params}, {}, {}, torch.tensor(1))
+    for step, expected in enumerate([{"ab": -1.0, "a.c": -2.0, "a.b.c": -0.3}, {"ab": -1.5, "a.c": -3.5}]):
+        state.step = step
+        metrics = apply(state, gradient, settings)
+        assert {name: float(state.params[name][0]) for name in expected} == pytest.approx(expected)
+        assert (metrics["lr"], metrics["lr.a"]) == (1.0 - step / 2, 2.0 - step / 2)
+    again = restore(state.snapshot(), settings)
+    for one in (state, again):
+        apply(one, gradient, settings)
+    assert all(torch.equal(state.params[name], again.params[name]) for name in params)
+    assert again.optimizers["a.b"].state_dict()["state"][0]["step"] == 3
+
+
+def test_a_group_without_parameters_is_refused_with_what_there_is():
+    with pytest.raises(ValueError, match=r"outer.groups.a: no parameter begins with 'a\.': they begin with ab, model.w"):
+        begin({"ab": torch.zeros(1), "model.w": torch.zeros(1)}, OuterSettings(groups={"a": GroupSettings()}))
 
 
 # Gradient (3, -4) in one parameter and 12 in another: norm 13.
