@@ -1,20 +1,24 @@
 """What every result is held against: learners that learned nothing beforehand, as algorithms without parameters."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from metatrain.algorithms.adam import adam_on_batches
+from metatrain.algorithms.gradient_descent import Adapted, descend
 from metatrain.algorithms.protonet import squared_distances
 from metatrain.engine import Engine
 from metatrain.models import Model
-from metatrain.types import Algorithm, Context, MetaGradient, Params, Prediction
+from metatrain.types import Algorithm, Context, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
 @dataclass(frozen=True)
 class NearestNeighbour:
-    """The class of the support example that is nearest in raw pixels (squared Euclidean distance)."""
+    """The class, or the value, of the support example that is nearest in raw pixels (squared Euclidean distance)."""
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return {}
@@ -24,6 +28,8 @@ class NearestNeighbour:
 
     def predict(self, model: Model, params: Params, adapted: Examples, x: Tree, context: Context) -> Prediction:
         distances = squared_distances(x.flatten(1), adapted.x.flatten(1))
+        if model.spec.ways is None:
+            return adapted.y[distances.argmin(1)]
         of_class = adapted.y[None, :] == torch.arange(model.spec.ways or 0, device=x.device)[:, None]
         far = torch.where(of_class[None], distances[:, None, :], torch.inf)
         return -far.amin(2)
@@ -34,5 +40,32 @@ class NearestNeighbour:
         raise ValueError("algorithm.name: nearest_neighbour has nothing to learn: evaluate it, or train another")
 
 
-BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour()}
-"""Learners without parameters; the untrained network is the run's own algorithm at its initial parameters."""
+@dataclass(frozen=True)
+class FromScratch:
+    """The run's own network, as initialised, trained on the support set alone by Adam, all of it at each step."""
+
+    lr: float = 1e-3
+    steps: int = 20
+
+    def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
+        return model.initial()
+
+    def inner(self, model: Model) -> InnerLoop:
+        return adam_on_batches(model, self.lr, self.steps, inner_batch=sys.maxsize)
+
+    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
+        like = support.x if isinstance(support.x, Tensor) else support.y
+        weights = {name: value.to(like.device) for name, value in model.initial().items()}
+        return descend(self, model, weights, support, context)
+
+    def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
+        return model.predict(adapted.fast.weights, x, context.noise, reference=adapted.support_x)
+
+    def meta_gradient(
+        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
+    ) -> MetaGradient:
+        raise ValueError("algorithm.name: from_scratch learns nothing from other tasks: evaluate it, or train another")
+
+
+BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}
+"""Learners without meta-parameters; the untrained network is the run's own algorithm at its initial parameters."""

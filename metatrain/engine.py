@@ -83,6 +83,27 @@ def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Con
     return engine.sum(one, params, tasks, context)  # type: ignore[no-any-return]
 
 
+def displacement(
+    inner: InnerLoop,
+    weights: Callable[[Tree], Params],
+    params: Params,
+    tasks: Episode,
+    context: Context,
+    engine: Engine,
+) -> MetaGradient:
+    """Σ_tasks θ − φ_K(θ): the way back from where the inner loop led, `weights` being the parameters within φ."""
+
+    def one(params: Params, task: Episode, context: Context) -> MetaGradient:
+        fast = inner.start(params, task.support, context)
+        for t in range(inner.length):
+            fast = inner.step(params, fast, task.support, t, context)
+        metrics = inner.loss(params, fast, task.support, task.query, inner.length, context)[1]
+        after = params | weights(fast)
+        return _of_one_task({name: value - after[name] for name, value in params.items()}, metrics)
+
+    return engine.sum(one, params, tasks, context)  # type: ignore[no-any-return]
+
+
 def _unrolled_task_gradient(inner: InnerLoop, params: Params, task: Episode, context: Context) -> MetaGradient:
     """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
     support, last = task.support, inner.length - 1

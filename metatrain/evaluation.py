@@ -11,12 +11,15 @@ from metatrain.engine import Engine
 from metatrain.losses import task_loss
 from metatrain.models import Model
 from metatrain.types import Algorithm, Context, Executor, Job, Params, Scores, Shard
-from tasks.types import Episode, Split
+from tasks.types import Episode, Split, Tree
+
+INNER_STEP = "inner_step"
+"""Beside the scores of each task: after how many inner steps each was taken."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The score after 0, 1, … inner steps: mean over tasks and half the width of its 95 % interval."""
+    """The score after each of `steps` inner steps: mean over tasks and half the width of its 95 % interval."""
 
     steps: list[int]
     mean: list[float]
@@ -56,17 +59,32 @@ def shards_of(first: int, count: int, shard_size: int) -> list[Shard]:
 def score_tasks(
     algorithm: Algorithm, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> Scores:
-    """Query scores of every task after each inner step: name -> [tasks, steps + 1]."""
+    """Query scores of every task after the inner steps that `scored` picks: name -> [tasks, points]."""
 
     def one(params: Params, task: Episode, context: Context) -> dict[str, Tensor]:
-        by_step = []
-        for adapted in algorithm.trajectory(model, params, task.support, context):
+        points = []
+        for t, adapted in scored(algorithm.trajectory(model, params, task.support, context)):
             prediction = algorithm.predict(model, params, adapted, task.query.x, context)
-            by_step.append(task_loss(prediction, task.query.y)[1])
-        return {name: torch.stack([metrics[name] for metrics in by_step]) for name in by_step[0]}
+            points.append({INNER_STEP: torch.tensor(t)} | task_loss(prediction, task.query.y)[1])
+        return {name: torch.stack([point[name] for point in points]) for name in points[0]}
 
     with torch.no_grad():
         return Scores(engine.map(one, params, tasks, context))
+
+
+def scored(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
+    """The states after 0 to 5, 10, 20, 50, 100, … inner steps and the last: predictions cost more than a step does."""
+    t, state = -1, None
+    for t, state in enumerate(trajectory):
+        if is_scored(t):
+            yield t, state
+    if not is_scored(t):
+        yield t, state
+
+
+def is_scored(t: int) -> bool:
+    """Up to five, then 1, 2 and 5 times the powers of ten."""
+    return t <= 5 or str(t).rstrip("0") in ("1", "2", "5")
 
 
 def evaluate(
@@ -77,7 +95,7 @@ def evaluate(
     scores = {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
     name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
     mean, ci95 = interval(scores[name])
-    steps = list(range(scores[name].shape[1]))
+    steps = [int(step) for step in scores[INNER_STEP][0]]
     return Evaluation(
         learner=job.learner,
         split=job.split,

@@ -3,11 +3,17 @@
 Plain frozen dataclasses that check themselves; `metatrain/config.py` reads them from YAML.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metatrain.checks import not_negative, positive, require
+from metatrain.checks import at_most, not_negative, positive, require
 from tasks.types import EpisodeShape
+
+
+_MOST_TASKS = 10**7
+_MOST_SEED = 2**63 - 1
+_OWN_PLACE = "give it where the database's own client looks for it, such as ~/.pgpass"
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,12 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         positive("engine", threads=self.threads)
+        at_most("engine", 1024, threads=self.threads)
 
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """How one group of meta-parameters is moved. `lr` is the rate at the first step; a schedule may end at `final_lr`."""
+    """How one group of meta-parameters is moved. `lr` is the first rate, `final_lr` where a schedule ends."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
@@ -51,7 +58,9 @@ class GroupSettings:
     def __post_init__(self) -> None:
         positive("", lr=self.lr)
         not_negative("", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        unused = f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set the optimizer to sgd, or this to 0"
+        unused = (
+            f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set the optimizer to sgd, or it to 0"
+        )
         require(self.momentum == 0 or self.optimizer == "sgd", unused)
 
 
@@ -59,7 +68,7 @@ class GroupSettings:
 class OuterSettings:
     """The outer loop: how the meta-parameters move, all but those of `groups` by the settings given here.
 
-    groups: by the beginning of parameters' names, such as "inner_lr" or "model.head", each with an optimiser of its own.
+    groups: by the beginning of parameters' names, such as "inner_lr" or "model.head", each with its own optimiser.
     The schedule is everybody's: it carries each rate from its `lr` to its `final_lr`, or halves it.
     """
 
@@ -79,6 +88,7 @@ class OuterSettings:
     def __post_init__(self) -> None:
         positive("outer", steps=self.steps, tasks_per_step=self.tasks_per_step, halve_every=self.halve_every)
         positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm)
+        at_most("outer", _MOST_TASKS, tasks_per_step=self.tasks_per_step)
         ends = any(group.final_lr for group in (self.rest, *self.groups.values()))
         require(
             not ends or self.schedule in ("linear", "cosine"),
@@ -108,11 +118,16 @@ class ExecutorSettings:
     def __post_init__(self) -> None:
         positive("executor", workers=self.workers, shard_size=self.shard_size)
         not_negative("executor", gpus_per_worker=self.gpus_per_worker)
+        whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
+        require(whole, f"executor.gpus_per_worker: {self.gpus_per_worker:g} must be whole above 1: set 1, or 2")
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Held-out tasks. The seed is its own, so that runs are compared on the same tasks."""
+    """Held-out tasks. The seed is its own, so that runs are compared on the same tasks.
+
+    from_scratch_tasks: on how many of them at most a network is trained from scratch; 0 leaves it out.
+    """
 
     every: int = 500
     tasks: int = 1000
@@ -120,12 +135,18 @@ class EvaluationSettings:
     inner_steps: int | None = None
     seed: int = 0
     baselines: bool = True
+    from_scratch_tasks: int = 100
 
     def __post_init__(self) -> None:
         positive("evaluation", every=self.every, inner_steps=self.inner_steps)
         require(self.tasks >= 2, f"evaluation.tasks: {self.tasks} task has no interval: set 2 or more")
+        few = "evaluation.from_scratch_tasks: 1 task has no interval: set 2 or more, or 0 for none"
         require(self.validation_tasks >= 2, "evaluation.validation_tasks: an interval needs 2 or more")
+        require(self.from_scratch_tasks != 1, few)
+        not_negative("evaluation", from_scratch_tasks=self.from_scratch_tasks)
+        at_most("evaluation", _MOST_TASKS, tasks=self.tasks, validation_tasks=self.validation_tasks)
         not_negative("evaluation", seed=self.seed)
+        at_most("evaluation", _MOST_SEED, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -136,8 +157,13 @@ class RunsSettings:
     name: str = "run"
 
     def __post_init__(self) -> None:
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        require(plain, f"runs.name: '{self.name}' cannot name a folder: use letters, digits, '-', '_' and '.'")
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None
+        require(
+            plain,
+            f"runs.name: {self.name[:100]!r} cannot name a folder: use letters, digits, '-', '_' and '.', 1 to 100 of "
+            "them, a letter or digit first",
+        )
+        require(bool(self.root) and "\0" not in self.root, f"runs.root: {self.root!r} does not name a folder: set one")
 
 
 @dataclass(frozen=True)
@@ -153,7 +179,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow records runs; `uri: null` records to the run folder alone. Metrics are those of every so many steps."""
+    """Where MLflow records runs; `uri: null` records to the run folder alone. `every`: metrics of how many-th steps."""
 
     uri: str | None = "sqlite:///mlflow.db"
     experiment: str = "metatrain"
@@ -161,6 +187,10 @@ class TrackingSettings:
 
     def __post_init__(self) -> None:
         positive("tracking", every=self.every)
+        require(self.experiment.strip() != "", "tracking.experiment: is empty: give it a name, such as metatrain")
+        login = re.match(r"(https?)?[^/]*://[^/@]*:[^/@]*@", self.uri or "")
+        instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if login and login[1] else _OWN_PLACE
+        require(login is None, f"tracking.uri: holds a password, which every run would keep: leave it out, and {instead}")
 
 
 @dataclass(frozen=True)

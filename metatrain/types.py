@@ -105,7 +105,7 @@ class Job(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Per-task scores of one shard, in index order: name -> [tasks, steps + 1], after 0, 1, ... inner steps."""
+    """Per-task scores of one shard, in index order: name -> [tasks, points], "inner_step" saying which points."""
 
     values: dict[str, Tensor]
 
@@ -132,6 +132,10 @@ class Executor(Protocol):
 
 class WorkersLost(RuntimeError):
     """No worker has answered for too long, or none can be made."""
+
+
+class TaskFailed(RuntimeError):
+    """Computing some tasks raised an error, most likely in a user's own part. The message says which, and where."""
 
 
 RunStatus = Literal["finished", "failed", "interrupted"]

@@ -15,7 +15,7 @@ TINY: dict[str, Any] = {
     "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
     "outer": {"steps": 6, "tasks_per_step": 6, "lr": 1e-2},
     "executor": {"shard_size": 1},
-    "evaluation": {"every": 3, "tasks": 8, "validation_tasks": 4},
+    "evaluation": {"every": 3, "tasks": 8, "validation_tasks": 4, "from_scratch_tasks": 2},
     "checkpoint": {"every": 2, "keep": 2},
     "tracking": {"uri": None},
 }

@@ -35,20 +35,52 @@ def log_softmax_loss(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def maml(
-    params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int, *, second: bool, inductive: bool
+    params: dict[str, Tensor],
+    tasks,
+    lr: float,
+    steps: int,
+    blocks: int,
+    stride: int,
+    *,
+    second: bool,
+    inductive: bool,
+    adapted: str = "",
+    rates: bool = False,
 ) -> dict[str, Tensor]:
-    """Sum over tasks of d/dθ L_Q(θ − α∇L_S(θ) − …); without `second` the inner gradients count as constants."""
+    """Sum over tasks of d/dθ L_Q(θ − α∇L_S(θ) − …); without `second` the inner gradients count as constants.
+
+    Only what begins with `adapted` moves in the inner loop; with `rates`, each by its own "inner_lr.…".
+    """
     theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
     for sx, sy, qx, qy in tasks:
         w = dict(theta)
+        moving = [name for name in w if name.startswith(adapted) and not name.startswith("inner_lr")]
         for _ in range(steps):
             loss = log_softmax_loss(logits(w, sx, blocks, stride), sy)
-            slopes = torch.autograd.grad(loss, list(w.values()), create_graph=second)
-            w = {name: value - lr * slope for (name, value), slope in zip(w.items(), slopes, strict=True)}
+            slopes = torch.autograd.grad(loss, [w[name] for name in moving], create_graph=second)
+            for name, slope in zip(moving, slopes, strict=True):
+                w[name] = w[name] - (theta[f"inner_lr.{name}"] if rates else lr) * slope
         outer = log_softmax_loss(logits(w, qx, blocks, stride, sx if inductive else None), qy)
         for (name, _), g in zip(theta.items(), torch.autograd.grad(outer, list(theta.values())), strict=True):
             total[name] += g
+    return total
+
+
+def reptile(params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int) -> dict[str, Tensor]:
+    """Sum over tasks of θ − φ, φ after steps of Adam (β1 = 0, TensorFlow's ε) on the whole support set."""
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    for sx, sy, _, _ in tasks:
+        w = {name: value.clone().requires_grad_() for name, value in params.items()}
+        moments = dict.fromkeys(w, 0.0)
+        for t in range(1, steps + 1):
+            slopes = torch.autograd.grad(log_softmax_loss(logits(w, sx, blocks, stride), sy), list(w.values()))
+            with torch.no_grad():
+                for (name, value), g in zip(w.items(), slopes, strict=True):
+                    moments[name] = 0.999 * moments[name] + 0.001 * g * g
+                    value -= lr * (1 - 0.999**t) ** 0.5 * g / (moments[name] ** 0.5 + 1e-8)
+        for name, value in w.items():
+            total[name] += params[name] - value.detach()
     return total
 
 

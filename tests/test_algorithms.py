@@ -1,6 +1,6 @@
 """The conformance suite of algorithms: a new one joins `ROWS`, and every law below holds for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from metatrain.engine import Engine
 from metatrain.evaluation import score_tasks
 from metatrain.models import Conv4, Model, build_model
 from metatrain.types import Algorithm, Context, Params
+from tasks.types import Episode, Examples
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.test_models import WithOurDropout, custom
 
@@ -21,14 +22,27 @@ class Row:
     settings: dict
     steps: int
     """How many inner steps a trajectory has."""
+    whole: dict = field(default_factory=dict)
+    """What makes it see the whole support set at once, whose order then does not matter."""
+    outer_lr: float = 0.1
+    normalization: str = "transductive"
+    """"none" where a gradient is divided by its own size: that of a bias before a normalisation is rounding alone."""
+
+    def model(self, dtype: torch.dtype) -> Model:
+        architecture = Conv4(width=4, depth=2, normalization=self.normalization)
+        return build_model(architecture, SPEC, seed=0).to(torch.device("cpu"), dtype)
 
 
+SPEC = classification_spec(ways=3, size=8, channels=1)
 ROWS = [
     Row("maml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("fomaml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("reptile", {"inner_lr": 3e-2, "inner_steps": 3, "inner_batch": 4}, 3, {"inner_batch": 6}, 1.0, "none"),
+    Row("anil", {"inner_lr": 0.3, "inner_steps": 3}, 3),
+    Row("boil", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("meta_sgd", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("protonet", {}, 0),
 ]
-SPEC = classification_spec(ways=3, size=8, channels=1)
 TASKS = 4
 
 
@@ -43,7 +57,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 @pytest.fixture
 def setting(row: Row) -> tuple[Algorithm, Model, Params]:
-    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0).to(torch.device("cpu"), torch.float64)
+    model = row.model(torch.float64)
     algorithm = ALGORITHMS[row.name](**row.settings)
     return algorithm, model, {name: value.double() for name, value in algorithm.init(model, SPEC, 0).items()}
 
@@ -87,12 +101,13 @@ def test_gradients_are_named_and_shaped_as_parameters_and_carry_no_graph(setting
 def test_the_trajectory_begins_before_the_first_step_and_ends_after_the_last(row, setting):
     algorithm, model, params = setting
     scores = score_tasks(algorithm, model, params, random_episodes(SPEC, TASKS), context_of(TASKS), Engine("vmap"))
-    assert scores.values["accuracy"].shape == (TASKS, row.steps + 1)
+    assert scores.values["inner_step"].tolist() == [list(range(row.steps + 1))] * TASKS
     assert torch.isfinite(scores.values["loss"]).all()
 
 
-def test_the_order_of_support_examples_does_not_matter(setting):
-    algorithm, model, params = setting
+def test_the_order_of_support_examples_does_not_matter(row, setting):
+    _, model, params = setting
+    algorithm = ALGORITHMS[row.name](**row.settings | row.whole)
     support, query = pick(random_episodes(SPEC, 1), 0)
     order = torch.randperm(len(support.y), generator=torch.Generator().manual_seed(1))
     context = Context(torch.tensor(0), torch.tensor(-1))
@@ -104,14 +119,39 @@ def test_the_order_of_support_examples_does_not_matter(setting):
     assert torch.allclose(predict(support), predict(pick(support, order.tolist())), rtol=1e-8, atol=1e-10)
 
 
-def test_steps_along_the_gradient_lower_the_loss(setting):
+def relabelled(params: Params, order: list[int]) -> Params:
+    """Head rows (and what is learned beside them) in another order of classes."""
+    return {name: value[order] if ".head." in name else value for name, value in params.items()}
+
+
+def test_classes_may_change_names_as_far_as_the_head_does_too(row, setting):
+    """Class c becomes order[c]. Methods that compare embeddings do not care; the others do, by their head alone."""
     algorithm, model, params = setting
-    tasks, context = random_episodes(SPEC, TASKS), context_of(TASKS)
+    support, query = pick(random_episodes(SPEC, 1), 0)
+    order, context = [2, 0, 1], Context(torch.tensor(0), torch.tensor(-1))
+    renamed = Examples(support.x, torch.tensor(order)[support.y])
+
+    def predict(params, support):
+        *_, adapted = algorithm.trajectory(model, params, support, context)
+        return algorithm.predict(model, params, adapted, query.x, context)
+
+    plain = predict(params, support)
+    back = torch.argsort(torch.tensor(order)).tolist()
+    followed = predict(relabelled(params, back), renamed)[:, order]
+    assert torch.allclose(plain, followed, rtol=1e-8, atol=1e-10)
+    indifferent = torch.allclose(plain, predict(params, renamed)[:, order], rtol=1e-8, atol=1e-10)
+    assert indifferent == (not any(".head." in name for name in params))
+
+
+def test_steps_along_the_gradient_lower_the_loss(row, setting):
+    algorithm, model, params = setting
+    support, context = random_episodes(SPEC, TASKS).support, context_of(TASKS)
+    tasks = Episode(support, support)
     losses = []
     for _ in range(8):
         found = algorithm.meta_gradient(model, params, tasks, context, Engine("vmap"))
         losses.append(float(found.metrics["loss"]))
-        params = {name: value - 0.1 * found.grads[name] / TASKS for name, value in params.items()}
+        params = {name: value - row.outer_lr * found.grads[name] / TASKS for name, value in params.items()}
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -132,7 +172,7 @@ def test_dropout_replays_from_the_tasks_own_key(row):
 
 def test_float32_gives_what_float64_gives_within_its_precision(row):
     def gradient(dtype):
-        model = build_model(Conv4(width=4, depth=2), SPEC, seed=0).to(torch.device("cpu"), dtype)
+        model = row.model(dtype)
         algorithm = ALGORITHMS[row.name](**row.settings)
         params = {name: value.to(dtype) for name, value in algorithm.init(model, SPEC, 0).items()}
         tasks = random_episodes(SPEC, TASKS, dtype=torch.float32)

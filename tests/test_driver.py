@@ -82,6 +82,7 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp
         "trained",
         "untrained",
         "nearest_neighbour",
+        "from_scratch",
     ]
     assert results["test"]["curve"]["steps"] == [0, 1, 2]
     assert (home.plots / "curves.png").stat().st_size > 1000
@@ -174,5 +175,5 @@ def test_a_minute_on_real_omniglot_beats_what_learned_nothing(tmp_path, omniglot
         "evaluation={every: 60, tasks: 100, validation_tasks: 20}",
     )
     outcome, _ = go(config)
-    trained, untrained, nearest = outcome.results
+    trained, untrained, nearest, _ = outcome.results
     assert trained.value - trained.ci95 > max(untrained.value + untrained.ci95, nearest.value + nearest.ci95) + 0.15

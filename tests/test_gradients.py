@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metatrain.algorithms import FOMAML, MAML, ProtoNet
+from metatrain.algorithms import ALGORITHMS, ProtoNet
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
@@ -29,25 +29,31 @@ def downsample(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("vectorize", ["loop", "vmap"])
 @pytest.mark.parametrize("normalization", ["transductive", "inductive"])
-@pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
+@pytest.mark.parametrize("name", ["maml", "fomaml", "reptile", "anil", "boil", "meta_sgd", "protonet"])
 def test_three_inner_steps_through_convolution_and_normalisation(name, normalization, vectorize, downsample):
-    spec, count, lr, steps = classification_spec(), 3, 0.3, 3
+    # Reptile's Adam moves every weight by about its rate, however small the gradient: 0.3 would be off the map.
+    spec, count, lr, steps = classification_spec(), 3, 0.003 if name == "reptile" else 0.3, 3
     architecture = Conv4(width=4, depth=BLOCKS, downsample=downsample, normalization=normalization)
     model = build_model(architecture, spec, seed=1).to(torch.device("cpu"), torch.float64)
-    algorithm = {"maml": MAML(lr, steps), "fomaml": FOMAML(lr, steps), "protonet": ProtoNet()}[name]
+    algorithm = ProtoNet() if name == "protonet" else ALGORITHMS[name](inner_lr=lr, inner_steps=steps)
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
+    if name == "meta_sgd":  # rates that differ from each other, as they will once learned
+        params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith("inner_lr.")}
     tasks = random_episodes(spec, count)
     found = algorithm.meta_gradient(model, params, tasks, context_of(count), Engine(vectorize))
 
-    plain = {key.removeprefix("model."): value for key, value in params.items()}
+    plain = {key.replace("model.", ""): value for key, value in params.items()}
     each = list(zip(*tasks.support, *tasks.query, strict=True))
     stride, inductive = (2 if downsample == "stride" else 1), normalization == "inductive"
     if name == "protonet":
         expected = reference.protonet(plain, each, spec.ways, BLOCKS, stride, inductive=inductive)
+    elif name == "reptile":
+        expected = reference.reptile(plain, each, lr, steps, BLOCKS, stride)
     else:
-        second = name == "maml"
-        expected = reference.maml(plain, each, lr, steps, BLOCKS, stride, second=second, inductive=inductive)
-    got = {key.removeprefix("model."): value for key, value in found.grads.items()}
+        kind = {"second": name != "fomaml", "rates": name == "meta_sgd", "inductive": inductive}
+        adapted = {"anil": "head.", "boil": "body."}.get(name, "")
+        expected = reference.maml(plain, each, lr, steps, BLOCKS, stride, adapted=adapted, **kind)
+    got = {key.replace("model.", ""): value for key, value in found.grads.items()}
     assert relative_error(got, expected) < TOLERANCE
     assert int(found.num_tasks) == count
 

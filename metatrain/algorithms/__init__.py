@@ -2,14 +2,22 @@
 
 from typing import Any
 
+from metatrain.algorithms.anil import ANIL
+from metatrain.algorithms.boil import BOIL
 from metatrain.algorithms.fomaml import FOMAML
 from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.protonet import ProtoNet
+from metatrain.algorithms.reptile import Reptile
 
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
     "fomaml": FOMAML,
+    "reptile": Reptile,
+    "anil": ANIL,
+    "boil": BOIL,
+    "meta_sgd": MetaSGD,
     "protonet": ProtoNet,
 }
 
-__all__ = ["ALGORITHMS", "FOMAML", "MAML", "ProtoNet"]
+__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MetaSGD", "ProtoNet", "Reptile"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.gradient_descent import (
+    constant,
     descend,
     first_order,
     gradient_descent,
@@ -26,6 +27,6 @@ class FOMAML:
         positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
-        return first_order(gradient_descent(model, self.inner_lr, self.inner_steps))
+        return first_order(gradient_descent(model, constant(self.inner_lr), self.inner_steps))
 
     init, trajectory, predict, meta_gradient = model_weights, descend, predict_adapted, through_the_loop

@@ -3,13 +3,14 @@
 A method of this family says what its inner loop is (`inner`); the four functions at the end are then its `Algorithm`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
+from metatrain.checks import require
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.losses import task_loss
 from metatrain.models import Model
@@ -19,10 +20,16 @@ from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
 class Adapted(NamedTuple):
-    """Fast weights, and the support inputs whose statistics an inductive normalisation needs."""
+    """What an inner loop leads to, and the support inputs whose statistics an inductive normalisation needs."""
 
-    fast: Params
+    fast: Tree
     support_x: Tensor
+
+
+Rate = Callable[[Params, str], float | Tensor]
+"""(params, name) -> α of the parameter of that name: a number, or a tensor of its shape."""
+
+QueryLoss = Callable[[Params, Tree, Examples, Examples, int, Context], tuple[Tensor, dict[str, Tensor]]]
 
 
 class HasInnerLoop(Protocol):
@@ -31,27 +38,48 @@ class HasInnerLoop(Protocol):
     def inner(self, model: Model) -> InnerLoop: ...
 
 
-def gradient_descent(model: Model, inner_lr: float, inner_steps: int) -> InnerLoop:
-    """φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1); judged by L_Q(φ_K)."""
+def everything(name: str) -> bool:
+    """All the network adapts."""
+    return name.startswith("model.")
+
+
+def constant(inner_lr: float) -> Rate:
+    """One α for every parameter."""
+    return lambda params, name: inner_lr
+
+
+def gradient_descent(
+    model: Model, rate: Rate, inner_steps: int, adapts: Callable[[str], bool] = everything
+) -> InnerLoop:
+    """φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1); judged by L_Q(φ_K).
+
+    φ are the parameters whose names `adapts` accepts; the others stay at their θ.
+    """
 
     def start(params: Params, support: Examples, context: Context) -> Params:
-        return {name: value for name, value in params.items() if name.startswith("model.")}
+        return {name: value for name, value in params.items() if adapts(name)}
 
-    def support_loss(fast: Params, support: Examples, noise: Tensor) -> Tensor:
-        return task_loss(model.predict(fast, support.x, noise), support.y)[0]
+    def support_loss(fast: Params, params: Params, support: Examples, noise: Tensor) -> Tensor:
+        return task_loss(model.predict(params | fast, support.x, noise), support.y)[0]
 
     def step(params: Params, fast: Params, support: Examples, t: int, context: Context) -> Params:
-        slope = grad(support_loss)(fast, support, fold(context.noise, t))
-        return {name: fast[name] - inner_lr * slope[name] for name in fast}
+        slope = grad(support_loss)(fast, params, support, fold(context.noise, t))
+        return {name: fast[name] - rate(params, name) * slope[name] for name in fast}
+
+    return InnerLoop(start, step, query_loss(model, inner_steps, lambda fast: fast), inner_steps)
+
+
+def query_loss(model: Model, inner_steps: int, weights: Callable[[Tree], Params]) -> QueryLoss:
+    """L_Q(φ_t) and its metrics, `weights` being the parameters within what adapts."""
 
     def loss(
-        params: Params, fast: Params, support: Examples, query: Examples, t: int, context: Context
+        params: Params, fast: Tree, support: Examples, query: Examples, t: int, context: Context
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Inner steps fold 0 … K − 1 into the task's key; the query's own draw comes after them all.
         noise = fold(context.noise, inner_steps + t)
-        return task_loss(model.predict(fast, query.x, noise, reference=support.x), query.y)
+        return task_loss(model.predict(params | weights(fast), query.x, noise, reference=support.x), query.y)
 
-    return InnerLoop(start, step, loss, inner_steps)
+    return loss
 
 
 def first_order(inner: InnerLoop) -> InnerLoop:
@@ -70,6 +98,14 @@ def model_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -
     return model.initial()
 
 
+def weights_with_head(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
+    """θ, for methods that treat head and body apart. ValueError for a model that has no head."""
+    name = type(self).__name__.lower()
+    none = f"algorithm.name: {name} tells head and body apart, and this model has no head"
+    require(model.head is not None, f"{none}: name it by model.head, or set maml")
+    return model.initial()
+
+
 def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
     """The fast weights after 0, 1, … inner steps."""
     inner = self.inner(model)
@@ -84,7 +120,7 @@ def predict_adapted(
     self: HasInnerLoop, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context
 ) -> Prediction:
     """Predictions of the fast weights for `x` [n, *x]."""
-    return model.predict(adapted.fast, x, context.noise, reference=adapted.support_x)
+    return model.predict(params | adapted.fast, x, context.noise, reference=adapted.support_x)
 
 
 def through_the_loop(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.gradient_descent import (
+    constant,
     descend,
     gradient_descent,
     model_weights,
@@ -28,6 +29,6 @@ class MAML:
         positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
-        return gradient_descent(model, self.inner_lr, self.inner_steps)
+        return gradient_descent(model, constant(self.inner_lr), self.inner_steps)
 
     init, trajectory, predict, meta_gradient = model_weights, descend, predict_adapted, through_the_loop

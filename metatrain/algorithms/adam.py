@@ -1,0 +1,72 @@
+"""An inner loop of Adam on minibatches, as one trains a network on a task alone: Reptile's, and of what starts anew."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from metatrain.algorithms.gradient_descent import query_loss
+from metatrain.losses import task_loss
+from metatrain.models import Model
+from metatrain.models.dropout import fold, hashed
+from metatrain.types import Context, InnerLoop, Params
+from tasks.types import Examples
+
+_BETA2, _EPS = 0.999, 1e-8
+_ORDER = 0x5EED
+
+
+class AdamState(NamedTuple):
+    """The weights φ_t and the running mean v_t of their squared gradients."""
+
+    weights: Params
+    squares: Params
+
+
+def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch: int) -> InnerLoop:
+    """Adam with β1 = 0: v_t = β2 v_{t−1} + (1 − β2) g²,  φ_t = φ_{t−1} − α √(1 − β2^t) g / (√v_t + ε).
+
+    g is the gradient of the loss on `inner_batch` examples of the support set. This is the second form in Kingma & Ba
+    (2015, §2), and TensorFlow's; its ε keeps a gradient that is nothing but rounding (of a bias before a
+    normalisation, say) from becoming a full step.
+    """
+
+    def start(params: Params, support: Examples, context: Context) -> AdamState:
+        weights = {name: value for name, value in params.items() if name.startswith("model.")}
+        return AdamState(weights, {name: torch.zeros_like(value) for name, value in weights.items()})
+
+    def batch_loss(weights: Params, batch: Examples, noise: Tensor) -> Tensor:
+        return task_loss(model.predict(weights, batch.x, noise), batch.y)[0]
+
+    def step(params: Params, fast: AdamState, support: Examples, t: int, context: Context) -> AdamState:
+        chosen = batch_order(context.noise, len(support.y), t, inner_batch)
+        batch = support if chosen is None else Examples(support.x[chosen], support.y[chosen])
+        slope = grad(batch_loss)(fast.weights, batch, fold(context.noise, t))
+        squares = {name: _BETA2 * v + (1 - _BETA2) * slope[name] ** 2 for name, v in fast.squares.items()}
+        rate = inner_lr * (1 - _BETA2 ** (t + 1)) ** 0.5
+        weights = {
+            name: value - rate * slope[name] / (squares[name].sqrt() + _EPS) for name, value in fast.weights.items()
+        }
+        return AdamState(weights, squares)
+
+    return InnerLoop(start, step, query_loss(model, inner_steps, lambda fast: fast.weights), inner_steps)
+
+
+def batch_order(noise: Tensor, examples: int, t: int, inner_batch: int) -> Tensor | None:
+    """Which examples minibatch t holds [inner_batch]; None where it holds all.
+
+    Minibatches follow each other through one shuffle after another, each addressed by the task's key and its number;
+    a task without a key, in evaluation, has shuffles that are the same for all.
+    """
+    if inner_batch >= examples:
+        return None
+    first, last = t * inner_batch, (t + 1) * inner_batch
+    key = torch.where(noise < 0, torch.zeros_like(noise), noise)
+    position = torch.arange(examples, device=noise.device)
+    shuffles = [
+        torch.argsort(hashed(hashed(position) ^ fold(key, _ORDER + epoch)))
+        for epoch in range(first // examples, (last - 1) // examples + 1)
+    ]
+    begin = first - first // examples * examples
+    return torch.cat(shuffles)[begin : begin + inner_batch]

@@ -1,0 +1,62 @@
+"""Almost no inner loop (Raghu et al. 2020): the body's features are reused, and the head alone adapts."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.func import grad
+
+from metatrain.algorithms.gradient_descent import (
+    Adapted,
+    descend,
+    predict_adapted,
+    query_loss,
+    through_the_loop,
+    weights_with_head,
+)
+from metatrain.checks import positive
+from metatrain.losses import task_loss
+from metatrain.models import Model
+from metatrain.models.dropout import fold
+from metatrain.models.model import HEAD
+from metatrain.types import Context, InnerLoop, Params, Prediction
+from tasks.types import Examples, Tree
+
+
+class HeadOnFeatures(NamedTuple):
+    """The head's fast weights, and the support set as the body sees it [n, D]: once a task, whatever the steps."""
+
+    head: Params
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class ANIL:
+    """h_{t+1} = h_t − α ∇_h L_S(body, h_t); min over body and h_0 of L_Q(body, h_K), exact through every step."""
+
+    inner_lr: float = 0.1
+    inner_steps: int = 5
+
+    def __post_init__(self) -> None:
+        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+
+    def inner(self, model: Model) -> InnerLoop:
+        def start(params: Params, support: Examples, context: Context) -> HeadOnFeatures:
+            head = {name: value for name, value in params.items() if name.startswith(HEAD)}
+            return HeadOnFeatures(head, model.embed(params, support.x, fold(context.noise, 0)))
+
+        def support_loss(head: Params, features: Tensor, y: Tensor) -> Tensor:
+            return task_loss(model.read_out(head, features), y)[0]
+
+        def step(params: Params, fast: HeadOnFeatures, support: Examples, t: int, context: Context) -> HeadOnFeatures:
+            slope = grad(support_loss)(fast.head, fast.features, support.y)
+            moved = {name: value - self.inner_lr * slope[name] for name, value in fast.head.items()}
+            return HeadOnFeatures(moved, fast.features)
+
+        return InnerLoop(start, step, query_loss(model, self.inner_steps, lambda fast: fast.head), self.inner_steps)
+
+    def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
+        head = Adapted(adapted.fast.head, adapted.support_x)
+        return predict_adapted(self, model, params, head, x, context)
+
+    init, trajectory, meta_gradient = weights_with_head, descend, through_the_loop

@@ -1,0 +1,34 @@
+"""Body only update in the inner loop (Oh et al. 2021): the head stands still, and the features come to it."""
+
+from dataclasses import dataclass
+
+from metatrain.algorithms.gradient_descent import (
+    constant,
+    descend,
+    gradient_descent,
+    predict_adapted,
+    through_the_loop,
+    weights_with_head,
+)
+from metatrain.checks import positive
+from metatrain.models import Model
+from metatrain.models.model import BODY
+from metatrain.types import InnerLoop
+
+
+@dataclass(frozen=True)
+class BOIL:
+    """b_{t+1} = b_t − α ∇_b L_S(b_t, head); min over b_0 and head of L_Q(b_K, head), exact through every step."""
+
+    inner_lr: float = 0.4
+    inner_steps: int = 1
+
+    def __post_init__(self) -> None:
+        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+
+    def inner(self, model: Model) -> InnerLoop:
+        return gradient_descent(
+            model, constant(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
+        )
+
+    init, trajectory, predict, meta_gradient = weights_with_head, descend, predict_adapted, through_the_loop

@@ -1,0 +1,36 @@
+"""Meta-SGD (Li et al. 2017): not only where to start is learned, but how far, and which way, each weight is to move."""
+
+from dataclasses import dataclass
+
+import torch
+
+from metatrain.algorithms.gradient_descent import descend, gradient_descent, predict_adapted, through_the_loop
+from metatrain.checks import positive
+from metatrain.models import Model
+from metatrain.types import InnerLoop, Params
+from tasks.types import TaskSpec
+
+RATE = "inner_lr."
+
+
+@dataclass(frozen=True)
+class MetaSGD:
+    """φ = θ − α ∘ ∇L_S(θ), α of θ's shape; min over θ and α of L_Q(φ) (eq. 2 and 3), exact.
+
+    `inner_lr` is where every α begins. They are parameters "inner_lr.…", so `outer.groups.inner_lr` moves them.
+    """
+
+    inner_lr: float = 0.1
+    inner_steps: int = 1
+
+    def __post_init__(self) -> None:
+        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+
+    def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
+        weights = model.initial()
+        return weights | {RATE + name: torch.full_like(value, self.inner_lr) for name, value in weights.items()}
+
+    def inner(self, model: Model) -> InnerLoop:
+        return gradient_descent(model, lambda params, name: params[RATE + name], self.inner_steps)
+
+    trajectory, predict, meta_gradient = descend, predict_adapted, through_the_loop

@@ -1,0 +1,41 @@
+"""Reptile (Nichol, Achiam & Schulman 2018): train on a task as anybody would, and move towards where that led."""
+
+from dataclasses import dataclass
+
+from metatrain.algorithms.adam import AdamState, adam_on_batches
+from metatrain.algorithms.gradient_descent import Adapted, descend, model_weights, predict_adapted
+from metatrain.checks import positive
+from metatrain.engine import Engine, displacement
+from metatrain.models import Model
+from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from tasks.types import Episode, Tree
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """θ ← θ + ε (φ_K − θ), φ_K after K steps of Adam (β1 = 0) on minibatches of the support set (algorithm 2).
+
+    The gradient handed to the outer loop is θ − φ_K, so that ε is the rate of `outer.optimizer: sgd`. The query set
+    serves to be judged on alone. Adam begins afresh with every task; the authors' code carries its moments along.
+    """
+
+    inner_lr: float = 1e-3
+    inner_steps: int = 5
+    inner_batch: int = 10
+
+    def __post_init__(self) -> None:
+        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps, inner_batch=self.inner_batch)
+
+    def inner(self, model: Model) -> InnerLoop:
+        return adam_on_batches(model, self.inner_lr, self.inner_steps, self.inner_batch)
+
+    def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
+        state: AdamState = adapted.fast
+        return predict_adapted(self, model, params, Adapted(state.weights, adapted.support_x), x, context)
+
+    def meta_gradient(
+        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
+    ) -> MetaGradient:
+        return displacement(self.inner(model), lambda fast: fast.weights, params, tasks, context, engine)
+
+    init, trajectory = model_weights, descend
