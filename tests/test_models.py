@@ -5,9 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metatrain.models import MLP, Conv4, Custom, Dropout, TaskNorm, build_model
+from metatrain.algorithms import MAML
+from metatrain.engine import Engine
+from metatrain.models import MLP, Conv4, Custom, DropBlock, Dropout, TaskNorm, build_model
 from metatrain.models.normalization import statistics_of_first, written_out
-from tests.episodes import classification_spec
+from tests.episodes import classification_spec, context_of, random_episodes
 
 SPEC = classification_spec(ways=4, size=28, channels=1)
 SILENT = torch.tensor(-1)
@@ -26,6 +28,16 @@ class WithTorchDropout(nn.Sequential):
 class WithOurDropout(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(784, 8), Dropout(0.5))
+
+
+class WithDropBlocks(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(DropBlock(0.2, 3), nn.Conv2d(1, 3, 3), DropBlock(0.2, 3), nn.Flatten())
+
+
+class WithInstanceNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3, affine=True), nn.Flatten())
 
 
 class WithOwnHead(nn.Module):
@@ -132,6 +144,96 @@ def test_dropout_draws_differ_by_task_under_vmap_and_equal_the_loop():
     looped = torch.stack([model.embed(params, one, key) for one, key in zip(x, keys, strict=True)])
     assert torch.equal(lifted == 0, looped == 0)
     assert torch.allclose(lifted, looped, atol=1e-6)
+
+
+def test_a_users_batch_statistics_are_differentiated_twice_under_vmap_too():
+    spec, architecture = classification_spec(3, 8, 1), custom(WithRunningStatistics, arguments={"track": False})
+    model = build_model(architecture, spec, 0).to(torch.device("cpu"), torch.float64)
+    params = {name: value.double() for name, value in model.initial().items()}
+    looped, lifted = (
+        MAML(0.1, 2).meta_gradient(model, params, random_episodes(spec, 2), context_of(2), Engine(vectorize)).grads
+        for vectorize in ("loop", "vmap")
+    )
+    assert all(torch.allclose(looped[name], lifted[name], rtol=1e-9, atol=1e-12) for name in params)
+
+
+def test_only_statistics_over_examples_make_predictions_depend_on_each_other():
+    assert build_model(custom(WithInstanceNorm), SPEC, 0).normalization == "none"
+    assert build_model(Conv4(width=8, normalization="none"), SPEC, 0).normalization == "none"
+    assert build_model(Conv4(width=8, normalization="inductive"), SPEC, 0).normalization == "inductive"
+
+
+def mask_of(key: int, shape: tuple[int, ...], p: float, block: int) -> torch.Tensor:
+    layer = DropBlock(p, block)
+    return torch.func.functional_call(layer, {"noise": torch.tensor(key)}, (torch.ones(shape),))
+
+
+def test_drop_block_drops_whole_blocks_each_where_chance_has_it():
+    mask = mask_of(3, (6, 4, 9, 12), p=0.2, block=3)
+    dropped = mask == 0
+    covered = torch.zeros_like(dropped)
+    for i in range(9 - 2):
+        for j in range(12 - 2):
+            whole = dropped[:, :, i : i + 3, j : j + 3].all(3).all(2)
+            covered[:, :, i : i + 3, j : j + 3] |= whole[:, :, None, None]
+    assert torch.equal(covered, dropped)
+    channels = dropped.flatten(0, 1).flatten(1)
+    assert len({tuple(row.tolist()) for row in channels if row.any()}) == int(channels.any(1).sum()) > 12
+    assert mask.sum().item() == pytest.approx(mask.numel(), rel=1e-5), "the mean is kept"
+    assert len(mask.unique()) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "low", "high"),
+    [
+        ((8, 64, 20, 20), 5, 0.15, 0.2),  # overlaps cost a little of the 0.2
+        ((8, 64, 5, 5), 5, 0.17, 0.23),  # all of a channel or nothing
+        ((8, 64, 3, 7), 5, 0.16, 0.2),  # clamped to 3
+        ((8, 64, 7, 3), 5, 0.16, 0.2),
+        ((8, 640, 1, 1), 5, 0.17, 0.23),
+        ((8, 64, 10, 10), 1, 0.17, 0.23),
+    ],
+)
+def test_drop_block_drops_about_its_share_whatever_the_map(shape, block, low, high):
+    assert low < (mask_of(11, shape, 0.2, block) == 0).double().mean() < high
+
+
+def test_drop_block_replays_and_differs_by_task_and_layer_and_is_silent_in_evaluation():
+    model = build_model(custom(WithDropBlocks), SPEC, 0)
+    params, x = model.initial(), torch.rand(4, *SPEC.x) + 1
+    one, again, other = (model.embed(params, x, torch.tensor(key)) for key in (11, 11, 12))
+    assert torch.equal(one, again)
+    assert not torch.equal(one == 0, other == 0)
+    assert (one == 0).any()
+    plain = nn.Sequential(model.body[1], nn.Flatten())
+    assert torch.equal(model.embed(params, x, SILENT), plain(x))
+    seen = []
+    for layer in (model.body[0], model.body[2]):
+        layer.register_forward_pre_hook(lambda module, _: seen.append(int(module.noise)))
+    model.embed(params, x, torch.tensor(11))
+    assert len(set(seen)) == 2
+    assert min(seen) >= 0, "every layer has a key of its own"
+
+
+def test_drop_block_is_the_same_under_vmap_and_differentiated_twice():
+    layer, keys, x = DropBlock(0.3, 2), torch.tensor([1, 2, -1]), torch.rand(3, 2, 3, 6, 6) + 1
+
+    def bent(x, key):
+        return (torch.func.functional_call(layer, {"noise": key}, (x,)) ** 3).sum()
+
+    slope_of_slope = torch.func.grad(lambda x, key: torch.func.grad(bent)(x, key).sum())
+    lifted = torch.func.vmap(slope_of_slope)(x, keys)
+    for j, key in enumerate(keys):
+        mask = torch.func.functional_call(layer, {"noise": key}, (torch.ones_like(x[j]),))
+        assert torch.allclose(lifted[j], 6 * x[j] * mask**3, rtol=1e-5)
+        assert torch.equal(lifted[j], slope_of_slope(x[j], key))
+
+
+@pytest.mark.parametrize("kind", [Dropout, DropBlock])
+def test_what_is_no_probability_is_refused(kind):
+    for p in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="is no probability of dropping: set 0 <= p < 1"):
+            kind(p)
 
 
 def test_a_head_of_the_modules_own_becomes_the_models():

@@ -1,11 +1,28 @@
 """Networks, made pure: `Model` applies an `nn.Module` to parameters that are handed in.
 
-Reading order: `model.py`, `architectures.py`, `normalization.py`, `dropout.py`.
+Reading order: `protocol.py`, `model.py`, `architectures.py`, `normalization.py`, `dropout.py`; then the larger
+networks, `resnet12.py` and `torchvision_classifiers.py`.
 """
 
-from metatrain.models.architectures import ARCHITECTURES, MLP, Architecture, Conv4, Custom
-from metatrain.models.dropout import Dropout
+from metatrain.models.architectures import ARCHITECTURES, MLP, Conv4, Custom
+from metatrain.models.dropout import DropBlock, Dropout
 from metatrain.models.model import Model, build_model
 from metatrain.models.normalization import TaskNorm
+from metatrain.models.protocol import Architecture
+from metatrain.models.resnet12 import ResNet12
+from metatrain.models.torchvision_classifiers import Torchvision
 
-__all__ = ["ARCHITECTURES", "MLP", "Architecture", "Conv4", "Custom", "Dropout", "Model", "TaskNorm", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "MLP",
+    "Architecture",
+    "Conv4",
+    "Custom",
+    "DropBlock",
+    "Dropout",
+    "Model",
+    "ResNet12",
+    "TaskNorm",
+    "Torchvision",
+    "build_model",
+]

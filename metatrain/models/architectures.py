@@ -1,31 +1,19 @@
 """The embedding networks by name: settings that build an `nn.Module` from [B, *x] to [B, D]."""
 
+import reprlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from metatrain.checks import positive, require
+from metatrain.checks import at_most, positive, require
+from metatrain.models.layers import GlobalMean
 from metatrain.models.normalization import TaskNorm
-from tasks.imports import import_target
+from metatrain.models.protocol import ADDED, Normalization
+from metatrain.models.resnet12 import ResNet12
+from metatrain.models.torchvision_classifiers import Torchvision
+from tasks.imports import FAILURES, failure, import_target
 from tasks.types import TaskSpec
-
-Normalization = Literal["transductive", "inductive", "none"]
-
-
-ADDED, NONE = "added", "none"
-
-
-class Architecture(Protocol):
-    """Settings under `model.` in a configuration.
-
-    `head`, the last step from features to predictions, is ADDED (a linear one, to what `build` gives), NONE (what
-    `build` gives are the predictions), or the name of the submodule that is the last step of what `build` gives.
-    """
-
-    @property
-    def head(self) -> str: ...
-    def build(self, spec: TaskSpec) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +25,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         positive("model", width=self.width, depth=self.depth)
+        at_most("model", 1000, depth=self.depth)
 
     @property
     def head(self) -> str:
@@ -50,13 +39,6 @@ class MLP:
         for layer in range(self.depth):
             layers += [nn.Linear(inputs if layer == 0 else self.width, self.width), nn.ReLU()]
         return nn.Sequential(*layers)
-
-
-class GlobalMean(nn.Module):
-    """[n, C, H, W] -> [n, C]: the mean over positions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -113,10 +95,22 @@ class Custom:
     head: str = ADDED
 
     def build(self, spec: TaskSpec) -> nn.Module:
-        made = import_target("model.name", self.target)(**self.arguments)
+        target = import_target("model.name", self.target)
+        try:
+            made = target(**self.arguments)
+        except FAILURES as error:
+            given = reprlib.repr(self.arguments)
+            raise ValueError(
+                f"model.arguments: '{self.target}' cannot be made with {given} ({failure(error)}): mend them, or it"
+            ) from error
         if not isinstance(made, nn.Module):
             raise ValueError(f"model.name: '{self.target}' made a {type(made).__name__}, not a torch.nn.Module")
         return made
 
 
-ARCHITECTURES: dict[str, type[Any]] = {"mlp": MLP, "conv4": Conv4}
+ARCHITECTURES: dict[str, type[Any]] = {
+    "mlp": MLP,
+    "conv4": Conv4,
+    "resnet12": ResNet12,
+    "torchvision": Torchvision,
+}

@@ -5,8 +5,11 @@ Here the mask is hashed from (task, inner step, layer, position): equal wherever
 under vmap and when an inner step is re-materialised.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 SILENT = -1
 """The noise key that turns everything random off: evaluation, and adaptation on a user's own data."""
@@ -37,6 +40,18 @@ def fold(noise: Tensor, number: int) -> Tensor:
     return torch.where(noise < 0, noise, hashed(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
 
 
+def uniform(noise: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
+    """Numbers in [0, 1), float64, of `shape`: each position's own, all of them determined by `noise`."""
+    position = torch.arange(shape.numel(), device=device).view(shape)
+    return _shift_right(hashed(hashed(position) ^ noise), 11).to(torch.float64) * 2.0**-53
+
+
+def _probability(p: float) -> float:
+    if not 0 <= p < 1:
+        raise ValueError(f"p: {p} is no probability of dropping: set 0 <= p < 1")
+    return p
+
+
 class Dropout(nn.Module):
     """x · keep / (1 − p), keep ~ Bernoulli(1 − p) addressed by `noise` (Srivastava et al. 2014). x: any shape."""
 
@@ -44,14 +59,40 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"p: {p} is no probability of dropping: set 0 <= p < 1")
-        self.p = p
+        self.p = _probability(p)
         # A buffer, so that `functional_call` can hand each task its own key.
         self.register_buffer("noise", torch.tensor(SILENT), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        position = torch.arange(x.numel(), device=x.device).view(x.shape)
-        uniform = _shift_right(hashed(hashed(position) ^ self.noise), 11).to(torch.float64) * 2.0**-53
-        keep = (uniform >= self.p).to(x.dtype) / (1 - self.p)
+        keep = (uniform(self.noise, x.shape, x.device) >= self.p).to(x.dtype) / (1 - self.p)
         return x * torch.where(self.noise < 0, torch.ones_like(keep), keep)
+
+
+class DropBlock(nn.Module):
+    """x · M · |M| / ΣM, with M zero on b × b blocks, drawn for each channel (Ghiasi, Lin & Le 2018, algorithm 1).
+
+    A block begins with probability γ = p / b² · HW / ((H − b + 1)(W − b + 1)) wherever it fits, which drops a little
+    less than p, for blocks overlap. b is `block`, or the smaller side of the map. x: [n, C, H, W].
+    """
+
+    noise: Tensor
+
+    def __init__(self, p: float = 0.1, block: int = 5) -> None:
+        super().__init__()
+        self.p, self.block = _probability(p), block
+        self.register_buffer("noise", torch.tensor(SILENT), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *each, height, width = x.shape
+        b = min(self.block, height, width)
+        fits = torch.Size([*each, height - b + 1, width - b + 1])
+        gamma = self.p / b**2 * (height * width) / math.prod(fits[-2:])
+        begins = (uniform(self.noise, fits, x.device) < gamma).to(x.dtype)
+        # The largest of the b × b corners from which a block would reach this position: 1 where one does.
+        keep = 1 - F.max_pool2d(F.pad(begins, [b - 1] * 4), b, stride=1)
+        scaled = keep * (keep.numel() / keep.sum().clamp(min=1))
+        return x * torch.where(self.noise < 0, torch.ones_like(keep), scaled)
+
+
+ADDRESSED = (Dropout, DropBlock)
+"""The layers whose buffer `noise` a Model fills with the task's own key."""

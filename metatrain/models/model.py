@@ -1,18 +1,18 @@
 """A network as a pure function of its parameters."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metatrain.checks import require
-from metatrain.models.architectures import ADDED, NONE, Architecture
-from metatrain.models.dropout import Dropout, fold
+from metatrain.models.dropout import ADDRESSED, fold
 from metatrain.models.normalization import TaskNorm, statistics_of_first
+from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, outputs_for
 from metatrain.types import Params
+from tasks.imports import FAILURES, failure
 from tasks.types import TaskSpec
 
 BODY, HEAD = "model.body.", "model.head."
@@ -29,7 +29,7 @@ class Model:
     body: nn.Module
     head: nn.Module | None
     spec: TaskSpec
-    normalization: Literal["transductive", "inductive", "none"]
+    normalization: Normalization
 
     def embed(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
         """Embeddings of `x`; `reference`, the support images, lends its statistics where the model is inductive."""
@@ -52,7 +52,11 @@ class Model:
         return functional_call(self.body, given, (x,))  # type: ignore[no-any-return]
 
     def _with_head(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
-        y = self._body_only(params, x, noise)
+        return self.read_out(params, self._body_only(params, x, noise))
+
+    def read_out(self, params: Params, features: Tensor) -> Tensor:
+        """What the head says of features [n, D]."""
+        y = features
         if self.head is not None:
             given = {name.removeprefix(HEAD): value for name, value in params.items() if name.startswith(HEAD)}
             y = functional_call(self.head, given, (y,))
@@ -72,8 +76,8 @@ class Model:
         fits = compares or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
         require(
             fits,
-            f"tasks.test.ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: lower it, or train "
-            "with as many ways, or a method without a head, such as protonet",
+            f"ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: give it fewer (tasks.test.ways), "
+            "or train with as many (tasks.train.ways), or train a method without a head, such as protonet",
         )
         return replace(self, spec=spec)
 
@@ -86,7 +90,7 @@ class Model:
 
 
 def _noise_buffers(body: nn.Module) -> list[str]:
-    return [f"{name}.noise" if name else "noise" for name, m in body.named_modules() if isinstance(m, Dropout)]
+    return [f"{name}.noise" if name else "noise" for name, m in body.named_modules() if isinstance(m, ADDRESSED)]
 
 
 def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
@@ -94,7 +98,7 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
 
     Raises ValueError, naming the remedy, for a module that is no function of its parameters and input.
     """
-    outputs = spec.ways if spec.ways is not None else max(1, torch.Size(spec.y).numel())
+    outputs = outputs_for(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.build(spec).train()
@@ -128,12 +132,11 @@ def _detached_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) ->
     return head
 
 
-def _normalization(architecture: Architecture, body: nn.Module) -> Literal["transductive", "inductive", "none"]:
-    named: Literal["transductive", "inductive", "none"] | None = getattr(architecture, "normalization", None)
-    if named is not None:
-        return named
-    mixes = any(isinstance(module, (TaskNorm, _NormBase)) for module in body.modules())
-    return "transductive" if mixes else "none"
+def _normalization(architecture: Architecture, body: nn.Module) -> Normalization:
+    if not any(isinstance(module, (TaskNorm, _BatchNorm)) for module in body.modules()):
+        return "none"
+    chosen: Normalization = getattr(architecture, "normalization", "transductive")
+    return chosen
 
 
 def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
@@ -144,10 +147,12 @@ def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
     x = torch.linspace(0, 1, 2 * torch.Size(spec.x).numel()).view(2, *spec.x)
     with torch.no_grad():
         try:
-            y = functional_call(body, scratch, (x,))
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"model.name: the module does not accept a batch {tuple(x.shape)}: {reason}") from error
+            y: Tensor = functional_call(body, scratch, (x,))
+        except FAILURES as error:
+            remedy = "mend it, or set a model that reads such tasks"
+            raise ValueError(
+                f"model.name: the module does not accept a batch {tuple(x.shape)} ({failure(error)}): {remedy}"
+            ) from error
     written = [name for name in before if not torch.equal(before[name], scratch[name])]
     require(
         not written,

@@ -1,0 +1,46 @@
+"""Layers in elementary operations, where torch's fused ones lack a second derivative or a rule for vmap (2.14)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GlobalMean(nn.Module):
+    """[n, C, H, W] -> [n, C], or [n, C, 1, 1] with `keepdim`: the mean over positions.
+
+    vmap takes nn.AdaptiveAvgPool2d(1) the slow way round, with a warning, where memory is ordered channels last.
+    """
+
+    def __init__(self, keepdim: bool = False) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=self.keepdim)
+
+
+class HardSigmoid(nn.Module):
+    """min(1, max(0, x/6 + 1/2)) (Howard et al. 2019); nn.Hardsigmoid has no second derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 6 + 0.5).clamp(0, 1)
+
+
+class Attention(nn.Module):
+    """softmax(Q Kᵀ / √d) V for each head (Vaswani et al. 2017, eq. 1), with the parameters of nn.MultiheadAttention.
+
+    Self-attention alone: key and value are the query, [n, length, D]. torch's fused one has no second derivative.
+    """
+
+    def __init__(self, fused: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = fused.num_heads
+        self.in_proj_weight, self.in_proj_bias, self.out_proj = fused.in_proj_weight, fused.in_proj_bias, fused.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        assert query is key is value and not need_weights
+        n, length, width = query.shape
+        d = width // self.heads
+        mixed = F.linear(query, self.in_proj_weight, self.in_proj_bias).view(n, length, 3, self.heads, d)
+        q, k, v = mixed.permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * d**-0.5).softmax(-1)
+        return self.out_proj((weights @ v).transpose(1, 2).reshape(n, length, width)), None

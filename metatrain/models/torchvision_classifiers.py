@@ -1,0 +1,131 @@
+"""torchvision's classifiers: `model: {name: torchvision, classifier: resnet18}`.
+
+torchvision is imported where it is first needed: the core does without it.
+"""
+
+import difflib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metatrain.checks import require
+from metatrain.models.dropout import Dropout
+from metatrain.models.layers import Attention, GlobalMean, HardSigmoid
+from metatrain.models.normalization import TaskNorm
+from metatrain.models.protocol import NONE, outputs_for
+from tasks.types import Shape, TaskSpec
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A classifier of torchvision.models by its name there, untrained, made a function of its parameters and input.
+
+    Batch normalisation becomes TaskNorm, with the same initial values; dropout ours, with the same rate; stochastic
+    depth is left out, so that every layer is always there; layers without a second derivative are written out. The
+    last linear layer is the head; squeezenet, which ends in a convolution, has none apart.
+
+    Give images that leave more than one pixel before the head (64×64 or more, mostly): where one pixel is left, the
+    statistics of a channel are those of as many values as there are examples, and gradients through few explode.
+    """
+
+    classifier: str = "resnet18"
+    normalization: Literal["transductive", "inductive"] = "transductive"
+
+    def __post_init__(self) -> None:
+        known = _torchvision_models().list_models(module=_torchvision_models())
+        close = difflib.get_close_matches(self.classifier, known, n=1)
+        require(
+            self.classifier in known,
+            f"model.classifier: no '{self.classifier}'{f' (did you mean {close[0]}?)' if close else ''}: choose a "
+            "classifier of torchvision.models, such as resnet18, densenet121 or vit_b_16",
+        )
+
+    @property
+    def head(self) -> str:
+        return NONE if self.classifier.startswith("squeezenet") else "head"
+
+    def build(self, spec: TaskSpec) -> nn.Module:
+        self._check(spec.x)
+        height, width = spec.x[1:]
+        try:
+            made = _pure(_torchvision_models().get_model(self.classifier, weights=None, **self._settings(spec)))
+            with torch.no_grad():
+                made(torch.zeros(2, *spec.x))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".!")
+            raise ValueError(
+                f"model.classifier: {self.classifier} cannot read images of {height}×{width} ({reason}): "
+                "give another size, such as 224×224, or set another classifier"
+            ) from error
+        return made if self.head == NONE else _split(made)
+
+    def _check(self, x: Shape) -> None:
+        require(len(x) == 3, f"model.name: torchvision reads images [C, H, W]; these tasks have x of {x}: set mlp")
+        require(
+            x[0] == 3,
+            f"model.classifier: {self.classifier} reads colour images [3, H, W]; these tasks have x of {x}: "
+            "set model.name to resnet12 or conv4",
+        )
+        # Its padding is normalised too, and |x| has no second derivative at zero: MAML's gradients would be nan.
+        require(
+            not self.classifier.startswith("swin_v2") or x[1] % 256 == x[2] % 256 == 0,
+            f"model.classifier: {self.classifier} pads images of {x[1]}×{x[2]}, and has no second derivative there: "
+            "give 256×256, or set swin_t",
+        )
+
+    def _settings(self, spec: TaskSpec) -> dict[str, Any]:
+        settings: dict[str, Any] = {"num_classes": outputs_for(spec)}
+        if self.classifier.startswith("vit"):
+            settings["image_size"] = spec.x[1]
+        if self.classifier.startswith("maxvit"):
+            settings["input_size"] = spec.x[1:]
+        if self.classifier in ("googlenet", "inception_v3"):
+            # The auxiliary outputs of training would be predictions beside the predictions.
+            settings |= {"aux_logits": False, "init_weights": True}
+        return settings
+
+
+def _torchvision_models() -> Any:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ValueError(
+            "model.name: torchvision is not installed: pip install torchvision, or set resnet12"
+        ) from error
+    return models
+
+
+def _pure(module: nn.Module) -> nn.Module:
+    """`module`, all the way down without what keeps state, draws from torch's generator or lacks a derivative."""
+    from torchvision.ops import StochasticDepth
+
+    for name, child in module.named_children():
+        setattr(module, name, _pure(child))
+    if isinstance(module, _BatchNorm):
+        norm = TaskNorm(module.num_features, module.eps)
+        norm.weight, norm.bias = module.weight, module.bias
+        return norm
+    if isinstance(module, nn.Dropout):
+        return Dropout(module.p) if module.p > 0 else nn.Identity()
+    if isinstance(module, StochasticDepth):
+        return nn.Identity()
+    if isinstance(module, nn.MultiheadAttention):
+        return Attention(module)
+    if isinstance(module, nn.Hardsigmoid):
+        return HardSigmoid()
+    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+        return GlobalMean(keepdim=True)
+    return module
+
+
+def _split(module: nn.Module) -> nn.Module:
+    """`module` as its trunk and, after it, its last linear layer."""
+    *_, name = (name for name, part in module.named_modules() if isinstance(part, nn.Linear))
+    owner, _, last = name.rpartition(".")
+    head = module.get_submodule(name)
+    setattr(module.get_submodule(owner), last, nn.Identity())
+    return nn.Sequential(OrderedDict(trunk=module, head=head))
