@@ -8,9 +8,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tasks.durable import replacing
 
 
 class RawFile(NamedTuple):
@@ -33,6 +35,23 @@ def content_key(files: Iterable[RawFile], preprocessing: str, version: int) -> s
     """A key for what `preprocessing` makes of `files`: equal content in equal places gives an equal key."""
     content = [sorted(files), preprocessing, version]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def remembered_key(
+    root: Path, name: str, stamps: Iterable[tuple[Any, ...]], recipe: str, key: Callable[[], str]
+) -> str:
+    """`key()`, which has to read every raw file, kept under what tells without reading that none has changed."""
+    stamp = hashlib.sha256(json.dumps([list(stamps), recipe]).encode()).hexdigest()[:32]
+    note = root / name / f"{stamp}.key"
+    with suppress(OSError, UnicodeDecodeError):
+        known = note.read_text().strip()
+        if len(known) == 32:
+            return known
+    found = key()
+    # A cache that cannot be written remembers nothing; whoever builds into it is told.
+    with suppress(OSError), replacing(note) as temporary:
+        temporary.write_text(found)
+    return found
 
 
 def build_once(root: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -4,11 +4,20 @@ import dataclasses
 import difflib
 from typing import Any
 
+from tasks.image_folder import ImageFolder
 from tasks.imports import import_target
+from tasks.mini_imagenet import MiniImageNet
 from tasks.omniglot import Omniglot
+from tasks.sinusoid import Sinusoid
 from tasks.strokes import Strokes
 
-CATALOGUE: dict[str, type[Any]] = {"omniglot": Omniglot, "strokes": Strokes}
+CATALOGUE: dict[str, type[Any]] = {
+    "image_folder": ImageFolder,
+    "mini_imagenet": MiniImageNet,
+    "omniglot": Omniglot,
+    "sinusoid": Sinusoid,
+    "strokes": Strokes,
+}
 
 _METHODS = ("prepare", "distribution")
 

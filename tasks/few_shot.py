@@ -47,6 +47,10 @@ class ClassPool(Protocol):
         """Member members[r] of class classes[r], for [R] of both: float32 [R, C, H, W]."""
         ...
 
+    def visible(self, x: Tensor) -> Tensor:
+        """Images [..., C, H, W] as `images` gives them, undone to values in [0, 1] that a person can look at."""
+        ...
+
     def class_names(self, classes: Integers) -> list[str]:
         """What a person would call each of `classes` [R]."""
         ...
@@ -109,6 +113,10 @@ class FewShot:
     def class_names(self, index: int) -> list[str]:
         """What a person would call the classes of the task at `index`, in the order of its labels."""
         return self.pool.class_names(self.draw([index])[0][0])
+
+    def visible(self, x: Tensor) -> Tensor:
+        """Images [..., C, H, W] of an episode as values in [0, 1] that a person can look at."""
+        return self.pool.visible(x)
 
 
 def _examples(images: Tensor, tasks: int, ways: int, each: int) -> Examples:

@@ -6,7 +6,6 @@ From the official archives, zipped or unpacked, to a store of 28×28 images in w
 import io
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.archive import Archive, find_archive, raw_files, read_files
+from tasks.archive import Archive, find_archive, raw_files
 from tasks.cache import RawFile, build_once, cache_root, content_key, locked
+from tasks.decoding import decode_files, silent
 from tasks.few_shot import FewShot
 from tasks.pool import StorePool
 from tasks.randomness import stream, uniforms
@@ -31,7 +31,6 @@ _CITATION = (
     "Lake, B. M., Salakhutdinov, R., and Tenenbaum, J. B. (2015). Human-level concept learning through "
     "probabilistic program induction. Science, 350(6266), 1332-1338."
 )
-_CHUNK = 512
 _ARCHIVES = " and ".join(f"{folder}.zip" for folder in FOLDERS)
 
 Splitting = Mapping[Split, tuple[int, ...]]
@@ -67,7 +66,7 @@ class Omniglot:
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Few-shot episodes over one split's characters."""
-        store = self.store(_silent)
+        store = self.store(silent)
         numbers = store.header.splittings[self.splitting][split]
         turns = 4 if self.rotations and split == "train" else 1
         return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
@@ -81,7 +80,9 @@ class Omniglot:
 
         def build(path: Path) -> None:
             header = _header(files)
-            write_store(path, header, _decode(archives, files, progress))
+            names = [[file.name for file in file_list] for file_list in files]
+            sources = list(zip(archives, names, strict=True))
+            write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
 
         return open_store(build_once(root, "omniglot", key, build))
 
@@ -163,39 +164,10 @@ def _header(files: list[list[RawFile]]) -> Header:
     return Header("omniglot", (1, SIDE, SIDE), tuple(classes), splittings, _SOURCE, _CITATION, _PREPROCESSING)
 
 
-def _decode(archives: list[Archive], files: list[list[RawFile]], progress: Progress) -> Images:
-    """All drawings, [n, 1, 28, 28], in the order of `files`, on all cores."""
-    drawings = [
-        (f"{archive.path}: {file.name}", content)
-        for archive, file_list in zip(archives, files, strict=True)
-        for file, content in zip(file_list, read_files(archive, [file.name for file in file_list]), strict=True)
-    ]
-    images = np.empty((len(drawings), 1, SIDE, SIDE), dtype=np.uint8)
-    chunks = [drawings[at : at + _CHUNK] for at in range(0, len(drawings), _CHUNK)]
-    done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for chunk in threads.map(_decode_chunk, chunks):
-            images[done : done + len(chunk), 0] = chunk
-            done += len(chunk)
-            progress(done, len(images))
-    return images
+def _decode_drawing(content: bytes) -> Images:
+    """A PNG of black ink on white paper to [1, 28, 28] uint8, ink 255."""
+    from PIL import Image, ImageOps
 
-
-def _decode_chunk(drawings: list[tuple[str, bytes]]) -> Images:
-    return np.stack([_decode_drawing(name, content) for name, content in drawings])
-
-
-def _decode_drawing(name: str, content: bytes) -> Images:
-    """A PNG of black ink on white paper to [28, 28] uint8, ink 255."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            grey = ImageOps.invert(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} does not decode as a PNG ({error}): put a whole copy of the archive there") from error
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-
-
-def _silent(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        grey = ImageOps.invert(image.convert("L"))
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[None]

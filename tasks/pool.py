@@ -14,8 +14,9 @@ from tasks.types import Shape
 
 @dataclass(frozen=True)
 class StorePool:
-    """The classes `numbers` of a store, its images delivered as float32 in [0, 1].
+    """The classes `numbers` of a store, its images x delivered as float32: (x/255 - mean) / std, channel by channel.
 
+    mean, std: one number for all channels or one for each; () for 0 and 1, which leaves [0, 1].
     turns: 1, or 4 for every class to appear once more for each rotation by 90° (Santoro et al. 2016). Class c is the
     class numbers[c % n] turned counter-clockwise by c // n quarter turns.
     """
@@ -24,6 +25,8 @@ class StorePool:
     store: Store
     numbers: tuple[int, ...]
     turns: int = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -51,13 +54,30 @@ class StorePool:
         for turn in range(1, self.turns):
             where = np.flatnonzero(turned == turn)
             pixels[where] = np.rot90(pixels[where], turn, axes=(-2, -1))
-        return torch.from_numpy(pixels).to(torch.float32).mul_(1 / 255)
+        images = torch.from_numpy(pixels).to(torch.float32)
+        if not (self.mean or self.std):
+            return images.mul_(1 / 255)
+        mean, std = self._moments
+        return images.mul_(1 / (255 * std)).sub_(mean / std)
+
+    def visible(self, x: Tensor) -> Tensor:
+        """Delivered images [..., C, H, W], of any kind, as values in [0, 1] that a person can look at."""
+        if not (self.mean or self.std):
+            return x
+        mean, std = self._moments
+        return x * std.to(x) + mean.to(x)
 
     def class_names(self, classes: Integers) -> list[str]:
         """What a person would call each of `classes`."""
         turned, kinds = np.divmod(classes, len(self.numbers))
         names = (self.store.header.classes[self.numbers[kind]].name for kind in kinds)
         return [f"{name} {90 * turn}°" if turn else name for name, turn in zip(names, turned, strict=True)]
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """mean and std, each [1 or C, 1, 1]."""
+        mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
+        return mean[:, None, None], std[:, None, None]
 
     @cached_property
     def _starts(self) -> Integers:

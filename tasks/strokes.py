@@ -113,6 +113,10 @@ class StrokePool:
             images[part, 0] = render(drawn, present[which[part]], pen)
         return torch.from_numpy(images)
 
+    def visible(self, x: Tensor) -> Tensor:
+        """Ink is in [0, 1] as it is."""
+        return x
+
     def class_names(self, classes: Integers) -> list[str]:
         """A character is called by its number."""
         return [f"character {number}" for number in classes]

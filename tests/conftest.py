@@ -18,6 +18,14 @@ def omniglot_root() -> Path:
     return Path(root) / "omniglot"
 
 
+@pytest.fixture(scope="session")
+def tiny_imagenet_root() -> Path:
+    root = os.environ.get("METATRAIN_DATA")
+    if root is None:
+        pytest.skip("set METATRAIN_DATA to a folder that holds tiny-imagenet/ to run this on real photographs")
+    return Path(root) / "tiny-imagenet"
+
+
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """A Ray cluster of four logical cores, for the tests of one module."""

@@ -57,8 +57,11 @@ def test_a_users_own_by_import_path(own: None) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("omniglott", "no tasks are called 'omniglott': did you mean 'omniglot'? there are omniglot, strokes, or your"),
-        ("zzz", "no tasks are called 'zzz': there are omniglot, strokes"),
+        (
+            "omniglott",
+            "no tasks are called 'omniglott': did you mean 'omniglot'? there are image_folder, mini_imagenet, ",
+        ),
+        ("zzz", "no tasks are called 'zzz': there are image_folder, mini_imagenet, omniglot, "),
         ("", "no tasks are called ''"),
         ("no_such_module_here:Thing", "cannot import 'no_such_module_here'"),
         ("needs_more:Thing", "No module named 'a_module_that_nobody_has'"),

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.few_shot import FewShot
+from tasks.image_folder import ImageFolder
+from tasks.mini_imagenet import MiniImageNet
 from tasks.omniglot import Omniglot
 from tasks.randomness import Integers
 from tasks.strokes import Strokes
 from tasks.types import SPLITS, EpisodeShape, Shape, TaskSource
 from tests import conformance_distributions as conformance
-from tests import drawings
+from tests import drawings, pictures
 
 SHAPE = EpisodeShape(ways=3, shots=2, queries=4)
 
@@ -26,7 +28,22 @@ def _omniglot(folder: Path) -> TaskSource:
     return Omniglot(root=str(drawings.write_zips(folder / "raw")), cache=str(folder / "cache"))
 
 
-SOURCES: dict[str, Callable[[Path], TaskSource]] = {"strokes": lambda _: Strokes(), "omniglot": _omniglot}
+def _image_folder(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", pictures.class_files([f"class {number}" for number in range(16)]))
+    return ImageFolder(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
+def _mini_imagenet(folder: Path) -> TaskSource:
+    root = pictures.write_zip(folder / "mini.zip", pictures.table_files())
+    return MiniImageNet(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
+SOURCES: dict[str, Callable[[Path], TaskSource]] = {
+    "strokes": lambda _: Strokes(),
+    "omniglot": _omniglot,
+    "image_folder": _image_folder,
+    "mini_imagenet": _mini_imagenet,
+}
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -64,6 +81,9 @@ class Numbered:
     def class_names(self, classes: Integers) -> list[str]:
         return [str(number) for number in classes]
 
+    def visible(self, x: Tensor) -> Tensor:
+        return x / 800
+
 
 @given(
     ways=st.integers(2, 8),
@@ -88,6 +108,13 @@ def test_a_tasks_classes_do_not_depend_on_its_shots() -> None:
     one = FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, "train").draw(range(20))[0]
     two = FewShot(Numbered(), EpisodeShape(4, 2, 1), 0, "train").draw(range(20))[0]
     assert np.array_equal(one, two)
+
+
+def test_what_a_person_can_look_at_is_the_pools_affair(source: TaskSource) -> None:
+    distribution = source.distribution("train", SHAPE, 3)
+    x = distribution.episodes([0]).query.x
+    assert torch.equal(distribution.visible(x), x)
+    assert torch.equal(FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, "train").visible(x), x / 800)
 
 
 def test_splits_draw_differently_from_pools_of_one_size() -> None:

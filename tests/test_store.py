@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from tasks import store as store_module
-from tasks.archive import find_archive, raw_files, read_files
+from tasks.archive import find_archive, opened, raw_files
 from tasks.cache import build_once, cache_root, content_key
 from tasks.durable import replacing
 from tasks.pool import StorePool
@@ -237,7 +237,8 @@ def test_a_zip_and_its_unpacked_folder_have_one_key_and_content(tmp_path: Path) 
         archive = find_archive([root], "raw")
         assert archive is not None
         listings.append(raw_files(archive, ".png"))
-        contents.append(list(read_files(archive, [file.name for file in listings[-1]])))
+        with opened(archive) as found:
+            contents.append([found.read(file.name) for file in listings[-1]])
     assert listings[0] == listings[1]
     assert contents[0] == contents[1] == [b"one", b"two", b"three"]
     assert content_key(listings[0], "p", 1) == content_key(listings[1][::-1], "p", 1)
