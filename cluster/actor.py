@@ -9,6 +9,7 @@ import torch
 from metatrain.reduction import flatten, layout_of, unflatten
 from metatrain.settings import Config
 from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.usage import Usage
 from metatrain.worker import Worker, device_for
 
 Vector = np.ndarray[Any, Any]
@@ -38,6 +39,10 @@ class ShardActor:
     def pid(self) -> int:
         """This process, for the report of who did what; answering it also says that the actor is ready."""
         return os.getpid()
+
+    def usage(self) -> Usage:
+        """What this process spent so far."""
+        return self._worker.meter.usage()
 
     def compute(self, job: Job, vector: Vector, shard: Shard) -> Answer:
         """The answer for one shard at the parameters of `vector`."""

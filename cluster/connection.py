@@ -12,6 +12,10 @@ from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
 
 _PATIENCE_S = 10.0
+_WORKERS_PER_CORE = 32
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a gRPC client begins: the preface of HTTP/2 (RFC 9113, §3.4) and empty settings."""
+_SETTINGS_FRAME = 4
 
 
 @contextmanager
@@ -26,9 +30,15 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
     if settings.address is not None:
         _join(settings.address)
     else:
+        cores = os.cpu_count() or 1
+        require(
+            settings.workers <= _WORKERS_PER_CORE * cores,
+            f"executor.workers: {settings.workers} processes on {cores} cores would exhaust this machine: lower it, or "
+            "name a cluster in executor.address",
+        )
         # Workers may outnumber cores (they then share them): a result must not depend on how many there are.
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, settings.workers),
+            num_cpus=max(cores, settings.workers),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=True,
@@ -59,7 +69,19 @@ def _join(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """OSError where nothing listens at host:port, at once; Ray alone goes on trying for minutes. "auto" passes."""
+    """OSError where nothing that speaks gRPC listens at host:port; Ray alone goes on trying for minutes.
+
+    "auto" passes. ValueError: no address at all.
+    """
+    if address in ("auto", "local"):
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), min(int(port), 65535)), timeout=_PATIENCE_S).close()
+    require(bool(host) and port.isdecimal() and int(port) < 2**16, "it is not host:port, ray://host:port or auto")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S) as line:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        line.settimeout(_PATIENCE_S / 2)
+        line.sendall(_GREETING)
+        answer = line.recv(9)
+    if len(answer) < 4 or answer[3] != _SETTINGS_FRAME:
+        raise ConnectionError("what listens there is not Ray; its port is 6379 by default, its client's 10001")

@@ -7,21 +7,25 @@ the driver and a lost one loses little. An actor that dies is replaced, and what
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import Answer, ShardActor, unpack_gradient
 from metatrain.reduction import TreeSum, flatten
 from metatrain.settings import Config
-from metatrain.types import Job, MetaGradient, Params, Scores, Shard, WorkersLost
+from metatrain.types import Job, MetaGradient, Params, Scores, Shard, TaskFailed, WorkersLost
+from metatrain.usage import Meter, Usage, as_report
 
 _IN_FLIGHT = 2
+_ANSWER_S = 10.0
+"""An actor that says what it spent does so at once, or is not waited for."""
 _PATIENCE_S = 600.0
 """Without any answer or any new worker for so long, the run gives up."""
 
@@ -34,6 +38,7 @@ class RayExecutor:
         self._options = _actor_options(config, placement_group)
         self._tasks_done: Counter[int] = Counter()
         self._retries = 0
+        self._meter = Meter()
         self._actors: list[Any] = [self._spawn() for _ in range(config.executor.workers)]
 
     def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
@@ -49,12 +54,14 @@ class RayExecutor:
     def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         summed = TreeSum(len(shards))
         for shard, answer in self._answers(job, params, shards):
-            summed.add(shard.number, unpack_gradient(answer, params, shard))
+            with self._meter.part("add"):
+                summed.add(shard.number, unpack_gradient(answer, params, shard))
             self._tasks_done[answer.pid] += len(shard.indices)
         return summed.total()  # type: ignore[no-any-return]
 
     def report(self) -> Mapping[str, Any]:
-        return {"workers": {str(pid): done for pid, done in sorted(self._tasks_done.items())}, "retries": self._retries}
+        workers = {str(pid): done for pid, done in sorted(self._tasks_done.items())}
+        return {"workers": workers, "retries": self._retries} | as_report([self._meter.usage(), *self._usages()])
 
     def close(self) -> None:
         for actor in self._actors:
@@ -65,18 +72,26 @@ class RayExecutor:
         """The processes of the workers, once they are all ready."""
         return list(ray.get([actor.pid.remote() for actor in self._actors]))
 
+    def _usages(self) -> Iterator[Usage]:
+        """Of the workers that are there now; what a lost one spent is lost with it."""
+        for actor in self._actors:
+            with suppress(RayError):
+                yield ray.get(actor.usage.remote(), timeout=_ANSWER_S)
+
     def _spawn(self) -> Any:
         return ray.remote(ShardActor).options(**self._options).remote(self._config)
 
     def _answers(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Answer]]:
         """Every shard's answer once, in order of arrival."""
-        vector = ray.put(flatten(params) if params else np.empty(0, dtype=np.float32))
+        with self._meter.part("broadcast"):
+            vector = ray.put(flatten(params) if params else np.empty(0, dtype=np.float32))
         todo = deque(shards)
         flying: dict[Any, tuple[int, Shard]] = {}
         heard = time.monotonic()
         while todo or flying:
             self._hand_out(job, vector, todo, flying)
-            ready, _ = ray.wait(list(flying), timeout=5.0)
+            with self._meter.part("wait"):
+                ready, _ = ray.wait(list(flying), timeout=5.0)
             for reference in ready:
                 seat, shard = flying.pop(reference)
                 try:
@@ -86,6 +101,8 @@ class RayExecutor:
                         raise WorkersLost(f"a worker cannot start: {_reason(error)}") from error
                     self._replace(seat, shard, todo, flying)
                     continue
+                except RayTaskError as error:  # the actor lives: it is the computation that fails, and would again
+                    raise TaskFailed(_cause(error)) from error
                 heard = time.monotonic()
                 yield shard, answer
             if time.monotonic() - heard > _PATIENCE_S:
@@ -115,6 +132,12 @@ def _reason(error: RayActorError) -> str:
     """The last line of what went wrong in the actor."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _cause(error: RayTaskError) -> str:
+    """What the worker raised, without the traceback that Ray's own message is."""
+    cause = error.cause
+    return str(cause) if isinstance(cause, TaskFailed) else " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:

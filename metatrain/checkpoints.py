@@ -16,6 +16,7 @@ import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def save(folder: Path, step: int, snapshot: Mapping[str, Any], extra: Mapping[st
         _put_in_place(new, final)
     _remove(new)
     new.mkdir(parents=True)
-    with (new / STATE).open("wb") as file:
+    with _writable(new / STATE), (new / STATE).open("wb") as file:
         torch.save(dict(snapshot), file)
         file.flush()
         os.fsync(file.fileno())
@@ -127,6 +128,16 @@ def params_sha256(params: Mapping[str, Tensor]) -> str:
         flat = params[name].detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """torch says RuntimeError where a disk is full."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {path} ({reason}): free some space on that disk") from error
 
 
 def _names(folder: Path, step: int) -> tuple[Path, Path]:

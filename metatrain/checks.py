@@ -2,6 +2,9 @@
 
 import math
 
+MOST = 2**31 - 1
+"""No setting counts further: what is counted could not be kept, nor waited for."""
+
 
 def require(holds: bool, message: str) -> None:
     """Raise ValueError(message) unless `holds`. For what a user gave; `assert` is for our own invariants."""
@@ -10,17 +13,32 @@ def require(holds: bool, message: str) -> None:
 
 
 def positive(section: str, **values: float | int | None) -> None:
-    """Every value is a finite number above zero; None, where a setting is optional, passes."""
+    """Every value is a finite number above zero, a count at most MOST; None, where a setting is optional, passes."""
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{_path(section, name)}: {value:g} is not a positive number: set it above 0")
+            raise ValueError(f"{_path(section, name)}: {shown(value)} is not a positive number: set it above 0")
+        at_most(section, MOST, **{name: value if isinstance(value, int) else None})
 
 
 def not_negative(section: str, **values: float | int | None) -> None:
     """Every value is a finite number, zero or above; None passes."""
     for name, value in values.items():
         if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"{_path(section, name)}: {value:g} is below zero or not a number: set 0 or more")
+            raise ValueError(f"{_path(section, name)}: {shown(value)} is below zero or not a number: set 0 or more")
+
+
+def at_most(section: str, most: int, **values: int | None) -> None:
+    """No value is above `most`; None passes."""
+    for name, value in values.items():
+        if value is not None and value > most:
+            raise ValueError(f"{_path(section, name)}: {shown(value)} is too much: lower it to {most} or less")
+
+
+def shown(value: float | int) -> str:
+    """A number as a person writes it, however long it is."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if abs(value) < 10**20 else "a number of more than 20 digits"
 
 
 def _path(section: str, name: str) -> str:

@@ -14,19 +14,23 @@ import typer
 from metatrain import runs
 from metatrain.algorithms import ALGORITHMS
 from metatrain.checkpoints import params_sha256
-from metatrain.config import as_plain, as_yaml, flat, json_schema, load_config, overridden, read_config, resolved
+from metatrain.checks import require
+from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved, resumed
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.engine import resolve_vectorize
 from metatrain.evaluation import table
 from metatrain.executor import InProcess
+from metatrain.failures import RunFailed, go_on, story
 from metatrain.interruption import interruptible, leave_at_once
 from metatrain.learner import best_params
 from metatrain.models import ARCHITECTURES
 from metatrain.outer import Diverged
 from metatrain.progress import Progress, counter
 from metatrain.recorders import JsonLines, Several
+from metatrain.rehearsal import rehearse, require_same, told
+from metatrain.schema import json_schema
 from metatrain.settings import Config
-from metatrain.types import Executor, Recorder, WorkersLost
+from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
 from tasks.catalogue import CATALOGUE
 from tasks.types import SPLITS, Episode, EpisodeShape
@@ -55,11 +59,12 @@ def train_command(
 ) -> None:
     """Meta-train, test on held-out classes, and keep everything in a run folder."""
     home = runs.open_run(resume) if resume is not None else None
-    if home is not None and config is not None:
-        raise ValueError(f"--resume: a run goes on as it began: leave out {config}, or train anew")
-    if home is None and config is None:
+    if home is not None:
+        settings = resumed(load_config(home.config), [config, *(overrides or [])] if config else [])
+    elif config is not None:
+        settings = load_config(Path(config), overrides or [])
+    else:
         raise ValueError("CONFIG: missing: give a YAML file, as in configs/, or --resume RUN")
-    settings = load_config(home.config if home else Path(config or ""), overrides or [])
     prepare_seconds = prepare(settings)
     settings = settled(settings)
     with executing(settings) as executor:
@@ -68,12 +73,8 @@ def train_command(
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds})
     if signalled:
-        print(f"interrupted at step {outcome.steps}: {_go_on(home)}", file=sys.stderr)
+        print(f"interrupted at step {outcome.steps}: {go_on(home)}", file=sys.stderr)
         raise typer.Exit(128 + signalled)
-
-
-class RunFailed(Exception):
-    """A run that had begun came to grief; the message names it, so that it can go on."""
 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
@@ -82,21 +83,17 @@ def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcom
         try:
             outcome = run(settings, executor, recorder, home, stop=interruption.is_set)
             recorder.close("finished" if outcome.finished else "interrupted")
-        except (Diverged, WorkersLost, OSError) as error:
+        except (Diverged, WorkersLost, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
-            raise RunFailed(f"{error}\nthe run is kept in {home.path}: {_go_on(home)}") from error
+            raise RunFailed(story(error, home)) from error
         return outcome, 0 if outcome.finished else interruption.signal
-
-
-def _go_on(home: runs.Run) -> str:
-    return f"go on with `metatrain train --resume {home.path}`"
 
 
 def prepare(settings: Config) -> float:
     """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
     began = time.monotonic()
-    with counter(f"preparing {settings.tasks.source.name}") as progress:
+    with counter(f"preparing {settings.tasks.source.name}") as progress, told(settings):
         settings.tasks.source.settings.prepare(progress)
     return round(time.monotonic() - began, 3)
 
@@ -108,7 +105,7 @@ def settled(settings: Config) -> Config:
 
         preflight(settings.tracking.uri)
     device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
-    convolves = Worker(settings, torch.device("cpu")).convolves
+    convolves = rehearse(settings).convolves
     return resolved(settings, resolve_vectorize(settings.engine.vectorize, convolves, device))
 
 
@@ -117,7 +114,9 @@ def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
         print(line)
     print(f"{outcome.run_dir}: {outcome.steps} steps, {outcome.tasks_per_second:g} tasks/s, {outcome.seconds:.0f} s")
     for pid, tasks in outcome.executor.get("workers", {}).items():
-        print(f"worker {pid}: {tasks} tasks")
+        print(f"worker {pid}: {tasks} tasks, {outcome.executor['peak_mib'].get(pid, 0):.0f} MiB at most")
+    parts = [f"{part} {seconds:.1f}" for part, seconds in outcome.executor.get("seconds", {}).items()]
+    print(f"seconds by part, all processes together: {', '.join(parts)}")
     if as_json:
         print(json.dumps(outcome.as_dict() | also))
 
@@ -134,13 +133,15 @@ def evaluate_command(
     trained = load_config(home.config)
     settings = settled(read_config(overridden(as_plain(trained), overrides or [])))
     params, newest, _ = best_params(home)
+    worker = Worker(settings, torch.device("cpu"))
+    require_same(params, worker)
     with executing(settings) as executor, runs.own(home):
         recorder = recorders(trained, home, None)
         recorder.start(newest, trained.outer.steps)
-        session = Session(settings, executor, recorder, home, Worker(settings, torch.device("cpu")))
+        session = Session(settings, executor, recorder, home, worker)
         results = test(session, params)
         name = "-".join(["test", *map(_file_part, overrides or [])])
-        keep_results(session, results, home.evaluations / f"{name}.json")
+        keep_results(session, params, results, home.evaluations / f"{name}.json")
         recorder.close("finished" if newest == trained.outer.steps else "interrupted")
     for line in table(results):
         print(line)
@@ -155,6 +156,23 @@ def evaluate_command(
             "params_sha256": params_sha256(params),
         }
         print(json.dumps(plain | as_test_and_baselines(results)))
+
+
+@app.command("report")
+def report_command(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
+    ] = None,
+) -> None:
+    """Write one HTML page about one or several runs: results, curves, a task shown whole, how to go on."""
+    from metatrain import report  # jinja2, which training does without
+
+    homes = [runs.open_run(path) for path in run_dirs]
+    print(page := report.write(homes, out))
+    for home in homes:
+        if why_not := report.record(home, page, recorders):
+            print(why_not, file=sys.stderr)
 
 
 @config_app.command("show")
@@ -205,9 +223,13 @@ def data_show(
     """Draw one task, support set and queries, as a PNG."""
     from tasks.gallery import save_episode  # pillow, which training does without
 
-    if split not in SPLITS:
-        raise ValueError(f"--split: no '{split}': choose {', '.join(SPLITS)}")
+    require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
+    require(0 <= index < 2**63, f"--index: {index} is no task's: give 0 or more, below 2^63")
+    require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: give a name that ends in .png")
+    require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or write to another")
     distribution = _source(name, overrides).distribution(split, EpisodeShape(ways, shots, queries), 0)
+    pictured = len(distribution.spec.x) == 3 and distribution.spec.x[0] in (1, 3)
+    require(pictured, f"NAME: the examples of {name} are no images: `data show` draws images [1 or 3, H, W] alone")
     batch = distribution.episodes([index])
     episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))
     names = getattr(distribution, "class_names", None)
@@ -265,7 +287,7 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)
-    except RunFailed as error:
+    except (RunFailed, WorkersLost, TaskFailed) as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:

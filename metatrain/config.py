@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import Choice, Config, Tasks
 from tasks.catalogue import CATALOGUE, source_type
-from tasks.imports import import_target
+from tasks.imports import FAILURES, failure, import_target
 from tasks.types import EpisodeShape
+
+_LONGEST = 100
+"""Letters of what a user wrote that are repeated in a message."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,6 +30,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
             seen.add(key.value)
@@ -36,6 +41,9 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+_METHODS = ("init", "trajectory", "predict", "meta_gradient")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,12 +64,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return _copied(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{where}{line}: not YAML ({problem}): mend that line") from error
+        raise ValueError(f"{where}{line}: not YAML ({problem[:_LONGEST]}): mend that line") from error
+    except ValueError as error:  # a date in a thirteenth month, a number of 5000 digits
+        raise ValueError(f"{where}: not YAML ({str(error)[:_LONGEST]}): mend that value") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: nests too deeply, or holds itself: write it plainly") from error
 
 
 def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -70,7 +82,7 @@ def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise ValueError(f"'{override}': is no setting: write key=value, such as outer.lr=1e-3")
+            raise ValueError(f"{_short(override)}: is no setting: write key=value, such as outer.lr=1e-3")
         *sections, last = key.split(".")
         place = result
         for section in sections:
@@ -82,7 +94,10 @@ def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
 
 
 def _copied(tree: Any) -> Any:
-    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
+    """A tree without shared parts. RecursionError: one that holds itself, which YAML's aliases allow."""
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:
@@ -107,7 +122,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
 def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, dict):
-        raise ValueError(f"{within}{name}: {section!r} is not a section: write its settings below it, key: value")
+        raise ValueError(f"{within}{name}: {_short(section)} is not a section: write its settings below it, key: value")
     return dict(section)
 
 
@@ -132,6 +147,10 @@ def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[An
     made: Any = import_target(f"{what}.name", name)
     if not dataclasses.is_dataclass(made):
         raise ValueError(f"{what}.name: '{name}' is not a dataclass: decorate it with @dataclass(frozen=True)")
+    lacking = [method for method in _METHODS if not callable(getattr(made, method, None))]
+    if lacking:
+        methods = "give it the methods of metatrain.types.Algorithm"
+        raise ValueError(f"{what}.name: '{name}' lacks {' and '.join(lacking)}: {methods}")
     return Choice(name, read_settings(made, section, what))
 
 
@@ -142,7 +161,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
         raise ValueError(f"{what}.name: missing: {choices}")
     name = _checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
-        raise ValueError(f"{what}.name: no '{name}'{_nearest(name, known)}: {choices}")
+        raise ValueError(f"{what}.name: no '{name[:_LONGEST]}'{_nearest(name, known)}: {choices}")
     return str(name)
 
 
@@ -150,13 +169,22 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
     """An instance of the settings dataclass `cls`, every value checked against its field's type."""
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     _refuse_unknown(section, [*known, *also], where)
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls)
+    except FAILURES as error:
+        raise ValueError(
+            f"{where}.name: {cls.__name__} has types without a meaning ({failure(error)}): mend it"
+        ) from error
     values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
     try:
         return cls(**values)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
+    except FAILURES as error:  # of a class of the user's own, which may want what is not given
+        raise ValueError(
+            f"{where}: {cls.__name__} cannot be made of these settings ({failure(error)}): mend them, or it"
+        ) from error
 
 
 def _read_value(kind: Any, value: Any, where: str) -> Any:
@@ -175,16 +203,23 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {value!r}") from error
+        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {_short(value)}") from error
+    except (OverflowError, PydanticUserError) as error:
+        raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): give another value") from error
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut to what fits a line."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
     for key in section:
         if key not in known:
-            path = f"{where}.{key}" if where else str(key)
-            raise ValueError(
-                f"{path}: no such setting{_nearest(str(key), known)}: it may be {', '.join(sorted(known))}"
-            )
+            written = str(key)[:_LONGEST]
+            path = f"{where}.{written}" if where else written
+            raise ValueError(f"{path}: no such setting{_nearest(written, known)}: it may be {', '.join(sorted(known))}")
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -225,6 +260,31 @@ def resolved(config: Config, vectorize: str) -> Config:
     return read_config(plain)
 
 
+_FREE = ("executor.name", "executor.workers", "executor.address", "checkpoint.", "tracking.uri", "tracking.experiment")
+_PLACES = ("tasks.root", "tasks.cache")
+"""Where the same files lie now."""
+
+
+def resumed(config: Config, overrides: Sequence[str]) -> Config:
+    """A run's configuration for going on with it: what is computed stays; who computes and who is told may change.
+
+    The change is of this going on alone: the run keeps the configuration it began with.
+    """
+    before = as_plain(config)
+    changed = read_config(overridden(before, overrides))
+    old, new = flat(before), flat(as_plain(changed))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_FREE, *_PLACES)):
+            raise ValueError(
+                f"{key}: a run goes on as it began, to end as if it had not stopped: leave it out, or train anew; "
+                "executor.workers, checkpoint.every and tracking.uri may be set"
+            )
+    return changed
+
+
+_ABSENT = object()
+
+
 def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
     result: dict[str, Any] = {}
@@ -236,37 +296,3 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def as_yaml(config: Config) -> str:
     """The resolved configuration, ready for `metatrain train`."""
     return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration, for editors: named choices as alternatives, beside one's own."""
-
-    def of(cls: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
-        schema = TypeAdapter(cls).json_schema()
-        schema["properties"] = {**extra, **schema.get("properties", {})}
-        return {**schema, "additionalProperties": False}
-
-    def choices(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        own = {"properties": {"name": {"type": "string", "pattern": ":"}, **extra}, "required": ["name"]}
-        ours = [of(cls, {"name": {"const": name}, **extra}) | {"required": ["name"]} for name, cls in known.items()]
-        return {"type": "object", "anyOf": [*ours, own]}
-
-    hints = get_type_hints(Config)
-    episode = of(EpisodeShape, {})
-    properties: dict[str, Any] = {
-        "seed": {"type": "integer", "minimum": 0, "default": 0},
-        "tasks": choices(CATALOGUE, {"train": episode, "test": episode}),
-        "model": choices(ARCHITECTURES, {}),
-        "algorithm": choices(ALGORITHMS, {}),
-    }
-    for name, cls in hints.items():
-        if name not in properties:
-            properties[name] = of(cls, {})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "metatrain configuration",
-        "type": "object",
-        "required": ["tasks", "model", "algorithm"],
-        "properties": properties,
-        "additionalProperties": False,
-    }

@@ -16,7 +16,9 @@ from metatrain import checkpoints
 from metatrain.baselines import BASELINES
 from metatrain.config import as_yaml
 from metatrain.evaluation import Evaluation, evaluate
+from metatrain.exhibit import exhibit
 from metatrain.outer import Best, TrainState, begin, restore, train
+from metatrain.rehearsal import require_same
 from metatrain.runs import Run, create, environment, write_json
 from metatrain.settings import Config
 from metatrain.types import Executor, Job, Params, Recorder
@@ -108,6 +110,7 @@ def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
     found = checkpoints.newest(session.home.checkpoints)
     if found is None:
         return begin(session.worker.initial(), session.config.outer), []
+    require_same(found.snapshot["params"], session.worker)
     return restore(found.snapshot, session.config.outer), found.damaged
 
 
@@ -118,9 +121,10 @@ def _train(session: Session, state: TrainState, stop: Callable[[], bool]) -> flo
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
         seconds = time.monotonic() - began
         spent += seconds
-        named = {f"train/{name}": value for name, value in metrics.items()}
-        recorder.record(state.step, named | {"time/tasks_per_second": config.outer.tasks_per_step / seconds})
         last, stopping = state.step == config.outer.steps, stop()
+        if last or state.step % config.tracking.every == 0:
+            named = {f"train/{name}": value for name, value in metrics.items()}
+            recorder.record(state.step, named | {"time/tasks_per_second": config.outer.tasks_per_step / seconds})
         improved = (last or state.step % config.evaluation.every == 0) and _validate(session, state)
         if last or stopping or improved or state.step % config.checkpoint.every == 0:
             _checkpoint(session, state)
@@ -155,12 +159,13 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
     """The best state by validation on the test tasks, then the baselines on the same ones."""
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
-    results = test(session, checkpoints.load(home.checkpoints, best)["params"])
+    params = checkpoints.load(home.checkpoints, best)["params"]
+    results = test(session, params)
     for result in results:
         prefix = "test" if result.learner == "trained" else f"test/{result.learner}"
         named = {result.score: result.value, "ci95": result.ci95}
         session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
-    keep_results(session, results, home.evaluations / "test.json")
+    keep_results(session, params, results, home.evaluations / "test.json")
     if home.metrics.exists():
         plots.curves(home.metrics, home.plots / "curves.png")
         session.recorder.artifact(home.plots / "curves.png", "plots")
@@ -173,19 +178,26 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
 def test(session: Session, params: Params) -> list[Evaluation]:
     """Results on the test tasks: of the learner at `params` and, where asked for, of what learned nothing."""
     settings = session.config.evaluation
-    learners: dict[str, Params] = {"trained": params}
+    learners: dict[str, tuple[Params, int]] = {"trained": (params, settings.tasks)}
     if settings.baselines:
-        learners |= {"untrained": session.worker.initial(), **{name: {} for name in BASELINES}}
-    return [_evaluated(session, "test", learner, given, settings.tasks) for learner, given in learners.items()]
+        learners["untrained"] = session.worker.initial(), settings.tasks
+        learners |= {name: ({}, settings.tasks) for name in BASELINES}
+        learners["from_scratch"] = {}, min(settings.tasks, settings.from_scratch_tasks)
+    return [_evaluated(session, "test", name, given, tasks) for name, (given, tasks) in learners.items() if tasks]
 
 
-def keep_results(session: Session, results: Sequence[Evaluation], path: Path) -> None:
-    """Results as JSON and as a plot of the score after each inner step, in the run folder and where it is recorded."""
+def keep_results(session: Session, params: Params, results: Sequence[Evaluation], path: Path) -> None:
+    """Results as JSON, the score after each inner step and one task as pictures; in the run folder and where it is
+    recorded. `params` are those of the first result.
+    """
     home, recorder = session.home, session.recorder
     write_json(path, as_test_and_baselines(results))
     plots.adaptation(results[0].as_dict(), home.plots / f"{path.stem}-adaptation.png")
     recorder.artifact(path, "evaluations")
     recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
+    picture = exhibit(session.worker, params, home.plots, path.stem)
+    if picture is not None:
+        recorder.artifact(picture, "plots")
 
 
 def _evaluated(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:

@@ -6,6 +6,7 @@ from typing import Any
 
 from metatrain.reduction import tree_sum
 from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.usage import as_report
 from metatrain.worker import Worker
 
 
@@ -26,7 +27,8 @@ class InProcess:
         return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
 
     def report(self) -> Mapping[str, Any]:
-        return {"workers": {str(os.getpid()): self._tasks_done}, "retries": 0}
+        usage = [self.worker.meter.usage()]
+        return {"workers": {str(os.getpid()): self._tasks_done}, "retries": 0} | as_report(usage)
 
     def close(self) -> None:
         """Nothing was taken."""

@@ -8,14 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metatrain.demonstration import Demonstration
 from metatrain.recorders import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAIN, VALIDATION = "#8a94a6", "#1f5fbf"
+TRAIN, VALIDATION, TARGET = "#8a94a6", "#1f5fbf", "#d9822b"
 INK, GRID = "#2b2f36", "#e6e8ec"
+FITTED: tuple[Any, ...] = ("#123a7a", "solid")
+FITS: tuple[Any, ...] = (
+    ("#8a94a6", (0, (1, 1.5))),
+    ("#5d8fd6", (0, (4, 1.5, 1, 1.5))),
+    ("#1f5fbf", (0, (6, 2))),
+    ("#1f5fbf", (0, (8, 2, 1, 2, 1, 2))),
+)
+"""Colour and dash of the fit after the last inner step, and of those before it: grey to dark, as it learns."""
 RAW_POINTS = 2000
 """No picture shows more: a longer curve is averaged in blocks before it is drawn."""
 
@@ -52,7 +61,7 @@ def curves(metrics: Path, out: Path) -> None:
         axes = _axes(figure, number, len(panels), "outer step", panel.label)
         _draw_train(axes, series.get(panel.train), panel.scale)
         _draw_validation(axes, series, panel)
-        if panel.scale == 1.0 and _spans_decades(series.get(panel.train), series.get(panel.validation)):
+        if panel.scale == 1.0 and spans_decades(series.get(panel.train), series.get(panel.validation)):
             axes.set_yscale("log")
         _legend(axes)
     _write(figure, out)
@@ -81,6 +90,37 @@ def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
     axes.set_title(f"{evaluation['split']}, {evaluation['tasks']} tasks: {label}", loc="left", fontsize=10, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _write(figure, out)
+
+
+def fit(shown: Demonstration, title: str, out: Path) -> None:
+    """A function of one number as a learner fits it, into the PNG `out`: the target, the support points, and the fit
+    after some of the inner steps (`fitted_steps`). Support and queries: x [n, 1], y [n, 1].
+    """
+    order = shown.episode.query.x[:, 0].argsort()
+    x, target = (part[order, 0].tolist() for part in shown.episode.query)
+    steps = fitted_steps(len(shown.predictions) - 1)
+    errors = {step: float((shown.predictions[step] - shown.episode.query.y).square().mean()) for step in steps}
+    figure = _figure(width=5.6, height=4.2)
+    axes = _axes(figure, 1, 1, "x", "y")
+    axes.plot(x, target, color=TARGET, linewidth=4, alpha=0.45, solid_capstyle="round", label="target")
+    for step, (colour, dash) in zip(steps, (*FITS[: len(steps) - 1], FITTED), strict=True):
+        label = f"{step} {'step' if step == 1 else 'steps'}, mse {errors[step]:.3g}"
+        axes.plot(
+            x, shown.predictions[step][order, 0].tolist(), color=colour, linestyle=dash, linewidth=1.6, label=label
+        )
+    support = [part[:, 0].tolist() for part in shown.episode.support]
+    axes.plot(
+        *support, "o", color=INK, markersize=6, markeredgecolor="white", label=f"{len(support[0])} support points"
+    )
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=2)
+    after = f"mean squared error {errors[steps[-1]]:.3g} after {steps[-1]} inner steps, {errors[0]:.3g} before"
+    _write(figure, out, f"{title}: the target curve, {len(support[0])} support points and the fits; {after}")
+
+
+def fitted_steps(last: int) -> list[int]:
+    """Which inner steps of 0 … `last` are drawn: 0, 1, 5 and 10 as far as they go, and always the last."""
+    return sorted({step for step in (0, 1, 5, 10) if step < last} | {last})
 
 
 def read_series(metrics: Path) -> dict[str, Series]:
@@ -160,17 +200,17 @@ def _band(axes: "Axes", steps: list[int], mean: list[float], margin: list[float]
     axes.fill_between(steps, low, high, color=VALIDATION, alpha=0.18, linewidth=0, label="95 % interval")
 
 
-def _spans_decades(*drawn: Series | None) -> bool:
+def spans_decades(*drawn: Series | None) -> bool:
     """Whether the values are positive and the largest is more than 30 times the smallest."""
     values = [value for series in drawn if series for value in series.values if math.isfinite(value)]
     return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
 
 
-def _figure(width: float) -> "Figure":
+def _figure(width: float, height: float = 3.6) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 3.6), dpi=144, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=144, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -195,9 +235,9 @@ def _legend(axes: "Axes") -> None:
     axes.legend([drawn[label] for label in shown], shown, frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _write(figure: "Figure", out: Path) -> None:
-    """The picture at `out`, under its name only when it is whole."""
+def _write(figure: "Figure", out: Path, description: str = "") -> None:
+    """The picture at `out`, under its name only when it is whole; `description` goes into its text."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, format="png")
+    figure.savefig(temporary, format="png", metadata={"Description": description})
     temporary.replace(out)

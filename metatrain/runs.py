@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tasks.durable import replacing
 
@@ -129,7 +129,7 @@ def own(run: Run) -> Iterator[None]:
     An exclusive flock on `owner.lock`, which the kernel gives back however this process ends; the file names the
     owner's pid and stays behind. RunOwnedError: another driver has it. ValueError: a file system without flock.
     """
-    with (run.path / "owner.lock").open("a+", encoding="utf-8") as lock:
+    with _lock_file(run) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -146,6 +146,15 @@ def own(run: Run) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def _lock_file(run: Run) -> TextIO:
+    try:
+        return (run.path / "owner.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and go on there"
+        ) from error
 
 
 def environment() -> dict[str, Any]:

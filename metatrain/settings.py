@@ -10,7 +10,6 @@ from typing import Any, Literal
 from metatrain.checks import at_most, not_negative, positive, require
 from tasks.types import EpisodeShape
 
-
 _MOST_TASKS = 10**7
 _MOST_SEED = 2**63 - 1
 _OWN_PLACE = "give it where the database's own client looks for it, such as ~/.pgpass"
@@ -141,7 +140,7 @@ class EvaluationSettings:
         positive("evaluation", every=self.every, inner_steps=self.inner_steps)
         require(self.tasks >= 2, f"evaluation.tasks: {self.tasks} task has no interval: set 2 or more")
         few = "evaluation.from_scratch_tasks: 1 task has no interval: set 2 or more, or 0 for none"
-        require(self.validation_tasks >= 2, "evaluation.validation_tasks: an interval needs 2 or more")
+        require(self.validation_tasks >= 2, "evaluation.validation_tasks: an interval needs more: set 2 or more")
         require(self.from_scratch_tasks != 1, few)
         not_negative("evaluation", from_scratch_tasks=self.from_scratch_tasks)
         at_most("evaluation", _MOST_TASKS, tasks=self.tasks, validation_tasks=self.validation_tasks)
@@ -190,7 +189,7 @@ class TrackingSettings:
         require(self.experiment.strip() != "", "tracking.experiment: is empty: give it a name, such as metatrain")
         login = re.match(r"(https?)?[^/]*://[^/@]*:[^/@]*@", self.uri or "")
         instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if login and login[1] else _OWN_PLACE
-        require(login is None, f"tracking.uri: holds a password, which every run would keep: leave it out, and {instead}")
+        require(login is None, f"tracking.uri: has a password, which every run would keep: leave it out, and {instead}")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ RUN_ID_TAG = "metatrain.run_id"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 STATUSES: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
+"""Beside http and https."""
+_SQLITE = b"SQLite format 3\0"
 CHATTY = ("mlflow.store.db.utils", "alembic")  # they tell of each table that is made
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to results
@@ -169,9 +172,12 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
     """Ask a server at an http(s) `uri` whether it is there: MLflow's own first call tries for minutes.
 
     Any answer but a server's own failure will do, since servers behind a login refuse too. TrackingError: no answer
-    within `seconds`, or a status of 500 and above.
+    within `seconds`, or a status of 500 and above. ValueError: no uri that MLflow can use, or a file for a database
+    that is none.
     """
+    uri = resolve(uri)
     if not uri.startswith(("http://", "https://")):
+        _check_database(uri)
         return
     address = _without_login(uri).rstrip("/") + "/health"
     try:
@@ -186,6 +192,23 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
             _refuse(uri, f"does not answer ({cause})")
 
 
+def _check_database(uri: str) -> None:
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in SCHEMES:
+        raise ValueError(f"tracking.uri: MLflow knows no '{scheme}': use sqlite:///mlflow.db, or a server's http://")
+    path = _database(uri)
+    if path is None:
+        return
+    above = next(folder for folder in path.parents if folder.exists())
+    if path.is_dir() or not above.is_dir():
+        raise ValueError(f"tracking.uri: {path} cannot be made: use sqlite:///FILE in a folder that you may write to")
+    if path.exists():
+        with path.open("rb") as file:
+            begins = file.read(len(_SQLITE))
+        if begins not in (b"", _SQLITE):
+            raise ValueError(f"tracking.uri: {path} is no SQLite database: name another file, which will be made")
+
+
 def _refuse(uri: str, what: str) -> NoReturn:
     raise TrackingError(
         f"the MLflow server at {_without_login(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say"
@@ -198,7 +221,7 @@ def _one_line_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
         raise TrackingError(
             f"MLflow at {_without_login(uri)} failed ({reason}): mend it, then go on with `metatrain train --resume`"

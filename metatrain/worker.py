@@ -7,6 +7,8 @@ returns is a function of the configuration, the parameters and the shard.
 import ctypes
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +24,9 @@ from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
 from metatrain.reduction import to_cpu
 from metatrain.settings import Config
-from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard, TaskFailed
+from metatrain.usage import Meter
+from tasks.imports import FAILURES, failure
 from tasks.randomness import stream, words
 from tasks.types import SPLITS, Split, TaskDistribution
 
@@ -33,12 +37,8 @@ class Worker:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
         self.device = device
-        source = config.tasks.source.settings
-        shapes = {"train": config.tasks.train, "validation": config.tasks.test, "test": config.tasks.test}
-        seeds = {"train": config.seed, "validation": config.evaluation.seed, "test": config.evaluation.seed}
-        self._distributions: dict[Split, TaskDistribution[Any]] = {
-            split: source.distribution(split, shapes[split], seeds[split]) for split in SPLITS
-        }
+        self.meter = Meter()
+        self._distributions: dict[Split, TaskDistribution[Any]] = {split: self.distribution(split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
         self.model: Model = build_model(config.model.settings, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm.settings
@@ -48,6 +48,16 @@ class Worker:
             self.model.for_tasks(distribution.spec, self.initial())
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
+
+    def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
+        """The tasks of `split`, or the same with another number of queries. ValueError: more than there are."""
+        config = self.config
+        shape, seed = (
+            (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
+        )
+        asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
+        found: TaskDistribution[Any] = config.tasks.source.settings.distribution(split, asked, seed)
+        return found
 
     @cached_property
     def convolves(self) -> bool:
@@ -59,21 +69,25 @@ class Worker:
         return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
 
     def gradient(self, job: Job, params: Params, shard: Shard) -> MetaGradient:
-        """The meta-gradient of a shard's tasks, summed, on the CPU."""
-        tasks = self._tasks(job.split, shard)
-        context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
-        params = self._here(params)
-        return to_cpu(self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
+        """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
+        with _told(job, shard):
+            tasks = self._tasks(job.split, shard)
+            context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
+            params = self._here(params)
+            with self.meter.part("adapt"):
+                gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
+                return to_cpu(gradient)  # type: ignore[no-any-return]
 
     def score(self, job: Job, params: Params, shard: Shard) -> Scores:
         """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
-        tasks = self._tasks(job.split, shard)
-        silent = torch.full((len(shard.indices),), SILENT, device=self.device)
-        context = Context(torch.tensor(job.step, device=self.device), silent)
-        model = self.model.for_tasks(self._distributions[job.split].spec, params)
-        algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
-        scores = score_tasks(algorithm, model, self._here(params), tasks, context, self.engine)
-        return to_cpu(scores)  # type: ignore[no-any-return]
+        with _told(job, shard):
+            tasks = self._tasks(job.split, shard)
+            silent = torch.full((len(shard.indices),), SILENT, device=self.device)
+            context = Context(torch.tensor(job.step, device=self.device), silent)
+            model = self.model.for_tasks(self._distributions[job.split].spec, params)
+            algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
+            with self.meter.part("score"):
+                return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]
 
     def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores:
         """What `job` asks for."""
@@ -81,10 +95,11 @@ class Worker:
 
     def transductive(self, learner: str) -> bool:
         """Whether the queries of a task influence each other's predictions."""
-        return learner not in BASELINES and self.model.normalization == "transductive"
+        return learner != "nearest_neighbour" and self.model.normalization == "transductive"
 
     def _tasks(self, split: Split, shard: Shard) -> Any:
-        return self._here(self._distributions[split].episodes(shard.indices))
+        with self.meter.part("sample"):
+            return self._here(self._distributions[split].episodes(shard.indices))
 
     def _noise(self, shard: Shard) -> Tensor:
         """Each task's own key: 62 bits of (seed, "noise", index)."""
@@ -93,6 +108,22 @@ class Worker:
 
     def _here(self, tree: Any) -> Any:
         return tree_map(lambda leaf: leaf.to(self.device), tree)
+
+
+@contextmanager
+def _told(job: Job, shard: Shard) -> Iterator[None]:
+    """What computing a shard raises, as TaskFailed with the tasks, the step and the line of code."""
+    try:
+        yield
+    except FAILURES as error:
+        last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
+        where = f"{job.split} task {shard.indices[0]}{last} at step {job.step}"
+        remedy = "lower executor.shard_size" if _is_memory(error) else "mend that code"
+        raise TaskFailed(f"{where}: {failure(error)}: {remedy}") from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error)
 
 
 def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm:

@@ -1,4 +1,8 @@
-"""A picture of an episode: support on the left, query on the right, a row for each class."""
+"""A picture of an episode: support on the left, query on the right, a row for each class.
+
+With predictions, each query says under its image whether it was taken for its own class, and for which one if not:
+by a shape, a colour and a number, so that no one of them is needed.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +29,13 @@ _EDGE: Colour = (226, 217, 200)
 _INK: Colour = (38, 32, 28)
 _MUTED: Colour = (133, 119, 101)
 _ACCENT: Colour = (178, 74, 44)
+_RIGHT: Colour = (0, 92, 138)
+_WRONG: Colour = (190, 60, 0)
+"""Blue and vermilion, which every kind of colour vision tells apart (Okabe & Ito 2008), darkened for small letters."""
+
+_TICK = (((0.08, 0.55), (0.38, 0.85), (0.92, 0.2)),)
+_CROSS = (((0.15, 0.15), (0.85, 0.85)), ((0.15, 0.85), (0.85, 0.15)))
+"""Strokes in a square of side 1."""
 
 _MARGIN = 48
 _HEAD = 92
@@ -35,10 +46,13 @@ _WIDEST = 1500
 
 
 class _Layout(NamedTuple):
-    """Everything in pixels: the side of a tile, the gap between tiles, the column of names, both blocks' left edges."""
+    """Everything in pixels: the side of a tile, the gap between tiles, the height of the mark under a query (0 without
+    predictions), the column of names, both blocks' left edges.
+    """
 
     tile: int
     gap: int
+    mark: int
     names: int
     support: int
     query: int
@@ -46,63 +60,154 @@ class _Layout(NamedTuple):
     height: int
 
     def row(self, number: int) -> int:
-        return _MARGIN + _HEAD + _HEADING + number * (self.tile + self.gap)
+        return _MARGIN + _HEAD + _HEADING + number * (self.tile + self.mark + self.gap)
 
     def column(self, left: int, number: int) -> int:
         return left + number * (self.tile + self.gap)
 
 
-def episode_picture(episode: Episode, title: str, class_names: Sequence[str] | None = None) -> "Image":
+def episode_picture(
+    episode: Episode, title: str, class_names: Sequence[str] | None = None, predicted: Tensor | None = None
+) -> "Image":
     """A picture of one task. support.x, query.x: [n, C, H, W] in [0, 1], C of 1 (ink on paper) or 3 (colour).
 
     class_names: what to write before each row, in order of label; "alphabet/character" is written on two lines.
+    predicted: what each query was taken for, labels [n], to be marked as right or wrong.
+    ValueError: `episode` is not one task of images.
     """
     from PIL import Image, ImageDraw
 
     if episode.support.x.dim() != 4 or episode.support.x.shape[1] not in (1, 3):
         shape = list(episode.support.x.shape)
         raise ValueError(f"a picture needs one task of images [n, 1 or 3, H, W], and not {shape}: take one task's row")
-    labels = torch.unique(torch.cat([episode.support.y, episode.query.y])).tolist()
-    names = list(class_names) if class_names is not None else [f"class {label + 1}" for label in labels]
+    labels = _labels(episode)
     rows = [[part.x[part.y == label] for label in labels] for part in (episode.support, episode.query)]
-    layout = _layout(episode, [max(map(len, side)) for side in rows], names)
+    names = _row_names(labels, class_names, numbered=predicted is not None)
+    layout = _layout(episode, [max(map(len, side)) for side in rows], names, predicted is not None)
     picture = Image.new("RGB", (layout.width, layout.height), _GROUND)
     draw = ImageDraw.Draw(picture)
-    _words(draw, layout, title, rows, names)
+    _words(draw, layout, title, caption(episode, predicted), names)
     for left, side in zip((layout.support, layout.query), rows, strict=True):
         for number, images in enumerate(side):
             for column, image in enumerate(images):
                 corner = layout.column(left, column), layout.row(number)
                 picture.paste(_tile(image, layout.tile), corner)
-                far = corner[0] + layout.tile, corner[1] + layout.tile
-                draw.rectangle((corner[0] - 1, corner[1] - 1, *far), outline=_ACCENT if side is rows[0] else _EDGE)
+                _frame(draw, corner, layout.tile, _ACCENT if side is rows[0] else _EDGE)
+    if predicted is not None:
+        _key(picture, layout.mark - 6)
+        _marks(picture, layout, episode, labels, predicted)
     return picture
 
 
-def save_episode(path: Path, episode: Episode, title: str, class_names: Sequence[str] | None = None) -> None:
-    """Write `episode_picture` as a PNG, in one piece."""
-    picture = episode_picture(episode, title, class_names)
+def save_episode(
+    path: Path,
+    episode: Episode,
+    title: str,
+    class_names: Sequence[str] | None = None,
+    predicted: Tensor | None = None,
+) -> None:
+    """Write `episode_picture` as a PNG, in one piece. What it shows stands in its text "Description" too."""
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = episode_picture(episode, title, class_names, predicted)
+    text = PngInfo()
+    text.add_itxt("Description", f"{title}: {caption(episode, predicted)}")
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", pnginfo=text)
 
 
-def _layout(episode: Episode, columns: list[int], names: list[str]) -> _Layout:
+def _labels(episode: Episode) -> list[int]:
+    labels: list[int] = torch.unique(torch.cat([episode.support.y, episode.query.y])).tolist()
+    return labels
+
+
+def _row_names(labels: Sequence[int], class_names: Sequence[str] | None, numbered: bool) -> list[str]:
+    """What is written before each row; `numbered` where marks refer to rows by number."""
+    if class_names is None:
+        return [f"class {label + 1}" for label in labels]
+    if not numbered:
+        return list(class_names)
+    return [f"{label + 1}  {name}" for label, name in zip(labels, class_names, strict=True)]
+
+
+def caption(episode: Episode, predicted: Tensor | None = None) -> str:
+    """How large the task is and, of predicted labels [n], how many are right."""
+    labels = _labels(episode)
+    shots, queries = (max(int((part.y == label).sum()) for label in labels) for part in episode)
+    size = f"{len(labels)} ways, {_count(shots, 'shot')}, {_count(queries, 'query', 'queries')} per class"
+    if predicted is None:
+        return size
+    right, count = int((predicted == episode.query.y).sum()), len(predicted)
+    return f"{size} · {right} of {count} queries right ({100 * right / count:.0f} %)"
+
+
+def _marks(picture: "Image", layout: _Layout, episode: Episode, labels: Sequence[int], predicted: Tensor) -> None:
+    """Under each query a tick, or a cross with the number of the class that it was taken for, and a frame."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    size = layout.mark - 6
+    for number, label in enumerate(labels):
+        for column, taken_for in enumerate(predicted[episode.query.y == label].tolist()):
+            right = taken_for == label
+            colour = _RIGHT if right else _WRONG
+            left, top = layout.column(layout.query, column), layout.row(number)
+            if not right:
+                _frame(draw, (left, top), layout.tile, colour, width=3)
+            _symbol(picture, (left, top + layout.tile + 4), size, right, colour)
+            if not right:
+                corner = left + size + 3, top + layout.tile + 4 + size // 2
+                draw.text(corner, str(taken_for + 1), fill=colour, font=_font(size), anchor="lm")
+
+
+def _symbol(picture: "Image", corner: tuple[int, int], size: int, right: bool, colour: Colour) -> None:
+    """A tick or a cross, `size` pixels high, drawn four times as large for smooth edges."""
+    from PIL import Image, ImageDraw
+
+    large = 4 * size
+    mask = Image.new("L", (large, large), 0)
+    draw = ImageDraw.Draw(mask)
+    for stroke in _TICK if right else _CROSS:
+        draw.line([(large * x, large * y) for x, y in stroke], fill=255, width=large // 6, joint="curve")
+    picture.paste(colour, corner, mask.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def _key(picture: "Image", size: int) -> None:
+    """What the marks mean, under the title."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    x, y = _MARGIN, _MARGIN + 62
+    for right, meaning in ((True, "right"), (False, "wrong, with the number of the class it was taken for")):
+        colour = _RIGHT if right else _WRONG
+        _symbol(picture, (x, y), size, right, colour)
+        draw.text((x + size + 5, y + size // 2), meaning, fill=colour, font=_font(15), anchor="lm")
+        x += size + 5 + round(_font(15).getlength(meaning)) + 24
+
+
+def _frame(draw: "ImageDraw", corner: tuple[int, int], side: int, colour: Colour, width: int = 1) -> None:
+    """Around a tile, outwards."""
+    x, y = corner
+    draw.rectangle((x - width, y - width, x + side - 1 + width, y + side - 1 + width), outline=colour, width=width)
+
+
+def _layout(episode: Episode, columns: list[int], names: list[str], marked: bool) -> _Layout:
     side = max(episode.support.x.shape[-2:])
-    tile = max(min(side * max(1, round(72 / side)), _WIDEST // sum(columns)), 24)
+    # A mark is as wide as a symbol and two figures, which a tile must be too.
+    tile = max(min(side * max(1, round(72 / side)), _WIDEST // sum(columns)), 40 if marked else 24)
     gap = max(4, tile // 10)
+    mark = min(22, max(18, tile // 4)) if marked else 0
     column = max(64, max(_name_width(name) for name in names) + 20)
     support = _MARGIN + column
     query = support + columns[0] * (tile + gap) - gap + _GUTTER
     width = query + columns[1] * (tile + gap) - gap + _MARGIN
-    height = _MARGIN + _HEAD + _HEADING + len(names) * (tile + gap) - gap + _MARGIN
-    return _Layout(tile, gap, column, support, query, max(width, 640), height)
+    height = _MARGIN + _HEAD + _HEADING + len(names) * (tile + mark + gap) - gap + _MARGIN
+    return _Layout(tile, gap, mark, column, support, query, max(width, 640), height)
 
 
-def _words(draw: "ImageDraw", layout: _Layout, title: str, rows: list[list[Tensor]], names: list[str]) -> None:
-    shots, queries = (max(map(len, side)) for side in rows)
+def _words(draw: "ImageDraw", layout: _Layout, title: str, subtitle: str, names: list[str]) -> None:
     draw.text((_MARGIN, _MARGIN - 8), title, fill=_INK, font=_font(30))
-    size = f"{len(names)} ways, {_count(shots, 'shot')}, {_count(queries, 'query', 'queries')} per class"
-    draw.text((_MARGIN, _MARGIN + 36), size, fill=_MUTED, font=_font(17))
+    draw.text((_MARGIN, _MARGIN + 32), subtitle, fill=_MUTED, font=_font(17))
     top = layout.row(0)
     for left, heading, colour in ((layout.support, "Support", _ACCENT), (layout.query, "Query", _MUTED)):
         draw.text((left, top - 32), heading, fill=colour, font=_font(17))

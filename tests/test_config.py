@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from metatrain.config import as_plain, as_yaml, flat, json_schema, load_config, overridden, read_config, resolved
+from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved
 from metatrain.models import Conv4, Custom
+from metatrain.schema import json_schema
 from tests.configurations import TINY, tiny
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -59,7 +60,7 @@ def own(tmp_path, monkeypatch) -> str:
         ("outer.lr=1e-05", "outer.clip_norm=0.1", "seed=7"),
         ("tracking.uri=null", "evaluation.inner_steps=null", "tasks.test.ways=3"),
         ("outer.groups.inner_lr.lr=0.1", "outer.groups.inner_lr.optimizer=sgd", "tracking.every=7"),
-        ("runs.name=größe.1-a_b", "tracking.experiment='a: b # c'", "executor.address=ray://h:1"),
+        ("runs.name=large.1-a_b", "tracking.experiment='größe: b # c'", "executor.address=ray://h:1"),
     ],
 )
 def test_what_is_written_reads_back(path, overrides, tmp_path):
@@ -183,6 +184,18 @@ def test_the_schema_accepts_what_is_shipped_and_what_is_shown(path):
         "outer.steps=many",
         "outer.schedule=cosin",
         "seed=-1",
+        "outer.lr=0",
+        "outer.steps=0",
+        "outer.clip_norm=0",
+        "outer.weight_decay=-1",
+        "outer.groups.inner_lr.lr=0",
+        "evaluation.tasks=1",
+        "executor.gpus_per_worker=-1",
+        "model.width=0",
+        "algorithm.inner_lr=0",
+        "tasks.train.ways=1",
+        "tasks.test.queries=0",
+        "tasks.classes=1",
     ],
 )
 def test_the_schema_refuses(override):

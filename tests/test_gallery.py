@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.gallery import _GROUND, _PAPER, episode_picture, save_episode
+from tasks.gallery import _GROUND, _PAPER, _RIGHT, _WRONG, caption, episode_picture, save_episode
 from tasks.types import Episode, Examples
 
 
@@ -69,3 +69,51 @@ def test_what_is_no_picture_is_refused() -> None:
     several = Episode(*(Examples(part.x[None], part.y[None]) for part in episode(2, 1, 1)))
     with pytest.raises(ValueError, match=r"a picture needs one task of images"):
         episode_picture(several, "two tasks")
+
+
+def guessed(predicted: list[int]) -> Image.Image:
+    """Three classes of two queries, black squares, with these labels predicted."""
+    return episode_picture(episode(3, 1, 2), "task", [" "] * 3, torch.tensor(predicted))
+
+
+def marks(picture: Image.Image, colour: tuple[int, int, int], below: int = 174) -> int:
+    return int((np.asarray(picture)[below:] == colour).all(-1).sum())
+
+
+def test_predictions_are_marked_by_colour_shape_and_number() -> None:
+    right, wrong = guessed([0, 0, 1, 1, 2, 2]), guessed([1, 1, 2, 2, 0, 0])
+    assert marks(right, _RIGHT) > 0 and marks(right, _WRONG) == 0
+    assert marks(wrong, _WRONG) > 0 and marks(wrong, _RIGHT) == 0
+    left, top, size = 48 + 64 + 84 + 44, 174 + 84 + 4, 15
+    shapes = [np.asarray(p)[top : top + size, left : left + size].min(-1) < 150 for p in (right, wrong)]
+    assert (shapes[0] != shapes[1]).sum() > 40, "a tick and a cross, without their colours"
+    framed = [np.asarray(p.convert("L"), dtype=int)[:, left - 3 : left] for p in (right, wrong)]
+    assert (framed[0] - framed[1] > 60).sum() > 200, "and what is wrong has a dark frame"
+    other = guessed([2, 2, 2, 2, 0, 0])
+    assert marks(other, _WRONG) != marks(wrong, _WRONG), "the number of the class is written"
+
+
+def test_a_mark_stands_under_its_own_query() -> None:
+    """The third query of six is the first of the second class."""
+    right, one_wrong = (np.asarray(guessed(p), dtype=int) for p in ([0, 0, 1, 1, 2, 2], [0, 0, 2, 1, 2, 2]))
+    rows, columns = np.nonzero((right[174:] != one_wrong[174:]).any(-1))
+    tile, gap, mark, left = 84, 8, 21, 48 + 64 + 84 + 44
+    assert rows.min() >= tile + mark + gap - 3 and rows.max() < 2 * (tile + mark + gap)
+    assert columns.min() >= left - 3 and columns.max() < left + tile + 3
+
+
+def test_the_caption_counts_what_was_right(tmp_path: Path) -> None:
+    task, predicted = episode(3, 1, 2), torch.tensor([0, 0, 1, 2, 2, 0])
+    assert caption(task) == "3 ways, 1 shot, 2 queries per class"
+    assert caption(task, predicted) == "3 ways, 1 shot, 2 queries per class · 4 of 6 queries right (67 %)"
+    save_episode(tmp_path / "e.png", task, "strokes", None, predicted)
+    with Image.open(tmp_path / "e.png") as picture:
+        assert picture.text["Description"] == f"strokes: {caption(task, predicted)}"
+
+
+@pytest.mark.parametrize(("ways", "queries"), [(20, 15), (5, 60)])
+def test_marks_have_room_in_large_tasks(ways: int, queries: int) -> None:
+    task = episode(ways, 1, queries)
+    picture = episode_picture(task, "large", None, (task.query.y + 1) % ways)
+    assert picture.width <= 3300
+    assert marks(picture, _WRONG) > ways * queries * 100

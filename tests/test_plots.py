@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 
 from metatrain import plots
+from metatrain.demonstration import Demonstration
+from tasks.types import Episode, Examples
 
 EVALUATION = {
     "split": "test",
@@ -118,3 +121,26 @@ def test_nothing_is_imported_before_it_is_needed_and_pyplot_never(tmp_path: Path
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def fitted(steps: int) -> Demonstration:
+    """A sine, fitted by itself times step / steps; the queries in no order."""
+    x = torch.linspace(-3, 3, 100)[torch.randperm(100, generator=torch.Generator().manual_seed(0))][:, None]
+    support = Examples(x[:5], x[:5].sin())
+    grown = [x.sin() * (step / max(1, steps)) for step in range(steps + 1)]
+    return Demonstration(Episode(support, Examples(x, x.sin())), torch.stack(grown))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 10, 20])
+def test_a_fit_is_drawn_in_order_of_x(tmp_path: Path, steps: int) -> None:
+    plots.fit(fitted(steps), "waves, test task 0", tmp_path / "fit.png")
+    drawn = colours(tmp_path / "fit.png", plots.FITTED[0])
+    assert 200 < drawn < 20_000, "one line: joined up in the order they came, a hundred queries would fill the axes"
+    with Image.open(tmp_path / "fit.png") as picture:
+        assert "waves, test task 0" in picture.text["Description"]
+        assert "5 support points" in picture.text["Description"]
+
+
+def test_which_inner_steps_are_drawn() -> None:
+    assert [plots.fitted_steps(last) for last in (0, 1, 3, 5, 10)] == [[0], [0, 1], [0, 1, 3], [0, 1, 5], [0, 1, 5, 10]]
+    assert plots.fitted_steps(32) == [0, 1, 5, 10, 32]

@@ -76,7 +76,7 @@ class Model:
         fits = compares or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
         require(
             fits,
-            f"ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: give it fewer (tasks.test.ways), "
+            f"ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: give fewer (tasks.test.ways), "
             "or train with as many (tasks.train.ways), or train a method without a head, such as protonet",
         )
         return replace(self, spec=spec)

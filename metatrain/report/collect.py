@@ -1,0 +1,197 @@
+"""What a run folder tells, read once, as plain values. Nothing of the run's own code is needed for it."""
+
+import io
+import json
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from metatrain.config import flat
+from metatrain.plots import Series, read_series
+from metatrain.recorders import read_lines
+from metatrain.runs import Run
+
+AS_TRAINED = "as trained"
+"""The name of the evaluation that ends every run."""
+LARGE = 100_000
+"""Bytes of a PNG from which a page carries it as WebP, a fifth as large."""
+
+
+class Tested(NamedTuple):
+    """One file of evaluations/: what was changed for it, and a row for each learner, the run's own first."""
+
+    name: str
+    rows: list[dict[str, Any]]
+
+
+class Picture(NamedTuple):
+    """A picture to put into a page: what it is of, what it shows in words, itself as a data: URI, and whether it is
+    too wide to be read when it is fitted to a telephone.
+    """
+
+    title: str
+    description: str
+    uri: str
+    wide: bool
+
+
+class Event(NamedTuple):
+    """Something that happened at an outer step."""
+
+    step: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """One run, as far as it has come."""
+
+    path: Path
+    run_id: str
+    created: str
+    settings: dict[str, Any]
+    """Flat: {"outer.lr": 1e-3, …}."""
+    config_text: str
+    environment: dict[str, Any]
+    series: dict[str, Series]
+    events: list[Event]
+    clock: tuple[float, float] | None
+    """When the first and the last metrics were recorded, in unix seconds."""
+    evaluations: list[Tested]
+    pictures: list[Picture]
+    kept: int
+    """The step of the newest checkpoint; 0 where there is none."""
+
+    @property
+    def name(self) -> str:
+        """What its owner called it."""
+        return str(self.settings.get("runs.name", self.run_id))
+
+    @property
+    def steps(self) -> int:
+        """Outer steps that were recorded."""
+        return max((series.steps[-1] for series in self.series.values() if series.steps), default=0)
+
+    @property
+    def total(self) -> int:
+        """Outer steps that it is to take."""
+        return int(self.settings.get("outer.steps", 0))
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last step is kept, so that nothing is left to train."""
+        return 0 < self.total <= self.kept
+
+
+def collect(home: Run) -> Story:
+    """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
+    settings = settings_of(home)
+    lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
+    times = [line["time"] for line in lines if "event" not in line and "time" in line]
+    return Story(
+        path=home.path,
+        run_id=home.run_id,
+        created=home.created,
+        settings=settings,
+        config_text=_text(home.config),
+        environment=_json(home.environment),
+        series=read_series(home.metrics) if lines else {},
+        events=[
+            Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
+        ],
+        clock=(times[0], times[-1]) if times else None,
+        evaluations=[_tested(path, settings) for path in _in_order(home.evaluations, ".json")],
+        pictures=[_picture(path, settings) for path in _in_order(home.plots, ".png") if not _redrawn(path)],
+        kept=newest_step(home),
+    )
+
+
+def newest_step(home: Run) -> int:
+    """The step of the newest checkpoint that was finished; 0 where there is none."""
+    finished = (manifest.parent.name for manifest in home.checkpoints.glob("*/manifest.json"))
+    return max((int(name) for name in finished if name.isdigit()), default=0)
+
+
+def settings_of(home: Run) -> dict[str, Any]:
+    """The run's own configuration, flat; not validated, since what it names may not be importable here."""
+    try:
+        plain = yaml.safe_load(_text(home.config))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{home.config}: not YAML: restore that file or train anew") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{home.config}: holds no settings: restore that file or train anew")
+    return flat(plain)
+
+
+def _text(path: Path) -> str:
+    """A file of the run, without the user and password that an address in it may carry: pages are passed on."""
+    try:
+        return re.sub(r"(?<=://)[^/@\s\"']+@", "", path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}): restore that file or train anew") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: restore that file or remove the run") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not a JSON object: restore that file or remove the run")
+    return found
+
+
+def _tested(path: Path, settings: dict[str, Any]) -> Tested:
+    found = _json(path)
+    rows = [row for row in [found.get("test"), *found.get("baselines", [])] if row is not None]
+    for row in rows:
+        if not isinstance(row, dict) or row.get("score") not in row or "ci95" not in row:
+            raise ValueError(f"{path}: no evaluation: remove that file and run `metatrain evaluate` again")
+    return Tested(_changes(path.stem, settings), rows)
+
+
+def _changes(stem: str, settings: dict[str, Any]) -> str:
+    """ "test-tasks.test.ways_20-seed_1" → "tasks.test.ways=20, seed=1": a file's name has no room for "="."""
+    sections = {".".join(key.split(".")[:depth]) for key in settings for depth in range(1, key.count(".") + 2)}
+    changes = []
+    for part in stem.split("-")[1:]:
+        key = max((known for known in sections if part.startswith(f"{known}_")), key=len, default=None)
+        changes.append(part if key is None else f"{key}={part[len(key) + 1 :]}")
+    return ", ".join(changes) or AS_TRAINED
+
+
+def _in_order(folder: Path, suffix: str) -> list[Path]:
+    """The evaluation or pictures of the run itself before those that were asked for later."""
+    files = [path for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
+    return sorted(files, key=lambda path: (path.stem.count("-"), path.name))
+
+
+def _redrawn(path: Path) -> bool:
+    """Whether the page draws this itself, from the numbers."""
+    return path.stem == "curves" or path.stem.endswith("-adaptation")
+
+
+def _picture(path: Path, settings: dict[str, Any]) -> Picture:
+    """`path` with the text that its writer put into it."""
+    from PIL import Image
+
+    stem, _, kind = path.stem.rpartition("-")
+    titles = {"episode": "Images of a test task", "fit": "Curve of a test task"}
+    title = f"{titles[kind]}, {_changes(stem, settings)}" if kind in titles else path.stem
+    try:
+        with Image.open(path) as image:
+            described = str(image.info.get("Description", path.stem))
+            wide = image.width > 1000
+            encoded, kind = path.read_bytes(), "png"
+            if len(encoded) > LARGE:
+                smaller = io.BytesIO()
+                image.convert("RGB").save(smaller, format="WEBP", quality=85)
+                encoded, kind = smaller.getvalue(), "webp"
+    except OSError as error:
+        raise ValueError(f"{path}: no picture: remove that file and run `metatrain evaluate` again") from error
+    return Picture(title, described, f"data:image/{kind};base64,{b64encode(encoded).decode()}", wide)

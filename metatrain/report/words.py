@@ -1,0 +1,175 @@
+"""What a page says in sentences and numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metatrain.report.charts import with_margin
+from metatrain.report.collect import AS_TRAINED, Story
+
+CALLED = {
+    "trained": "trained",
+    "untrained": "the same network untrained",
+    "nearest_neighbour": "nearest neighbour",
+    "from_scratch": "learning each task from scratch",
+}
+CASES = {"accuracy": ("accuracy", 100.0, "%"), "mse": ("mean squared error", 1.0, "")}
+"""What a score is called, what to multiply it by, its unit."""
+
+
+def score(row: Mapping[str, Any]) -> str:
+    """97.31 ± 0.23 %."""
+    _, scale, unit = CASES[row["score"]]
+    return with_margin(scale * row[row["score"]], scale * row["ci95"], unit)
+
+
+def called(learner: str) -> str:
+    """A learner by the name that a person would use."""
+    return CALLED.get(learner, learner.replace("_", " "))
+
+
+def status(story: Story) -> str:
+    """How far the run has come."""
+    if story.finished:
+        return f"finished: {count(story.total)} steps"
+    if story.steps == 0:
+        return "nothing recorded yet"
+    return f"unfinished: {count(story.steps)} of {count(story.total)} steps"
+
+
+def count(number: int) -> str:
+    """60 000, its groups held together."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def summary(story: Story) -> list[str]:
+    """What was trained on what, and what came of it: a paragraph, sentence by sentence."""
+    return [_training(story), *_result(story)]
+
+
+def _training(story: Story) -> str:
+    get = story.settings.get
+    each, done = get("outer.tasks_per_step", 0), story.steps
+    of = f"{_many(each, 'task')}, {_shape(story, 'train')} each"
+    by = f"meta-trained by {get('algorithm.name')} on {get('tasks.name')}"
+    if done == 0:
+        return f"The network {get('model.name')} is to be {by} for {count(story.total)} steps of {of}."
+    so_far = "" if story.finished else f" of {count(story.total)}"
+    return (
+        f"The network {get('model.name')} was {by} for {count(done)}{so_far} steps of {of}: {count(done * each)} tasks."
+    )
+
+
+def _result(story: Story) -> list[str]:
+    rows = _as_trained(story)
+    if not rows:
+        return ["It has not been tested yet: there is no result to report."]
+    trained, others = rows[0], rows[1:]
+    name, _, _ = CASES[trained["score"]]
+    sentence = (
+        f"On {count(trained['tasks'])} held-out test tasks, {_shape(story, 'test')} each, it reaches {article(name)} "
+        f"of {score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
+    )
+    best = best_step(story)
+    chosen = "" if best is None else f" Tested are the parameters of step {count(best)}, the best in validation."
+    if not others:
+        return [f"{sentence}.{chosen}"]
+    *most, last = (f"{score(row)} of {called(row['learner'])}" for row in others)
+    against = f"{', '.join(most)} and {last}" if most else last
+    return [f"{sentence}, against {against}.", _verdict(trained, others) + chosen]
+
+
+def _as_trained(story: Story) -> list[dict[str, Any]]:
+    """The rows of the test that ended the run, the trained learner's first; none before there was one."""
+    return next((tested.rows for tested in story.evaluations if tested.name == AS_TRAINED), [])
+
+
+def comparison(stories: Sequence[Story], labels: Sequence[str]) -> str:
+    """Which of several runs did best, where they were tested on the same tasks."""
+    tested = [
+        (label, story, rows[0]) for label, story in zip(labels, stories, strict=True) if (rows := _as_trained(story))
+    ]
+    if len(tested) < 2:
+        return "Fewer than two of them have been tested."
+    if len({_tested_on(story, row) for _, story, row in tested}) > 1:
+        return "They were not tested on the same tasks, and their scores are not to be compared."
+    key = tested[0][2]["score"]
+    ranked = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
+    name, _, _ = CASES[key]
+    said = ", ".join(f"{label} {score(row)}" for label, _, row in ranked)
+    first, second = (row for *_, row in ranked[:2])
+    apart = abs(first[key] - second[key]) > first["ci95"] + second["ci95"]
+    close = "" if apart else " The intervals of the first two meet."
+    return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {said}.{close}"
+
+
+def _tested_on(story: Story, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What decides which tasks a run was tested on, and how it was scored; where they are stored does not."""
+    deciding = [
+        f"{key}={value}"
+        for key, value in sorted(story.settings.items())
+        if key == "evaluation.seed" or (key.startswith("tasks.") and not key.startswith(("tasks.train.", "tasks.root")))
+    ]
+    return (row["score"], str(row["tasks"]), *deciding)
+
+
+def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
+    """The trained learner against the best of the others: by how much, and whether that may be chance."""
+    key = trained["score"]
+    _, scale, _ = CASES[key]
+    sign = 1 if key == "accuracy" else -1
+    best = max(others, key=lambda row: sign * row[key] if math.isfinite(row[key]) else -math.inf)
+    ahead = sign * (trained[key] - best[key])
+    apart = abs(ahead) > trained["ci95"] + best["ci95"]
+    amount = f"{scale * abs(ahead):.1f} points" if key == "accuracy" else f"{abs(ahead):.3g}"
+    if not apart:
+        return f"That is no clear difference from {called(best['learner'])}: the two intervals meet."
+    among = ", the best of these" if len(others) > 1 else ""
+    return f"That is {amount} {'better' if ahead > 0 else 'worse'} than {called(best['learner'])}{among}."
+
+
+def article(name: str) -> str:
+    """With "a" or "an"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def kind(row: Mapping[str, Any]) -> str:
+    """Whether the queries of a task helped each other."""
+    return "transductive" if row.get("transductive") else "inductive"
+
+
+def _shape(story: Story, split: str) -> str:
+    ways, shots, queries = (story.settings.get(f"tasks.{split}.{key}") for key in ("ways", "shots", "queries"))
+    if ways is None:
+        return f"{_many(shots, 'support example')} and {_many(queries, 'query', 'queries')}"
+    return f"{ways}-way {shots}-shot with {_many(queries, 'query', 'queries')} per class"
+
+
+def unlike(stories: Sequence[Story]) -> str:
+    """Why curves that are drawn together are not of one thing: for one run training and validation, for several their
+    training; nothing where they are.
+    """
+    if len(stories) > 1:
+        if len({(story.settings.get("tasks.name"), _shape(story, "train")) for story in stories}) == 1:
+            return ""
+        return "The runs do not train on the same tasks: their training curves are not to be compared."
+    get = stories[0].settings.get
+    sizes = [f"{_shape(stories[0], split).split(' with ')[0]} tasks" for split in ("train", "test")]
+    steps = [get("algorithm.inner_steps"), get("evaluation.inner_steps") or get("algorithm.inner_steps")]
+    pairs = [sizes, [_many(each, "inner step") for each in steps]]
+    said = [f"{trained} in training and {held_out} in validation" for trained, held_out in pairs if trained != held_out]
+    return f"The two curves are not of one thing: {'; '.join(said)}." if said else ""
+
+
+def best_step(story: Story) -> int | None:
+    """The step whose parameters did best in validation, the earlier of equals; None where nothing was validated."""
+    for key, sign in (("accuracy", 1), ("mse", -1)):
+        series = story.series.get(f"validation/{key}")
+        if series is not None:
+            scored = [(sign * value, -step) for step, value in zip(*series, strict=True) if math.isfinite(value)]
+            return -max(scored)[1] if scored else None
+    return None
+
+
+def _many(number: Any, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

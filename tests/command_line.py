@@ -1,0 +1,106 @@
+"""The command line as a process of its own, without its seconds of imports: a server forks once for each request.
+
+Run as `python -m tests.command_line`, it reads a request a line (JSON) and answers each with a line: the exit code, or
+124 for out of time.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+OUT_OF_TIME = 124
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class CommandLine:
+    """`metatrain ARGUMENTS` in a folder, as often as one likes."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._out, self._err = scratch / "out", scratch / "err"
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.command_line"],
+            cwd=ROOT,
+            env=os.environ | {"METATRAIN_CACHE": str(scratch / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, folder: Path, *arguments: str, largest_file: int = -1, seconds: float = 60) -> Done:
+        """largest_file: bytes beyond which no file can grow, as on a disk that is full."""
+        began = time.monotonic()
+        request = {"folder": str(folder), "arguments": arguments, "largest_file": largest_file, "seconds": seconds}
+        print(json.dumps(request | {"out": str(self._out), "err": str(self._err)}), file=self._server.stdin, flush=True)
+        code = int(self._server.stdout.readline())
+        return Done(code, self._out.read_text(), self._err.read_text(), time.monotonic() - began)
+
+    def close(self) -> None:
+        self._server.communicate(timeout=30)
+
+
+def serve() -> None:
+    import metatrain.cli
+    import metatrain.tracking  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(request)
+        print(_exit_code(child, request["seconds"]), flush=True)
+
+
+def _become(request: dict) -> None:
+    """This forked process becomes `metatrain ARGUMENTS`."""
+    os.setsid()
+    os.chdir(request["folder"])
+    for descriptor, path in enumerate((os.devnull, request["out"], request["err"])):
+        flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(path, flags), descriptor)
+    if request["largest_file"] >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], resource.RLIM_INFINITY))
+    from metatrain.cli import main
+
+    sys.argv = ["metatrain", *request["arguments"]]
+    sys.path[0] = ""
+    try:
+        main()
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:  # noqa: BLE001 what Python itself would do
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _exit_code(child: int, seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return OUT_OF_TIME
+
+
+if __name__ == "__main__":
+    serve()
