@@ -50,7 +50,9 @@ def test_train_ends_with_one_json_object_and_shows_its_baselines(finished):
     folder, result = finished
     assert result.keys() >= KEYS
     assert result["test"].keys() >= {"accuracy", "ci95", "tasks", "transductive"}
-    assert [baseline["learner"] for baseline in result["baselines"]] == ["untrained", "nearest_neighbour", "from_scratch"]
+    assert [baseline["learner"] for baseline in result["baselines"]] == [
+        *("untrained", "nearest_neighbour", "from_scratch")
+    ]
     assert (folder / result["run_dir"] / "metrics.jsonl").exists()
     assert not (folder / "mlflow.db").exists(), "tracking.uri: null"
 

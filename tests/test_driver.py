@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from metatrain import checkpoints
+from metatrain.algorithms import ALGORITHMS
 from metatrain.config import load_config
 from metatrain.driver import Outcome, Session, new_run, run
 from metatrain.driver import test as score_on_test_tasks
@@ -88,8 +89,9 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp
     assert (home.plots / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "protonet"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("algorithm", "steps"), [*(("maml", steps) for steps in (1, 2, 5)), *((name, 3) for name in ALGORITHMS)]
+)
 def test_a_run_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path, algorithm, steps):
     config = config_in(tmp_path, f"algorithm={{name: {algorithm}}}")
     undisturbed, whole = go(config)

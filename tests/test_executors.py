@@ -14,6 +14,7 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.executor import RayExecutor
+from metatrain.algorithms import ALGORITHMS
 from metatrain.checkpoints import params_sha256
 from metatrain.evaluation import shards_of
 from metatrain.executor import InProcess
@@ -71,7 +72,7 @@ def reference() -> str:
     return trained(in_process(tiny()), tiny())
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "protonet"])
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     config = tiny(f"algorithm={{name: {algorithm}}}")
     executor = make(config)

@@ -100,7 +100,7 @@ def test_groups_have_optimisers_of_their_own_and_share_the_schedule():
 
 
 def test_a_group_without_parameters_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match=r"outer.groups.a: no parameter begins with 'a\.': they begin with ab, model.w"):
+    with pytest.raises(ValueError, match=r"groups.a: no parameter begins with 'a\.': they begin with ab, model.w"):
         begin({"ab": torch.zeros(1), "model.w": torch.zeros(1)}, OuterSettings(groups={"a": GroupSettings()}))
 
 

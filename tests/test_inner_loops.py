@@ -1,0 +1,92 @@
+"""What the first-order and learned inner loops promise beside their gradients: minibatches, heads, rates, modes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metatrain.algorithms import ANIL, BOIL, MetaSGD, Reptile
+from metatrain.algorithms.adam import batch_order
+from metatrain.engine import Engine
+from metatrain.models import Conv4, build_model
+from metatrain.types import Context
+from tests.episodes import classification_spec, context_of, random_episodes
+from tests.test_models import WithOwnHead, custom
+
+SPEC = classification_spec(ways=3, size=8, channels=1)
+SILENT = Context(torch.tensor(0), torch.tensor(-1))
+
+
+@given(st.integers(1, 12), st.integers(1, 11), st.integers(0, 2**60))
+def test_minibatches_go_through_one_shuffle_after_another(examples, batch, key):
+    noise = torch.tensor(key)
+    if batch >= examples:
+        assert batch_order(noise, examples, 3, batch) is None
+        return
+    steps = 2 * examples  # two examples' worth of epochs, however they fall
+    drawn = torch.cat([batch_order(noise, examples, t, batch) for t in range(steps)])
+    for epoch in range(len(drawn) // examples):
+        one = drawn[epoch * examples : (epoch + 1) * examples]
+        assert sorted(one.tolist()) == list(range(examples))
+
+
+def test_minibatches_are_the_tasks_own_and_no_key_is_one_order_for_all():
+    def order(key):
+        return batch_order(torch.tensor(key), 50, 0, 40).tolist()
+
+    assert order(5) == order(5) != order(6)
+    assert order(-1) == order(-1) != list(range(40)), "in evaluation classes are mixed too"
+    lifted = torch.func.vmap(lambda key: batch_order(key, 50, 0, 40))(torch.tensor([5, 6]))
+    assert lifted.tolist() == [order(5), order(6)]
+
+
+def adapted_names(algorithm) -> set[str]:
+    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0)
+    params = algorithm.init(model, SPEC, 0)
+    support = torch.utils._pytree.tree_map(lambda leaf: leaf[0], random_episodes(SPEC, 1, dtype=torch.float32)).support
+    before, *_, after = (state.fast for state in algorithm.trajectory(model, params, support, SILENT))
+    weights = after.head if isinstance(algorithm, ANIL) else after
+    begun = before.head if isinstance(algorithm, ANIL) else before
+    assert all(not torch.equal(weights[name], begun[name]) for name in weights if "bias" not in name)
+    return set(weights)
+
+
+def test_anil_adapts_the_head_and_boil_the_rest():
+    everything = set(build_model(Conv4(width=4, depth=2), SPEC, seed=0).initial())
+    head = {"model.head.weight", "model.head.bias"}
+    assert adapted_names(ANIL(0.5, 2)) == head
+    assert adapted_names(BOIL(0.5, 2)) == everything - head
+
+
+@pytest.mark.parametrize("algorithm", [ANIL(), BOIL()])
+def test_without_a_head_there_is_nothing_to_tell_apart(algorithm):
+    spec = classification_spec(4, 28, 1)
+    headless = build_model(custom(WithOwnHead, head="none"), spec, 0)
+    with pytest.raises(ValueError, match=r"algorithm.name: .* this model has no head: name it by model.head"):
+        algorithm.init(headless, spec, 0)
+    algorithm.init(build_model(custom(WithOwnHead, head="classifier"), spec, 0), spec, 0)
+
+
+def test_meta_sgd_has_a_rate_for_each_weight_and_moves_by_it():
+    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0)
+    params = MetaSGD(0.1).init(model, SPEC, 0)
+    weights = {name for name in params if name.startswith("model.")}
+    assert {name for name in params if name not in weights} == {f"inner_lr.{name}" for name in weights}
+    frozen = params | {name: torch.zeros_like(value) for name, value in params.items() if name.startswith("inner_lr.")}
+    support = random_episodes(SPEC, 1, dtype=torch.float32).support
+    one = type(support)(support.x[0], support.y[0])
+    *_, still = MetaSGD(0.1, 3).trajectory(model, frozen, one, SILENT)
+    assert all(torch.equal(still.fast[name], params[name]) for name in weights)
+
+
+def test_reptile_moves_as_far_as_adam_led_and_no_query_sways_it():
+    model = build_model(Conv4(width=4, depth=2, normalization="none"), SPEC, seed=0)
+    algorithm = Reptile(inner_lr=1e-3, inner_steps=1, inner_batch=100)
+    params, tasks = algorithm.init(model, SPEC, 0), random_episodes(SPEC, 2, dtype=torch.float32)
+    found = algorithm.meta_gradient(model, params, tasks, context_of(2), Engine("loop"))
+    # With β1 = 0 and fresh moments the first step is α times the sign of the gradient, where there is one.
+    sizes = torch.cat([value.abs().reshape(-1) for value in found.grads.values()]) / 2
+    assert sizes.max() == pytest.approx(1e-3, rel=1e-3)
+    other = tasks._replace(query=tasks.support)
+    again = algorithm.meta_gradient(model, params, other, context_of(2), Engine("loop"))
+    assert all(torch.equal(found.grads[name], again.grads[name]) for name in params)
