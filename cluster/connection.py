@@ -10,6 +10,7 @@ import ray
 
 from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
+from metatrain.types import WorkersLost
 
 _PATIENCE_S = 10.0
 _WORKERS_PER_CORE = 32
@@ -36,14 +37,7 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
             f"executor.workers: {settings.workers} processes on {cores} cores would exhaust this machine: lower it, or "
             "name a cluster in executor.address",
         )
-        # Workers may outnumber cores (they then share them): a result must not depend on how many there are.
-        ray.init(
-            num_cpus=max(cores, settings.workers),
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=True,
-            logging_level=logging.WARNING,
-        )
+        _start(max(cores, settings.workers))
     try:
         gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
         wanted = settings.workers * settings.gpus_per_worker
@@ -54,6 +48,30 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(cores: int) -> None:
+    """A cluster of `cores` logical cores on this machine.
+
+    Workers may outnumber cores (they then share them): a result must not depend on how many there are.
+    """
+    try:
+        ray.init(
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=True,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:
+        # Ray raises a bare Exception where its processes do not come up in time; other surprises stay what they are.
+        if type(error) is not Exception and not isinstance(error, (OSError, RuntimeError)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise WorkersLost(
+            f"Ray cannot be started on this machine ({reason}): try again when less runs on it, or set executor.name "
+            "to in_process"
+        ) from error
 
 
 def _join(address: str) -> None:

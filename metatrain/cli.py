@@ -190,12 +190,13 @@ def config_schema() -> None:
 @app.command("list")
 def list_command() -> None:
     """What can be named in a configuration: algorithms, models, tasks."""
+    width = max(map(len, [*ALGORITHMS, *ARCHITECTURES, *CATALOGUE]))
     for title, known in (("algorithms", ALGORITHMS), ("models", ARCHITECTURES), ("tasks", CATALOGUE)):
         print(f"{title}:")
         for name, kind in known.items():
             # A file that is about one thing introduces it better than its class, whose docstring is the equation.
             described = kind if title == "models" else sys.modules[kind.__module__]
-            print(f"  {name:<10} {(described.__doc__ or '').strip().splitlines()[0]}")
+            print(f"  {name:<{width}} {(described.__doc__ or '').strip().splitlines()[0]}")
 
 
 Name = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metatrain.checks import require
-from metatrain.models.architectures import Custom
+from metatrain.models import Custom, Torchvision
 from metatrain.outer import grouped
 from metatrain.settings import Config
 from metatrain.types import Job, MetaGradient, Params, Shard, TaskFailed
@@ -90,7 +90,7 @@ def _refuse_what_no_memory_holds(config: Config) -> None:
             f"tasks.{part}: {together} tasks of {shape.shots} shots and {shape.queries} queries need {_size(needed)} "
             f"of memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
         )
-        if part == "train" and not isinstance(config.model.settings, Custom):
+        if part == "train" and not isinstance(config.model.settings, (Custom, Torchvision)):
             with torch.device("meta"):
                 body = config.model.settings.build(spec)
             needed = _COPIES * sum(p.numel() * p.element_size() for p in body.parameters())

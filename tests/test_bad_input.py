@@ -281,9 +281,8 @@ def test_a_worker_that_cannot_start_says_why(command, folder):
     failed(command, folder, "model={name: 'mine:OnlyAtHome'}", RAY, says=says)
 
 
-@pytest.mark.parametrize("bytes_left", [3000, 9000])
-def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(command, folder, bytes_left):
-    run = failed(command, folder, "model.width=20", says=("free some space",), largest_file=bytes_left)
+def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(command, folder):
+    run = failed(command, folder, "model.width=20", says=("free some space",), largest_file=9000)
     done = command(folder, "train", "--resume", str(run))
     assert done.code == 0, done.err
 
