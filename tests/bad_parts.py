@@ -4,6 +4,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks import store
+from tasks.omniglot import Omniglot
 from tests import drawings, pictures
 
 MINE = '''
@@ -200,3 +202,24 @@ def photographs(folder: Path) -> None:
 def spoilt_photographs(folder: Path) -> None:
     photographs(folder)
     next((folder / "photos").rglob("*.png")).write_bytes(b"no picture")
+
+
+def stored(damage: Callable[[Path], object] = nothing, version: int = store.FORMAT_VERSION) -> Given:
+    """Omniglot, prepared in the folder's own cache by a program of store format `version`, and then damaged."""
+
+    def make(folder: Path) -> None:
+        drawings.write_zips(folder / "raw")
+        ours, store.FORMAT_VERSION = store.FORMAT_VERSION, version
+        try:
+            Omniglot(root=str(folder / "raw"), cache=str(folder / "cache")).prepare(lambda done, total: None)
+        finally:
+            store.FORMAT_VERSION = ours
+        damage(next((folder / "cache").rglob("*.arrow")))
+
+    return make
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

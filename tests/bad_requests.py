@@ -7,10 +7,12 @@ import yaml
 from tests.bad_parts import (
     Given,
     climbing,
+    flipped,
     mine,
     nothing,
     photographs,
     spoilt_photographs,
+    stored,
     truncated,
     undecodable,
     written,
@@ -55,6 +57,7 @@ def yaml_of(**changed: object) -> str:
 
 
 OMNIGLOT = "tasks={name: omniglot, root: raw, train: {ways: 3}, test: {ways: 3}}"
+STORED = "tasks={name: omniglot, root: raw, cache: cache, train: {ways: 3}, test: {ways: 3}}"
 PHOTOS = "tasks={name: image_folder, root: photos, size: 12, train: {ways: 3, queries: 2}, test: {ways: 3, queries: 2}}"
 HEADLESS = "model={name: 'mine:Net', arguments: {width: 3}, head: none}"
 LINES = "tasks={name: 'mine:Lines'}"
@@ -160,6 +163,8 @@ WRONG: dict[str, list[Row]] = {
         train("tasks={name: omniglot}", says=("tasks.root", "images_background.zip")),
         train(OMNIGLOT, says=("images_background.zip", "whole copy"), given=zips(truncated)),
         train(OMNIGLOT, says=("0001_99.png", "whole copy"), given=zips(undecodable)),
+        train(STORED, says=("checksum", "delete it and run `metatrain data prepare"), given=stored(flipped)),
+        train(STORED, says=("format version 99", "delete it and run"), given=stored(version=99)),
         train(OMNIGLOT, says=("../../etc", "climbs out"), given=zips(climbing)),
         train('tasks={name: omniglot, root: "a\\0b"}', says=("tasks.root",)),
         train("tasks={name: image_folder}", says=("root", "set tasks.root")),
@@ -275,7 +280,7 @@ RIGHT: dict[str, list[Row]] = {
     "name": [train("algorithm={name: protonet}", "outer={optimizer: sgd, steps: 1}", "outer.groups={model.body: {}}")],
     "shape": [train("tasks.classes=5", "tasks.train.ways=5"), train(LINES, given=mine), own(HEADLESS)],
     "memory": [train("model.width=100", "tasks.train.shots=50", "tasks.test.queries=90")],
-    "images": [train(OMNIGLOT, given=zips())],
+    "images": [train(OMNIGLOT, given=zips()), train(STORED, given=stored())],
     "photographs": [train(PHOTOS, given=photographs)],
     "own": [own("model={name: 'mine:Net'}", also=(METHOD % "''", SOURCE % "''"))],
     "run folder": [train("runs.root=a/b/c")],
