@@ -22,7 +22,7 @@ from metatrain.settings import Config
 from metatrain.types import Context
 from metatrain.worker import Worker
 from tasks.types import Examples
-from tests import drawings
+from tests import drawings, pictures
 from tests.configurations import tiny
 
 CONTEXT = Context(torch.tensor(0), torch.tensor(-1))
@@ -241,3 +241,21 @@ def test_in_a_fresh_process_elsewhere_without_the_data_set(tmp_path):
     labels, chances = json.loads(done.stdout)
     assert labels == adapted.predict(images(6))
     assert torch.allclose(torch.tensor(chances), adapted.probabilities(images(6)), atol=1e-6)
+
+
+def test_images_are_scaled_as_the_run_had_them_and_bytes_are_bytes(tmp_path):
+    photos = pictures.write(tmp_path / "photos", pictures.split_files())
+    source = f"name: image_folder, root: {photos}, cache: {tmp_path / 'cache'}, size: {pictures.SIDE}"
+    shapes = "mean: [0.2, 0.4, 0.6], std: [0.5], train: {ways: 3, queries: 2}, test: {ways: 3, queries: 2}"
+    algorithm = ("algorithm={name: protonet}", "model={name: mlp, width: 8}")
+    config = tiny(f"tasks={{{source}, {shapes}}}", f"runs.root={tmp_path / 'runs'}", *algorithm)
+    learner, worker = metatrain.load(train(config)), Worker(config, torch.device("cpu"))
+    distribution = worker.distribution("test")
+    task = distribution.episodes([0])
+    (x, y), (asked, _) = (type(part)(*(leaf[0] for leaf in part)) for part in task)
+    *_, adapted = worker.algorithm.trajectory(worker.model, learner.params, Examples(x, y), CONTEXT)
+    expected = worker.algorithm.predict(worker.model, learner.params, adapted, asked, CONTEXT).softmax(1)
+    shown = [distribution.visible(images) for images in (x, asked)]
+    assert torch.allclose(learner.adapt((shown[0], y)).probabilities(shown[1]), expected, atol=1e-5)
+    as_bytes = [(images * 255).round().to(torch.uint8).numpy() for images in shown]
+    assert torch.allclose(learner.adapt((as_bytes[0], y)).probabilities(as_bytes[1]), expected, atol=1e-5)

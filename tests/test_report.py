@@ -60,7 +60,8 @@ def test_the_results_are_those_of_the_evaluations(made):
         assert (name or "tasks.test.ways=2, evaluation.tasks=6") in page.text
         for row in (found["test"], *found["baselines"]):
             kind = "transductive" if row["transductive"] else "inductive"
-            said = f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} % {row['loss']:.4g} {row['tasks']} {kind}"
+            score = f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} % {row['loss']:.4g}"
+            said = f"{score} {row['curve']['steps'][-1]} {row['tasks']} {kind}"
             assert said in page.text, said
     assert "the same network untrained" in page.text and "nearest neighbour" in page.text
     assert "meta-trained by maml on strokes for 6 steps of 6 tasks, 3-way 1-shot" in page.text
@@ -135,7 +136,7 @@ def test_a_learner_without_inner_steps_is_a_level_line(copied):
     assert "trained, no inner steps: from 50.00 % to 50.00 %, inner steps 0 to" in chart.replace("\xa0", " ")
     for file in (copied / "evaluations").iterdir():
         edit(file, lambda found: [without_steps({"test": row}) for row in (found["test"], *found["baselines"])])
-    assert "no learner with inner steps has been tested" in page_of(copied).text
+    assert "the trained learners take no inner steps" in page_of(copied).text
 
 
 def test_a_run_that_has_hardly_begun_gives_a_page_that_says_so(tmp_path):

@@ -25,6 +25,7 @@ class Row(NamedTuple):
     learner: str
     score: str
     loss: str
+    steps: int
     tasks: str
     kind: str
     trained: bool
@@ -163,6 +164,7 @@ def _row(row: Mapping[str, Any], trained: bool, full: Mapping[str, float]) -> Ro
         learner=words.called(row["learner"]),
         score=words.score(row),
         loss=f"{row['loss']:.4g}" if "loss" in row else "–",
+        steps=max(row["curve"]["steps"], default=0) if "curve" in row else 0,
         tasks=words.count(row["tasks"]),
         kind=words.kind(row),
         trained=trained,
