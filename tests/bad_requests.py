@@ -35,11 +35,11 @@ class Row(NamedTuple):
     arguments: tuple[str, ...]
     says: tuple[str, ...] = ()
     given: Given = nothing
-    seconds: float = 30
+    seconds: float = 120
     """It must be over by then."""
 
 
-def train(*settings: str, says: tuple[str, ...] = (), given: Given = nothing, seconds: float = 30) -> Row:
+def train(*settings: str, says: tuple[str, ...] = (), given: Given = nothing, seconds: float = 120) -> Row:
     return Row(("train", "short.yaml", *settings), says, given, seconds)
 
 
@@ -48,7 +48,7 @@ def wrong(setting: str, *remedy: str) -> Row:
     return train(setting, says=(setting.partition("=")[0], *remedy))
 
 
-def own(setting: str, *says: str, also: tuple[str, ...] = (), seconds: float = 30) -> Row:
+def own(setting: str, *says: str, also: tuple[str, ...] = (), seconds: float = 120) -> Row:
     return train(setting, *also, says=says, given=mine, seconds=seconds)
 
 

@@ -40,7 +40,7 @@ class CommandLine:
             text=True,
         )
 
-    def __call__(self, folder: Path, *arguments: str, largest_file: int = -1, seconds: float = 60) -> Done:
+    def __call__(self, folder: Path, *arguments: str, largest_file: int = -1, seconds: float = 300) -> Done:
         """largest_file: bytes beyond which no file can grow, as on a disk that is full."""
         began = time.monotonic()
         request = {"folder": str(folder), "arguments": arguments, "largest_file": largest_file, "seconds": seconds}

@@ -69,7 +69,7 @@ def told(done: Done, code: int, *says: str, lines: int = 3) -> None:
         assert words in done.err, done.err
 
 
-def refused(command: CommandLine, folder: Path, *arguments: str, says: tuple[str, ...], seconds: float = 30) -> Done:
+def refused(command: CommandLine, folder: Path, *arguments: str, says: tuple[str, ...], seconds: float = 120) -> Done:
     before = tree(folder)
     done = command(folder, *arguments, seconds=seconds)
     told(done, 2, *says)
