@@ -85,7 +85,7 @@ class Learner:
 
 
 def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
-    """x as a float tensor [n, *spec.x], n at least 1, scaled as in training; a missing channel dimension of one is added.
+    """x as a float tensor [n, *spec.x], n at least 1, scaled as in training; a missing channel of one is added.
 
     Bytes of images (uint8) are taken for 255ths.
     """
@@ -123,7 +123,9 @@ def _moments_of(source: Any) -> Moments | None:
     mean, std = getattr(source, "mean", ()), getattr(source, "std", ())
     if not (mean or std):
         return None
-    return Moments(*(torch.tensor(values or (default,))[:, None, None] for values, default in ((mean, 0.0), (std, 1.0))))
+    return Moments(
+        *(torch.tensor(values or (default,))[:, None, None] for values, default in ((mean, 0.0), (std, 1.0)))
+    )
 
 
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:

@@ -166,8 +166,8 @@ def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
     )
     require(
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
-        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must give [B, D]: end it "
-        "with nn.Flatten()",
+        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must give [B, D]: end "
+        "it with nn.Flatten()",
     )
     return y
 
