@@ -223,6 +223,16 @@ def test_another_picture_or_another_split_gives_another_store(tmp_path: Path) ->
     assert len({first.path, second.path, third.path}) == 3
 
 
+def test_other_labels_for_the_same_pictures_give_another_store(tmp_path: Path) -> None:
+    root = pictures.write(tmp_path / "raw", pictures.table_files())
+    first = folder(root, tmp_path).store(silent)
+    table = (root / "train.csv").read_text().replace("train_0_0.png,train_0", "train_0_0.png,train_1")
+    (root / "train.csv").write_text(table.replace("train_1_0.png,train_1", "train_1_0.png,train_0"))
+    second = folder(root, tmp_path).store(silent)
+    assert first.path != second.path
+    assert first.header == second.header
+
+
 def test_what_is_known_is_not_read_again(tmp_path: Path) -> None:
     calls: list[str] = []
 
@@ -258,6 +268,7 @@ def test_images_are_normalised_by_channel_and_made_visible_again(tmp_path: Path)
     assert x[:, :, 1].min() == -1
     assert torch.allclose(normal.visible(x), seen, atol=1e-6)
     assert torch.allclose(normal.visible(x[0, 0].double()).float(), seen[0, 0], atol=1e-6)
+    assert normal.visible(x.half()).dtype == torch.float16
     assert torch.equal(plain.visible(seen), seen)
 
 
