@@ -1,6 +1,7 @@
 """The Ray actor: a `Worker` in a process of its own, spoken to in vectors."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,10 @@ class ShardActor:
     def usage(self) -> Usage:
         """What this process spent so far."""
         return self._worker.meter.usage()
+
+    def compile(self, shards: Sequence[Shard]) -> None:
+        """Has the worker compile what shards of these sizes need."""
+        self._worker.compile(shards)
 
     def compute(self, job: Job, vector: Vector, shard: Shard) -> Answer:
         """The answer for one shard at the parameters of `vector`."""

@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import Answer, ShardActor, unpack_gradient
+from metatrain.engine import NotCompilable
 from metatrain.reduction import TreeSum, flatten
 from metatrain.settings import Config
 from metatrain.types import Job, MetaGradient, Params, Scores, Shard, TaskFailed, WorkersLost
@@ -59,6 +60,15 @@ class RayExecutor:
             self._tasks_done[answer.pid] += len(shard.indices)
         return summed.total()  # type: ignore[no-any-return]
 
+    def compile(self, shards: Sequence[Shard]) -> None:
+        for compiling in [actor.compile.remote(shards) for actor in self._actors]:
+            try:
+                ray.get(compiling)
+            except RayActorError as error:  # it is replaced, and compiles, when it is next spoken to
+                _require_started(error)
+            except RayTaskError as error:
+                raise _raised(error) from error
+
     def report(self) -> Mapping[str, Any]:
         workers = {str(pid): done for pid, done in sorted(self._tasks_done.items())}
         return {"workers": workers, "retries": self._retries} | as_report([self._meter.usage(), *self._usages()])
@@ -97,12 +107,11 @@ class RayExecutor:
                 try:
                     answer = ray.get(reference)
                 except RayActorError as error:
-                    if error.actor_init_failed:
-                        raise WorkersLost(f"a worker cannot start: {_reason(error)}") from error
+                    _require_started(error)
                     self._replace(seat, shard, todo, flying)
                     continue
                 except RayTaskError as error:  # the actor lives: it is the computation that fails, and would again
-                    raise TaskFailed(_cause(error)) from error
+                    raise _raised(error) from error
                 heard = time.monotonic()
                 yield shard, answer
             if time.monotonic() - heard > _PATIENCE_S:
@@ -128,16 +137,26 @@ class RayExecutor:
         self._actors[seat] = self._spawn()
 
 
+def _require_started(error: RayActorError) -> None:
+    """WorkersLost where the actor could not even be made, so that another would fail too."""
+    if error.actor_init_failed:
+        raise WorkersLost(f"a worker cannot start: {_reason(error)}") from error
+
+
 def _reason(error: RayActorError) -> str:
     """The last line of what went wrong in the actor."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-def _cause(error: RayTaskError) -> str:
+def _raised(error: RayTaskError) -> Exception:
     """What the worker raised, without the traceback that Ray's own message is."""
     cause = error.cause
-    return str(cause) if isinstance(cause, TaskFailed) else " ".join(f"{type(cause).__name__}: {cause}".split())
+    if isinstance(cause, NotCompilable):
+        return NotCompilable(str(cause))
+    return TaskFailed(
+        str(cause) if isinstance(cause, TaskFailed) else " ".join(f"{type(cause).__name__}: {cause}".split())
+    )
 
 
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:

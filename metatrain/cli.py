@@ -17,8 +17,7 @@ from metatrain.checkpoints import params_sha256
 from metatrain.checks import require
 from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved, resumed
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
-from metatrain.engine import resolve_vectorize
-from metatrain.evaluation import table
+from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
 from metatrain.failures import RunFailed, go_on, story
 from metatrain.interruption import interruptible, leave_at_once
@@ -68,10 +67,11 @@ def train_command(
     prepare_seconds = prepare(settings)
     settings = settled(settings)
     with executing(settings) as executor:
+        compile_seconds = compile_ahead(settings, executor)
         home = home or new_run(settings)
         with runs.own(home):
             outcome, signalled = _train(settings, executor, home)
-    _report(outcome, as_json, {"prepare_seconds": prepare_seconds})
+    _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signalled:
         print(f"interrupted at step {outcome.steps}: {go_on(home)}", file=sys.stderr)
         raise typer.Exit(128 + signalled)
@@ -98,6 +98,18 @@ def prepare(settings: Config) -> float:
     return round(time.monotonic() - began, 3)
 
 
+def compile_ahead(settings: Config, executor: Executor) -> float:
+    """Compile the inner loop on every worker, where the engine does, saying so; returns the seconds it took."""
+    if settings.engine.compile != "on":
+        return 0.0
+    print("compiling the inner loop: a minute or so, seconds when it was compiled here before", file=sys.stderr)
+    began = time.monotonic()
+    executor.compile(shards_of(0, settings.outer.tasks_per_step, settings.executor.shard_size))
+    seconds = round(time.monotonic() - began, 3)
+    print(f"compiled in {seconds:.0f} s", file=sys.stderr)
+    return seconds
+
+
 def settled(settings: Config) -> Config:
     """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
     if settings.tracking.uri is not None:
@@ -105,8 +117,8 @@ def settled(settings: Config) -> Config:
 
         preflight(settings.tracking.uri)
     device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
-    convolves = rehearse(settings).convolves
-    return resolved(settings, resolve_vectorize(settings.engine.vectorize, convolves, device))
+    engine = rehearse(settings).engine_on(device)
+    return resolved(settings, {"vectorize": engine.vectorize, "compile": "on" if engine.compile else "off"})
 
 
 def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:

@@ -246,12 +246,12 @@ def _plain_choice(choice: Choice) -> dict[str, Any]:
     return {"name": choice.name} | dataclasses.asdict(choice.settings)
 
 
-def resolved(config: Config, vectorize: str) -> Config:
+def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
     """The configuration as it is run and kept, so that a resume from another folder finds the same: `auto` decided,
     relative paths made absolute.
     """
     plain = as_plain(config)
-    plain["engine"]["vectorize"] = vectorize
+    plain["engine"].update(engine)
     if plain["tasks"].get("root") is not None:
         plain["tasks"]["root"] = str(Path(plain["tasks"]["root"]).expanduser().absolute())
     scheme, slashes, file = (plain["tracking"]["uri"] or "").partition("sqlite:///")

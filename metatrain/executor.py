@@ -26,6 +26,9 @@ class InProcess:
         self._tasks_done += sum(len(shard.indices) for shard in shards)
         return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
 
+    def compile(self, shards: Sequence[Shard]) -> None:
+        self.worker.compile(shards)
+
     def report(self) -> Mapping[str, Any]:
         usage = [self.worker.meter.usage()]
         return {"workers": {str(os.getpid()): self._tasks_done}, "retries": 0} | as_report(usage)

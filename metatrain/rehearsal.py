@@ -4,6 +4,7 @@ That there is memory for the model and for a shard of tasks; that the groups of 
 where a part is the user's own, one task: its episode, its meta-gradient and its scores, against what is promised.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,7 @@ def _try_one_task(worker: Worker) -> None:
             raise ValueError(f"tasks.name: the first {split} tasks: {failure(error)}: mend that code") from error
         _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.tasks.source.name}'")
     params, shard = worker.initial(), Shard(0, (0,))
+    worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it
     found = worker.gradient(Job("gradient", "train", 0), params, shard)
     _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.algorithm.name}'")
     worker.score(Job("score", "test", 0), params, shard)

@@ -34,13 +34,20 @@ class Tasks:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run."""
+    """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run.
+
+    compile: compile the inner loop, for half a minute once; chunk: at most how many tasks vmap takes together.
+    """
 
     vectorize: Literal["auto", "vmap", "loop"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    chunk: int | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
-        positive("engine", threads=self.threads)
+        positive("engine", threads=self.threads, chunk=self.chunk)
+        alone = "engine.chunk: has no effect where tasks are looped over: leave it out, or set engine.vectorize to vmap"
+        require(self.chunk is None or self.vectorize != "loop", alone)
         at_most("engine", 1024, threads=self.threads)
 
 

@@ -36,18 +36,22 @@ class Context(NamedTuple):
 
 
 class InnerLoop(NamedTuple):
-    """What MAML, ANIL, Meta-SGD and their kin all are: a start, a step repeated `length` times, a loss."""
+    """What MAML, ANIL, Meta-SGD and their kin all are: a start, a step repeated `length` times, a loss.
+
+    The inner step t is an int64 scalar, a tensor so that one compiled step serves for all: a table of rates by step is
+    read with `index_select`, not branched on.
+    """
 
     start: Callable[[Params, Examples, Context], Tree]
     """(params, support, context) -> fast weights, any tree of tensors."""
-    step: Callable[[Params, Tree, Examples, int, Context], Tree]
+    step: Callable[[Params, Tree, Examples, Tensor, Context], Tree]
     """(params, fast, support, t, context) -> fast weights after inner step t."""
-    loss: Callable[[Params, Tree, Examples, Examples, int, Context], tuple[Tensor, dict[str, Tensor]]]
+    loss: Callable[[Params, Tree, Examples, Examples, Tensor, Context], tuple[Tensor, dict[str, Tensor]]]
     """(params, fast, support, query, t, context) -> (query loss, metrics) of the fast weights after t steps."""
     length: int
     weights: Callable[[Tensor], Tensor] | None = None
     """outer step -> [length + 1] weights of the loss after each step; None weighs the last alone."""
-    transpose: Callable[[Params, Tree, Examples, int, Context, Tree], tuple[Params, Tree]] | None = None
+    transpose: Callable[[Params, Tree, Examples, Tensor, Context, Tree], tuple[Params, Tree]] | None = None
     """(params, fast, support, t, context, λ) -> Jacobians of step t, transposed, times λ: (to params, to fast).
     None derives it from `step`; first-order methods say here what they pretend it is."""
 
@@ -119,6 +123,10 @@ class Executor(Protocol):
 
     def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         """The meta-gradient of all shards, added along the balanced binary tree over shard number."""
+        ...
+
+    def compile(self, shards: Sequence[Shard]) -> None:
+        """Have every worker compile what it needs for training shards like these, so that no step has to."""
         ...
 
     def report(self) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ returns is a function of the configuration, the parameters and the shard.
 import ctypes
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from metatrain.baselines import BASELINES
 from metatrain.checks import require
-from metatrain.engine import Engine, resolve_vectorize
+from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
 from metatrain.evaluation import score_tasks
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
@@ -43,11 +43,21 @@ class Worker:
         self.model: Model = build_model(config.model.settings, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm.settings
         self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
-        self.engine = Engine(resolve_vectorize(config.engine.vectorize, self.convolves, device))
+        self.engine = self.engine_on(device)
         for distribution in self._distributions.values():
             self.model.for_tasks(distribution.spec, self.initial())
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
+
+    def engine_on(self, device: torch.device) -> Engine:
+        """The engine of the configuration, what is `auto` decided for workers on `device`."""
+        config, settings = self.config, self.config.engine
+        vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
+        tasks = config.outer.steps * config.outer.tasks_per_step
+        known = not any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm))
+        adapts = hasattr(self.algorithm, "inner")
+        chosen = resolve_compile(settings.compile, adapts, known, tasks, device)
+        return Engine(vectorize, chosen == "on", settings.chunk)
 
     def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
         """The tasks of `split`, or the same with another number of queries. ValueError: more than there are."""
@@ -89,6 +99,13 @@ class Worker:
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]
 
+    def compile(self, shards: Sequence[Shard]) -> None:
+        """Has the engine compile what shards of these sizes need, by computing one of each."""
+        sizes = {len(shard.indices): shard for shard in shards}
+        for shard in sizes.values():
+            with self.meter.part("compile"):
+                self.gradient(Job("gradient", "train", 0), self.initial(), shard)
+
     def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores:
         """What `job` asks for."""
         return self.gradient(job, params, shard) if job.kind == "gradient" else self.score(job, params, shard)
@@ -115,6 +132,8 @@ def _told(job: Job, shard: Shard) -> Iterator[None]:
     """What computing a shard raises, as TaskFailed with the tasks, the step and the line of code."""
     try:
         yield
+    except NotCompilable:
+        raise
     except FAILURES as error:
         last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
         where = f"{job.split} task {shard.indices[0]}{last} at step {job.step}"

@@ -132,18 +132,18 @@ def test_flat_names_are_overrides():
 def test_resolved_leaves_nothing_to_the_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny("tasks={name: omniglot, root: here}", "tracking.uri=sqlite:///a.db")
-    found = resolved(config, "loop")
+    found = resolved(config, {"vectorize": "loop"})
     assert found.engine.vectorize == "loop"
     assert found.tasks.source.settings.root == str(tmp_path / "here")
     assert found.tracking.uri == f"sqlite:///{tmp_path}/a.db"
     monkeypatch.chdir("/")
-    assert resolved(found, "loop") == found
+    assert resolved(found, {"vectorize": "loop"}) == found
 
 
 @pytest.mark.parametrize("uri", [None, "http://host:5000", "sqlite:////var/a.db"])
 def test_resolved_keeps_what_is_absolute(uri):
     config = replace(tiny(), tracking=replace(tiny().tracking, uri=uri))
-    assert resolved(config, "vmap").tracking.uri == uri
+    assert resolved(config, {"vectorize": "vmap"}).tracking.uri == uri
 
 
 def test_parts_of_ones_own_by_import_path(own):

@@ -39,12 +39,12 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
     def batch_loss(weights: Params, batch: Examples, noise: Tensor) -> Tensor:
         return task_loss(model.predict(weights, batch.x, noise), batch.y)[0]
 
-    def step(params: Params, fast: AdamState, support: Examples, t: int, context: Context) -> AdamState:
+    def step(params: Params, fast: AdamState, support: Examples, t: Tensor, context: Context) -> AdamState:
         chosen = batch_order(context.noise, len(support.y), t, inner_batch)
         batch = support if chosen is None else Examples(support.x[chosen], support.y[chosen])
         slope = grad(batch_loss)(fast.weights, batch, fold(context.noise, t))
         squares = {name: _BETA2 * v + (1 - _BETA2) * slope[name] ** 2 for name, v in fast.squares.items()}
-        rate = inner_lr * (1 - _BETA2 ** (t + 1)) ** 0.5
+        rate = inner_lr * (1 - _BETA2 ** (t + 1).double()) ** 0.5
         weights = {
             name: value - rate * slope[name] / (squares[name].sqrt() + _EPS) for name, value in fast.weights.items()
         }
@@ -53,7 +53,7 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
     return InnerLoop(start, step, query_loss(model, inner_steps, lambda fast: fast.weights), inner_steps)
 
 
-def batch_order(noise: Tensor, examples: int, t: int, inner_batch: int) -> Tensor | None:
+def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Tensor | None:
     """Which examples minibatch t holds [inner_batch]; None where it holds all.
 
     Minibatches follow each other through one shuffle after another, each addressed by the task's key and its number;
@@ -61,12 +61,10 @@ def batch_order(noise: Tensor, examples: int, t: int, inner_batch: int) -> Tenso
     """
     if inner_batch >= examples:
         return None
-    first, last = t * inner_batch, (t + 1) * inner_batch
     key = torch.where(noise < 0, torch.zeros_like(noise), noise)
-    position = torch.arange(examples, device=noise.device)
-    shuffles = [
-        torch.argsort(hashed(hashed(position) ^ fold(key, _ORDER + epoch)))
-        for epoch in range(first // examples, (last - 1) // examples + 1)
-    ]
-    begin = first - first // examples * examples
-    return torch.cat(shuffles)[begin : begin + inner_batch]
+    everyone = torch.arange(examples, device=noise.device)
+    position = t * inner_batch + torch.arange(inner_batch, device=noise.device)
+    first = t * inner_batch // examples
+    # A batch is smaller than a shuffle, so that it reaches into two of them at most.
+    shuffles = [torch.argsort(hashed(hashed(everyone) ^ fold(key, _ORDER + first + later))) for later in (0, 1)]
+    return torch.cat(shuffles).index_select(0, position - first * examples)

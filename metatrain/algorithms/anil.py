@@ -48,7 +48,9 @@ class ANIL:
         def support_loss(head: Params, features: Tensor, y: Tensor) -> Tensor:
             return task_loss(model.read_out(head, features), y)[0]
 
-        def step(params: Params, fast: HeadOnFeatures, support: Examples, t: int, context: Context) -> HeadOnFeatures:
+        def step(
+            params: Params, fast: HeadOnFeatures, support: Examples, t: Tensor, context: Context
+        ) -> HeadOnFeatures:
             slope = grad(support_loss)(fast.head, fast.features, support.y)
             moved = {name: value - self.inner_lr * slope[name] for name, value in fast.head.items()}
             return HeadOnFeatures(moved, fast.features)

@@ -29,7 +29,7 @@ class Adapted(NamedTuple):
 Rate = Callable[[Params, str], float | Tensor]
 """(params, name) -> α of the parameter of that name: a number, or a tensor of its shape."""
 
-QueryLoss = Callable[[Params, Tree, Examples, Examples, int, Context], tuple[Tensor, dict[str, Tensor]]]
+QueryLoss = Callable[[Params, Tree, Examples, Examples, Tensor, Context], tuple[Tensor, dict[str, Tensor]]]
 
 
 class HasInnerLoop(Protocol):
@@ -62,7 +62,7 @@ def gradient_descent(
     def support_loss(fast: Params, params: Params, support: Examples, noise: Tensor) -> Tensor:
         return task_loss(model.predict(params | fast, support.x, noise), support.y)[0]
 
-    def step(params: Params, fast: Params, support: Examples, t: int, context: Context) -> Params:
+    def step(params: Params, fast: Params, support: Examples, t: Tensor, context: Context) -> Params:
         slope = grad(support_loss)(fast, params, support, fold(context.noise, t))
         return {name: fast[name] - rate(params, name) * slope[name] for name in fast}
 
@@ -73,7 +73,7 @@ def query_loss(model: Model, inner_steps: int, weights: Callable[[Tree], Params]
     """L_Q(φ_t) and its metrics, `weights` being the parameters within what adapts."""
 
     def loss(
-        params: Params, fast: Tree, support: Examples, query: Examples, t: int, context: Context
+        params: Params, fast: Tree, support: Examples, query: Examples, t: Tensor, context: Context
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Inner steps fold 0 … K − 1 into the task's key; the query's own draw comes after them all.
         noise = fold(context.noise, inner_steps + t)
@@ -86,7 +86,7 @@ def first_order(inner: InnerLoop) -> InnerLoop:
     """The same loop, whose step is taken to have the identity for its Jacobian: second derivatives are left out."""
 
     def identity(
-        params: Params, fast: Tree, support: Examples, t: int, context: Context, adjoint: Tree
+        params: Params, fast: Tree, support: Examples, t: Tensor, context: Context, adjoint: Tree
     ) -> tuple[Params, Tree]:
         return {name: torch.zeros_like(value) for name, value in params.items()}, adjoint
 
@@ -112,7 +112,7 @@ def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples,
     fast = inner.start(params, support, context)
     yield Adapted(fast, support.x)
     for t in range(inner.length):
-        fast = inner.step(params, fast, support, t, context)
+        fast = inner.step(params, fast, support, torch.full_like(context.step, t), context)
         yield Adapted(fast, support.x)
 
 

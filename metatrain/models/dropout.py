@@ -35,7 +35,7 @@ def hashed(z: Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
-def fold(noise: Tensor, number: int) -> Tensor:
+def fold(noise: Tensor, number: int | Tensor) -> Tensor:
     """A key of its own for each `number` (an inner step, a layer); SILENT stays SILENT."""
     return torch.where(noise < 0, noise, hashed(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
 

@@ -1,0 +1,16 @@
+"""Where one task becomes many. Reading order: `lifting.py`, `gradients.py`, `compilation.py`, `choices.py`."""
+
+from metatrain.engine.choices import resolve_compile, resolve_vectorize
+from metatrain.engine.compilation import NotCompilable
+from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
+from metatrain.engine.lifting import Engine
+
+__all__ = [
+    "Engine",
+    "NotCompilable",
+    "displacement",
+    "loss_gradient",
+    "resolve_compile",
+    "resolve_vectorize",
+    "unrolled_gradient",
+]

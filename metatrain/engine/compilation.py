@@ -1,0 +1,152 @@
+"""Stages, compiled: each traced once to the operations of its forward and backward passes, then handed to inductor.
+
+`make_fx` looks through vmap, grad and vjp, so that what `torch.compile` is given is a flat list of operations: it
+fuses them and cannot break the graph. Compiled code is kept on disk, where later runs and other workers find it.
+"""
+
+import fcntl
+import functools
+import os
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from metatrain.types import Params
+from tasks.cache import cache_root
+from tasks.imports import failure
+from tasks.types import Tree
+
+Stage = Callable[..., Tree]
+Stages = TypeVar("Stages", bound=tuple[Stage, ...])
+
+_MOST = 64
+"""Compiled sets of stages that a process keeps: a run needs one, or two where its last shard is smaller."""
+_compiled: dict[Any, Any] = {}
+
+
+class NotCompilable(ValueError):
+    """A stage branches on values, or the compiler failed; the message names the remedy."""
+
+
+def compiled(stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree) -> Stages:
+    """`stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
+
+    Equal stages (the same functions, closed over equal values) and equal shapes are compiled once a process.
+    """
+    shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
+    key = tuple(map(identity, stages)), lift, shapes, torch.get_num_threads()
+    if key not in _compiled:
+        if len(_compiled) >= _MOST:
+            _compiled.clear()
+        each = [_Compiled(lift(stage), _name(stage)) for stage in stages]
+        made = getattr(type(stages), "_make", tuple)
+        _compiled[key] = stages, made(each)  # the stages are kept, so that no identity is used again
+    found: Stages = _compiled[key][1]
+    return found
+
+
+def identity(value: Any) -> Any:
+    """A key that is equal for functions of the same code closed over equal values, however often they are made."""
+    if isinstance(value, functools.partial):
+        return identity(value.func), tuple(map(identity, value.args)), tuple(sorted(value.keywords.items()))
+    if isinstance(value, types.MethodType):
+        return identity(value.__func__), identity(value.__self__)
+    if isinstance(value, types.FunctionType):
+        cells = (cell.cell_contents for cell in value.__closure__ or ())
+        return value.__code__, tuple(map(identity, cells)), tuple(map(identity, value.__defaults__ or ()))
+    if isinstance(value, tuple):
+        return type(value), tuple(map(identity, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+def _name(stage: Stage) -> str:
+    return getattr(getattr(stage, "func", stage), "__name__", "stage").strip("_")
+
+
+class _Compiled:
+    """One stage. Traced and compiled by its first call, whose shapes all later ones share."""
+
+    def __init__(self, function: Stage, name: str) -> None:
+        self._function, self._name = function, name
+        self._program: Callable[..., list[Tensor]] | None = None
+        self._used: list[int] = []
+        self._result: TreeSpec
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        leaves, layout = tree_flatten(arguments)
+        if self._program is None:
+            self._compile(leaves, layout)
+        assert self._program is not None
+        return tree_unflatten(self._program(*(leaves[i] for i in self._used)), self._result)
+
+    def _compile(self, leaves: list[Tensor], layout: TreeSpec) -> None:
+        def flat(*given: Tensor) -> list[Tensor]:
+            found, self._result = tree_flatten(self._function(*tree_unflatten(list(given), layout)))
+            # One layout, whatever the kernels prefer, so that what a stage gives fits what the next one was traced on.
+            return [leaf.contiguous() for leaf in found]
+
+        folder = _code_folder()
+        with _told(self._name):
+            # Clones: the same tensor handed in twice would be traced as one input.
+            graph = make_fx(flat)(*(leaf.clone() for leaf in leaves))
+            self._used = _without_unused_inputs(graph)
+            program = torch.compile(graph, fullgraph=True, dynamic=False, options=_options(leaves[0].device))
+            with _one_at_a_time(folder):
+                program(*(leaves[i].contiguous() for i in self._used))
+        self._program = program
+
+
+def _without_unused_inputs(graph: fx.GraphModule) -> list[int]:
+    """Takes the inputs that nothing reads out of `graph`; the numbers of those that stay. Each would cost a guard."""
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    graph.graph.eliminate_dead_code()
+    used = [number for number, node in enumerate(inputs) if node.users]
+    for node in inputs:
+        if not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return used
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    """What inductor is told: part of the key under which it keeps its code, hence the number of threads."""
+    if device.type != "cpu":
+        return {}
+    # Reordering a convolution's memory pays for large batches alone; here it costs a third.
+    return {"layout_optimization": False, "cpp.threads": torch.get_num_threads()}
+
+
+def _code_folder() -> Path:
+    """Where compiled code is kept: in the cache of this machine, unless TORCHINDUCTOR_CACHE_DIR says otherwise."""
+    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root(None) / "compiled")))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+        raise NotCompilable(
+            f"engine.compile: {name} of the inner loop cannot be compiled ({failure(error)}): set engine.compile to off"
+        ) from error
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Within it this process alone compiles, of all on this machine; the others find what it made."""
+    with (folder / "compiling.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

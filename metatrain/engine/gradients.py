@@ -1,0 +1,256 @@
+"""Exact gradients through inner loops, one step at a time.
+
+The gradient through K inner steps keeps fast weights, not the graph: the reverse pass goes back one step at a time
+and computes that step alone anew, so memory grows by parameters, whatever the network is. Very long loops keep every
+√K-th set and compute those between anew as well.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+from torch.utils._pytree import tree_map
+
+from metatrain.engine.lifting import Engine, device_of
+from metatrain.types import Context, InnerLoop, MetaGradient, Params
+from tasks.types import Episode, Examples, Tree
+
+TaskLoss = Callable[[Params, Any, Context], tuple[Tensor, dict[str, Tensor]]]
+"""(params, task, context) -> (loss, metrics) of one task."""
+
+_LONG = 100
+"""Inner steps from which on fast weights are kept every √K steps: below it, what they take is little."""
+
+
+class _Unrolled(NamedTuple):
+    """The stages of a reverse pass, g being the gradient gathered so far and λ the adjoint of the fast weights."""
+
+    start: Callable[..., Tree]
+    """(θ, t, context, support) -> φ_0"""
+    step: Callable[..., Tree]
+    """(θ, t, context, φ_t, support) -> φ_{t+1}"""
+    turn: Callable[..., tuple[Params, Tree, dict[str, Tensor]]]
+    """(θ, t, context, φ_t, task) -> (g, λ, metrics), t being the last step: forward through it, and back."""
+    back: Callable[..., tuple[Params, Tree]]
+    """(θ, t, context, φ_t, task, g, λ) -> (g, λ)"""
+    finish: Callable[..., MetaGradient]
+    """(θ, t, context, support, g, λ, metrics) -> the task's meta-gradient"""
+
+
+def unrolled_gradient(
+    inner: InnerLoop, params: Params, tasks: Episode, context: Context, engine: Engine
+) -> MetaGradient:
+    """Σ_tasks ∇_θ Σ_t w_t L_Q(φ_t(θ)), with φ_0 = start(θ), φ_{t+1} = step(θ, φ_t): exact, through every step."""
+    if inner.length < 1:
+        raise ValueError(f"InnerLoop.length: {inner.length} steps lead nowhere: set 1 or more")
+    stages = _Unrolled(
+        partial(_start, inner),
+        partial(_step, inner),
+        partial(_turn, inner),
+        partial(_back, inner),
+        partial(_finish, inner),
+    )
+    return engine.sum(stages, partial(_reverse_pass, inner.length), params, tasks, context)  # type: ignore[no-any-return]
+
+
+def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine) -> MetaGradient:
+    """Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
+    stages = (partial(_gradient_of_loss, task_loss),)
+    return engine.sum(stages, _at_once, params, tasks, context)  # type: ignore[no-any-return]
+
+
+class _Displaced(NamedTuple):
+    start: Callable[..., Tree]
+    step: Callable[..., Tree]
+    finish: Callable[..., MetaGradient]
+    """(θ, t, context, φ_K, task) -> θ − φ_K"""
+
+
+def displacement(
+    inner: InnerLoop,
+    weights: Callable[[Tree], Params],
+    params: Params,
+    tasks: Episode,
+    context: Context,
+    engine: Engine,
+) -> MetaGradient:
+    """Σ_tasks θ − φ_K(θ): the way back from where the inner loop led, `weights` being the parameters within φ."""
+    stages = _Displaced(partial(_start, inner), partial(_step, inner), partial(_way_back, inner, weights))
+    return engine.sum(stages, partial(_there, inner.length), params, tasks, context)  # type: ignore[no-any-return]
+
+
+def _reverse_pass(length: int, stages: _Unrolled, params: Params, task: Episode, context: Context) -> MetaGradient:
+    """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
+    at = _inner_steps(length, params)
+    every = 1 if length < _LONG else math.isqrt(length - 1) + 1
+    fast = stages.start(params, at[0], context, task.support)
+    kept = {0: fast}
+    for t in range(length - 1):
+        fast = stages.step(params, at[t], context, fast, task.support)
+        if (t + 1) % every == 0:
+            kept[t + 1] = fast
+    grads, adjoint, metrics = stages.turn(params, at[length - 1], context, fast, task)
+    del fast
+    for t in reversed(range(length - 1)):
+        if t not in kept:
+            first = t - t % every
+            for s in range(first, t):
+                kept[s + 1] = stages.step(params, at[s], context, kept[s], task.support)
+        grads, adjoint = stages.back(params, at[t], context, kept.pop(t), task, grads, adjoint)
+    return stages.finish(params, at[0], context, task.support, grads, adjoint, metrics)
+
+
+def _there(length: int, stages: _Displaced, params: Params, task: Episode, context: Context) -> MetaGradient:
+    at = _inner_steps(length, params)
+    fast = stages.start(params, at[0], context, task.support)
+    for t in range(length):
+        fast = stages.step(params, at[t], context, fast, task.support)
+    return stages.finish(params, at[0], context, fast, task)
+
+
+def _at_once(stages: tuple[Callable[..., MetaGradient]], params: Params, task: Tree, context: Context) -> MetaGradient:
+    return stages[0](params, _inner_steps(1, params)[0], context, task)
+
+
+def _inner_steps(length: int, params: Params) -> list[Tensor]:
+    """0, 1, … as tensors, so that a compiled step serves for each of them."""
+    return [torch.full((), t, dtype=torch.int64, device=device_of(params)) for t in range(length)]
+
+
+def _start(inner: InnerLoop, params: Params, t: Tensor, context: Context, support: Examples) -> Tree:
+    return inner.start(params, support, context)
+
+
+def _step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, support: Examples) -> Tree:
+    return inner.step(params, fast, support, t, context)
+
+
+def _turn(
+    inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode
+) -> tuple[Params, Tree, dict[str, Tensor]]:
+    """The last step is the first to be transposed: its graph is kept between, and is the only one there is."""
+    after, pull = _step_and_transpose(inner, params, fast, task.support, t, context)
+    grads, adjoint, metrics = _loss_gradients(inner, params, after, task, t + 1, context)
+    weights = _weights(inner, context)
+    if weights is not None:
+        grads, adjoint = _scaled((grads, adjoint), weights[inner.length])
+    to_params, adjoint = pull(adjoint)
+    grads = _added(grads, to_params)
+    if weights is not None:
+        grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, grads, adjoint)
+    return grads, adjoint, metrics
+
+
+def _back(
+    inner: InnerLoop,
+    params: Params,
+    t: Tensor,
+    context: Context,
+    fast: Tree,
+    task: Episode,
+    grads: Params,
+    adjoint: Tree,
+) -> tuple[Params, Tree]:
+    if inner.transpose is not None:
+        to_params, adjoint = inner.transpose(params, fast, task.support, t, context, adjoint)
+    else:
+        to_params, adjoint = _step_and_transpose(inner, params, fast, task.support, t, context)[1](adjoint)
+    grads = _added(grads, to_params)
+    if inner.weights is not None:
+        grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, grads, adjoint)
+    return grads, adjoint
+
+
+def _finish(
+    inner: InnerLoop,
+    params: Params,
+    t: Tensor,
+    context: Context,
+    support: Examples,
+    grads: Params,
+    adjoint: Tree,
+    metrics: dict[str, Tensor],
+) -> MetaGradient:
+    pull = vjp(lambda p: inner.start(p, support, context), params)[1]
+    return _of_one_task(_added(grads, pull(adjoint)[0]), metrics)
+
+
+def _way_back(
+    inner: InnerLoop,
+    weights: Callable[[Tree], Params],
+    params: Params,
+    t: Tensor,
+    context: Context,
+    fast: Tree,
+    task: Episode,
+) -> MetaGradient:
+    metrics = inner.loss(params, fast, task.support, task.query, t + inner.length, context)[1]
+    after = params | weights(fast)
+    return _of_one_task({name: value - after[name] for name, value in params.items()}, metrics)
+
+
+def _gradient_of_loss(task_loss: TaskLoss, params: Params, t: Tensor, context: Context, task: Tree) -> MetaGradient:
+    grads, metrics = grad(task_loss, has_aux=True)(params, task, context)
+    return _of_one_task(grads, metrics)
+
+
+def _weights(inner: InnerLoop, context: Context) -> Tensor | None:
+    return None if inner.weights is None else inner.weights(context.step)
+
+
+def _with_loss_at(
+    inner: InnerLoop,
+    params: Params,
+    t: Tensor,
+    context: Context,
+    fast: Tree,
+    task: Episode,
+    grads: Params,
+    adjoint: Tree,
+) -> tuple[Params, Tree]:
+    """g and λ with what the loss after t steps adds to them, as far as it counts."""
+    weights = _weights(inner, context)
+    assert weights is not None
+    weight = weights.index_select(0, t.view(1)).squeeze(0)
+    to_params, to_fast, _ = _loss_gradients(inner, params, fast, task, t, context)
+    return _added(grads, _scaled(to_params, weight)), _added(adjoint, _scaled(to_fast, weight))
+
+
+def _loss_gradients(
+    inner: InnerLoop, params: Params, fast: Tree, task: Episode, t: Tensor, context: Context
+) -> tuple[Params, Tree, dict[str, Tensor]]:
+    """(∂L/∂θ, ∂L/∂φ, metrics) of the query loss after t steps."""
+
+    def loss(params: Params, fast: Tree) -> tuple[Tensor, dict[str, Tensor]]:
+        return inner.loss(params, fast, task.support, task.query, t, context)
+
+    (to_params, to_fast), metrics = grad(loss, argnums=(0, 1), has_aux=True)(params, fast)
+    return to_params, to_fast, metrics
+
+
+def _step_and_transpose(
+    inner: InnerLoop, params: Params, fast: Tree, support: Examples, t: Tensor, context: Context
+) -> tuple[Tree, Callable[[Tree], tuple[Params, Tree]]]:
+    """φ_{t+1}, and the function from λ to ((∂step_t/∂θ)ᵀ λ, (∂step_t/∂φ)ᵀ λ)."""
+    if inner.transpose is not None:
+        after = inner.step(params, fast, support, t, context)
+        return after, partial(inner.transpose, params, fast, support, t, context)
+    after, pull, *_ = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)
+    return after, pull
+
+
+def _of_one_task(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
+    one = torch.ones((), dtype=torch.int64, device=device_of(grads))
+    return MetaGradient(grads, {}, {name: value.detach() for name, value in metrics.items()}, one)
+
+
+def _added(a: Tree, b: Tree) -> Tree:
+    return tree_map(torch.add, a, b)
+
+
+def _scaled(tree: Tree, by: Tensor) -> Tree:
+    return tree_map(lambda leaf: leaf * by, tree)

@@ -1,0 +1,114 @@
+"""Lifting functions of one task over many: looped over, or by `torch.func.vmap`; as they stand, or compiled.
+
+Algorithms are written for one task. Here, and only here, they meet batches. Results are sums in index order.
+
+A computation that is to be compiled comes in *stages*: a NamedTuple of functions (an inner step, its transpose, ...)
+and a `run` that calls them, in Python, as often as it likes. Each stage is compiled once, so that compiling a
+thousand inner steps takes no longer than compiling one. Every stage is called as
+
+    stage(params, t, context, *others)     params and the inner step t are the same for all tasks, the rest is a task's
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metatrain.engine.compilation import compiled
+from metatrain.models.normalization import written_out
+from metatrain.types import Context, Params
+from tasks.types import Tree
+
+Stage = Callable[..., Tree]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How functions of one task are lifted: `vmap` over `chunk` tasks at a time (None: all), or a `loop` over them.
+
+    With `compile`, what comes in stages is compiled: the same sums, by other kernels.
+    """
+
+    vectorize: Literal["vmap", "loop"] = "loop"
+    compile: bool = False
+    chunk: int | None = None
+
+    # Under no_grad the outermost transform builds no graph of its own; those within set up what they need.
+    @torch.no_grad()
+    def map(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+        """`function(params, task, context)` of every task, stacked: [B, ...]."""
+        if self.vectorize == "vmap":
+            parts = [_vmapped(function, params, *chunk) for chunk in self._chunks(tasks, context)]
+            return parts[0] if len(parts) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *parts)
+        results = [function(params, *one) for one in _each(tasks, context)]
+        return tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+    @torch.no_grad()
+    def sum(self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+        """The sum of `run(stages, params, task, context)` over all tasks, in index order."""
+        if self.compile:  # for one layout of memory
+            tasks = tree_map(torch.Tensor.contiguous, tasks)
+        if self.vectorize == "loop":
+            if self.compile:
+                stages = compiled(stages, _no_lift, params, tree_map(lambda leaf: leaf[:1], tasks))
+            return _total(run(stages, params, *one) for one in _each(tasks, context))
+        return _total(self._sum_of_chunk(stages, run, params, *chunk) for chunk in self._chunks(tasks, context))
+
+    def _sum_of_chunk(
+        self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
+    ) -> Tree:
+        if self.compile:
+            each = run(compiled(stages, _lifted, params, tasks), params, tasks, context)
+        else:
+            each = _vmapped(partial(run, stages), params, tasks, context)
+        return tree_map(lambda leaf: leaf.sum(0), each)
+
+    def _chunks(self, tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
+        count = len(context.noise)
+        size = self.chunk or count
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            yield tree_map(lambda leaf, part=part: leaf[part], tasks), Context(context.step, context.noise[part])
+
+
+def _vmapped(function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+    with written_out():
+        return vmap(function, in_dims=(None, 0, Context(None, 0)))(params, tasks, context)  # type: ignore[arg-type]
+
+
+def _no_lift(stage: Stage) -> Stage:
+    return stage
+
+
+def _lifted(stage: Stage) -> Stage:
+    """`stage` over a leading dimension of tasks."""
+
+    def of_many(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
+        dims = (None, None, Context(None, 0), *(0 for _ in others))  # type: ignore[arg-type]
+        with written_out():
+            return vmap(stage, in_dims=dims)(params, t, context, *others)
+
+    return of_many
+
+
+def _total(results: Iterator[Tree]) -> Tree:
+    total = next(results)
+    for result in results:
+        total = tree_map(torch.add, total, result)
+    return total
+
+
+def _each(tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
+    """The tasks of a batch one by one, each with its own noise key."""
+    for j in range(len(context.noise)):
+        yield tree_map(lambda leaf, j=j: leaf[j], tasks), Context(context.step, context.noise[j])
+
+
+def device_of(tree: Tree) -> torch.device:
+    """Where the tensors of `tree` are."""
+    found: torch.device = tree_leaves(tree)[0].device
+    return found
