@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,21 @@ from metatrain.worker import Worker, device_for
 Vector = np.ndarray[Any, Any]
 
 
-class Answer(NamedTuple):
-    """What an actor sends back for one shard: who it was, and flat vectors of what it found."""
+class Sums(NamedTuple):
+    """What was found of one shard, as vectors, which add up as they are."""
 
-    pid: int
     vector: Vector
     """The gradients, flat in name order; empty for scores."""
     state: dict[str, Vector]
     values: dict[str, Vector]
     """Metric sums, or scores by name."""
+
+
+class Answer(NamedTuple):
+    """What an actor sends back for one shard: who it was, and what it found."""
+
+    pid: int
+    found: Sums
 
 
 class ShardActor:
@@ -36,6 +43,7 @@ class ShardActor:
     def __init__(self, config: Config) -> None:
         self._worker = Worker(config, device_for(config.executor.gpus_per_worker))
         self._layout = layout_of(self._worker.initial())
+        self._computing = Lock()
 
     def pid(self) -> int:
         """This process, for the report of who did what; answering it also says that the actor is ready."""
@@ -47,29 +55,32 @@ class ShardActor:
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Has the worker compile what shards of these sizes need."""
-        self._worker.compile(shards)
+        with self._computing:
+            self._worker.compile(shards)
 
     def compute(self, job: Job, vector: Vector, shard: Shard) -> Answer:
-        """The answer for one shard at the parameters of `vector`."""
-        params = unflatten(vector, self._layout) if len(vector) else {}
-        return pack(self._worker.compute(job, params, shard))
+        """The answer for one shard at the parameters of `vector`. Two threads call it: one samples as one computes."""
+        tasks = self._worker.tasks(job, shard)
+        with self._computing:
+            params = unflatten(vector, self._layout) if len(vector) else {}
+            return pack(self._worker.compute(job, params, shard, tasks))
 
 
 def pack(result: MetaGradient | Scores) -> Answer:
     """A worker's result as an Answer."""
     if isinstance(result, Scores):
         values = {name: value.numpy() for name, value in result.values.items()}
-        return Answer(os.getpid(), np.empty(0), {}, values)
+        return Answer(os.getpid(), Sums(np.empty(0), {}, values))
     state = {name: value.numpy() for name, value in result.state.items()}
     metrics = {name: value.numpy() for name, value in result.metrics.items()}
-    return Answer(os.getpid(), flatten(result.grads), state, metrics)
+    return Answer(os.getpid(), Sums(flatten(result.grads), state, metrics))
 
 
-def unpack_gradient(answer: Answer, params: Params, shard: Shard) -> MetaGradient:
-    """The meta-gradient that `answer` carries, for parameters laid out as `params`."""
+def unpack_gradient(total: Sums, params: Params, tasks: int) -> MetaGradient:
+    """The meta-gradient of `tasks` tasks that the sum of their answers carries, for parameters laid out as `params`."""
 
     def tensors(arrays: dict[str, Vector]) -> Params:
-        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
-    grads = unflatten(answer.vector, layout_of(params))
-    return MetaGradient(grads, tensors(answer.state), tensors(answer.values), torch.tensor(len(shard.indices)))
+    grads = unflatten(total.vector, layout_of(params))
+    return MetaGradient(grads, tensors(total.state), tensors(total.values), torch.tensor(tasks))

@@ -48,7 +48,7 @@ class RayExecutor:
         for shard, answer in self._answers(job, params, shards):
             waiting[shard.number] = answer
             while following in waiting:
-                values = waiting.pop(following).values
+                values = waiting.pop(following).found.values
                 yield Scores({name: torch.from_numpy(array.copy()) for name, array in values.items()})
                 following += 1
 
@@ -56,9 +56,9 @@ class RayExecutor:
         summed = TreeSum(len(shards))
         for shard, answer in self._answers(job, params, shards):
             with self._meter.part("add"):
-                summed.add(shard.number, unpack_gradient(answer, params, shard))
+                summed.add(shard.number, answer.found)
             self._tasks_done[answer.pid] += len(shard.indices)
-        return summed.total()  # type: ignore[no-any-return]
+        return unpack_gradient(summed.total(), params, sum(len(shard.indices) for shard in shards))
 
     def compile(self, shards: Sequence[Shard]) -> None:
         for compiling in [actor.compile.remote(shards) for actor in self._actors]:
@@ -161,6 +161,7 @@ def _raised(error: RayTaskError) -> Exception:
 
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": config.executor.gpus_per_worker}
+    options["max_concurrency"] = _IN_FLIGHT
     if placement_group is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement_group)
     return options

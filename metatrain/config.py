@@ -115,7 +115,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     }
     for name in raw:
         if name not in values and dataclasses.is_dataclass(hints[name]):
-            values[name] = read_settings(hints[name], _section(raw, name), name)
+            values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
     return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
 
 
@@ -124,6 +124,12 @@ def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, A
     if not isinstance(section, dict):
         raise ValueError(f"{within}{name}: {_short(section)} is not a section: write its settings below it, key: value")
     return dict(section)
+
+
+def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
+    """YAML takes on and off for true and false: `compile: on` means the word."""
+    words = {True: "on", False: "off"}
+    return {key: words[value] if key == "compile" and type(value) is bool else value for key, value in section.items()}
 
 
 def _read_tasks(section: dict[str, Any]) -> Tasks:

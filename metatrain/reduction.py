@@ -1,5 +1,6 @@
 """Sums whose order never depends on who computes what, and vectors in which parameters travel."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from tasks.types import Tree
 
 
 class TreeSum:
-    """Adds n trees along the balanced binary tree over their numbers, as they come, in any order.
+    """Adds n trees (of tensors or arrays) along the balanced binary tree over their numbers, in any order of arrival.
 
     Leaves 2i and 2i + 1 are added first, then pairs of pairs; an odd one out moves up alone. So the result has the
     same bits whatever the order of arrival, and any aligned block may be summed elsewhere beforehand.
@@ -35,7 +36,7 @@ class TreeSum:
                     break
                 other = self._waiting.pop(sibling)
                 left, right = (tree, other) if number % 2 == 0 else (other, tree)
-                tree = tree_map(torch.add, left, right)
+                tree = tree_map(operator.add, left, right)
             level, number = level + 1, number // 2
         self._waiting[level, number] = tree
 

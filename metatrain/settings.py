@@ -36,12 +36,14 @@ class Tasks:
 class EngineSettings:
     """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run.
 
-    compile: compile the inner loop, for half a minute once; chunk: at most how many tasks vmap takes together.
+    compile: compile the inner loop, which takes a minute once. chunk: at most how many tasks vmap takes together.
+    precision: of matrix products and convolutions; tf32 is a GPU's.
     """
 
     vectorize: Literal["auto", "vmap", "loop"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     chunk: int | None = None
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     threads: int = 1
 
     def __post_init__(self) -> None:

@@ -57,7 +57,11 @@ class Worker:
         known = not any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm))
         adapts = hasattr(self.algorithm, "inner")
         chosen = resolve_compile(settings.compile, adapts, known, tasks, device)
-        return Engine(vectorize, chosen == "on", settings.chunk)
+        precise = (
+            "engine.precision: tf32 is a GPU's, and the workers have none: set executor.gpus_per_worker, or float32"
+        )
+        require(settings.precision != "tf32" or device.type == "cuda", precise)
+        return Engine(vectorize, chosen == "on", settings.chunk, settings.precision)
 
     def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
         """The tasks of `split`, or the same with another number of queries. ValueError: more than there are."""
@@ -78,20 +82,25 @@ class Worker:
         """The meta-parameters before the first step."""
         return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
 
-    def gradient(self, job: Job, params: Params, shard: Shard) -> MetaGradient:
+    def tasks(self, job: Job, shard: Shard) -> Any:
+        """The tasks of a shard, on this worker's device: what may be done while another shard computes."""
+        with _told(job, shard), self.meter.part("sample"):
+            return self._here(self._distributions[job.split].episodes(shard.indices))
+
+    def gradient(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
         """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
+        tasks = self.tasks(job, shard) if tasks is None else tasks
         with _told(job, shard):
-            tasks = self._tasks(job.split, shard)
             context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
             params = self._here(params)
             with self.meter.part("adapt"):
                 gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
                 return to_cpu(gradient)  # type: ignore[no-any-return]
 
-    def score(self, job: Job, params: Params, shard: Shard) -> Scores:
+    def score(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
+        tasks = self.tasks(job, shard) if tasks is None else tasks
         with _told(job, shard):
-            tasks = self._tasks(job.split, shard)
             silent = torch.full((len(shard.indices),), SILENT, device=self.device)
             context = Context(torch.tensor(job.step, device=self.device), silent)
             model = self.model.for_tasks(self._distributions[job.split].spec, params)
@@ -106,17 +115,15 @@ class Worker:
             with self.meter.part("compile"):
                 self.gradient(Job("gradient", "train", 0), self.initial(), shard)
 
-    def compute(self, job: Job, params: Params, shard: Shard) -> MetaGradient | Scores:
-        """What `job` asks for."""
-        return self.gradient(job, params, shard) if job.kind == "gradient" else self.score(job, params, shard)
+    def compute(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
+        """What `job` asks for, of `tasks` where they were sampled beforehand."""
+        if job.kind == "gradient":
+            return self.gradient(job, params, shard, tasks)
+        return self.score(job, params, shard, tasks)
 
     def transductive(self, learner: str) -> bool:
         """Whether the queries of a task influence each other's predictions."""
         return learner != "nearest_neighbour" and self.model.normalization == "transductive"
-
-    def _tasks(self, split: Split, shard: Shard) -> Any:
-        with self.meter.part("sample"):
-            return self._here(self._distributions[split].episodes(shard.indices))
 
     def _noise(self, shard: Shard) -> Tensor:
         """Each task's own key: 62 bits of (seed, "noise", index)."""
@@ -124,7 +131,10 @@ class Worker:
         return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
 
     def _here(self, tree: Any) -> Any:
-        return tree_map(lambda leaf: leaf.to(self.device), tree)
+        if self.device.type == "cpu":
+            return tree
+        # From pinned memory the copy does not wait for what the device is computing.
+        return tree_map(lambda leaf: leaf.pin_memory().to(self.device, non_blocking=True), tree)
 
 
 @contextmanager

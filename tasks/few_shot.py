@@ -121,5 +121,5 @@ class FewShot:
 
 def _examples(images: Tensor, tasks: int, ways: int, each: int) -> Examples:
     """images: [B·N·each, C, H, W], ordered by task and class."""
-    labels = torch.arange(ways).repeat_interleave(each).repeat(tasks, 1)
+    labels = torch.arange(ways).repeat_interleave(each).expand(tasks, -1)
     return Examples(images.reshape(tasks, ways * each, *images.shape[1:]), labels)

@@ -78,18 +78,14 @@ def choose(uniforms: Reals, population: ArrayLike) -> Integers:
     uniforms: [rows, k] in [0, 1). population: a size, or [rows] sizes, each at least k. Returns [rows, k] numbers in
     [0, population), all different within a row.
 
-    Draw i picks r, one of the population - i numbers still unused, counted in ascending order. For every number
-    chosen before, `ahead` keeps how many unused ones are smaller than it; the r-th unused number is larger than
-    exactly those with ahead <= r, so it is r plus their count, and the others have one unused number less ahead.
+    Draw i picks the r-th of the numbers still unused, counted in ascending order. Undoing the draws from the last to
+    the first, a number that was counted without number m, and is not below it, is one larger.
     """
     rows, k = uniforms.shape
     remaining = np.broadcast_to(np.asarray(population, dtype=np.int64), (rows,)) - np.arange(k)[:, None]
     assert rows == 0 or k == 0 or remaining[-1].min() >= 1, "more draws than there are members"
     picks = (uniforms.T * remaining).astype(np.int64)
-    ahead = picks.copy()
-    chosen = np.empty_like(picks)
-    for i in range(k):
-        smaller = ahead[:i] <= picks[i]
-        np.add(picks[i], smaller.sum(axis=0, dtype=np.int64), out=chosen[i])
-        ahead[:i] -= ~smaller
-    return np.ascontiguousarray(chosen.T)
+    for i in range(k - 2, -1, -1):
+        later = picks[i + 1 :]
+        later += later >= picks[i]
+    return np.ascontiguousarray(picks.T)

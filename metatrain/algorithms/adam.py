@@ -9,7 +9,7 @@ from torch.func import grad
 from metatrain.algorithms.gradient_descent import query_loss
 from metatrain.losses import task_loss
 from metatrain.models import Model
-from metatrain.models.dropout import fold, hashed
+from metatrain.models.dropout import fold, hashed, positions
 from metatrain.types import Context, InnerLoop, Params
 from tasks.types import Examples
 
@@ -62,7 +62,7 @@ def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Te
     if inner_batch >= examples:
         return None
     key = torch.where(noise < 0, torch.zeros_like(noise), noise)
-    everyone = torch.arange(examples, device=noise.device)
+    everyone = positions(examples, noise.device)
     position = t * inner_batch + torch.arange(inner_batch, device=noise.device)
     first = t * inner_batch // examples
     # A batch is smaller than a shuffle, so that it reaches into two of them at most.

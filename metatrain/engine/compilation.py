@@ -35,13 +35,13 @@ class NotCompilable(ValueError):
     """A stage branches on values, or the compiler failed; the message names the remedy."""
 
 
-def compiled(stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree) -> Stages:
+def compiled(stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree, precision: str) -> Stages:
     """`stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
 
-    Equal stages (the same functions, closed over equal values) and equal shapes are compiled once a process.
+    Equal stages (the same functions, closed over equal values), shapes and precisions are compiled once a process.
     """
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
-    key = tuple(map(identity, stages)), lift, shapes, torch.get_num_threads()
+    key = tuple(map(identity, stages)), lift, shapes, precision, torch.get_num_threads()
     if key not in _compiled:
         if len(_compiled) >= _MOST:
             _compiled.clear()

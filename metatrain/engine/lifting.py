@@ -19,6 +19,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.engine.compilation import compiled
+from metatrain.engine.precision import Precision, multiplying_in
 from metatrain.models.normalization import written_out
 from metatrain.types import Context, Params
 from tasks.types import Tree
@@ -30,39 +31,45 @@ Stage = Callable[..., Tree]
 class Engine:
     """How functions of one task are lifted: `vmap` over `chunk` tasks at a time (None: all), or a `loop` over them.
 
-    With `compile`, what comes in stages is compiled: the same sums, by other kernels.
+    With `compile`, what comes in stages is compiled: the same sums, by other kernels. `precision` is that of matrix
+    products and convolutions; parameters and gradients are kept as they are.
     """
 
     vectorize: Literal["vmap", "loop"] = "loop"
     compile: bool = False
     chunk: int | None = None
+    precision: Precision = "float32"
 
     # Under no_grad the outermost transform builds no graph of its own; those within set up what they need.
     @torch.no_grad()
     def map(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """`function(params, task, context)` of every task, stacked: [B, ...]."""
-        if self.vectorize == "vmap":
-            parts = [_vmapped(function, params, *chunk) for chunk in self._chunks(tasks, context)]
-            return parts[0] if len(parts) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *parts)
-        results = [function(params, *one) for one in _each(tasks, context)]
-        return tree_map(lambda *leaves: torch.stack(leaves), *results)
+        with multiplying_in(self.precision, device_of(tasks)):
+            if self.vectorize == "vmap":
+                parts = [_vmapped(function, params, *chunk) for chunk in self._chunks(tasks, context)]
+                return parts[0] if len(parts) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *parts)
+            results = [function(params, *one) for one in _each(tasks, context)]
+            return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
     @torch.no_grad()
     def sum(self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """The sum of `run(stages, params, task, context)` over all tasks, in index order."""
         if self.compile:  # for one layout of memory
             tasks = tree_map(torch.Tensor.contiguous, tasks)
-        if self.vectorize == "loop":
+        with multiplying_in(self.precision, device_of(tasks)):
+            if self.vectorize == "vmap":
+                chunks = self._chunks(tasks, context)
+                return _total(self._sum_of_chunk(stages, run, params, *chunk) for chunk in chunks)
             if self.compile:
-                stages = compiled(stages, _no_lift, params, tree_map(lambda leaf: leaf[:1], tasks))
+                one = tree_map(lambda leaf: leaf[0], tasks)
+                stages = compiled(stages, _no_lift, params, one, self.precision)
             return _total(run(stages, params, *one) for one in _each(tasks, context))
-        return _total(self._sum_of_chunk(stages, run, params, *chunk) for chunk in self._chunks(tasks, context))
 
     def _sum_of_chunk(
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
     ) -> Tree:
         if self.compile:
-            each = run(compiled(stages, _lifted, params, tasks), params, tasks, context)
+            each = run(compiled(stages, _lifted, params, tasks, self.precision), params, tasks, context)
         else:
             each = _vmapped(partial(run, stages), params, tasks, context)
         return tree_map(lambda leaf: leaf.sum(0), each)

@@ -40,9 +40,18 @@ def fold(noise: Tensor, number: int | Tensor) -> Tensor:
     return torch.where(noise < 0, noise, hashed(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
 
 
+def positions(count: int, device: torch.device) -> Tensor:
+    """0, 1, …, count − 1, to be hashed.
+
+    `^ 0` makes them numbers to a compiler, which would otherwise fold the hash's first product into an index, in signed
+    arithmetic that must not overflow: the loop then ends early, or never (torch 2.14).
+    """
+    return torch.arange(count, device=device) ^ 0
+
+
 def uniform(noise: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     """Numbers in [0, 1), float64, of `shape`: each position's own, all of them determined by `noise`."""
-    position = torch.arange(shape.numel(), device=device).view(shape)
+    position = positions(shape.numel(), device).view(shape)
     return _shift_right(hashed(hashed(position) ^ noise), 11).to(torch.float64) * 2.0**-53
 
 

@@ -1,0 +1,180 @@
+"""What is raced: networks, tasks and inner loops of the papers, by names such as "omniglot-5-32".
+
+Everything here is a pure function of the case, so that every process that asks gets the same tasks and parameters.
+Images are uniform noise in the shape of the data sets: how long they take does not depend on what they show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from metatrain.models import ARCHITECTURES, Model, build_model
+from metatrain.types import Params
+from tasks.randomness import stream
+from tasks.sinusoid import Sinusoid
+from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskDistribution, TaskSpec
+
+if TYPE_CHECKING:
+    from metatrain.settings import Config
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One meta-gradient to compute: the sum over `meta_batch` tasks, through `inner_steps` steps of rate `inner_lr`.
+
+    `model` and `source` are sections of a configuration. threads: 1, or 0 for the whole machine.
+    """
+
+    name: str
+    tasks: Literal["sinusoid", "images"]
+    source: dict[str, Any]
+    model: dict[str, Any]
+    inner_lr: float
+    ways: int | None
+    shots: int
+    queries: int
+    threads: Literal[0, 1] = 1
+    inner_steps: int = 1
+    meta_batch: int = 1
+
+    @property
+    def shape(self) -> EpisodeShape:
+        return EpisodeShape(self.ways, self.shots, self.queries)
+
+
+SINUSOID = Case(
+    "sinusoid", "sinusoid", {"name": "sinusoid"}, {"name": "mlp", "width": 40, "depth": 2}, 1e-3, None, 10, 10
+)
+"""Finn et al. 2017, §5.1, with ten query points."""
+OMNIGLOT = Case(
+    "omniglot",
+    "images",
+    {"name": "benchmarks.cases:Noise", "channels": 1, "size": 28},
+    {"name": "conv4", "width": 64, "downsample": "stride"},
+    inner_lr=0.4,
+    ways=5,
+    shots=1,
+    queries=15,
+    threads=0,
+)
+"""Finn et al. 2017, §5.2: strided convolutions of 64 filters, 5-way 1-shot."""
+RESNET12 = Case(
+    "resnet12",
+    "images",
+    {"name": "benchmarks.cases:Noise", "channels": 3, "size": 84},
+    # Without dropout: its masks are ours alone, and gradients could not be compared.
+    {"name": "resnet12", "drop": 0.0},
+    inner_lr=0.01,
+    ways=5,
+    shots=1,
+    queries=5,
+    threads=0,
+)
+"""miniImageNet's 84×84 in colour."""
+FAMILIES = {case.name: case for case in (SINUSOID, OMNIGLOT, RESNET12)}
+
+# Fifty steps and 256 images at one step: what still takes seconds a call, and so can be taken in turn seven times.
+RACE = (
+    *("sinusoid-1-256", "sinusoid-5-256", "sinusoid-20-256", "sinusoid-50-256", "sinusoid-5-4", "sinusoid-5-32"),
+    *("omniglot-1-32", "omniglot-5-32", "omniglot-20-32", "omniglot-50-8", "omniglot-1-4", "omniglot-1-256"),
+    "resnet12-1-4",
+)
+"""The cases of the race: family, inner steps, meta-batch."""
+
+
+def find(name: str) -> Case:
+    """The case called "FAMILY-STEPS-BATCH". ValueError: it is not called so."""
+    family, *numbers = name.split("-")
+    if family not in FAMILIES or len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise ValueError(f"{name}: write FAMILY-STEPS-BATCH with one of {', '.join(FAMILIES)}, such as {RACE[1]}")
+    return replace(FAMILIES[family], name=name, inner_steps=int(numbers[0]), meta_batch=int(numbers[1]))
+
+
+def config_of(case: Case, **sections: dict[str, Any]) -> "Config":
+    """The configuration that meta-trains on this case, its first step computing exactly the case."""
+    from metatrain.config import read_config  # pydantic, which a bare GPU image has not
+
+    shape = {"ways": case.ways, "shots": case.shots, "queries": case.queries}
+    return read_config(
+        {
+            "tasks": {**case.source, "train": shape, "test": shape},
+            "model": case.model,
+            "algorithm": {"name": "maml", "inner_lr": case.inner_lr, "inner_steps": case.inner_steps},
+            "outer": {"tasks_per_step": case.meta_batch},
+            "tracking": {"uri": None},
+            "seed": SEED,
+            **sections,
+        }
+    )
+
+
+def distribution_of(case: Case) -> TaskDistribution[Episode]:
+    """The case's training tasks."""
+    settings = {key: value for key, value in case.source.items() if key != "name"}
+    source = Sinusoid(**settings) if case.tasks == "sinusoid" else Noise(**settings)
+    return source.distribution("train", case.shape, SEED)
+
+
+def tasks_of(case: Case) -> Episode:
+    """The case's tasks, stacked: [meta_batch, ...], float32."""
+    return distribution_of(case).episodes(range(case.meta_batch))
+
+
+def model_of(case: Case) -> Model:
+    """The case's network; its `initial()` are the case's parameters."""
+    settings = {key: value for key, value in case.model.items() if key != "name"}
+    return build_model(ARCHITECTURES[case.model["name"]](**settings), distribution_of(case).spec, SEED)
+
+
+def params_of(case: Case) -> Params:
+    """The meta-parameters at which the gradient is taken."""
+    return model_of(case).initial()
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A task source of images [channels, size, size] without any content."""
+
+    channels: int = 1
+    size: int = 28
+
+    def prepare(self, progress: Progress) -> str:
+        """There is nothing to prepare."""
+        return f"noise of {self.channels}×{self.size}×{self.size}, endlessly much"
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Episode]:
+        """Tasks whose images are uniform in [0, 1), a function of (seed, split, index)."""
+        ways = episode.ways or 0
+        if ways < 2:
+            raise ValueError("tasks.ways: noise comes in classes: set 2 or more")
+        return NoiseTasks(
+            split, episode, TaskSpec("classification", ways, (self.channels, self.size, self.size), ()), seed
+        )
+
+
+@dataclass(frozen=True)
+class NoiseTasks:
+    """One split's tasks of noise."""
+
+    split: Split
+    episode: EpisodeShape
+    spec: TaskSpec
+    seed: int
+
+    def episodes(self, indices: Sequence[int]) -> Episode:
+        """Support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], labels ordered by class."""
+        ways, shots, queries = self.spec.ways or 0, self.episode.shots, self.episode.queries
+        examples = ways * (shots + queries)
+        drawn = np.stack([self._images(index, examples) for index in indices])
+        x = torch.from_numpy(drawn).split([ways * shots, ways * queries], dim=1)
+        y = [torch.arange(ways).repeat_interleave(each).repeat(len(indices), 1) for each in (shots, queries)]
+        return Episode(Examples(x[0], y[0]), Examples(x[1], y[1]))
+
+    def _images(self, index: int, examples: int) -> np.ndarray[Any, Any]:
+        key = np.random.SeedSequence([self.seed, stream("noise-images", self.split), index])
+        return np.random.Generator(np.random.Philox(key)).random((examples, *self.spec.x), dtype=np.float32)

@@ -1,0 +1,296 @@
+"""What a step costs the driver beside the computing: milliseconds by part, parameters and shards.
+
+Real objects throughout: a local Ray with two actors that answer at once, with vectors of the right size; the project's
+own packing, adding, checking, optimising and recording. Answers are in the object store before the driver's clock
+starts, so that no worker's time is in it. `whole` is one `RayExecutor.sum` over the same actors, workers included.
+
+    per step    flatten, put, unpack, finite, optimise    per shard    submit, wait, get, add
+"""
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import ray
+import torch
+
+from benchmarks import cost_model, results
+from cluster.actor import Answer, Sums, unpack_gradient
+from cluster.executor import RayExecutor
+from metatrain.config import read_config
+from metatrain.outer import TrainState, apply, begin
+from metatrain.progress import Progress
+from metatrain.recorders import JsonLines
+from metatrain.reduction import TreeSum, flatten
+from metatrain.settings import Config, OuterSettings
+from metatrain.types import Job, Params, Recorder, Shard
+from metatrain.usage import Usage
+from metatrain.worker import keep_freed_memory
+
+PER_STEP = ("flatten", "put", "unpack", "finite", "optimise")
+PER_SHARD = ("submit", "wait", "get", "add")
+_ACTORS, _IN_FLIGHT = 2, 2
+_TENSORS = 20
+_VECTORS = 20
+"""Vectors of parameters that are in memory at once, at most: the driver's, Adam's, the sum's, the object store's."""
+_JOB = Job("gradient", "train", 0)
+_METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
+
+
+class Echo:
+    """Stands in for `ShardActor`: answers at once, with ones."""
+
+    def __init__(self, config: Config) -> None:
+        self._answer = np.empty(0, dtype=np.float32)
+
+    def compute(self, job: Job, vector: np.ndarray, shard: Shard) -> Answer:
+        if len(self._answer) != len(vector):
+            self._answer = np.ones(len(vector), dtype=np.float32)
+        metrics = {name: np.array(1, dtype=np.float32) for name in ("loss", "accuracy")}
+        return Answer(os.getpid(), Sums(self._answer, {}, metrics))
+
+    def usage(self) -> Usage:
+        return Usage(os.getpid(), {}, 0.0)
+
+
+class Stopwatch:
+    """Seconds by part, added up over a lap; medians over laps."""
+
+    def __init__(self) -> None:
+        self._lap: dict[str, float] = {}
+        self._laps: list[dict[str, float]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """The block counts towards `name`."""
+        began = time.perf_counter()
+        yield
+        self._lap[name] = self._lap.get(name, 0.0) + time.perf_counter() - began
+
+    def lap(self) -> None:
+        """A repetition is over."""
+        self._laps.append(self._lap)
+        self._lap = {}
+
+    def middle(self, name: str) -> float:
+        """The median, in ms."""
+        return 1e3 * median(lap[name] for lap in self._laps)
+
+
+class Bench(NamedTuple):
+    """What one number of parameters is measured with."""
+
+    actors: list[Any]
+    state: TrainState
+    settings: OuterSettings
+
+
+def main(argv: list[str]) -> None:
+    """Measure, fit the model, and write the parts "driver", "driver-recording" and "driver-model"."""
+    arguments = _parser().parse_args(argv)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    sizes = [millions for millions in arguments.millions if fits(millions)]
+    left_out = sorted(set(arguments.millions) - set(sizes))
+    ray.init(num_cpus=max(_ACTORS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
+    try:
+        with patch("cluster.executor.ShardActor", Echo):
+            executor = RayExecutor(read_config(_CONFIG))
+            rows = [row for millions in sizes for row in measure(executor, millions, arguments)]
+            executor.close()
+        answers = in_flight(arguments.repeats)
+    finally:
+        ray.shutdown()
+    notes = _notes(arguments, left_out)
+    table = [[value if i < 2 else round(value, 3) for i, value in enumerate(row)] for row in rows]
+    results.write("driver", "The driver's part of a step", COLUMNS, table, notes, {"in_flight": answers})
+    recording = record(arguments.repeats * 20)
+    results.write("driver-recording", "Recording a step", ["recorder", "call", "ms"], recording, _RECORDING, {})
+    wait = COLUMNS.index("wait ms")
+    cost_model.write([[*row[:2], row[-2], row[wait]] for row in rows], answers)
+
+
+_CONFIG: dict[str, Any] = {
+    "tasks": {"name": "strokes"},
+    "model": {"name": "conv4"},
+    "algorithm": {"name": "maml"},
+    "executor": {"name": "ray", "workers": _ACTORS, "shard_size": 1},
+    "tracking": {"uri": None},
+}
+COLUMNS = ["million parameters", "shards", *(f"{part} ms" for part in (*PER_STEP, *PER_SHARD)), "sum ms", "whole ms"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks driver", description="What a step costs the driver.")
+    parser.add_argument("--millions", type=float, nargs="+", default=[0.1, 1.0, 10.0, 50.0])
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16, 32])
+    parser.add_argument("--repeats", type=int, default=10)
+    return parser
+
+
+def fits(millions: float) -> bool:
+    """Whether half of what memory is free holds what is there at once."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _VECTORS * 4e6 * millions <= free / 2
+
+
+def parameters(millions: float) -> Params:
+    """Zeros of `millions` in as many tensors as a small convolutional network has."""
+    each = round(1e6 * millions / _TENSORS)
+    return {f"model.{number:02}": torch.zeros(each) for number in range(_TENSORS)}
+
+
+def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespace) -> list[list[float]]:
+    """A row of medians in ms for each number of shards."""
+    settings = OuterSettings()
+    bench = Bench(executor._actors, begin(parameters(millions), settings), settings)
+    rows = []
+    for shards in arguments.shards:
+        # Large steps take seconds, and vary little.
+        repeats = max(3, min(arguments.repeats, round(400 / (millions * shards))))
+        watch = Stopwatch()
+        step(bench, shards, Stopwatch())
+        for _ in range(repeats):
+            step(bench, shards, watch)
+            with watch.part("whole"):
+                executor.sum(_JOB, bench.state.params, _shards(shards))
+            watch.lap()
+        parts = [watch.middle(part) for part in (*PER_STEP, *PER_SHARD)]
+        rows.append([millions, shards, *parts, sum(parts), watch.middle("whole")])
+    return rows
+
+
+def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
+    """One step as the executor and the outer loop make it, each part timed alone.
+
+    As many answers are in flight as the executor allows, and all of them there before the next part begins.
+    """
+    params = bench.state.params
+    with watch.part("flatten"):
+        flat = flatten(params)
+    with watch.part("put"):
+        vector = ray.put(flat)
+    summed, todo = TreeSum(shards), deque(_shards(shards))
+    while todo:
+        flying: dict[Any, Shard] = {}
+        while todo and len(flying) < _ACTORS * _IN_FLIGHT:
+            shard = todo.popleft()
+            with watch.part("submit"):
+                reference = bench.actors[shard.number % _ACTORS].compute.remote(_JOB, vector, shard)
+            flying[reference] = shard
+        ray.wait(list(flying), num_returns=len(flying))
+        collect(flying, summed, watch)
+    with watch.part("unpack"):
+        gradient = unpack_gradient(summed.total(), params, shards)
+    with watch.part("finite"):
+        assert all(bool(torch.isfinite(grad).all()) for grad in gradient.grads.values())
+    with watch.part("optimise"):
+        apply(bench.state, gradient, bench.settings)
+
+
+def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None:
+    """Every answer in flight, as the executor takes them in."""
+    while flying:
+        with watch.part("wait"):
+            ready, _ = ray.wait(list(flying), timeout=5.0)
+        for reference in ready:
+            shard = flying.pop(reference)
+            with watch.part("get"):
+                answer = ray.get(reference)
+            with watch.part("add"):
+                summed.add(shard.number, answer.found)
+
+
+def in_flight(repeats: int) -> list[list[float]]:
+    """[answers in flight, ms to wait for one, ms to hand out one]: what grows with the number of workers.
+
+    The answers are there; the hand-out is the executor's own, over stand-ins for so many actors.
+    """
+    rows = []
+    for flying in (4, 32, 128, 512):
+        references = [ray.put(0) for _ in range(flying)]
+        stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
+        driver = SimpleNamespace(_actors=[stand_in] * (flying // _IN_FLIGHT))
+        full = {reference: (seat // _IN_FLIGHT, _shards(1)[0]) for seat, reference in enumerate(references)}
+        watch = Stopwatch()
+        for _ in range(5 * repeats):
+            with watch.part("wait"):
+                ray.wait(list(references), timeout=5.0)
+            flown = dict(list(full.items())[1:])
+            with watch.part("hand out"):
+                RayExecutor._hand_out(driver, _JOB, None, deque(_shards(2)), flown)  # type: ignore[arg-type]
+            watch.lap()
+        rows.append([flying, watch.middle("wait"), watch.middle("hand out")])
+    return rows
+
+
+def record(repeats: int) -> list[list[Any]]:
+    """[recorder, call, median ms] for a step's five values; MLflow's batch is what three seconds of steps leave."""
+    rows: list[list[Any]] = []
+    named = {f"train/{name}": value for name, value in _METRICS.items()} | {"time/tasks_per_second": 50.0}
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen: dict[str, Recorder] = {
+            "JsonLines": JsonLines(Path(scratch) / "metrics.jsonl"),
+            "Progress": Progress(io.StringIO()),
+        }
+        for name, recorder in chosen.items():
+            recorder.start(0, repeats)
+            rows.append([name, "record", _timed(lambda n, r=recorder: r.record(n + 1, named), repeats)])
+            recorder.close("finished")
+        from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
+
+        mlflow = MLflowRecorder(f"sqlite:///{scratch}/mlflow.db", "benchmark", "one", {}, {}, send_seconds=1e9)
+        mlflow.start(0, repeats)
+        rows.append(["MLflow on SQLite", "record", _timed(lambda n: mlflow.record(n + 1, named), repeats)])
+        mlflow.flush()
+        for steps in (10, 100):
+            sent: list[float] = []
+            for batch in range(5):
+                first = repeats + 1000 * steps + batch * steps
+                _timed(lambda n, f=first: mlflow.record(f + n, named), steps)
+                sent.append(_timed(lambda _: mlflow.flush(), 1))
+            rows.append(["MLflow on SQLite", f"flush of {steps} steps", median(sent)])
+        mlflow.close("finished")
+    return rows
+
+
+_RECORDING = [
+    "Medians. A step is recorded with five values. MLflow's record keeps them; every three seconds, and before a "
+    "checkpoint, flush sends what is kept. Progress is drawn to no terminal: a line every ten seconds.",
+]
+
+
+def _timed(call: Callable[[int], object], repeats: int) -> float:
+    """Median ms of call(0), call(1), …"""
+    watch = Stopwatch()
+    for number in range(repeats):
+        with watch.part("call"):
+            call(number)
+        watch.lap()
+    return round(watch.middle("call"), 4)
+
+
+def _shards(count: int) -> list[Shard]:
+    return [Shard(number, (number,)) for number in range(count)]
+
+
+def _notes(arguments: argparse.Namespace, left_out: list[float]) -> list[str]:
+    absent = ", ".join(f"{millions:g}" for millions in left_out)
+    notes = [
+        f"Medians of {arguments.repeats} repetitions (3 of the largest), {_TENSORS} tensors of equal size, Adam, one "
+        f"thread; {_ACTORS} actors on this machine. submit, wait, get and add are of all shards together; "
+        "'sum' adds the parts up.",
+        "whole: RayExecutor.sum in one piece, so without finite and optimise, and with the actors' own copying.",
+    ]
+    return [*notes, *([f"Left out for want of memory, in million parameters: {absent}."] if absent else [])]

@@ -1,0 +1,89 @@
+"""metatrain in the race: with compiled inner steps, and as written.
+
+On one thread it is the algorithm itself, in the process. For the whole machine it is what a run does: a local Ray
+cluster with a worker for each core. There the broadcast of the parameters, the sampling of the tasks, the gathering
+and the ordered sum of the gradients are all counted for us, and none of it for the others, who have their tasks in
+memory and let torch use every core.
+"""
+
+import atexit
+import dataclasses
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from benchmarks.cases import Case, config_of, model_of
+from metatrain.algorithms.maml import MAML
+from metatrain.engine import Engine
+from metatrain.evaluation import shards_of
+from metatrain.models.dropout import SILENT
+from metatrain.settings import EngineSettings
+from metatrain.types import Context, Job, Params
+from tasks.types import Episode
+
+_SHARDS_A_WORKER = 8
+"""Enough that workers end together, few enough that each has tasks to compute."""
+
+
+def metatrain(case: Case, params: Params, tasks: Episode) -> Callable[[], Params]:
+    """With inner steps compiled."""
+    return _prepared(case, params, tasks, compiled=True)
+
+
+def metatrain_eager(case: Case, params: Params, tasks: Episode) -> Callable[[], Params]:
+    """With compilation off."""
+    return _prepared(case, params, tasks, compiled=False)
+
+
+def tasks_in_flight(case: Case) -> int:
+    """How many tasks' fast weights are held at once in one process: a whole meta-batch under vmap."""
+    return case.meta_batch if _vectorize(case) == "vmap" else 1
+
+
+def _prepared(case: Case, params: Params, tasks: Episode, compiled: bool) -> Callable[[], Params]:
+    return _in_process(case, params, tasks, compiled) if case.threads == 1 else _on_ray(case, params, compiled)
+
+
+def _vectorize(case: Case) -> str:
+    """What `auto` resolves to on a CPU: convolutions whose weights differ by task are looped over."""
+    return "vmap" if case.tasks == "sinusoid" else "loop"
+
+
+def _in_process(case: Case, params: Params, tasks: Episode, compiled: bool) -> Callable[[], Params]:
+    settings: dict[str, Any] = {"vectorize": _vectorize(case)} | _if_known(Engine, compile=compiled)
+    engine, model = Engine(**settings), model_of(case)
+    model.to(torch.device("cpu"), next(iter(params.values())).dtype)
+    context = Context(torch.tensor(0), torch.full((case.meta_batch,), SILENT))
+    algorithm = MAML(case.inner_lr, case.inner_steps)
+    return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads
+
+
+def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
+    from cluster.connection import connected
+    from cluster.executor import RayExecutor
+
+    workers = os.cpu_count() or 1
+    # Every worker has two shards or more, so that it computes one while the answer to another travels.
+    shard_size = max(1, case.meta_batch // (_SHARDS_A_WORKER * workers))
+    engine = {"vectorize": _vectorize(case), "threads": 1} | _if_known(
+        EngineSettings, compile="on" if compiled else "off"
+    )
+    executing = {"name": "ray", "workers": workers, "shard_size": shard_size}
+    config = config_of(case, engine=engine, executor=executing)
+    stack = ExitStack()
+    atexit.register(stack.close)
+    stack.enter_context(connected(config.executor))
+    executor = RayExecutor(config)
+    stack.callback(executor.close)
+    executor.pids()
+    shards = shards_of(0, case.meta_batch, shard_size)
+    return lambda: executor.sum(Job("gradient", "train", 0), params, shards).grads
+
+
+def _if_known(settings: type[Any], **asked: Any) -> dict[str, Any]:
+    """The settings that this version has."""
+    known = {field.name for field in dataclasses.fields(settings)}
+    return {name: value for name, value in asked.items() if name in known}

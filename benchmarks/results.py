@@ -1,0 +1,176 @@
+"""What the benchmarks found: a JSON file for each part, and one page of tables and pictures over all of them.
+
+    results.write("episodes", "Episodes a second", ["source", "1/s"], [["strokes", 1234.5]], ["note"], {})
+
+A part is {"part", "title", "columns", "rows", "notes", "date", "machine", "versions", "extra"}. `extra` keeps what the
+table leaves out; under "plots" it may hold pictures: {"file", "title", "x", "y", "log_x", "log_y", "series"}, series
+being name -> [[x, y], ...] or [[x, y, low, high], ...].
+"""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ORDER = (
+    *("race", "race-checks", "memory", "precision", "episodes", "workers", "workers-time"),
+    *("driver", "driver-recording", "driver-model"),
+)
+"""Parts come in this order on the page, others after them."""
+PACKAGES = ("torch", "ray", "numpy", "higher", "torchopt", "learn2learn")
+INK, GRID = "#2b2f36", "#e6e8ec"
+COLOURS = ("#123a7a", "#5d8fd6", "#d9822b", "#4f9d69", "#a0527a", "#8a94a6")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def folder() -> Path:
+    """Where results lie: beside this file, or in BENCHMARK_RESULTS, for trials that shall leave no trace."""
+    return Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
+
+
+def write(
+    part: str, title: str, columns: list[str], rows: list[list[Any]], notes: list[str], extra: dict[str, Any]
+) -> None:
+    """Keeps a part, with the machine, the date and the versions, and renders the page anew."""
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{part}: a row of {len(row)} under {len(columns)} columns: {row}")
+    found = {"part": part, "title": title, "columns": columns, "rows": rows, "notes": notes, "extra": extra}
+    found |= {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "machine": machine(), "versions": versions()}
+    _replace(folder() / f"{part}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    render()
+
+
+def read(part: str) -> dict[str, Any]:
+    """A part as it was written. FileNotFoundError: it was not."""
+    found: dict[str, Any] = json.loads((folder() / f"{part}.json").read_text())
+    return found
+
+
+def parts() -> list[str]:
+    """The parts that are there, in the order of the page."""
+    there = {path.stem for path in folder().glob("*.json")}
+    return [part for part in ORDER if part in there] + sorted(there - set(ORDER))
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on: CPU model, logical cores, memory in GiB, GPU or "none"."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "memory_gib": round(memory, 1), "gpu": gpu}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, as installed; "absent" for those that are not."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def render() -> None:
+    """README.md and the pictures, from every part that is there."""
+    sections = ["# Benchmarks", "Written by `python -m benchmarks`; see the modules for what is measured, and how."]
+    for part in parts():
+        found = read(part)
+        sections += [f"## {found['title']}", _table(found["columns"], found["rows"])]
+        if found["notes"]:
+            sections.append("\n".join(f"- {note}" for note in found["notes"]))
+        for plot in found["extra"].get("plots", []):
+            _draw(plot, folder() / plot["file"])
+            sections.append(f"![{plot['title']}]({plot['file']})")
+        sections.append(_provenance(found))
+    _replace(folder() / "README.md", "\n\n".join(sections) + "\n")
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _provenance(found: dict[str, Any]) -> str:
+    on, used = found["machine"], found["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in used.items())
+    where = f"{on['cpu']}, {on['cores']} logical cores, {on['memory_gib']} GiB, GPU: {on['gpu']}"
+    return f"_{found['date']}; {where}; {packages}._"
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
+    numeric = [any(isinstance(row[c], (int, float)) for row in rows) for c in range(len(columns))]
+    lines = [columns, ["---:" if right else "---" for right in numeric]]
+    lines += [[_cell(value) for value in row] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Three significant digits where there are no more before the point; a bar would end the cell."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _draw(plot: dict[str, Any], out: Path) -> None:
+    """Lines with a marker for each point, and a bar from its lowest to its highest where these are given."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), dpi=144, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(1, 1, 1)
+    _style(axes, plot)
+    for number, (name, points) in enumerate(plot["series"].items()):
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        ranged = [point for point in points if len(point) == 4]
+        axes.vlines([p[0] for p in ranged], [p[2] for p in ranged], [p[3] for p in ranged], color=colour, linewidth=1)
+    figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside right upper")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format="png", metadata={"Description": plot["title"]})
+
+
+def _style(axes: "Axes", plot: dict[str, Any]) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    axes.set_title(plot["title"], loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(plot["x"], color=INK)
+    axes.set_ylabel(plot["y"], color=INK)
+    for axis, log in ((axes.xaxis, plot.get("log_x")), (axes.yaxis, plot.get("log_y"))):
+        if log:
+            (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+            axis.set_minor_formatter(NullFormatter())
+    ticks = sorted({point[0] for points in plot["series"].values() for point in points})
+    if plot.get("log_x") and len(ticks) <= 8:
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=INK, length=0, labelsize=9)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(GRID)
+
+
+def _replace(path: Path, text: str) -> None:
+    """The file under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
