@@ -44,7 +44,7 @@ format: $(INSTALLED)  ## put the code into shape
 
 constraints:  ## newest versions that fit pyproject.toml, written down
 	rm -rf .venv && $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
 	{ echo '# Exact versions of everything that `make` installs; regenerate with `make constraints`.'; \
 	  $(BIN)/pip freeze --exclude-editable; } > constraints.txt
 	@touch $(INSTALLED)

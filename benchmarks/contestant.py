@@ -75,7 +75,11 @@ def warm(gradient: Gradient, file: str) -> dict[str, Any]:
 
 
 def go(gradient: Gradient, at_least: str) -> dict[str, Any]:
-    """Seconds of one gradient: the mean over so many that they take `at_least` seconds together."""
+    """Seconds of one gradient: the mean over so many that they take `at_least` seconds together.
+
+    One goes before them uncounted: who has waited for the others has lost caches, and pages, that a run keeps.
+    """
+    gradient()
     began, repeats = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < float(at_least) or not repeats:
         gradient()

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import cost_model, results
 from cluster.actor import Answer, Sums, unpack_gradient
-from cluster.executor import RayExecutor
+from cluster.executor import RayExecutor, broadcast
 from metatrain.config import read_config
 from metatrain.outer import TrainState, apply, begin
 from metatrain.progress import Progress
@@ -180,7 +180,7 @@ def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
     with watch.part("flatten"):
         flat = flatten(params)
     with watch.part("put"):
-        vector = ray.put(flat)
+        vector = broadcast(flat)
     summed, todo = TreeSum(shards), deque(_shards(shards))
     while todo:
         flying: dict[Any, Shard] = {}

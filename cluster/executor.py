@@ -17,7 +17,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.actor import Answer, ShardActor, unpack_gradient
+from cluster.actor import Answer, ShardActor, Vector, unpack_gradient
+from cluster.connection import within_messages
 from metatrain.engine import NotCompilable
 from metatrain.reduction import TreeSum, flatten
 from metatrain.settings import Config
@@ -94,7 +95,7 @@ class RayExecutor:
     def _answers(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Answer]]:
         """Every shard's answer once, in order of arrival."""
         with self._meter.part("broadcast"):
-            vector = ray.put(flatten(params) if params else np.empty(0, dtype=np.float32))
+            vector = broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))
         todo = deque(shards)
         flying: dict[Any, tuple[int, Shard]] = {}
         heard = time.monotonic()
@@ -135,6 +136,11 @@ class RayExecutor:
         self._retries += len(again)
         todo.extendleft(reversed(again))
         self._actors[seat] = self._spawn()
+
+
+def broadcast(vector: Vector) -> Any:
+    """What is handed to every call: a small vector as it is, within the message, a large one put once for all."""
+    return vector if vector.nbytes < within_messages() else ray.put(vector)
 
 
 def _require_started(error: RayActorError) -> None:

@@ -217,11 +217,12 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 import torch
-from tests.test_compilation import COMPILED
+from tests.configurations import tiny
 from metatrain.types import Job
 from metatrain.evaluation import shards_of
 from metatrain.worker import Worker
-worker = Worker(COMPILED, torch.device("cpu"))
+settings = ("model={name: mlp, width: 8, depth: 1}", "algorithm.inner_steps=1", "engine.compile=on")
+worker = Worker(tiny(*settings), torch.device("cpu"))
 shards = shards_of(0, 2, 2)
 worker.compile(shards)
 found = worker.gradient(Job("gradient", "train", 0), worker.initial(), shards[0])
