@@ -9,6 +9,7 @@ from benchmarks import results
 PARTS = {
     "race": "seconds for one exact meta-gradient, ours and other libraries' in turn",
     "memory": "peak memory against the number of inner steps",
+    "long": "a thousand inner steps: exact, and in how much memory",
     "precision": "the meta-gradient's error by precision",
     "episodes": "episodes sampled a second",
     "workers": "speed against the number of workers",
@@ -19,7 +20,7 @@ PARTS = {
 """Each is a module of this package with `main(argv)`, imported when it is asked for: none needs another's libraries."""
 
 GROUPS = {
-    "all": ("race", "memory", "precision", "episodes", "workers", "driver"),
+    "all": ("race", "memory", "long", "precision", "episodes", "workers", "driver"),
     "gpu": ("accelerator", "precision", "minutes"),
 }
 

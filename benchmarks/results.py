@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ORDER = (
-    *("race", "race-checks", "memory", "precision", "episodes", "workers", "workers-time"),
+    *("race", "race-checks", "memory", "long", "precision", "episodes", "workers", "workers-time"),
     *("driver", "driver-recording", "driver-model"),
 )
 """Parts come in this order on the page, others after them."""

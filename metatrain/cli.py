@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,8 @@ import typer
 from metatrain import runs
 from metatrain.algorithms import ALGORITHMS
 from metatrain.checkpoints import params_sha256
-from metatrain.checks import require
 from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved, resumed
+from metatrain.data_commands import Overrides, data_app
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
@@ -32,7 +32,6 @@ from metatrain.settings import Config
 from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
 from tasks.catalogue import CATALOGUE
-from tasks.types import SPLITS, Episode, EpisodeShape
 
 app = typer.Typer(
     help="Models that learn to learn: meta-training in one process or on a Ray cluster.",
@@ -41,11 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
-data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
@@ -209,52 +206,6 @@ def list_command() -> None:
             # A file that is about one thing introduces it better than its class, whose docstring is the equation.
             described = kind if title == "models" else sys.modules[kind.__module__]
             print(f"  {name:<{width}} {(described.__doc__ or '').strip().splitlines()[0]}")
-
-
-Name = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]
-
-
-@data_app.command("prepare")
-def data_prepare(name: Name, overrides: Overrides = None) -> None:
-    """Decode once what is slow to read: root=FOLDER, and any other setting under `tasks.`."""
-    source = _source(name, overrides)
-    with counter(f"preparing {name}") as progress:
-        print(source.prepare(progress))
-
-
-@data_app.command("show")
-def data_show(
-    name: Name,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    index: Annotated[int, typer.Option(help="Which task.")] = 0,
-    ways: int = 5,
-    shots: int = 1,
-    queries: int = 5,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("episode.png"),
-) -> None:
-    """Draw one task, support set and queries, as a PNG."""
-    from tasks.gallery import save_episode  # pillow, which training does without
-
-    require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
-    require(0 <= index < 2**63, f"--index: {index} is no task's: give 0 or more, below 2^63")
-    require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: give a name that ends in .png")
-    require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or write to another")
-    distribution = _source(name, overrides).distribution(split, EpisodeShape(ways, shots, queries), 0)
-    pictured = len(distribution.spec.x) == 3 and distribution.spec.x[0] in (1, 3)
-    require(pictured, f"NAME: the examples of {name} are no images: `data show` draws images [1 or 3, H, W] alone")
-    batch = distribution.episodes([index])
-    episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))
-    names = getattr(distribution, "class_names", None)
-    save_episode(out, episode, f"{name}, {split} task {index}", names(index) if names else None)
-    print(out)
-
-
-def _source(name: str, overrides: Sequence[str] | None) -> Any:
-    raw = {"tasks": {"name": name}, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}}
-    return read_config(
-        overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides or []])
-    ).tasks.source.settings
 
 
 def _file_part(override: str) -> str:
