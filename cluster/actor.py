@@ -59,7 +59,7 @@ class ShardActor:
             self._worker.compile(shards)
 
     def compute(self, job: Job, vector: Vector, shard: Shard) -> Answer:
-        """The answer for one shard at the parameters of `vector`. With a GPU two threads call it, one to sample ahead."""
+        """The answer for one shard at the parameters of `vector`. With a GPU two threads do: one samples ahead."""
         tasks = self._worker.tasks(job, shard)
         with self._computing:
             params = unflatten(vector, self._layout) if len(vector) else {}
