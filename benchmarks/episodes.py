@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     notes = [
         f"{what}; 5 ways, 1 shot, 15 queries: 80 images of 28×28 a task, float32; one core, medians of "
         f"{arguments.repeats} interleaved repetitions (a tenth of it from a cold store).",
-        "'turned' are training tasks, three quarters of whose classes are rotated; 'plain' those of test.",
+        "'turned' are training tasks, three quarters of whose classes are rotated; 'plain' the same without turns.",
         f"Cold: mapping and page cache dropped before each call (madvise, posix_fadvise); {told}. What a disk or a "
         "hypervisor caches beneath stays warm.",
         "Microseconds by part, warm: " + "; ".join(_part_note(d) for d in details if d["store"] == "warm") + ".",

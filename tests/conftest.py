@@ -9,6 +9,16 @@ import torch
 
 torch.set_num_threads(1)
 
+RAY = ("cli", "compilation", "connection", "executors")
+"""Files whose tests start clusters; they run in one process, and so do single tests that look for a cluster by name."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests (pytest-xdist), each taking a whole file; those with Ray go to one of them."""
+    for item in items:
+        file = item.path.stem.removeprefix("test_")
+        item.add_marker(pytest.mark.xdist_group("ray" if file in RAY or "name: ray" in item.name else file))
+
 
 @pytest.fixture(scope="session")
 def omniglot_root() -> Path:

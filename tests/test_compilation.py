@@ -55,7 +55,8 @@ def test_every_algorithm_compiled_in_float64(name):
     assert all(torch.allclose(compiled.metrics[key], plain.metrics[key]) for key in plain.metrics)
 
 
-@pytest.mark.parametrize("vectorize", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("vectorize", ["loop", "vmap"])
 def test_convolution_normalisation_and_pooling_compiled(vectorize):
     spec = classification_spec(size=4)
     architecture = Conv4(width=4, depth=1, downsample="pool")
