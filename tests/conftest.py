@@ -10,14 +10,15 @@ import torch
 torch.set_num_threads(1)
 
 RAY = ("cli", "compilation", "connection", "executors")
-"""Files whose tests start clusters; they run in one process, and so do single tests that look for a cluster by name."""
+"""Files whose tests start clusters; they run in one process, as do tests marked `ray`, or that look for one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests (pytest-xdist), each taking a whole file; those with Ray go to one of them."""
     for item in items:
         file = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("ray" if file in RAY or "name: ray" in item.name else file))
+        on_ray = file in RAY or "name: ray" in item.name or item.get_closest_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else file))
 
 
 @pytest.fixture(scope="session")

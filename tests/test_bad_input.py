@@ -270,12 +270,14 @@ def test_a_loss_that_is_no_number(command, folder):
     assert (run / "checkpoints" / "00000001").exists()
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("place", [[], [RAY]])
 def test_code_of_ones_own_that_raises_on_the_way(command, folder, place):
     says = ("train task 2", "at step 1", "ValueError: these tasks are beyond me", "mine.py, line")
     failed(command, folder, method("value"), *place, says=says)
 
 
+@pytest.mark.ray
 def test_a_worker_that_cannot_start_says_why(command, folder):
     says = ("a worker cannot start", "no licence on this machine")
     failed(command, folder, "model={name: 'mine:OnlyAtHome'}", RAY, says=says)
