@@ -139,9 +139,7 @@ def _turn(
     if weights is not None:
         grads, adjoint = _scaled((grads, adjoint), weights[inner.length])
     to_params, adjoint = pull(adjoint)
-    grads = _added(grads, to_params)
-    if weights is not None:
-        grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, grads, adjoint)
+    grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, _added(grads, to_params), adjoint)
     return grads, adjoint, metrics
 
 
@@ -159,10 +157,7 @@ def _back(
         to_params, adjoint = inner.transpose(params, fast, task.support, t, context, adjoint)
     else:
         to_params, adjoint = _step_and_transpose(inner, params, fast, task.support, t, context)[1](adjoint)
-    grads = _added(grads, to_params)
-    if inner.weights is not None:
-        grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, grads, adjoint)
-    return grads, adjoint
+    return _with_loss_at(inner, params, t, context, fast, task, _added(grads, to_params), adjoint)
 
 
 def _finish(
@@ -212,9 +207,10 @@ def _with_loss_at(
     grads: Params,
     adjoint: Tree,
 ) -> tuple[Params, Tree]:
-    """g and λ with what the loss after t steps adds to them, as far as it counts."""
+    """g and λ with what the loss after t steps adds to them, where it counts."""
     weights = _weights(inner, context)
-    assert weights is not None
+    if weights is None:
+        return grads, adjoint
     weight = weights.index_select(0, t.view(1)).squeeze(0)
     to_params, to_fast, _ = _loss_gradients(inner, params, fast, task, t, context)
     return _added(grads, _scaled(to_params, weight)), _added(adjoint, _scaled(to_fast, weight))

@@ -18,13 +18,11 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metatrain.engine.compilation import compiled
+from metatrain.engine.compilation import Stage, compiled
 from metatrain.engine.precision import Precision, multiplying_in
 from metatrain.models.normalization import written_out
 from metatrain.types import Context, Params
 from tasks.types import Tree
-
-Stage = Callable[..., Tree]
 
 
 @dataclass(frozen=True)
