@@ -21,11 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cases, results
 from benchmarks.contenders import CONTENDERS, OURS, available
+from benchmarks.ours import in_process
 from benchmarks.precision import error, gradient, placed
-from metatrain.algorithms.maml import MAML
 from metatrain.engine import Engine
-from metatrain.models.dropout import SILENT
-from metatrain.types import Context, Params
+from metatrain.types import Params
 
 Gradient = Callable[[], Params]
 CASES = ("omniglot-5-32", "omniglot-1-32", "sinusoid-5-256", "resnet12-1-4")
@@ -78,12 +77,9 @@ def variants(case: cases.Case, device: torch.device) -> dict[str, Callable[[], G
 
 
 def ours(case: cases.Case, engine: Engine, device: torch.device) -> Gradient:
-    """The meta-gradient as a worker computes it, its tasks being there."""
+    """Ours, with parameters and tasks on `device`."""
     params, tasks = placed((cases.params_of(case), cases.tasks_of(case)), device, torch.float32)
-    model = cases.model_of(case).to(device)
-    context = Context(torch.tensor(0, device=device), torch.full((case.meta_batch,), SILENT, device=device))
-    algorithm = MAML(case.inner_lr, case.inner_steps)
-    return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads
+    return in_process(case, params, tasks, engine)
 
 
 def graphed(function: Gradient) -> Gradient:

@@ -7,20 +7,18 @@ memory and let torch use every core.
 """
 
 import atexit
-import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Literal
 
 import torch
 
 from benchmarks.cases import Case, config_of, model_of
 from metatrain.algorithms.maml import MAML
-from metatrain.engine import Engine
+from metatrain.engine import Engine, resolve_vectorize
 from metatrain.evaluation import shards_of
 from metatrain.models.dropout import SILENT
-from metatrain.settings import EngineSettings
 from metatrain.types import Context, Job, Params
 from tasks.types import Episode
 
@@ -44,20 +42,22 @@ def tasks_in_flight(case: Case) -> int:
 
 
 def _prepared(case: Case, params: Params, tasks: Episode, compiled: bool) -> Callable[[], Params]:
-    return _in_process(case, params, tasks, compiled) if case.threads == 1 else _on_ray(case, params, compiled)
+    if case.threads == 1:
+        return in_process(case, params, tasks, Engine(_vectorize(case), compiled))
+    return _on_ray(case, params, compiled)
 
 
-def _vectorize(case: Case) -> str:
-    """What `auto` resolves to on a CPU: convolutions whose weights differ by task are looped over."""
-    return "vmap" if case.tasks == "sinusoid" else "loop"
+def _vectorize(case: Case) -> Literal["vmap", "loop"]:
+    """What `auto` resolves to on a CPU."""
+    return resolve_vectorize("auto", case.tasks == "images", torch.device("cpu"))
 
 
-def _in_process(case: Case, params: Params, tasks: Episode, compiled: bool) -> Callable[[], Params]:
-    settings: dict[str, Any] = {"vectorize": _vectorize(case)} | _if_known(Engine, compile=compiled)
-    engine, model = Engine(**settings), model_of(case)
-    model.to(torch.device("cpu"), next(iter(params.values())).dtype)
-    context = Context(torch.tensor(0), torch.full((case.meta_batch,), SILENT))
-    algorithm = MAML(case.inner_lr, case.inner_steps)
+def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Callable[[], Params]:
+    """The meta-gradient as a worker computes it, its tasks being there, on the device of `params`."""
+    like = next(iter(params.values()))
+    model = model_of(case).to(like.device, like.dtype)
+    silent = torch.full((case.meta_batch,), SILENT, device=like.device)
+    context, algorithm = Context(torch.tensor(0, device=like.device), silent), MAML(case.inner_lr, case.inner_steps)
     return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads
 
 
@@ -68,9 +68,7 @@ def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
     workers = os.cpu_count() or 1
     # Every worker has two shards or more, so that it computes one while the answer to another travels.
     shard_size = max(1, case.meta_batch // (_SHARDS_A_WORKER * workers))
-    engine = {"vectorize": _vectorize(case), "threads": 1} | _if_known(
-        EngineSettings, compile="on" if compiled else "off"
-    )
+    engine = {"vectorize": _vectorize(case), "threads": 1, "compile": "on" if compiled else "off"}
     executing = {"name": "ray", "workers": workers, "shard_size": shard_size}
     config = config_of(case, engine=engine, executor=executing)
     stack = ExitStack()
@@ -81,9 +79,3 @@ def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
     executor.pids()
     shards = shards_of(0, case.meta_batch, shard_size)
     return lambda: executor.sum(Job("gradient", "train", 0), params, shards).grads
-
-
-def _if_known(settings: type[Any], **asked: Any) -> dict[str, Any]:
-    """The settings that this version has."""
-    known = {field.name for field in dataclasses.fields(settings)}
-    return {name: value for name, value in asked.items() if name in known}

@@ -9,10 +9,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from benchmarks import cases, results
-from metatrain.algorithms.maml import MAML
+from benchmarks.ours import in_process
 from metatrain.engine import Engine, resolve_vectorize
-from metatrain.models.dropout import SILENT
-from metatrain.types import Context, Params
+from metatrain.types import Params
 from tasks.types import Tree
 
 CASES = ("sinusoid-1-32", "sinusoid-5-32", "omniglot-1-8", "omniglot-5-8", "resnet12-1-2")
@@ -54,9 +53,7 @@ def vectorize(case: cases.Case, device: torch.device) -> str:
 def gradient(case: cases.Case, engine: Engine, device: torch.device, dtype: torch.dtype) -> Params:
     """The case's meta-gradient on `device`, parameters and examples in `dtype`."""
     params, tasks = placed((cases.params_of(case), cases.tasks_of(case)), device, dtype)
-    model = cases.model_of(case).to(device, dtype)
-    context = Context(torch.tensor(0, device=device), torch.full((case.meta_batch,), SILENT, device=device))
-    return MAML(case.inner_lr, case.inner_steps).meta_gradient(model, params, tasks, context, engine).grads
+    return in_process(case, params, tasks, engine)()
 
 
 def placed(tree: Tree, device: torch.device, dtype: torch.dtype) -> Tree:

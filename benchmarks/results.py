@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.durable import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -170,7 +172,5 @@ def _style(axes: "Axes", plot: dict[str, Any]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """The file under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
