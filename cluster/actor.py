@@ -1,15 +1,19 @@
 """The Ray actor: a `Worker` in a process of its own, spoken to in vectors."""
 
 import os
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+import ray
 import torch
 
-from metatrain.reduction import flatten, layout_of, unflatten
+from metatrain.reduction import Block, TreeSum, flatten, layout_of, unflatten
 from metatrain.settings import Config
+from metatrain.transport import narrowed, widened
 from metatrain.types import Job, MetaGradient, Params, Scores, Shard
 from metatrain.usage import Usage
 from metatrain.worker import Worker, device_for
@@ -17,8 +21,24 @@ from metatrain.worker import Worker, device_for
 Vector = np.ndarray[Any, Any]
 
 
+class Hello(NamedTuple):
+    """Who an actor is."""
+
+    pid: int
+    node: str
+    host: str
+
+
+class Ticket(NamedTuple):
+    """Which work a call is: of all that a run ever asks for, one. `attempt` counts the calls for this block."""
+
+    step: int
+    block: Block
+    attempt: int
+
+
 class Sums(NamedTuple):
-    """What was found of one shard, as vectors, which add up as they are."""
+    """What was found of a block of shards, as vectors, which add up as they are."""
 
     vector: Vector
     """The gradients, flat in name order; empty for scores."""
@@ -28,10 +48,17 @@ class Sums(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an actor sends back for one shard: who it was, and what it found."""
+    """What an actor sends back for a block: which work it was, who did it in what time, and what was found.
 
+    `parts`: seconds by part of the work. `found` is None where it travels apart.
+    """
+
+    ticket: Ticket
     pid: int
-    found: Sums
+    node: str
+    parts: dict[str, float]
+    seconds: float
+    found: Sums | None
 
 
 class ShardActor:
@@ -43,11 +70,13 @@ class ShardActor:
     def __init__(self, config: Config) -> None:
         self._worker = Worker(config, device_for(config.executor.gpus_per_worker))
         self._layout = layout_of(self._worker.initial())
+        self._gradients = config.executor.gradients
         self._computing = Lock()
+        self._node = ray.get_runtime_context().get_node_id()
 
-    def pid(self) -> int:
-        """This process, for the report of who did what; answering it also says that the actor is ready."""
-        return os.getpid()
+    def hello(self) -> Hello:
+        """Who this is; answering it also says that the actor is ready."""
+        return Hello(os.getpid(), self._node, socket.gethostname())
 
     def usage(self) -> Usage:
         """What this process spent so far."""
@@ -58,22 +87,48 @@ class ShardActor:
         with self._computing:
             self._worker.compile(shards)
 
-    def compute(self, job: Job, vector: Vector, shard: Shard) -> Answer:
-        """The answer for one shard at the parameters of `vector`. With a GPU two threads do: one samples ahead."""
-        tasks = self._worker.tasks(job, shard)
-        with self._computing:
-            params = unflatten(vector, self._layout) if len(vector) else {}
-            return pack(self._worker.compute(job, params, shard, tasks))
+    def compute(self, ticket: Ticket, job: Job, vector: Vector, shards: Sequence[Shard]) -> Answer:
+        """The sum over the shards of a block, at the parameters of `vector`, along the block's part of the tree.
+
+        With a GPU two threads compute: one samples ahead.
+        """
+        before = self._worker.meter.usage().seconds
+        began = time.perf_counter()
+        summed = TreeSum(len(shards))
+        for number, shard in enumerate(shards):
+            tasks = self._worker.tasks(job, shard)
+            with self._computing:
+                params = unflatten(vector, self._layout) if len(vector) else {}
+                summed.add(number, pack(self._worker.compute(job, params, shard, tasks)))
+        found = summed.total()
+        if len(shards) == 1 and job.kind == "gradient":
+            found = found._replace(vector=narrowed(found.vector, self._gradients))
+        seconds = time.perf_counter() - began
+        parts = _since(before, self._worker.meter.usage().seconds)
+        return Answer(ticket, os.getpid(), self._node, parts, seconds, found)
+
+    def compute_apart(
+        self, ticket: Ticket, job: Job, vector: Vector, shards: Sequence[Shard]
+    ) -> tuple[Answer, Sums | None]:
+        """The same as two objects, so that what was found can stay on this node until it is added up with others'."""
+        answer = self.compute(ticket, job, vector, shards)
+        return answer._replace(found=None), answer.found
+
+    def add_up(self, leaves: int, blocks: Sequence[Block], *found: Sums) -> dict[Block, Sums]:
+        """What was found of `blocks` on this node, in as few as they add up to. Nothing is narrow after."""
+        summed = TreeSum(leaves)
+        for block, part in zip(blocks, found, strict=True):
+            summed.add(block.number, part._replace(vector=widened(part.vector, self._gradients)), block.level)
+        return summed.parts()
 
 
-def pack(result: MetaGradient | Scores) -> Answer:
-    """A worker's result as an Answer."""
+def pack(result: MetaGradient | Scores) -> Sums:
+    """A worker's result as vectors."""
     if isinstance(result, Scores):
-        values = {name: value.numpy() for name, value in result.values.items()}
-        return Answer(os.getpid(), Sums(np.empty(0), {}, values))
+        return Sums(np.empty(0), {}, {name: value.numpy() for name, value in result.values.items()})
     state = {name: value.numpy() for name, value in result.state.items()}
     metrics = {name: value.numpy() for name, value in result.metrics.items()}
-    return Answer(os.getpid(), Sums(flatten(result.grads), state, metrics))
+    return Sums(flatten(result.grads), state, metrics)
 
 
 def unpack_gradient(total: Sums, params: Params, tasks: int) -> MetaGradient:
@@ -84,3 +139,7 @@ def unpack_gradient(total: Sums, params: Params, tasks: int) -> MetaGradient:
 
     grads = unflatten(total.vector, layout_of(params))
     return MetaGradient(grads, tensors(total.state), tensors(total.values), torch.tensor(tasks))
+
+
+def _since(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}

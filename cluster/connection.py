@@ -34,14 +34,15 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
     else:
         cores = os.cpu_count() or 1
         require(
-            settings.workers <= _WORKERS_PER_CORE * cores,
-            f"executor.workers: {settings.workers} processes on {cores} cores would exhaust this machine: lower it, or "
-            "name a cluster in executor.address",
+            settings.most_workers <= _WORKERS_PER_CORE * cores,
+            f"executor.workers: {settings.most_workers} processes on {cores} cores would exhaust this machine: lower "
+            "it, or name a cluster in executor.address",
         )
-        _start(max(cores, settings.workers))
+        _start(max(cores, settings.most_workers))
     try:
         gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
-        wanted = settings.workers * settings.gpus_per_worker
+        fewest = settings.workers if isinstance(settings.workers, int) else settings.workers.min
+        wanted = fewest * settings.gpus_per_worker
         require(
             wanted <= gpus,
             f"executor.gpus_per_worker: {wanted:g} GPUs asked for, the cluster has {gpus:g}: lower it or workers",

@@ -1,11 +1,14 @@
-"""The executor on Ray: shards handed to actors as they come free, answers added in the order of the tree.
+"""The executor on Ray: blocks of shards handed to workers as they come free, sums added in the order of the tree.
 
-A step broadcasts one flat vector. Each actor has at most `_IN_FLIGHT` shards at a time, so that it never waits for
-the driver and a lost one loses little. An actor that dies is replaced, and what it had in flight is done again.
+A step broadcasts one flat vector. `crew.py` knows the workers, `ledger.py` what is to be done, and in `campaign.py` the
+two meet; here what comes back is put together.
+
+Where gradients are large and several workers share a node that is not the driver's, what they found stays there until
+it is added up, so that the driver receives as little from a node as its part of the tree allows.
 """
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,129 +16,152 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.actor import Answer, ShardActor, Vector, unpack_gradient
+from cluster.actor import Sums, Vector, unpack_gradient
+from cluster.campaign import Arrival, Campaign, Desk
 from cluster.connection import within_messages
-from metatrain.engine import NotCompilable
-from metatrain.reduction import TreeSum, flatten
+from cluster.crew import IN_FLIGHT, Crew
+from cluster.events import Events
+from metatrain.reduction import Block, TreeSum, flatten
 from metatrain.settings import Config
-from metatrain.types import Job, MetaGradient, Params, Scores, Shard, TaskFailed, WorkersLost
+from metatrain.transport import widened
+from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard
 from metatrain.usage import Meter, Usage, as_report
 
-_IN_FLIGHT = 2
+LARGEST_BLOCK = 1024
 _ANSWER_S = 10.0
 """An actor that says what it spent does so at once, or is not waited for."""
-_PATIENCE_S = 600.0
-"""Without any answer or any new worker for so long, the run gives up."""
+_MUSTER_S = 60.0
 
 
 class RayExecutor:
-    """`config.executor.workers` actors, inside `placement_group` where one is given (bundle 0 is the driver's)."""
+    """`config.executor.workers` actors, inside `placement_group` where one is given (bundle 0 is the driver's).
 
-    def __init__(self, config: Config, placement_group: PlacementGroup | None = None) -> None:
-        self._config = ray.put(config)
-        self._options = _actor_options(config, placement_group)
+    largest_block: of how many shards workers add up, at most; 1 sends each shard's sum by itself.
+    """
+
+    def __init__(
+        self, config: Config, placement_group: PlacementGroup | None = None, largest_block: int = LARGEST_BLOCK
+    ) -> None:
+        self._settings = config.executor
+        self._largest = largest_block
+        self._events, self._meter = Events(), Meter()
+        options = _actor_options(config, placement_group)
+        self._crew = Crew(config.executor, ray.put(config), options, self._events)
+        self._crew.tend()
+        self._desk = Desk(self._crew, self._events, self._meter)
+        self._home = ray.get_runtime_context().get_node_id()
         self._tasks_done: Counter[int] = Counter()
-        self._retries = 0
-        self._meter = Meter()
-        self._actors: list[Any] = [self._spawn() for _ in range(config.executor.workers)]
 
     def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
-        waiting: dict[int, Answer] = {}
+        waiting: dict[int, Sums] = {}
         following = 0
-        for shard, answer in self._answers(job, params, shards):
-            waiting[shard.number] = answer
+        for arrival in Campaign(self._desk, job, self._broadcast(params), shards, 1, apart=False).arrivals():
+            assert arrival.found is not None, "scores do not travel apart"
+            waiting[arrival.block.number] = arrival.found
             while following in waiting:
-                values = waiting.pop(following).found.values
+                values = waiting.pop(following).values
                 yield Scores({name: torch.from_numpy(array.copy()) for name, array in values.items()})
                 following += 1
 
     def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        began = time.monotonic()
+        self._begin()
+        vector = self._broadcast(params)
+        campaign = Campaign(self._desk, job, vector, shards, self._largest, self._is_worth_gathering(vector))
         summed = TreeSum(len(shards))
-        for shard, answer in self._answers(job, params, shards):
-            with self._meter.part("add"):
-                summed.add(shard.number, answer.found)
-            self._tasks_done[answer.pid] += len(shard.indices)
-        return unpack_gradient(summed.total(), params, sum(len(shard.indices) for shard in shards))
+        while not campaign.done:
+            held: dict[str, list[Arrival]] = defaultdict(list)
+            for arrival in campaign.arrivals():
+                if arrival.found is None:
+                    held[arrival.node].append(arrival)
+                else:
+                    self._add(summed, arrival.block, arrival.found)
+                self._tasks_done[arrival.pid] += arrival.tasks
+            for node, arrivals in held.items():
+                for lost in self._gather(node, arrivals, summed, len(shards)):
+                    self._tasks_done[lost.pid] -= lost.tasks
+                    campaign.lost(lost)
+        tasks = sum(len(shard.indices) for shard in shards)
+        self._events.stepped(job.step, tasks, time.monotonic() - began, len(self._crew.here()))
+        return unpack_gradient(summed.total(), params, tasks)
 
     def compile(self, shards: Sequence[Shard]) -> None:
-        for compiling in [actor.compile.remote(shards) for actor in self._actors]:
-            try:
-                ray.get(compiling)
-            except RayActorError as error:  # it is replaced, and compiles, when it is next spoken to
-                _require_started(error)
-            except RayTaskError as error:
-                raise _raised(error) from error
+        self._crew.compile(shards)
+        self._crew.muster(_MUSTER_S)
+
+    def events(self) -> list[Event]:
+        return self._events.taken()
+
+    def health(self) -> Mapping[str, float]:
+        """Workers that are given work, and what was counted so far."""
+        counts = {kind: float(count) for kind, count in self._events.counts.items() if kind != "bytes"}
+        return {"workers": float(len(self._crew.here()))} | counts
 
     def report(self) -> Mapping[str, Any]:
-        workers = {str(pid): done for pid, done in sorted(self._tasks_done.items())}
-        return {"workers": workers, "retries": self._retries} | as_report([self._meter.usage(), *self._usages()])
+        workers = {str(pid): done for pid, done in sorted(self._tasks_done.items()) if done}
+        counts = self._events.counts
+        told = {"workers": workers, "retries": counts["retries"], "events": dict(counts)}
+        return told | as_report([self._meter.usage(), *self._usages()])
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        self._crew.close()
 
     def pids(self) -> list[int]:
         """The processes of the workers, once they are all ready."""
-        return list(ray.get([actor.pid.remote() for actor in self._actors]))
+        self._crew.muster(self._settings.deadline)
+        return [seat.hello.pid for seat in self._crew.here() if seat.hello is not None]
+
+    def _begin(self) -> None:
+        """Before the first step, enough workers are there."""
+        if not self._crew.trained:
+            self._crew.muster(0.0)
+            self._crew.trained = True
+
+    def _broadcast(self, params: Params) -> Any:
+        with self._meter.part("broadcast"):
+            return broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))
+
+    def _is_worth_gathering(self, vector: Any) -> bool:
+        """Large gradients, and two workers or more on a node that is not the driver's."""
+        nodes = Counter(seat.hello.node for seat in self._crew.here() if seat.hello is not None)
+        return isinstance(vector, ray.ObjectRef) and any(n > 1 for node, n in nodes.items() if node != self._home)
+
+    def _gather(self, node: str, arrivals: Sequence[Arrival], summed: TreeSum, leaves: int) -> list[Arrival]:
+        """Adds what stayed on `node`, added up there first; what was lost before it could be."""
+        with self._meter.part("gather"):
+            near = [seat for seat in self._crew.here() if seat.hello is not None and seat.hello.node == node]
+            if node != self._home and near and len(arrivals) > 1:
+                blocks, parts = [a.block for a in arrivals], [a.apart for a in arrivals]
+                adding = near[0].actor.add_up.remote(leaves, blocks, *parts)
+                with suppress(RayError):  # whatever it was, what is still there is fetched one by one
+                    for block, found in ray.get(adding, timeout=self._settings.timeout).items():
+                        self._add(summed, block, found)
+                    return []
+            return [arrival for arrival in arrivals if not self._fetched(arrival, summed)]
+
+    def _fetched(self, arrival: Arrival, summed: TreeSum) -> bool:
+        try:
+            found = ray.get(arrival.apart, timeout=self._settings.timeout)
+        except RayError:
+            return False
+        self._add(summed, arrival.block, found)
+        return True
+
+    def _add(self, summed: TreeSum, block: Block, found: Sums) -> None:
+        with self._meter.part("add"):
+            self._events.count("bytes", found.vector.nbytes)
+            whole = found._replace(vector=widened(found.vector, self._settings.gradients))
+            summed.add(block.number, whole, block.level)
 
     def _usages(self) -> Iterator[Usage]:
         """Of the workers that are there now; what a lost one spent is lost with it."""
-        for actor in self._actors:
+        for seat in list(self._crew.present()):
             with suppress(RayError):
-                yield ray.get(actor.usage.remote(), timeout=_ANSWER_S)
-
-    def _spawn(self) -> Any:
-        return ray.remote(ShardActor).options(**self._options).remote(self._config)
-
-    def _answers(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Answer]]:
-        """Every shard's answer once, in order of arrival."""
-        with self._meter.part("broadcast"):
-            vector = broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))
-        todo = deque(shards)
-        flying: dict[Any, tuple[int, Shard]] = {}
-        heard = time.monotonic()
-        while todo or flying:
-            self._hand_out(job, vector, todo, flying)
-            with self._meter.part("wait"):
-                ready, _ = ray.wait(list(flying), timeout=5.0)
-            for reference in ready:
-                seat, shard = flying.pop(reference)
-                try:
-                    answer = ray.get(reference)
-                except RayActorError as error:
-                    _require_started(error)
-                    self._replace(seat, shard, todo, flying)
-                    continue
-                except RayTaskError as error:  # the actor lives: it is the computation that fails, and would again
-                    raise _raised(error) from error
-                heard = time.monotonic()
-                yield shard, answer
-            if time.monotonic() - heard > _PATIENCE_S:
-                raise WorkersLost(f"no worker answered for {_PATIENCE_S:.0f} s: see `ray status` for what is missing")
-
-    def _hand_out(self, job: Job, vector: Any, todo: deque[Shard], flying: dict[Any, tuple[int, Shard]]) -> None:
-        """Fills every actor's share of work in flight, the idlest first."""
-        load = Counter(seat for seat, _ in flying.values())
-        while todo:
-            seat = min(range(len(self._actors)), key=lambda s: (load[s], s))
-            if load[seat] >= _IN_FLIGHT:
-                return
-            shard = todo.popleft()
-            flying[self._actors[seat].compute.remote(job, vector, shard)] = (seat, shard)
-            load[seat] += 1
-
-    def _replace(self, seat: int, shard: Shard, todo: deque[Shard], flying: dict[Any, tuple[int, Shard]]) -> None:
-        """A new actor in `seat`; all that the lost one had in flight goes back to the front of the queue."""
-        lost = [reference for reference, (sat, _) in flying.items() if sat == seat]
-        again = [shard] + [flying.pop(reference)[1] for reference in lost]
-        self._retries += len(again)
-        todo.extendleft(reversed(again))
-        self._actors[seat] = self._spawn()
+                yield ray.get(seat.actor.usage.remote(), timeout=_ANSWER_S)
 
 
 def broadcast(vector: Vector) -> Any:
@@ -143,34 +169,12 @@ def broadcast(vector: Vector) -> Any:
     return vector if vector.nbytes < within_messages() else ray.put(vector)
 
 
-def _require_started(error: RayActorError) -> None:
-    """WorkersLost where the actor could not even be made, so that another would fail too."""
-    if error.actor_init_failed:
-        raise WorkersLost(f"a worker cannot start: {_reason(error)}") from error
-
-
-def _reason(error: RayActorError) -> str:
-    """The last line of what went wrong in the actor."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _raised(error: RayTaskError) -> Exception:
-    """What the worker raised, without the traceback that Ray's own message is."""
-    cause = error.cause
-    if isinstance(cause, NotCompilable):
-        return NotCompilable(str(cause))
-    return TaskFailed(
-        str(cause) if isinstance(cause, TaskFailed) else " ".join(f"{type(cause).__name__}: {cause}".split())
-    )
-
-
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": config.executor.gpus_per_worker}
     if config.executor.gpus_per_worker:
         # One thread samples while the other waits for the GPU. On a CPU they would contend for the one core: the work
         # of a step took a tenth longer, for half the idling.
-        options["max_concurrency"] = _IN_FLIGHT
+        options["max_concurrency"] = IN_FLIGHT
     if placement_group is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement_group)
     return options

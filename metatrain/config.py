@@ -198,6 +198,9 @@ def _read_value(kind: Any, value: Any, where: str) -> Any:
     kinds = [kind, *get_args(kind)]
     if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
         value = tuple(value)
+    section = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    if section is not None and get_origin(kind) is not dict and isinstance(value, dict):
+        return read_settings(section, value, where)
     if get_origin(kind) is dict and dataclasses.is_dataclass(kinds[-1]) and isinstance(value, dict):
         names = [_checked(str, name, where) for name in value]
         return {name: read_settings(kinds[-1], _section(value, name, f"{where}."), f"{where}.{name}") for name in names}
@@ -266,7 +269,10 @@ def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
     return read_config(plain)
 
 
-_FREE = ("executor.name", "executor.workers", "executor.address", "checkpoint.", "tracking.uri", "tracking.experiment")
+_FREE = (
+    *("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline"),
+    *("checkpoint.", "tracking.uri", "tracking.experiment"),
+)
 _PLACES = ("tasks.root", "tasks.cache")
 """Where the same files lie now."""
 

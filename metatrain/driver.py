@@ -21,7 +21,7 @@ from metatrain.outer import Best, TrainState, begin, restore, train
 from metatrain.rehearsal import require_same
 from metatrain.runs import Run, create, environment, write_json
 from metatrain.settings import Config
-from metatrain.types import Executor, Job, Params, Recorder
+from metatrain.types import HOME_LEAVES, Executor, Job, Params, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker
 from tasks.types import Split
 
@@ -80,7 +80,13 @@ def run(
         recorder.event(first, "warning", f"{reason}: going on from step {first}")
     recorder.artifact(session.home.config)
     recorder.artifact(session.home.environment)
-    spent = _train(session, state, stop)
+    try:
+        spent = _train(session, state, stop)
+    except (WorkersLost, TaskFailed):
+        if state.step > first:  # what was computed since the last checkpoint is not lost with the workers
+            _note_events(session, state)
+            _checkpoint(session, state)
+        raise
     finished = state.step == config.outer.steps and not stop()
     return Outcome(
         run_id=session.home.run_id,
@@ -124,14 +130,25 @@ def _train(session: Session, state: TrainState, stop: Callable[[], bool]) -> flo
         last, stopping = state.step == config.outer.steps, stop()
         if last or state.step % config.tracking.every == 0:
             named = {f"train/{name}": value for name, value in metrics.items()}
-            recorder.record(state.step, named | {"time/tasks_per_second": config.outer.tasks_per_step / seconds})
+            pace = {"time/tasks_per_second": config.outer.tasks_per_step / seconds}
+            health = {f"cluster/{name}": value for name, value in session.executor.health().items()}
+            recorder.record(state.step, named | pace | health)
+        urgent = _note_events(session, state)
         improved = (last or state.step % config.evaluation.every == 0) and _validate(session, state)
-        if last or stopping or improved or state.step % config.checkpoint.every == 0:
+        if last or stopping or urgent or improved or state.step % config.checkpoint.every == 0:
             _checkpoint(session, state)
         if stopping:
             break
         began = time.monotonic()
     return spent
+
+
+def _note_events(session: Session, state: TrainState) -> bool:
+    """Records what happened to the workers; whether the state had better be kept now."""
+    events = session.executor.events()
+    for event in events:
+        session.recorder.event(state.step, event.kind, event.text)
+    return any(event.kind == HOME_LEAVES for event in events)
 
 
 def _validate(session: Session, state: TrainState) -> bool:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from metatrain.reduction import tree_sum
-from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard
 from metatrain.usage import as_report
 from metatrain.worker import Worker
 
@@ -31,6 +31,12 @@ class InProcess:
 
     def compile(self, shards: Sequence[Shard]) -> None:
         self.worker.compile(shards)
+
+    def events(self) -> list[Event]:
+        return []
+
+    def health(self) -> Mapping[str, float]:
+        return {}
 
     def report(self) -> Mapping[str, Any]:
         usage = [self.worker.meter.usage()]

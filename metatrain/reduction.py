@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +13,35 @@ from metatrain.types import MetaGradient, Params
 from tasks.types import Tree
 
 
+class Block(NamedTuple):
+    """A node of the balanced binary tree: leaves number·2^level to (number + 1)·2^level - 1, or as far as there are."""
+
+    level: int
+    number: int
+
+    def leaves(self, total: int) -> range:
+        """Their numbers, in a tree of `total` leaves."""
+        return range(self.number << self.level, min((self.number + 1) << self.level, total))
+
+
 class TreeSum:
     """Adds n trees (of tensors or arrays) along the balanced binary tree over their numbers, in any order of arrival.
 
     Leaves 2i and 2i + 1 are added first, then pairs of pairs; an odd one out moves up alone. So the result has the
-    same bits whatever the order of arrival, and any aligned block may be summed elsewhere beforehand.
+    same bits whatever the order of arrival, and any block may be summed elsewhere beforehand: a block's own tree, its
+    leaves counted from its first, is that part of the whole one.
     """
 
     def __init__(self, leaves: int) -> None:
         self._widths = [leaves]
         while self._widths[-1] > 1:
             self._widths.append((self._widths[-1] + 1) // 2)
-        self._waiting: dict[tuple[int, int], Tree] = {}
+        self._waiting: dict[Block, Tree] = {}
 
-    def add(self, number: int, tree: Tree) -> None:
-        """Leaf `number`, once."""
-        level = 0
+    def add(self, number: int, tree: Tree, level: int = 0) -> None:
+        """Leaf `number`, or with a `level` the block of that number; each leaf once."""
         while level < len(self._widths) - 1:
-            sibling = (level, number ^ 1)
+            sibling = Block(level, number ^ 1)
             if number ^ 1 < self._widths[level]:
                 if sibling not in self._waiting:
                     break
@@ -38,12 +49,17 @@ class TreeSum:
                 left, right = (tree, other) if number % 2 == 0 else (other, tree)
                 tree = tree_map(operator.add, left, right)
             level, number = level + 1, number // 2
-        self._waiting[level, number] = tree
+        self._waiting[Block(level, number)] = tree
+
+    def parts(self) -> dict[Block, Tree]:
+        """What has been added so far, in as few blocks as it adds up to."""
+        return dict(self._waiting)
 
     def total(self) -> Tree:
         """The sum, once every leaf has been added."""
-        assert list(self._waiting) == [(len(self._widths) - 1, 0)], "a leaf is missing"
-        return self._waiting[len(self._widths) - 1, 0]
+        root = Block(len(self._widths) - 1, 0)
+        assert list(self._waiting) == [root], "a leaf is missing"
+        return self._waiting[root]
 
 
 def tree_sum(trees: Iterable[Tree], leaves: int) -> Tree:

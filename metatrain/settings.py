@@ -114,20 +114,51 @@ class OuterSettings:
 
 
 @dataclass(frozen=True)
+class WorkerRange:
+    """As many workers as the cluster has room for, up to `max`, while it grows and shrinks; never fewer than `min`."""
+
+    min: int = 1
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        positive("", min=self.min, max=self.max)
+        require(self.min <= self.max, f"max: {self.max} is below min, {self.min}: set it to {self.min} or more")
+
+
+@dataclass(frozen=True)
 class ExecutorSettings:
-    """Where tasks are computed. `shard_size` tasks travel together, whatever the number of workers."""
+    """Where tasks are computed. `shard_size` tasks travel together, whatever the number of workers.
+
+    workers: a number, or {min, max}. gradients: what each shard's is rounded to for its journey, in process too.
+    timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
+    deadline: seconds without enough workers, or without any answer, after which the run is kept and given up.
+    """
 
     name: Literal["in_process", "ray"] = "in_process"
-    workers: int = 1
+    workers: int | WorkerRange = 1
     shard_size: int = 4
     address: str | None = None
     gpus_per_worker: float = 0.0
+    gradients: Literal["float32", "bfloat16", "float16"] = "float32"
+    timeout: float = 120.0
+    deadline: float = 600.0
 
     def __post_init__(self) -> None:
-        positive("executor", workers=self.workers, shard_size=self.shard_size)
+        positive("executor", workers=self.most_workers, shard_size=self.shard_size)
+        positive("executor", timeout=self.timeout, deadline=self.deadline)
         not_negative("executor", gpus_per_worker=self.gpus_per_worker)
         whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
         require(whole, f"executor.gpus_per_worker: {self.gpus_per_worker:g} must be whole above 1: set 1, or 2")
+
+    @property
+    def most_workers(self) -> int:
+        """How many are used at most."""
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
+
+    @property
+    def least_workers(self) -> int:
+        """How many will do."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else 1
 
 
 @dataclass(frozen=True)

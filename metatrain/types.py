@@ -114,6 +114,17 @@ class Scores(NamedTuple):
     values: dict[str, Tensor]
 
 
+class Event(NamedTuple):
+    """Something that happened to the workers and that a person may want to know, or act on."""
+
+    kind: str
+    text: str
+
+
+HOME_LEAVES = "driver-leaving"
+"""The kind of event upon which the driver keeps its state at once: its own machine is about to go."""
+
+
 class Executor(Protocol):
     """Where shards are computed. Whatever implements it, the numbers are the same."""
 
@@ -127,6 +138,14 @@ class Executor(Protocol):
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Have every worker compile what it needs for training shards like these, so that no step has to."""
+        ...
+
+    def events(self) -> list[Event]:
+        """What happened to workers since this was last asked."""
+        ...
+
+    def health(self) -> Mapping[str, float]:
+        """Numbers on the state of the workers, recorded with the run; empty where there is nothing to say."""
         ...
 
     def report(self) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
 from metatrain.reduction import to_cpu
 from metatrain.settings import Config
+from metatrain.transport import rounded
 from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard, TaskFailed
 from metatrain.usage import Meter
 from tasks.imports import FAILURES, failure
@@ -95,7 +96,7 @@ class Worker:
             params = self._here(params)
             with self.meter.part("adapt"):
                 gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
-                return to_cpu(gradient)  # type: ignore[no-any-return]
+                return rounded(to_cpu(gradient), self.config.executor.gradients)
 
     def score(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""

@@ -1,0 +1,264 @@
+"""The workers of a run: made, watched, replaced, let go. They come and go while the run lasts.
+
+A seat is one worker's place. Its actor is *starting* until it has said who it is (and, where the engine compiles, has
+compiled); then it is *here* and given work. An actor that died is replaced. One that cannot be reached, or does not
+answer in time, gets less work and then none until it answers; only after `executor.timeout` is it replaced too. A seat
+on a node that is about to leave is *leaving*: it ends what it has in hands while another starts elsewhere.
+
+Seats beyond what the cluster has room for simply wait to be placed, which also tells an autoscaler what is wanted.
+"""
+
+import builtins
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from cluster.actor import Hello, ShardActor
+from cluster.events import Events
+from cluster.nodes import leaving_nodes
+from metatrain.engine import NotCompilable
+from metatrain.settings import ExecutorSettings
+from metatrain.types import HOME_LEAVES, Shard, TaskFailed, WorkersLost
+
+IN_FLIGHT = 2
+"""Blocks a worker has in hands, at most: it never waits for the driver, and a lost one loses little."""
+_STARTS = 3
+"""How often in a row a worker may fail to start for want of a file or a connection."""
+_LOOK_S = 2.0
+"""How often the cluster is asked which nodes are about to leave."""
+_MOST_PATIENT_S = 8.0
+
+
+@dataclass
+class Seat:
+    """One worker's place, and what is known of who sits there."""
+
+    number: int
+    actor: Any
+    starting: Any
+    """What it has been asked before it gets work; None once it is here."""
+    hello: Hello | None = None
+    calls: int = 0
+    """That have not been answered yet, those of earlier steps included."""
+    silent_since: float | None = None
+    """When it was first noticed that an answer of its is overdue."""
+    failures: int = 0
+    """Calls in a row that did not reach it, or whose answer did not reach us."""
+    not_before: float = 0.0
+    leaving: bool = False
+
+    @property
+    def here(self) -> bool:
+        """Whether it may be given work, as far as it is known."""
+        return self.starting is None and not self.leaving
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"worker {self.hello.pid} on {self.hello.host}" if self.hello else f"worker number {self.number}"
+
+    def room(self, now: float) -> int:
+        """How many blocks more it may be given now."""
+        if not self.here or now < self.not_before:
+            return 0
+        trusted = self.failures == 0 and self.silent_since is None
+        return (IN_FLIGHT if trusted else 1) - self.calls
+
+
+@dataclass
+class Crew:
+    """All the seats of a run."""
+
+    settings: ExecutorSettings
+    config: Any
+    """A reference to the run's configuration, for actors."""
+    options: dict[str, Any]
+    events: Events
+    seats: dict[int, Seat] = field(default_factory=dict)
+    _made: int = 0
+    _failed_starts: int = 0
+    _compiled_for: Sequence[Shard] = ()
+    _looked: float = 0.0
+    _home_leaves: bool = False
+    _few_since: float | None = None
+    trained: bool = False
+    """Whether the run has begun: who comes from then on is worth a word."""
+
+    def here(self) -> list[Seat]:
+        """The seats that may be given work, those of one node in a row."""
+        return sorted((seat for seat in self.seats.values() if seat.here), key=lambda s: (s.hello.node, s.number))  # type: ignore[union-attr]
+
+    def tend(self) -> None:
+        """Whatever is due: seats filled, what nodes leave looked up, those who have left or are silent let go.
+
+        WorkersLost: there have been fewer than will do, for longer than the deadline.
+        """
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_S:
+            self._looked = now
+            self._make_ready_to_leave(leaving_nodes())
+        for seat in list(self.seats.values()):
+            if seat.silent_since is not None and now - seat.silent_since > self.settings.timeout:
+                self.replace(seat, f"has not answered for {now - seat.silent_since:.0f} s")
+            elif seat.leaving and not seat.calls:
+                self._dismiss(seat)
+        while sum(not seat.leaving for seat in self.seats.values()) < self.settings.most_workers:
+            self._fill()
+        self._few_since = (self._few_since or now) if len(self.here()) < self.settings.least_workers else None
+        if self._few_since is not None and now - self._few_since > self.settings.deadline:
+            raise WorkersLost(self.lack())
+
+    def awaited(self) -> dict[Any, Seat]:
+        """What seats that start have been asked, by reference."""
+        return {seat.starting: seat for seat in self.seats.values() if seat.starting is not None}
+
+    def started(self, seat: Seat) -> None:
+        """What `seat` was asked has been answered; what comes of it. WorkersLost, NotCompilable: it will never work."""
+        asked, seat.starting = seat.starting, None
+        try:
+            answer = ray.get(asked)
+        except ActorUnavailableError:
+            seat.starting = seat.actor.hello.remote()
+            return
+        except RayActorError as error:
+            self._start_failed(seat, error)
+            return
+        except RayTaskError as error:
+            raise raised(error) from error
+        if isinstance(answer, Hello):
+            seat.hello = answer
+            if self._compiled_for:
+                seat.starting = seat.actor.compile.remote(self._compiled_for)
+                return
+        self._failed_starts = 0
+        if self.trained:
+            self.events.note("worker-joined", f"{seat.name} joined: {len(self.here())} of {self._wanted()} work now")
+
+    def muster(self, patience: float) -> None:
+        """Waits until all seats are here; after `patience` seconds, until the fewest that will do are."""
+        began = time.monotonic()
+        while True:
+            self.tend()
+            waited = time.monotonic() - began
+            few = len(self.here()) < self.settings.least_workers
+            if not self.awaited() or (waited > patience and not few):
+                return
+            ready, _ = ray.wait(list(self.awaited()), timeout=1.0)
+            for reference in ready:
+                self.started(self.awaited()[reference])
+
+    def compile(self, shards: Sequence[Shard]) -> None:
+        """Has every worker compile what `shards` need, those that come later too, before they are given work."""
+        self._compiled_for = shards
+        for seat in self.here():
+            seat.starting = seat.actor.compile.remote(shards)
+
+    def answered(self, seat: Seat) -> None:
+        """A call of `seat` was answered, be it late."""
+        seat.calls -= 1
+        if seat.silent_since is not None and seat.number in self.seats:
+            self.events.note("worker-back", f"{seat.name} answers again, and is given work again")
+        seat.silent_since, seat.failures, seat.not_before = None, 0, 0.0
+
+    def unreached(self, seat: Seat) -> None:
+        """A call did not reach `seat`, or its answer was lost: it may be dead, or the network was only busy."""
+        now = time.monotonic()
+        seat.calls -= 1
+        seat.failures += 1
+        seat.not_before = now + min(_MOST_PATIENT_S, 0.1 * 2 ** min(seat.failures, 8)) if seat.failures > 1 else 0.0
+        self.events.count("unreached")
+        if seat.failures == 3:
+            self.silent(seat, "cannot be reached")
+
+    def silent(self, seat: Seat, how: str) -> None:
+        """An answer of `seat` is overdue."""
+        if seat.silent_since is None and seat.number in self.seats:
+            seat.silent_since = time.monotonic()
+            after = f"it is replaced unless it answers within {self.settings.timeout:.0f} s (executor.timeout)"
+            self.events.note("worker-silent", f"{seat.name} {how}: others do its shards meanwhile; {after}")
+
+    def replace(self, seat: Seat, why: str) -> None:
+        """Another actor in the place of `seat`, whose calls are forgotten."""
+        self.events.note("worker-lost", f"{seat.name} {why}: its shards go to others, and another one starts")
+        self._dismiss(seat)
+
+    def lack(self) -> str:
+        """What to say when there are not enough workers."""
+        found, least = len(self.here()), self.settings.least_workers
+        told = f"{found} of at least {least} workers are here" if found else "no worker is left, or none could start"
+        return f"{told}, for {self.settings.deadline:g} s (executor.deadline): see `ray status` for what is missing"
+
+    def close(self) -> None:
+        """All actors end. Calling it twice does no harm."""
+        for seat in list(self.seats.values()):
+            self._dismiss(seat)
+
+    def present(self) -> Iterator[Seat]:
+        """Those that have said who they are, silent ones left out."""
+        return (seat for seat in self.seats.values() if seat.hello is not None and seat.silent_since is None)
+
+    def _wanted(self) -> int:
+        return self.settings.most_workers
+
+    def _fill(self) -> None:
+        actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config)
+        self.seats[self._made] = Seat(self._made, actor, actor.hello.remote())
+        self._made += 1
+
+    def _dismiss(self, seat: Seat) -> None:
+        del self.seats[seat.number]
+        ray.kill(seat.actor)
+
+    def _start_failed(self, seat: Seat, error: RayActorError) -> None:
+        """Another try where something outside may have been the reason; WorkersLost where it would happen again."""
+        self._failed_starts += 1
+        reason = _last_line(error)
+        outside = not error.actor_init_failed or _names_an_os_error(reason)
+        if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
+            raise WorkersLost(f"a worker cannot start: {reason}") from error
+        self.replace(seat, f"could not start ({reason})" if error.actor_init_failed else how_it_died(error))
+
+    def _make_ready_to_leave(self, nodes: dict[str, float]) -> None:
+        """nodes: seconds left to each node that is about to leave, by its id."""
+        home = ray.get_runtime_context().get_node_id()
+        if home in nodes and not self._home_leaves:
+            self._home_leaves = True
+            self.events.note(HOME_LEAVES, f"the driver's own node leaves in {nodes[home]:.0f} s: the state is kept now")
+        for seat in self.seats.values():
+            if seat.hello is not None and seat.hello.node in nodes and not seat.leaving:
+                seat.leaving = True
+                left = f"{nodes[seat.hello.node]:.0f} s"
+                self.events.note("node-leaving", f"{seat.name} gets no more work, its node leaves in {left}")
+
+
+def how_it_died(error: RayActorError) -> str:
+    """What became of an actor, in a few words."""
+    if error.preempted:
+        return "went with its node, which was preempted"
+    text = str(error)
+    return "went with its node" if "node" in text and "died" in text.split("node", 1)[1][:200] else "died"
+
+
+def _last_line(error: RayActorError) -> str:
+    """What went wrong in the actor: Ray keeps the text alone."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _names_an_os_error(line: str) -> bool:
+    kind = getattr(builtins, line.partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, OSError)
+
+
+def raised(error: RayTaskError) -> Exception:
+    """What the worker raised, without the traceback that Ray's own message is."""
+    found = error.cause
+    if isinstance(found, NotCompilable):
+        return NotCompilable(str(found))
+    return TaskFailed(
+        str(found) if isinstance(found, TaskFailed) else " ".join(f"{type(found).__name__}: {found}".split())
+    )

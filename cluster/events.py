@@ -1,0 +1,91 @@
+"""What happens to the workers of a run, told three ways: a line for people, a number in the run's own metrics, and
+Ray's metrics, which its nodes export to Prometheus.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from ray.util import metrics
+
+from metatrain.types import HOME_LEAVES, Event
+
+COUNTED = {
+    "retries": "blocks of shards handed out again because a call came to nothing",
+    "stragglers": "blocks of shards handed out a second time because an answer was overdue",
+    "unreached": "calls whose request or answer was lost though their worker may live",
+    "bytes": "bytes of answers that came to the driver",
+    "worker-lost": "workers replaced",
+    "worker-joined": "workers that came after the run had begun",
+    "worker-silent": "times that a worker's answer was overdue for long",
+    "worker-back": "silent workers that answered again",
+    "node-leaving": "workers whose node was about to leave",
+    HOME_LEAVES: "times that the driver's own node was about to leave",
+}
+"""What is counted, under the run's "cluster/…" and as metatrain_…_total, and what it means."""
+
+EXPORT_S = 1.0
+
+
+def exported(kind: str) -> str:
+    """The name of a counter in Prometheus."""
+    return f"metatrain_{kind.replace('-', '_')}_total"
+
+
+class Events:
+    """Counts and lines, and where they are told."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._notes: list[Event] = []
+        self._counters = {kind: metrics.Counter(exported(kind), meaning) for kind, meaning in COUNTED.items()}
+        self._tasks = metrics.Counter("metatrain_tasks_total", "training tasks whose gradients were counted")
+        self._seconds = metrics.Counter(
+            "metatrain_seconds_total", "seconds by part of a step, all processes together", tag_keys=("part",)
+        )
+        self._workers = metrics.Gauge("metatrain_workers", "workers that are given work")
+        self._pace = metrics.Gauge("metatrain_tasks_per_second", "training tasks a second, of the last step")
+        self._step = metrics.Gauge("metatrain_step", "the outer step that was computed last")
+        self._exported: Counter[str] = Counter()
+        self._tasks_since = 0
+        self._parts_since: Counter[str] = Counter()
+        self._exported_at = 0.0
+
+    def note(self, kind: str, text: str) -> None:
+        """A line for people, which counts too."""
+        self._notes.append(Event(kind, text))
+        self.counts[kind] += 1
+
+    def count(self, kind: str, by: int = 1) -> None:
+        """One more, or `by`."""
+        self.counts[kind] += by
+
+    def spent(self, parts: Mapping[str, float]) -> None:
+        """Seconds more, by part of a step."""
+        for part, seconds in parts.items():
+            self._parts_since[part] += seconds  # type: ignore[assignment]
+
+    def stepped(self, step: int, tasks: int, seconds: float, workers: int) -> None:
+        """A training step was computed. Ray is told once a second: telling costs more than counting."""
+        self._tasks_since += tasks
+        if (now := time.monotonic()) - self._exported_at < EXPORT_S:
+            return
+        self._exported_at = now
+        self._step.set(step)
+        self._workers.set(workers)
+        self._pace.set(tasks / seconds)
+        self._tasks.inc(self._tasks_since)
+        self._tasks_since = 0
+        for part, spent in self._parts_since.items():
+            if spent > 0:
+                self._seconds.inc(spent, {"part": part})
+        self._parts_since.clear()
+        for kind, counter in self._counters.items():
+            if (more := self.counts[kind] - self._exported[kind]) > 0:
+                counter.inc(more)
+        self._exported = self.counts.copy()
+
+    def taken(self) -> list[Event]:
+        """The lines since this was last asked."""
+        notes, self._notes = self._notes, []
+        return notes
