@@ -8,6 +8,7 @@ Reading order:
 - `strokes`: a source without any files, drawn as it is needed.
 - `store`, `pool`: images in one memory-mapped file, and a split of it as a pool of classes.
 - `archive`, `cache`, `omniglot`: from a raw archive to a store, once.
+- `places`, `stored`: the same where the archive or the cache lies elsewhere, such as in S3.
 - `catalogue`, `gallery`: names for sources, and pictures of episodes.
 
 This package imports nothing else of ours.

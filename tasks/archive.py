@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, NamedTuple
 
-from tasks.cache import RawFile
+from tasks.cache import RawFile, is_hidden
 
 _REMEDY = "put a whole copy in its place"
 _BLOCK = 2**20
@@ -78,7 +78,7 @@ def _zip_contents(path: Path, handle: zipfile.ZipFile) -> Contents:
     for entry in handle.infolist():
         if _climbs_out(entry.filename):
             raise ValueError(f"{path}: the entry {entry.filename!r} climbs out of the archive: {_REMEDY}")
-        if not entry.is_dir() and not _hidden(entry.filename):
+        if not entry.is_dir() and not is_hidden(entry.filename):
             files[entry.filename] = RawFile(entry.filename, entry.file_size, entry.CRC)
     # zipfile counts its readers without a lock of its own.
     lock = Lock()
@@ -125,7 +125,7 @@ def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterat
             raise ValueError(f"{folder} is a link to a folder that it lies in: remove the link")
         with os.scandir(folder) as entries:
             # A link that leads nowhere is kept: whoever needs the file is told.
-            kinds = [(e.name, e.is_dir(), e.is_file() or e.is_symlink()) for e in entries if not _hidden(e.name)]
+            kinds = [(e.name, e.is_dir(), e.is_file() or e.is_symlink()) for e in entries if not is_hidden(e.name)]
     for part, is_folder, is_file in kinds:
         inner = f"{name}/{part}" if name else part
         if is_folder:
@@ -154,7 +154,3 @@ def _zip(path: Path) -> zipfile.ZipFile:
 def _climbs_out(name: str) -> bool:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

@@ -7,12 +7,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.durable import replacing
+from tasks.places import is_uri
 
 
 class RawFile(NamedTuple):
@@ -23,9 +25,20 @@ class RawFile(NamedTuple):
     crc32: int
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file is none of the data: hidden, or what macOS adds to zips. name: with "/" between folders."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
 def cache_root(setting: str | None) -> Path:
-    """The folder of the cache: the setting, else $METATRAIN_CACHE, else $XDG_CACHE_HOME/metatrain."""
-    named = setting or os.environ.get("METATRAIN_CACHE")
+    """The folder of the cache: the setting, else $METATRAIN_CACHE, else $XDG_CACHE_HOME/metatrain.
+
+    A setting that is a URI names what machines share; each keeps its own part where it would without the setting.
+    """
+    kept = os.environ.get("METATRAIN_CACHE")
+    if kept and is_uri(kept):
+        raise ValueError(f"METATRAIN_CACHE is {kept}: set it to a folder of this machine, and tasks.cache to the URI")
+    named = kept if setting is None or is_uri(setting) else setting or kept
     if named:
         return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "metatrain"
@@ -33,7 +46,11 @@ def cache_root(setting: str | None) -> Path:
 
 def content_key(files: Iterable[RawFile], preprocessing: str, version: int) -> str:
     """A key for what `preprocessing` makes of `files`: equal content in equal places gives an equal key."""
-    content = [sorted(files), preprocessing, version]
+    return digest([sorted(files), preprocessing, version])
+
+
+def digest(content: Any) -> str:
+    """32 hexadecimal digits for what JSON can say."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
@@ -41,17 +58,28 @@ def remembered_key(
     root: Path, name: str, stamps: Iterable[tuple[Any, ...]], recipe: str, key: Callable[[], str]
 ) -> str:
     """`key()`, which has to read every raw file, kept under what tells without reading that none has changed."""
-    stamp = hashlib.sha256(json.dumps([list(stamps), recipe]).encode()).hexdigest()[:32]
-    note = root / name / f"{stamp}.key"
+    note = root / name / f"{digest([list(stamps), recipe])}.key"
+    known = noted_key(note)
+    if known is not None:
+        return known
+    found = key()
+    note_key(note, found)
+    return found
+
+
+def noted_key(note: Path) -> str | None:
+    """The key in a note; None where there is none, or half of one."""
     with suppress(OSError, UnicodeDecodeError):
         known = note.read_text().strip()
-        if len(known) == 32:
+        if re.fullmatch("[0-9a-f]{32}", known):
             return known
-    found = key()
-    # A cache that cannot be written remembers nothing; whoever builds into it is told.
+    return None
+
+
+def note_key(note: Path, key: str) -> None:
+    """Keep a key. A cache that cannot be written remembers nothing; whoever builds into it is told."""
     with suppress(OSError), replacing(note) as temporary:
-        temporary.write_text(found)
-    return found
+        temporary.write_text(key)
 
 
 def build_once(root: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tasks.archive import Archive, Contents, opened
-from tasks.cache import build_once, cache_root, content_key, remembered_key
+from tasks.cache import cache_root, content_key, remembered_key
 from tasks.decoding import decode_files, image_decoder, silent
 from tasks.few_shot import FewShot
-from tasks.layout import Layout, Splits, choose_splits, find_layout, is_image, shared_folder, shown_names
+from tasks.layout import (
+    Layout,
+    Splits,
+    choose_splits,
+    find_layout,
+    is_image,
+    named_lists,
+    shared_folder,
+    shown_names,
+)
 from tasks.pool import StorePool
-from tasks.store import FORMAT_VERSION, ClassSlice, Header, Store, open_store, write_store
+from tasks.store import FORMAT_VERSION, ClassSlice, Header, Store, write_store
+from tasks.stored import Plan, raw_at, stored
 from tasks.types import SPLITS, EpisodeShape, Progress, Split
 
 Channels = Literal["rgb", "grey"]
@@ -49,8 +59,10 @@ _ORIGIN = Origin(
 class ImageFolder:
     """A folder of images of one's own as a task source, a folder for each class.
 
-    root: a folder, a zip, or a folder with one zip in it. It is only ever read.
-    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain.
+    root: a folder, a zip, or a folder with one zip in it, or a URI of either, such as s3://BUCKET/FOLDER. It is only
+    ever read.
+    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
+    is a cache that machines share; each keeps what it fetches in the folder that None names.
     size: the side of an image in pixels: the shorter side is resized to it, the longer cut off on both ends.
     channels: "rgb" or "grey". mean, std: what x in [0, 1] is normalised by, (x - mean) / std, as one number or one for
     each channel; empty for 0 and 1.
@@ -86,12 +98,20 @@ class ImageFolder:
         if self.root is None:
             forms = _ORIGIN.forms
             raise ValueError(f"root: there are no images without it: set tasks.root to a folder or a zip with {forms}")
-        archive = image_archive(Path(self.root).expanduser(), _ORIGIN.forms)
+        shape = (CHANNELS[self.channels], self.size)
+        raw = raw_at(self.root, self.cache, list)
 
-        def choose(layout: Layout) -> Splits:
-            return choose_splits(str(archive.path), layout, self.splits)
+        def plan(here: Path) -> Plan:
+            archive = image_archive(here, _ORIGIN.forms)
 
-        return folder_store(_ORIGIN, archive, choose, (CHANNELS[self.channels], self.size), self.cache, progress)
+            def choose(layout: Layout) -> Splits:
+                return choose_splits(str(archive.path), layout, self.splits)
+
+            return folder_plan(_ORIGIN, archive, choose, shape, cache_root(self.cache), progress)
+
+        # By what the lists say, where they are used before anything is read.
+        splits = self.splits if self.splits == "auto" or raw.listed is None else named_lists(self.splits)
+        return stored(_ORIGIN.name, raw, [preprocessing(shape), splits], self.cache, plan)
 
 
 def checked_moments(
@@ -135,17 +155,18 @@ def image_archive(root: Path, forms: str) -> Archive:
     return Archive(root / zips[0])
 
 
-def folder_store(
+def folder_plan(
     origin: Origin,
     archive: Archive,
     choose: Callable[[Layout], Splits],
     shape: tuple[int, int],
-    cache: str | None,
+    cache: Path,
     progress: Progress,
-) -> Store:
-    """The store of the images in an archive, built first where this machine has not got it.
+) -> Plan:
+    """How the store of the images in an archive is made.
 
     choose: from what the archive says to the classes of each split; others are left out. shape: (channels, size).
+    cache: this machine's, where it is remembered what was in a folder.
     """
     with opened(archive) as contents:
         layout = find_layout(str(archive.path), contents, origin.forms)
@@ -153,14 +174,14 @@ def folder_store(
         classes = {name: layout.classes[name] for name in sorted(set().union(*splits.values()))}
         names = [name for files in classes.values() for name in files]
         header = _header(origin, contents, classes, splits, shape)
-        root, key = cache_root(cache), _key(cache_root(cache), archive, contents, names, header)
+        key = _key(cache, archive, contents, names, header)
 
     def build(path: Path) -> None:
         decode = image_decoder(shape[1], shape[0])
         images = decode_files([(archive, names)], header.image_shape, decode, "an image", progress)
         write_store(path, header, images)
 
-    return open_store(build_once(root, origin.name, key, build))
+    return Plan(key, build)
 
 
 def split_pool(store: Store, split: Split, mean: Sequence[float], std: Sequence[float]) -> StorePool:
@@ -177,6 +198,12 @@ def described(store: Store) -> str:
     return f"{header.name}: {len(store.images)} images of {len(header.classes)} classes ({split}) in {store.path}"
 
 
+def preprocessing(shape: tuple[int, int]) -> str:
+    """What is done to each image. shape: (channels, size)."""
+    channels, size = shape
+    return f"{'RGB' if channels == 3 else 'grey'}, upright, on white; Lanczos of the central square to {size}×{size}"
+
+
 def _header(
     origin: Origin, contents: Contents, classes: dict[str, Sequence[str]], splits: Splits, shape: tuple[int, int]
 ) -> Header:
@@ -188,9 +215,6 @@ def _header(
     numbers = {name: number for number, name in enumerate(classes)}
     splitting = {split: tuple(sorted(numbers[name] for name in splits[split])) for split in SPLITS}
     channels, size = shape
-    preprocessing = (
-        f"{'RGB' if channels == 3 else 'grey'}, upright, on white; Lanczos of the central square to {size}×{size}"
-    )
     return Header(
         origin.name,
         (channels, size, size),
@@ -198,7 +222,7 @@ def _header(
         {"classes": splitting},
         origin.source,
         origin.citation,
-        preprocessing,
+        preprocessing(shape),
     )
 
 

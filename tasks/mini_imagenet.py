@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.archive import Archive, opened
-from tasks.cache import build_once, cache_root, content_key, remembered_key
+from tasks.cache import cache_root, content_key, remembered_key
 from tasks.decoding import filled, silent, squared
 from tasks.few_shot import FewShot
 from tasks.image_folder import (
@@ -22,12 +22,14 @@ from tasks.image_folder import (
     Origin,
     checked_moments,
     described,
-    folder_store,
+    folder_plan,
     image_archive,
+    preprocessing,
     split_pool,
 )
 from tasks.layout import Layout, Splits, choose_splits
-from tasks.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, open_store, write_store
+from tasks.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
+from tasks.stored import Plan, raw_at, stored
 from tasks.types import SPLITS, EpisodeShape, Progress, Split
 from tasks.unpickling import load_arrays
 
@@ -58,8 +60,10 @@ class MiniImageNet:
     root: a folder or a zip, in one of the forms in which copies go around: train.csv, val.csv and test.csv beside
     images/; train/, val/ and test/ of a folder for each class; or a folder with either of two kinds of pickles,
     mini-imagenet-cache-train.pkl and so on (Ren et al. 2018), or miniImageNet_category_split_train_phase_train.pickle
-    and so on (Gidaris and Komodakis 2018), which are read without running any code in them. It is only ever read.
-    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain.
+    and so on (Gidaris and Komodakis 2018), which are read without running any code in them. It is only ever read. It
+    may be a URI, such as s3://BUCKET/FOLDER.
+    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
+    is a cache that machines share; each keeps what it fetches in the folder that None names.
     size, channels, mean, std: as in ImageFolder.
     """
 
@@ -89,24 +93,10 @@ class MiniImageNet:
             raise ValueError(
                 f"root: miniImageNet has no official download: set tasks.root to a copy with {_ORIGIN.forms}"
             )
-        root = Path(self.root).expanduser()
-        shape = (CHANNELS[self.channels], self.size)
-        for pickles in (_CACHES, _CATEGORIES):
-            lacking = [name for name in pickles if not (root / name).exists()]
-            if not lacking:
-                return _pickled_store(root, pickles, shape, self.cache, progress)
-            if len(lacking) < len(pickles):
-                raise ValueError(f"{root} lacks {' and '.join(lacking)}: put a whole copy there")
-        archive = image_archive(root, _ORIGIN.forms)
-
-        def choose(layout: Layout) -> Splits:
-            if not layout.splits:
-                raise ValueError(
-                    f"{archive.path} does not say which classes are for training: it needs {_ORIGIN.forms}"
-                )
-            return choose_splits(str(archive.path), layout, "auto")
-
-        return folder_store(_ORIGIN, archive, choose, shape, self.cache, progress)
+        shape, place = (CHANNELS[self.channels], self.size), cache_root(self.cache)
+        settings = [_preprocessing(shape), preprocessing(shape)]
+        raw = raw_at(self.root, self.cache, _needed)
+        return stored(_ORIGIN.name, raw, settings, self.cache, lambda here: _plan(here, shape, place, progress))
 
 
 def read_part(path: Path, split: Split) -> Part:
@@ -156,18 +146,41 @@ def _check(part: Part) -> None:
             raise ValueError(f"the class {name!r} has rows that are none of its {len(part.images)} images")
 
 
-def _pickled_store(
-    root: Path, pickles: Sequence[str], shape: tuple[int, int], cache: str | None, progress: Progress
-) -> Store:
+def _plan(root: Path, shape: tuple[int, int], cache: Path, progress: Progress) -> Plan:
+    """By the form in which the copy is. cache: this machine's."""
+    for pickles in (_CACHES, _CATEGORIES):
+        lacking = [name for name in pickles if not (root / name).exists()]
+        if not lacking:
+            return _pickled_plan(root, pickles, shape, cache, progress)
+        if len(lacking) < len(pickles):
+            raise ValueError(f"{root} lacks {' and '.join(lacking)}: put a whole copy there")
+    archive = image_archive(root, _ORIGIN.forms)
+
+    def choose(layout: Layout) -> Splits:
+        if not layout.splits:
+            raise ValueError(f"{archive.path} does not say which classes are for training: it needs {_ORIGIN.forms}")
+        return choose_splits(str(archive.path), layout, "auto")
+
+    return folder_plan(_ORIGIN, archive, choose, shape, cache, progress)
+
+
+def _needed(names: Sequence[str]) -> Sequence[str]:
+    """Of all files in a root, the pickles where it has them."""
+    for pickles in (_CACHES, _CATEGORIES):
+        if set(pickles) & set(names):
+            return [name for name in names if name in pickles]
+    return names
+
+
+def _pickled_plan(root: Path, pickles: Sequence[str], shape: tuple[int, int], cache: Path, progress: Progress) -> Plan:
     recipe = f"{_preprocessing(shape)}; rows in order of split and class"
-    place = cache_root(cache)
     with opened(Archive(root)) as contents:
 
         def read_all() -> str:
             return content_key([contents.raw(name) for name in pickles], recipe, FORMAT_VERSION)
 
         stamps = [contents.stamp(name) for name in pickles]
-        key = remembered_key(place, _ORIGIN.name, stamps, recipe, read_all)
+        key = remembered_key(cache, _ORIGIN.name, stamps, recipe, read_all)
 
     def build(path: Path) -> None:
         parts = [read_part(root / name, split) for name, split in zip(pickles, SPLITS, strict=True)]
@@ -181,7 +194,7 @@ def _pickled_store(
 
         write_store(path, header, filled(len(rows), header.image_shape, row, progress))
 
-    return open_store(build_once(place, _ORIGIN.name, key, build))
+    return Plan(key, build)
 
 
 def _sorted(root: Path, parts: Sequence[Part], shape: tuple[int, int]) -> tuple[Header, list[tuple[int, int]]]:

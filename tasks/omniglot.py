@@ -5,7 +5,7 @@ From the official archives, zipped or unpacked, to a store of 28×28 images in w
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 
 from tasks.archive import Archive, find_archive, raw_files
-from tasks.cache import RawFile, build_once, cache_root, content_key, locked
+from tasks.cache import RawFile, cache_root, content_key, locked
 from tasks.decoding import decode_files, silent
 from tasks.few_shot import FewShot
 from tasks.pool import StorePool
 from tasks.randomness import stream, uniforms
-from tasks.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, open_store, write_store
+from tasks.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
+from tasks.stored import Plan, Raw, raw_at, stored
 from tasks.types import SPLITS, EpisodeShape, Progress, Split
 
 FOLDERS = ("images_background", "images_evaluation")
@@ -41,8 +42,10 @@ class Omniglot:
     """Omniglot as a task source.
 
     root: a folder with images_background.zip and images_evaluation.zip, or with what they unpack to (torchvision's
-    `omniglot-py/` in it serves too); None downloads them into the cache. It is only ever read.
-    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain.
+    `omniglot-py/` in it serves too); None downloads them into the cache. It is only ever read. It may be a URI, such
+    as s3://BUCKET/FOLDER.
+    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
+    is a cache that machines share; each keeps what it fetches in the folder that None names.
     splitting: "characters" mixes the characters of all alphabets, 1100 for training, 100 for validation and 423 for
     test, in one fixed order: the split of MAML (Finn et al. 2017), whose own order was that of an unsorted folder and
     cannot be had. "alphabets" keeps alphabets whole: those of the evaluation set are the test, a sixth of the
@@ -73,18 +76,12 @@ class Omniglot:
 
     def store(self, progress: Progress) -> Store:
         """The store of this archive, built first where this machine has not got it."""
-        root = cache_root(self.cache)
-        archives = _archives(_downloaded(root / "omniglot") if self.root is None else Path(self.root).expanduser())
-        files = [_drawings(archive) for archive in archives]
-        key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
-
-        def build(path: Path) -> None:
-            header = _header(files)
-            names = [[file.name for file in file_list] for file_list in files]
-            sources = list(zip(archives, names, strict=True))
-            write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
-
-        return open_store(build_once(root, "omniglot", key, build))
+        if self.root is None:
+            folder = cache_root(self.cache) / "omniglot"
+            raw = Raw("the official archives", [], lambda: _downloaded(folder))
+        else:
+            raw = raw_at(self.root, self.cache, _needed)
+        return stored("omniglot", raw, _PREPROCESSING, self.cache, lambda here: _plan(here, progress))
 
 
 def character_split(characters: int) -> Splitting:
@@ -110,6 +107,29 @@ def alphabet_split(background: list[str], evaluation: list[str]) -> Splitting:
         "validation": tuple(i for i, alphabet in enumerate(background) if alphabet in held_out),
         "test": tuple(range(len(background), len(background) + len(evaluation))),
     }
+
+
+def _plan(root: Path, progress: Progress) -> Plan:
+    archives = _archives(root)
+    files = [_drawings(archive) for archive in archives]
+
+    def build(path: Path) -> None:
+        header = _header(files)
+        names = [[file.name for file in file_list] for file_list in files]
+        sources = list(zip(archives, names, strict=True))
+        write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
+
+    return Plan(content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION), build)
+
+
+def _needed(names: Sequence[str]) -> Iterator[str]:
+    """Of all files in a root, those of the archives that `_archives` finds there."""
+    for folder in FOLDERS:
+        for place in (f"{inner}{folder}{end}" for inner in ("", "omniglot-py/") for end in (".zip", "/")):
+            found = [name for name in names if name == place or (place.endswith("/") and name.startswith(place))]
+            if found:
+                yield from found
+                break
 
 
 def _archives(root: Path) -> list[Archive]:

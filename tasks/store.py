@@ -52,6 +52,14 @@ class Header:
     preprocessing: str
 
 
+class DamagedStoreError(ValueError):
+    """A file that is no whole store of this version. Its arguments are the file's path and the reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"cannot use the store {path}: {reason}; delete it and run `metatrain data prepare NAME`"
+
+
 class Store:
     """An open store: its header, and its images [rows, C, H, W] uint8, read-only and memory-mapped.
 
@@ -116,7 +124,7 @@ def _open(path: str, *_identity: int) -> Store:
         column = batch.column(0)
     images = _images(path, column, header)
     if _sha256(images) != sha256:
-        raise _damaged(path, "its images do not match their checksum")
+        raise DamagedStoreError(path, "its images do not match their checksum")
     return Store(path, header, images)
 
 
@@ -125,18 +133,18 @@ def _arrow_errors_named(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-        raise _damaged(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
+        raise DamagedStoreError(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
 
 
 def _fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     """The header as JSON gives it, once its checksum and version are found right."""
     text = metadata.get(_HEADER, b"")
     if hashlib.sha256(text).hexdigest().encode() != metadata.get(_HEADER_SHA256):
-        raise _damaged(path, "its header does not match its checksum")
+        raise DamagedStoreError(path, "its header does not match its checksum")
     fields: dict[str, Any] = json.loads(text)
     version = fields.pop("version")
     if version != FORMAT_VERSION:
-        raise _damaged(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+        raise DamagedStoreError(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
     return fields
 
 
@@ -144,10 +152,10 @@ def _images(path: str, column: Any, header: Header) -> Images:
     size = int(np.prod(header.image_shape))
     rows = max((c.stop for c in header.classes), default=0)
     if column.type != pa.list_(pa.uint8(), size) or len(column) != rows or column.offset or column.null_count:
-        raise _damaged(path, "its images are not laid out as its header says")
+        raise DamagedStoreError(path, "its images are not laid out as its header says")
     pixels = column.values
     if len(pixels) != rows * size or pixels.buffers()[1] is None or pixels.buffers()[1].size < rows * size:
-        raise _damaged(path, "some of its images are missing")
+        raise DamagedStoreError(path, "some of its images are missing")
     flat: Images = pixels.to_numpy(zero_copy_only=True)
     return flat.reshape(rows, *header.image_shape)
 
@@ -168,7 +176,3 @@ def _header(fields: Mapping[str, Any]) -> Header:
 
 def _sha256(images: Images) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).reshape(-1).data).hexdigest()
-
-
-def _damaged(path: str, reason: str) -> ValueError:
-    return ValueError(f"cannot use the store {path}: {reason}; delete it and run `metatrain data prepare NAME`")
