@@ -14,12 +14,14 @@ import typer
 from metatrain import runs
 from metatrain.algorithms import ALGORITHMS
 from metatrain.checkpoints import params_sha256
+from metatrain.checks import require
 from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved, resumed
 from metatrain.data_commands import Overrides, data_app
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
 from metatrain.failures import RunFailed, go_on, story
+from metatrain.homes import open_home
 from metatrain.interruption import interruptible, leave_at_once
 from metatrain.learner import best_params
 from metatrain.models import ARCHITECTURES
@@ -50,11 +52,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 def train_command(
     config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with the run in this folder, or s3://….")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --resume: presume dead whoever else trains the run.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train, test on held-out classes, and keep everything in a run folder."""
-    home = runs.open_run(resume) if resume is not None else None
+    home = open_home(resume) if resume is not None else None
+    require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
         settings = resumed(load_config(home.config), [config, *(overrides or [])] if config else [])
     elif config is not None:
@@ -66,7 +74,7 @@ def train_command(
     with executing(settings) as executor:
         compile_seconds = compile_ahead(settings, executor)
         home = home or new_run(settings)
-        with runs.own(home):
+        with runs.own(home, take_over):
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signalled:
@@ -75,11 +83,16 @@ def train_command(
 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
-    recorder = recorders(settings, home, Progress())
+    progress = Progress()
+    recorder = recorders(settings, home, progress)
     with interruptible() as interruption:
         try:
             outcome = run(settings, executor, recorder, home, stop=interruption.is_set)
             recorder.close("finished" if outcome.finished else "interrupted")
+            home.commit()
+        except runs.RunLost:
+            progress.close("interrupted")  # the other recorders are the new owner's now
+            raise
         except (Diverged, WorkersLost, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
@@ -132,13 +145,13 @@ def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
 
 @app.command("evaluate")
 def evaluate_command(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….")],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Test a run's best parameters, on other tasks, ways and shots than it was trained on too."""
     began = time.monotonic()
-    home = runs.open_run(run_dir)
+    home = open_home(run_dir)
     trained = load_config(home.config)
     settings = settled(read_config(overridden(as_plain(trained), overrides or [])))
     params, newest, _ = best_params(home)
@@ -152,13 +165,14 @@ def evaluate_command(
         name = "-".join(["test", *map(_file_part, overrides or [])])
         keep_results(session, params, results, home.evaluations / f"{name}.json")
         recorder.close("finished" if newest == trained.outer.steps else "interrupted")
+        home.commit()
     for line in table(results):
         print(line)
     if as_json:
         seconds = time.monotonic() - began
         plain = {
             "run_id": home.run_id,
-            "run_dir": str(home.path),
+            "run_dir": home.where,
             "steps": newest,
             "seconds": round(seconds, 3),
             "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
@@ -169,7 +183,7 @@ def evaluate_command(
 
 @app.command("report")
 def report_command(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders.")],
+    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://….")],
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
     ] = None,
@@ -177,7 +191,7 @@ def report_command(
     """Write one HTML page about one or several runs: results, curves, a task shown whole, how to go on."""
     from metatrain import report  # jinja2, which training does without
 
-    homes = [runs.open_run(path) for path in run_dirs]
+    homes = [open_home(place) for place in run_dirs]
     print(page := report.write(homes, out))
     for home in homes:
         if why_not := report.record(home, page, recorders):
@@ -251,7 +265,7 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)
-    except (RunFailed, WorkersLost, TaskFailed) as error:
+    except (RunFailed, runs.RunLost, WorkersLost, TaskFailed) as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:

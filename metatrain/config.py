@@ -18,6 +18,7 @@ from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import Choice, Config, Tasks
 from tasks.catalogue import CATALOGUE, source_type
 from tasks.imports import FAILURES, failure, import_target
+from tasks.places import is_uri
 from tasks.types import EpisodeShape
 
 _LONGEST = 100
@@ -261,7 +262,7 @@ def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
     """
     plain = as_plain(config)
     plain["engine"].update(engine)
-    if plain["tasks"].get("root") is not None:
+    if plain["tasks"].get("root") is not None and not is_uri(plain["tasks"]["root"]):
         plain["tasks"]["root"] = str(Path(plain["tasks"]["root"]).expanduser().absolute())
     scheme, slashes, file = (plain["tracking"]["uri"] or "").partition("sqlite:///")
     if slashes and not scheme:
@@ -271,7 +272,7 @@ def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
 
 _FREE = (
     *("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline"),
-    *("checkpoint.", "tracking.uri", "tracking.experiment"),
+    *("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment"),
 )
 _PLACES = ("tasks.root", "tasks.cache")
 """Where the same files lie now."""

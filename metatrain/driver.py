@@ -17,9 +17,10 @@ from metatrain.baselines import BASELINES
 from metatrain.config import as_yaml
 from metatrain.evaluation import Evaluation, evaluate
 from metatrain.exhibit import exhibit
+from metatrain.homes import new_home
 from metatrain.outer import Best, TrainState, begin, restore, train
 from metatrain.rehearsal import require_same
-from metatrain.runs import Run, create, environment, write_json
+from metatrain.runs import Run, environment, write_json
 from metatrain.settings import Config
 from metatrain.types import HOME_LEAVES, Executor, Job, Params, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker
@@ -54,8 +55,9 @@ def as_test_and_baselines(results: Sequence[Evaluation]) -> dict[str, Any]:
 
 
 def new_run(config: Config) -> Run:
-    """A folder for a run of `config`, which is kept in it, resolved."""
-    return create(Path(config.runs.root), config.runs.name, as_yaml(config), environment())
+    """A folder for a run of `config`, which is kept in it, resolved; `runs.root` may be in object storage."""
+    settings = config.runs
+    return new_home(settings.root, settings.name, as_yaml(config), environment(), settings.heartbeat)
 
 
 def run(
@@ -86,11 +88,12 @@ def run(
         if state.step > first:  # what was computed since the last checkpoint is not lost with the workers
             _note_events(session, state)
             _checkpoint(session, state)
+            session.home.commit()
         raise
     finished = state.step == config.outer.steps and not stop()
     return Outcome(
         run_id=session.home.run_id,
-        run_dir=str(session.home.path),
+        run_dir=session.home.where,
         steps=state.step,
         tasks_per_second=round((state.step - first) * config.outer.tasks_per_step / spent, 3) if spent else 0.0,
         params_sha256=checkpoints.params_sha256(state.params),
@@ -124,9 +127,11 @@ def _train(session: Session, state: TrainState, stop: Callable[[], bool]) -> flo
     """Steps to the end or until told to stop; returns the seconds spent in steps, what lies between them apart."""
     config, recorder = session.config, session.recorder
     spent, began = 0.0, time.monotonic()
+    session.home.check()
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
         seconds = time.monotonic() - began
         spent += seconds
+        session.home.check()
         last, stopping = state.step == config.outer.steps, stop()
         if last or state.step % config.tracking.every == 0:
             named = {f"train/{name}": value for name, value in metrics.items()}
@@ -170,6 +175,11 @@ def _checkpoint(session: Session, state: TrainState) -> None:
     extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
     checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, state.best.step)
+    try:
+        session.home.commit()
+    except OSError as error:
+        reason = f"step {state.step} is kept in {session.home.path} alone, and sent with the next checkpoint"
+        session.recorder.event(state.step, "unsent", f"{error}; {reason}")
 
 
 def _test(session: Session, state: TrainState) -> list[Evaluation]:

@@ -14,12 +14,12 @@ class RunFailed(Exception):
 def story(error: Exception, home: runs.Run) -> str:
     """Two lines, or three where the loss became no number."""
     lines = [_told(error), *([_last_good(home)] if isinstance(error, Diverged) else [])]
-    return "\n".join([*lines, f"the run is kept in {home.path}: {go_on(home)}"])
+    return "\n".join([*lines, f"the run is kept in {home.where}: {go_on(home)}"])
 
 
 def go_on(home: runs.Run) -> str:
     """The command that goes on with a run."""
-    return f"go on with `metatrain train --resume {home.path}`"
+    return f"go on with `metatrain train --resume {home.where}`"
 
 
 def _told(error: Exception) -> str:

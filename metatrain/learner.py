@@ -12,9 +12,10 @@ from torch import Tensor
 from metatrain import checkpoints
 from metatrain.checks import require
 from metatrain.config import load_config
+from metatrain.homes import open_home
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
-from metatrain.runs import Run, open_run
+from metatrain.runs import Run
 from metatrain.types import Algorithm, Context, Params
 from metatrain.worker import with_inner_steps
 from tasks.types import Examples, TaskSpec, Tree
@@ -109,8 +110,8 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
 
 
 def load(run: str | Path) -> Learner:
-    """The learner of a run folder, at its best parameters by validation, on the CPU."""
-    home = open_run(Path(run))
+    """The learner of a run, a folder or s3://BUCKET/RUN, at its best parameters by validation, on the CPU."""
+    home = open_home(str(run))
     config = load_config(home.config)
     params, _, noted = best_params(home)
     model = build_model(config.model.settings, _spec_of(noted["spec"]), config.seed)
@@ -136,7 +137,7 @@ def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
     """The parameters that did best in validation, or the newest where nothing was; the newest step; what was noted."""
     found = checkpoints.newest(home.checkpoints)
     if found is None:
-        raise ValueError(f"{home.path}: holds no checkpoint yet: go on with `metatrain train --resume {home.path}`")
+        raise ValueError(f"{home.where}: holds no checkpoint yet: go on with `metatrain train --resume {home.where}`")
     best = found.snapshot["best"]["step"]
     step = best if best >= 0 else found.step
     params = checkpoints.load(home.checkpoints, step)["params"]

@@ -10,7 +10,8 @@
         evaluations/        one JSON file per evaluation
         plots/              PNG files
 
-`run.json` is written last: a folder without it was never a run.
+`run.json` is written last: a folder without it was never a run. Of a run in object storage this is the folder that
+stands for it while a process works with it (`metatrain.mirror`).
 """
 
 import errno
@@ -26,10 +27,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from tasks.durable import replacing
 
@@ -41,6 +42,28 @@ class RunOwnedError(ValueError):
     """Another driver that is still alive owns the run."""
 
 
+class RunLost(RuntimeError):
+    """Another driver has taken the run over, this one having been presumed dead."""
+
+
+class Storage(Protocol):
+    """Where a run is kept when that is not the folder at hand."""
+
+    where: str
+
+    def owned(self, take_over: bool) -> AbstractContextManager[None]:
+        """Be the run's one owner while the block runs. RunOwnedError: another one is alive."""
+        ...
+
+    def commit(self) -> None:
+        """What the folder holds now is kept, all of it or nothing. RunLost. OSError: not now, or not ever."""
+        ...
+
+    def check(self) -> None:
+        """RunLost: another owner was met."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder that exists. `run_id` is the folder's name at its creation, and stays when the folder is moved."""
@@ -48,6 +71,23 @@ class Run:
     path: Path
     run_id: str
     created: str
+    storage: Storage | None = None
+    """Where it is kept beyond the folder, if anywhere."""
+
+    @property
+    def where(self) -> str:
+        """What a person calls the run by, and gives in order to go on with it."""
+        return str(self.path) if self.storage is None else self.storage.where
+
+    def commit(self) -> None:
+        """What the folder holds now is durable where the run is kept. RunLost: the run has another driver. OSError."""
+        if self.storage is not None:
+            self.storage.commit()
+
+    def check(self) -> None:
+        """RunLost: the run has another driver by now."""
+        if self.storage is not None:
+            self.storage.check()
 
     @property
     def config(self) -> Path:
@@ -123,12 +163,17 @@ def open_run(path: Path) -> Run:
 
 
 @contextmanager
-def own(run: Run) -> Iterator[None]:
-    """Be the one driver of `run` on this machine while the block runs.
+def own(run: Run, take_over: bool = False) -> Iterator[None]:
+    """Be the one driver of `run` while the block runs. RunOwnedError: another driver has it.
 
-    An exclusive flock on `owner.lock`, which the kernel gives back however this process ends; the file names the
-    owner's pid and stays behind. RunOwnedError: another driver has it. ValueError: a file system without flock.
+    On a disk by an exclusive flock on `owner.lock`, which the kernel gives back however this process ends, so that
+    nobody need ever `take_over`; the file names the owner's pid and stays behind. ValueError: a file system without
+    flock. Elsewhere as the storage does it.
     """
+    if run.storage is not None:
+        with run.storage.owned(take_over):
+            yield
+        return
     with _lock_file(run) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -190,12 +190,17 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class RunsSettings:
-    """Where run folders are made."""
+    """Where run folders are made: on a disk, or in object storage as s3://BUCKET/FOLDER.
+
+    heartbeat: seconds between signs of life in object storage; a run without four of them may be taken over.
+    """
 
     root: str = "runs"
     name: str = "run"
+    heartbeat: float = 15.0
 
     def __post_init__(self) -> None:
+        positive("runs", heartbeat=self.heartbeat)
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None
         require(
             plain,

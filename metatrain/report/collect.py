@@ -51,7 +51,8 @@ class Event(NamedTuple):
 class Story:
     """One run, as far as it has come."""
 
-    path: Path
+    where: str
+    """What the run is called by: its folder, or a URI."""
     run_id: str
     created: str
     settings: dict[str, Any]
@@ -94,7 +95,7 @@ def collect(home: Run) -> Story:
     lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
     times = [line["time"] for line in lines if "event" not in line and "time" in line]
     return Story(
-        path=home.path,
+        where=home.where,
         run_id=home.run_id,
         created=home.created,
         settings=settings,

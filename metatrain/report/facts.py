@@ -5,6 +5,7 @@ import shlex
 
 from metatrain.report.collect import Story
 from metatrain.report.words import count
+from tasks.places import is_uri
 
 
 def moment(created: str) -> str:
@@ -34,18 +35,19 @@ def _pace(story: Story) -> list[float]:
 
 def commands(story: Story) -> list[tuple[str, str]]:
     """What to type to go on from here, exactly, in the folder that this page was made in."""
-    run = shlex.quote(str(story.path))
-    config = shlex.quote(str(story.path / "config.yaml"))
-    load = f"import metatrain\nlearner = metatrain.load({str(story.path)!r})"
+    run = shlex.quote(story.where)
+    load = f"import metatrain\nlearner = metatrain.load({story.where!r})"
+    anew = f"metatrain train {shlex.quote(f'{story.where}/config.yaml')}"
     said = [] if story.finished else [("Go on where it stands", f"metatrain train --resume {run}")]
     if story.kept:
         said += [
             ("Test it, on other tasks too", f"metatrain evaluate {run} tasks.test.shots=5"),
             ("Use it in Python", load),
         ]
+    if not is_uri(story.where):
+        said.append(("Train anew with the same settings", anew))
     return [
         *said,
-        ("Train anew with the same settings", f"metatrain train {config}"),
         ("Make this page again", f"metatrain report {run}"),
     ]
 

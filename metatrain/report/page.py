@@ -51,9 +51,10 @@ class Difference(NamedTuple):
 
 def write(homes: Sequence[Run], out: Path | None = None) -> Path:
     """The page about `homes`, whole at `out`: by default in the folder of a single run, in the working directory for
-    several. Returns where. ValueError: see `collect`.
+    several or one that is kept elsewhere. Returns where. ValueError: see `collect`.
     """
-    path = out or (homes[0].path / NAME if len(homes) == 1 else Path(NAME))
+    beside = len(homes) == 1 and homes[0].storage is None
+    path = out or (homes[0].path / NAME if beside else Path(NAME))
     replace_text(path, render([collect(home) for home in homes]))
     return path
 

@@ -1,0 +1,94 @@
+"""Runs by where they are kept: a folder on a disk, or s3://BUCKET/FOLDER, for which a local folder stands.
+
+That folder lies in the cache of this machine while a process works with the run, and goes with it.
+"""
+
+import atexit
+import fcntl
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from metatrain import runs
+from metatrain.runs import Run
+from tasks.cache import cache_root
+from tasks.places import is_uri
+
+if TYPE_CHECKING:
+    from metatrain.mirror import Mirror
+
+_ALIVE, _UNSENT = ".alive", ".unsent"
+
+
+def new_home(root: str, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
+    """A new run under `root`. ValueError, OSError: none can be made there, with the remedy."""
+    if not is_uri(root):
+        return runs.create(Path(root), name, config_text, environment)
+    run = runs.create(_room(), name, config_text, environment)
+    try:
+        mirror = _mirror(f"{root.rstrip('/')}/{run.run_id}", run.path, heartbeat_s)
+        mirror.begin()
+    except (ValueError, OSError):
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return Run(run.path, run.run_id, run.created, mirror)
+
+
+def open_home(place: str, heartbeat_s: float = 15.0) -> Run:
+    """The run at `place`. ValueError: there is none, or it is of another format, with the remedy."""
+    if not is_uri(place):
+        return runs.open_run(Path(place))
+    folder = _room() / f"{place.rstrip('/').rpartition('/')[2]}.{secrets.token_hex(3)}"
+    mirror = _mirror(place.rstrip("/"), folder, heartbeat_s)
+    mirror.fetch()
+    run = runs.open_run(folder)
+    return Run(run.path, run.run_id, run.created, mirror)
+
+
+def _room() -> Path:
+    """Where folders that stand for runs lie. What processes that were killed have left there is removed."""
+    room = cache_root(None) / "runs"
+    try:
+        room.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{room} cannot be written to ({error.strerror}): set METATRAIN_CACHE to a folder that can"
+        ) from error
+    for folder in room.iterdir():
+        if (folder / _ALIVE).exists() and not (folder / _UNSENT).exists() and (lock := _locked(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
+    return room
+
+
+def _mirror(uri: str, folder: Path, heartbeat_s: float) -> "Mirror":
+    from metatrain.mirror import Mirror  # boto3 takes its time
+
+    mirror = Mirror(uri, folder, heartbeat_s)
+    folder.mkdir(exist_ok=True)
+    lock = _locked(folder)
+    atexit.register(_leave, mirror, lock)
+    return mirror
+
+
+def _leave(mirror: "Mirror", lock: TextIO | None) -> None:
+    """The folder goes, unless it holds what could not be sent."""
+    if mirror.is_clean():
+        shutil.rmtree(mirror.folder, ignore_errors=True)
+    elif mirror.folder.is_dir():
+        (mirror.folder / _UNSENT).touch()
+    if lock is not None:
+        lock.close()
+
+
+def _locked(folder: Path) -> TextIO | None:
+    """A lock that says that somebody works with the folder; None where somebody else does."""
+    lock = (folder / _ALIVE).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
