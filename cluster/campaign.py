@@ -5,6 +5,7 @@ shard counted once, whatever is lost, answered twice or answered late. A worker 
 is overdue with, and the first answer counts.
 """
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
 from cluster.actor import Answer, Sums, Ticket
-from cluster.crew import IN_FLIGHT, Crew, Seat, how_it_died, raised
+from cluster.crew import GONE, IN_FLIGHT, Crew, Seat, how_it_died, raised
 from cluster.events import Events
 from cluster.ledger import Ledger
 from metatrain.reduction import Block
@@ -53,6 +54,8 @@ class Flight(NamedTuple):
     campaign: "Campaign"
     number: int
     ticket: Ticket
+    shards: int
+    since: float
     apart: Any
 
 
@@ -80,7 +83,7 @@ class Campaign:
         self._job, self._vector, self._shards, self._apart = job, vector, shards, apart
         self._ledger = Ledger(len(shards), [seat.number for seat in desk.crew.here()], largest)
         self._deaths: Counter[int] = Counter()
-        self._heard = time.monotonic()
+        self._heard = 0.0
 
     @property
     def done(self) -> bool:
@@ -89,6 +92,7 @@ class Campaign:
 
     def arrivals(self) -> Iterator[Arrival]:
         """Answers that make up all shards, in order of arrival. WorkersLost: there is nobody left to ask."""
+        self._heard = time.monotonic()
         while not self.done:
             self._crew.tend()
             idle = self._hand_out()
@@ -99,6 +103,7 @@ class Campaign:
                 elif (arrival := self._landed(reference)) is not None:
                     yield arrival
             if idle or not came:
+                self._note_silence()
                 self._take_over()
             if time.monotonic() - self._heard > self._crew.settings.deadline:
                 raise WorkersLost(self._crew.lack())
@@ -128,10 +133,10 @@ class Campaign:
 
     def _hand_out(self) -> bool:
         """Fills everybody's hands, the emptiest first; whether there was too little for somebody."""
-        now = time.monotonic()
+        now, late = time.monotonic(), self._owing()
         for _ in range(IN_FLIGHT):
             for seat in sorted(self._crew.here(), key=lambda seat: seat.calls):
-                if seat.room(now) > 0:
+                if seat.room(late[seat.number], now) > 0:
                     taken = self._ledger.take(seat.number, now)
                     if taken is None:
                         return True
@@ -141,9 +146,9 @@ class Campaign:
     def _take_over(self) -> None:
         """Blocks that are overdue, for those with empty hands."""
         now = time.monotonic()
-        late = self._overdue(now)
+        late, owing = self._overdue(now), self._owing()
         for seat in self._crew.here() if late else []:
-            if seat.calls == 0 and seat.room(now) > 0:
+            if seat.calls == owing[seat.number] and seat.room(owing[seat.number], now) > 0:
                 taken = self._ledger.take_over(seat.number, late, now)
                 if taken is not None:
                     self._desk.events.count("stragglers")
@@ -158,35 +163,50 @@ class Campaign:
         else:
             reference, found = seat.actor.compute.remote(ticket, self._job, self._vector, members), None
         seat.calls += 1
-        self._desk.flights[reference] = Flight(seat, self, number, ticket, found)
+        seat.called = time.monotonic()
+        self._desk.flights[reference] = Flight(seat, self, number, ticket, len(members), time.monotonic(), found)
+
+    def _owing(self) -> Counter[int]:
+        """How many answers each seat owes that are overdue, those to earlier steps included."""
+        now, one = time.monotonic(), self._patience(1) - _OVERDUE_S
+        flights = self._desk.flights.values()
+        return Counter(f.seat.number for f in flights if now - f.since > one * f.shards + _OVERDUE_S)
+
+    def _patience(self, shards: int) -> float:
+        """Seconds after which an answer for so many shards is overdue; without end until there has been one."""
+        pace = self._desk.pace
+        return _OVERDUE * median(pace) * IN_FLIGHT * shards + _OVERDUE_S if pace else math.inf
 
     def _overdue(self, now: float) -> set[int]:
-        """The calls whose answer is overdue; of those that are so by far, their workers are told of."""
-        if not self._desk.pace:
-            return set()
-        usual, late = median(self._desk.pace), set()
+        """The calls of this step whose answer is overdue."""
+        late = set()
         for number, call in self._ledger.waiting():
-            shards = IN_FLIGHT * len(call.block.leaves(len(self._shards)))
-            patience = _OVERDUE * usual * shards + _OVERDUE_S
-            if now - call.since > patience:
+            if now - call.since > self._patience(len(call.block.leaves(len(self._shards)))):
                 late.add(number)
-            seat = self._crew.seats.get(call.worker)
-            if seat is not None and now - call.since > _SILENT * patience:
-                self._crew.silent(seat, f"has not answered for {now - call.since:.1f} s")
         return late
+
+    def _note_silence(self) -> None:
+        """Those who owe an answer since long, be it to an earlier step: others did its shards meanwhile."""
+        now = time.monotonic()
+        for flight in self._desk.flights.values():
+            if now - flight.since > _SILENT * self._patience(flight.shards):
+                self._crew.silent(flight.seat, f"has not answered for {now - flight.since:.1f} s")
 
     def _landed(self, reference: Any) -> Arrival | None:
         """An answer that counts, or None: it is late, came to nothing, or somebody else was first."""
         flight = self._desk.flights.pop(reference)
         try:
             answer: Answer = ray.get(reference)
-        except ActorUnavailableError:
+        except (ActorUnavailableError, ObjectLostError):  # lost with its node, where an answer waits in its store
             self._crew.unreached(flight.seat)
             self._give_back(flight)
             return None
         except RayTaskError as error:  # the actor lives: it is the computation that fails, and would again
+            self._crew.answered(flight.seat)
+            if flight.campaign is not self:
+                return None
             raise raised(error) from error
-        except RayActorError as error:
+        except GONE as error:
             self._bury(flight, error)
             return None
         self._heard = time.monotonic()
@@ -204,7 +224,7 @@ class Campaign:
         if flight.campaign is self and self._ledger.lose(flight.number):
             self._desk.events.count("retries")
 
-    def _bury(self, flight: Flight, error: RayActorError) -> None:
+    def _bury(self, flight: Flight, error: RayError) -> None:
         """The worker is gone: all that it had in hands goes to others at once. TaskFailed: its tasks kill workers."""
         flights, seat = self._desk.flights, flight.seat
         if seat.number in self._crew.seats:

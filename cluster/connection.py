@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ def _start(cores: int) -> None:
     os.environ.setdefault(_LIMIT, str(1 << 20))
     try:
         ray.init(
+            address="local",  # without it Ray would join what runs here already, if something does
             num_cpus=cores,
             include_dashboard=False,
             log_to_driver=False,
@@ -88,11 +90,24 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
+        if "Version mismatch" in str(error):
+            raise ValueError(_other_versions(address, str(error))) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"executor.address: no Ray cluster answers at '{address}' ({reason}): start one with `ray start --head`, "
             "or leave the address out for one on this machine"
         ) from error
+
+
+def _other_versions(address: str, told: str) -> str:
+    """Ray's account of both sides' versions, in one line."""
+    (ray_there, ray_here), (python_there, python_here) = (
+        re.findall(rf"^\s*{name}: (\S+)", told, re.MULTILINE)[:2] for name in ("Ray", "Python")
+    )
+    return (
+        f"executor.address: the cluster at '{address}' runs Ray {ray_there} on Python {python_there}, and this is Ray "
+        f"{ray_here} on Python {python_here}: use the cluster's versions here, or its image"
+    )
 
 
 def _knock(address: str) -> None:

@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from cluster.actor import Hello, ShardActor
 from cluster.events import Events
@@ -24,13 +33,18 @@ from metatrain.engine import NotCompilable
 from metatrain.settings import ExecutorSettings
 from metatrain.types import HOME_LEAVES, Shard, TaskFailed, WorkersLost
 
+GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnschedulableError)
+"""What Ray raises for an actor that is no more; it does not call all of them actor errors."""
 IN_FLIGHT = 2
 """Blocks a worker has in hands, at most: it never waits for the driver, and a lost one loses little."""
 _STARTS = 3
 """How often in a row a worker may fail to start for want of a file or a connection."""
 _LOOK_S = 2.0
 """How often the cluster is asked which nodes are about to leave."""
-_MOST_PATIENT_S = 8.0
+_MOST_OVERDUE, _TRY_S = 6, 0.1
+"""Who owes answers is given one block more after so many seconds, twice as many the next time, and so on."""
+_UNREACHED = 5
+"""After so many calls in a row that did not reach a worker, it is worth a word."""
 
 
 @dataclass
@@ -48,7 +62,8 @@ class Seat:
     """When it was first noticed that an answer of its is overdue."""
     failures: int = 0
     """Calls in a row that did not reach it, or whose answer did not reach us."""
-    not_before: float = 0.0
+    called: float = 0.0
+    """When it was last given work."""
     leaving: bool = False
 
     @property
@@ -61,12 +76,17 @@ class Seat:
         """For people."""
         return f"worker {self.hello.pid} on {self.hello.host}" if self.hello else f"worker number {self.number}"
 
-    def room(self, now: float) -> int:
-        """How many blocks more it may be given now."""
-        if not self.here or now < self.not_before:
+    def room(self, overdue: int, now: float) -> int:
+        """How many blocks more it may be given now, if answers to so many calls are overdue.
+
+        Those may have been lost on the way, so it is given another one now and then, to see whether it answers.
+        """
+        if not self.here:
             return 0
-        trusted = self.failures == 0 and self.silent_since is None
-        return (IN_FLIGHT if trusted else 1) - self.calls
+        if overdue == 0:
+            return IN_FLIGHT - self.calls
+        tried = self.calls > overdue or overdue >= _MOST_OVERDUE
+        return int(not tried and now - self.called > _TRY_S * 2.0**overdue)
 
 
 @dataclass
@@ -124,7 +144,7 @@ class Crew:
         except ActorUnavailableError:
             seat.starting = seat.actor.hello.remote()
             return
-        except RayActorError as error:
+        except GONE as error:
             self._start_failed(seat, error)
             return
         except RayTaskError as error:
@@ -140,7 +160,7 @@ class Crew:
 
     def muster(self, patience: float) -> None:
         """Waits until all seats are here; after `patience` seconds, until the fewest that will do are."""
-        began = time.monotonic()
+        began, self._few_since = time.monotonic(), None
         while True:
             self.tend()
             waited = time.monotonic() - began
@@ -162,16 +182,14 @@ class Crew:
         seat.calls -= 1
         if seat.silent_since is not None and seat.number in self.seats:
             self.events.note("worker-back", f"{seat.name} answers again, and is given work again")
-        seat.silent_since, seat.failures, seat.not_before = None, 0, 0.0
+        seat.silent_since, seat.failures = None, 0
 
     def unreached(self, seat: Seat) -> None:
         """A call did not reach `seat`, or its answer was lost: it may be dead, or the network was only busy."""
-        now = time.monotonic()
         seat.calls -= 1
         seat.failures += 1
-        seat.not_before = now + min(_MOST_PATIENT_S, 0.1 * 2 ** min(seat.failures, 8)) if seat.failures > 1 else 0.0
         self.events.count("unreached")
-        if seat.failures == 3:
+        if seat.failures >= _UNREACHED:
             self.silent(seat, "cannot be reached")
 
     def silent(self, seat: Seat, how: str) -> None:
@@ -190,6 +208,8 @@ class Crew:
         """What to say when there are not enough workers."""
         found, least = len(self.here()), self.settings.least_workers
         told = f"{found} of at least {least} workers are here" if found else "no worker is left, or none could start"
+        if found >= least:
+            told = f"none of {found} workers has answered"
         return f"{told}, for {self.settings.deadline:g} s (executor.deadline): see `ray status` for what is missing"
 
     def close(self) -> None:
@@ -213,14 +233,15 @@ class Crew:
         del self.seats[seat.number]
         ray.kill(seat.actor)
 
-    def _start_failed(self, seat: Seat, error: RayActorError) -> None:
+    def _start_failed(self, seat: Seat, error: RayError) -> None:
         """Another try where something outside may have been the reason; WorkersLost where it would happen again."""
         self._failed_starts += 1
         reason = _last_line(error)
-        outside = not error.actor_init_failed or _names_an_os_error(reason)
+        refused = isinstance(error, RayActorError) and error.actor_init_failed
+        outside = not refused or _names_an_os_error(reason)
         if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
-        self.replace(seat, f"could not start ({reason})" if error.actor_init_failed else how_it_died(error))
+        self.replace(seat, f"could not start ({reason})" if refused else how_it_died(error))
 
     def _make_ready_to_leave(self, nodes: dict[str, float]) -> None:
         """nodes: seconds left to each node that is about to leave, by its id."""
@@ -235,15 +256,17 @@ class Crew:
                 self.events.note("node-leaving", f"{seat.name} gets no more work, its node leaves in {left}")
 
 
-def how_it_died(error: RayActorError) -> str:
+def how_it_died(error: RayError) -> str:
     """What became of an actor, in a few words."""
-    if error.preempted:
+    if isinstance(error, OutOfMemoryError):
+        return "was killed, as its node had no memory left"
+    if isinstance(error, RayActorError) and error.preempted:
         return "went with its node, which was preempted"
     text = str(error)
     return "went with its node" if "node" in text and "died" in text.split("node", 1)[1][:200] else "died"
 
 
-def _last_line(error: RayActorError) -> str:
+def _last_line(error: RayError) -> str:
     """What went wrong in the actor: Ray keeps the text alone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

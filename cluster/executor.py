@@ -86,6 +86,7 @@ class RayExecutor:
                     self._tasks_done[lost.pid] -= lost.tasks
                     campaign.lost(lost)
         tasks = sum(len(shard.indices) for shard in shards)
+        self._crew.trained = True
         self._events.stepped(job.step, tasks, time.monotonic() - began, len(self._crew.here()))
         return unpack_gradient(summed.total(), params, tasks)
 
@@ -119,7 +120,6 @@ class RayExecutor:
         """Before the first step, enough workers are there."""
         if not self._crew.trained:
             self._crew.muster(0.0)
-            self._crew.trained = True
 
     def _broadcast(self, params: Params) -> Any:
         with self._meter.part("broadcast"):
@@ -133,7 +133,8 @@ class RayExecutor:
     def _gather(self, node: str, arrivals: Sequence[Arrival], summed: TreeSum, leaves: int) -> list[Arrival]:
         """Adds what stayed on `node`, added up there first; what was lost before it could be."""
         with self._meter.part("gather"):
-            near = [seat for seat in self._crew.here() if seat.hello is not None and seat.hello.node == node]
+            # Whoever owes an answer still would let this one wait too.
+            near = [s for s in self._crew.here() if s.hello is not None and s.hello.node == node and s.calls == 0]
             if node != self._home and near and len(arrivals) > 1:
                 blocks, parts = [a.block for a in arrivals], [a.apart for a in arrivals]
                 adding = near[0].actor.add_up.remote(leaves, blocks, *parts)

@@ -4,7 +4,7 @@ What is rounded is part of what a run computes (in process too), so the bits sti
 sums of rounded gradients are float32 again and travel so; a shard's alone travels in half of the bytes.
 
 Each number is off by at most 2⁻⁸ of itself as bfloat16 and 2⁻¹¹ as float16. float16 has too small a range for
-gradients, so they are scaled by the power of two that brings the largest to 2¹⁴; what is below 2⁻²⁸ of the largest
+gradients, so they are scaled by the power of two that brings the largest to 2¹⁴; what is below 2⁻²⁷ of the largest
 loses more.
 """
 
@@ -67,4 +67,4 @@ def _scale(largest: float, through: Callable[[float], float]) -> float:
         return 1.0
     power = math.frexp(largest)[1]
     power = math.frexp(through(math.ldexp(largest, _LARGEST - power)))[1] + power - _LARGEST
-    return math.ldexp(1.0, min(max(_LARGEST - power, -100), 100))
+    return math.ldexp(1.0, min(max(_LARGEST - power, -126), 126))

@@ -42,6 +42,6 @@ def local_ray() -> Iterator[None]:
     """A Ray cluster of four logical cores, for the tests of one module."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     yield
     ray.shutdown()

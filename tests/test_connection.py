@@ -85,6 +85,35 @@ def test_a_cluster_that_was_joined_is_left_running(cluster, token):
     assert refused.startswith("refused executor.gpus_per_worker: 1 GPUs asked for, the cluster has 0: lower it")
 
 
+OTHER = """
+import sys, ray
+ray.__version__ = "2.9.3"  # what this process, but not the cluster, takes itself to be
+from cluster.connection import connected
+from metatrain.settings import ExecutorSettings
+try:
+    with connected(ExecutorSettings(name="ray", address=sys.argv[1])):
+        print("entered")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_cluster_of_other_versions_is_refused_in_one_line(cluster, token):
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, cluster],
+        env=token | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"executor.address: the cluster at '{cluster}' runs Ray {ray.__version__} on Python 3."), (
+        line
+    )
+    assert "and this is Ray 2.9.3" in line
+    assert line.endswith("use the cluster's versions here, or its image")
+
+
 def test_a_cluster_started_here_has_a_core_for_every_worker_and_is_stopped():
     workers = (os.cpu_count() or 1) + 3
     with connected(ExecutorSettings(name="ray", workers=workers)):

@@ -1,0 +1,134 @@
+"""What tests of faults share: a run taken step by step, tasks that do harm, processes that are stopped."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.executor import RayExecutor
+from metatrain.checkpoints import params_sha256
+from metatrain.executor import InProcess
+from metatrain.outer import begin, train
+from metatrain.settings import Config, WorkerRange
+from metatrain.types import Event, Executor
+from metatrain.worker import Worker
+from tasks.strokes import Strokes
+from tests.configurations import tiny
+
+CPU = torch.device("cpu")
+
+
+def on_ray(config: Config, workers: int | WorkerRange, **settings: Any) -> Config:
+    return replace(config, executor=replace(config.executor, name="ray", workers=workers, **settings))
+
+
+def many_steps(*overrides: str) -> Config:
+    """More steps than are taken: the test says when it has seen enough."""
+    return tiny("outer.steps=100000", "outer.tasks_per_step=8", "engine.compile=off", *overrides)
+
+
+class Run:
+    """A run step by step, and everything that was told of it so far."""
+
+    def __init__(self, config: Config, executor: Executor) -> None:
+        self.config, self.executor = config, executor
+        self.state = begin(Worker(config, CPU).initial(), config.outer)
+        self._steps = train(self.state, executor, config.outer, config.executor.shard_size)
+        self.events: list[Event] = []
+
+    def step(self, steps: int = 1) -> float:
+        """Takes so many; seconds a step."""
+        began = time.monotonic()
+        for _ in range(steps):
+            next(self._steps)
+        self.events += self.executor.events()
+        return (time.monotonic() - began) / steps
+
+    def until(self, seen: Callable[[], bool], seconds: float) -> None:
+        """Goes on until something has been seen."""
+        end = time.monotonic() + seconds
+        while not seen():
+            assert time.monotonic() < end, f"not seen in {seconds} s, but {self.events}"
+            self.step()
+            time.sleep(0.1)  # `check` repeats every step
+
+    def told(self, kind: str) -> int:
+        """How many events of a kind there were."""
+        return sum(event.kind == kind for event in self.events)
+
+    def done_by(self, pid: int) -> int:
+        """Tasks of a worker's that were counted."""
+        return int(self.executor.report()["workers"].get(str(pid), 0))
+
+    def check(self) -> None:
+        """Every task was counted once, and the parameters are those that one process finds in as many steps."""
+        steps = self.state.step
+        assert sum(self.executor.report()["workers"].values()) == steps * self.config.outer.tasks_per_step
+        alone = Run(self.config, InProcess(Worker(self.config, CPU)))
+        alone.step(steps)
+        assert params_sha256(self.state.params) == params_sha256(alone.state.params), f"other bits after {steps} steps"
+
+
+@contextmanager
+def running(config: Config, **options: Any) -> Iterator[Run]:
+    """A run on the Ray that is there."""
+    executor = RayExecutor(config, **options)
+    try:
+        yield Run(config, executor)
+    finally:
+        executor.close()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile, and is not gone either."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGCONT)
+
+
+def is_worker() -> bool:
+    """Whether this process is one of Ray's."""
+    return b"ray::" in Path("/proc/self/cmdline").read_bytes()
+
+
+@dataclass(frozen=True)
+class Harmful(Strokes):
+    """Strokes whose task `at` does harm, to whoever samples it, or whose constructor does, to workers alone."""
+
+    harm: str = ""
+    at: int = 0
+
+    def distribution(self, split: Any, episode: Any, seed: int) -> Any:
+        if is_worker() and self.harm == "value":
+            raise ValueError("no such strokes")
+        if is_worker() and self.harm == "file":
+            raise FileNotFoundError(2, "not mounted yet", "/strokes")
+        return Sampled(super().distribution(split, episode, seed), self.harm, self.at)
+
+
+class Sampled:
+    """The same tasks, and the harm."""
+
+    def __init__(self, strokes: Any, harm: str, at: int) -> None:
+        self.spec, self._strokes, self._harm, self._at = strokes.spec, strokes, harm, at
+
+    def episodes(self, indices: Any) -> Any:
+        if self._at in indices and self._harm == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._at in indices and self._harm == "raise":
+            raise KeyError("no such task")
+        return self._strokes.episodes(indices)
+
+
+def harmful(harm: str, at: int = 0, *overrides: str) -> Config:
+    return many_steps("tasks.name=tests.faults:Harmful", f"tasks.harm={harm}", f"tasks.at={at}", *overrides)

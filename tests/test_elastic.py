@@ -1,0 +1,185 @@
+"""Nodes that come, go, give notice and vanish with what they hold: several Ray nodes on one machine."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.executor import RayExecutor
+from metatrain import checkpoints
+from metatrain.driver import new_run
+from metatrain.driver import run as drive
+from metatrain.recorders import JsonLines, read_lines
+from metatrain.reduction import flatten
+from metatrain.settings import WorkerRange
+from metatrain.types import WorkersLost
+from tests.configurations import tiny
+from tests.faults import Run, many_steps, on_ray, running
+
+pytestmark = pytest.mark.ray
+LARGE = "model.width=32"
+"""Gradients of 120 KB, which do not travel within messages here."""
+
+
+class Nodes:
+    """A cluster whose head, where the driver is, has no room for workers."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._there: list[Any] = []
+
+    def add(self, cpus: int = 1) -> Any:
+        self._there.append(self.cluster.add_node(num_cpus=cpus))
+        return self._there[-1]
+
+    def remove(self, node: Any) -> None:
+        self._there.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def clear(self) -> None:
+        for node in list(self._there):
+            self.remove(node)
+
+    def drain(self, node: Any) -> None:
+        """Notice as the cluster gives it when a spot machine is about to be taken away."""
+        notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        ray_command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
+        which = ["--node-id", node.node_id, "--deadline-remaining-seconds", "300"]
+        subprocess.run([*ray_command, *which, *notice], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Nodes]:
+    short = TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)  # as socket names have to be
+    with short as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_max_direct_call_object_size", "20000")
+        patch.setenv("RAY_TMPDIR", folder)  # its address is noted in a folder of its own: nobody else is to join it
+        nodes = Nodes()
+        ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="WARNING")
+        yield nodes
+        ray.shutdown()
+        nodes.cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(started: Nodes) -> Iterator[Nodes]:
+    yield started
+    started.clear()
+
+
+def pid_on(run: Run, node: Any) -> int:
+    """The worker there, 0 where there is none."""
+    seats = run.executor._crew.here()
+    return next((seat.hello.pid for seat in seats if seat.hello.node == node.node_id), 0)
+
+
+def test_nodes_that_vanish_come_or_give_notice_change_no_bit(nodes):
+    _, vanishing, warned = nodes.add(), nodes.add(), nodes.add()
+    with running(on_ray(many_steps(), WorkerRange(1, 3))) as run:
+        run.executor.pids()
+        run.step(3)
+        nodes.remove(vanishing)
+        run.until(lambda: run.told("worker-lost") == 1, 60)
+        assert run.executor.health()["workers"] == 2
+        new = nodes.add()
+        run.until(lambda: run.done_by(pid_on(run, new)) > 0, 30)
+        assert run.told("worker-joined") == 1
+
+        leaving = pid_on(run, warned)
+        nodes.drain(warned)
+        run.until(lambda: run.told("node-leaving") == 1, 30)
+        run.until(lambda: pid_on(run, warned) == 0, 30)
+        done = run.done_by(leaving)
+        instead = nodes.add()
+        run.until(lambda: run.done_by(pid_on(run, instead)) > 0, 60)
+        assert run.done_by(leaving) == done, "it gets no more work"
+        assert run.told("worker-lost") == 1, "who leaves after notice is not lost"
+        assert run.told("worker-joined") == 2
+        run.check()
+
+
+def test_what_workers_of_a_node_found_comes_as_one_vector(nodes):
+    nodes.add(2)
+    with running(on_ray(many_steps(LARGE), 2)) as run:
+        run.executor.pids()
+        run.step(4)
+        assert run.executor.health()["workers"] == 2
+        assert run.executor.report()["events"]["bytes"] == 4 * flatten(run.state.params).nbytes
+        run.check()
+
+
+def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
+    vanishing, _ = nodes.add(2), nodes.add()
+    config = many_steps(LARGE, "outer.tasks_per_step=48")
+    with running(on_ray(config, WorkerRange(1, 3))) as run:
+        run.executor.pids()
+        run.step(2)
+        thief = threading.Timer(run.step() / 2, nodes.remove, [vanishing])
+        thief.start()
+        run.step()
+        assert not thief.is_alive()
+        assert run.executor.report()["retries"] > 0
+        run.until(lambda: run.told("worker-lost") == 2, 60)
+        run.check()
+
+
+def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
+    only = nodes.add()
+    config = on_ray(tiny(f"runs.root={tmp_path}", "checkpoint.every=1000", "outer.steps=1000"), 1, deadline=5.0)
+    home, executor = new_run(config), RayExecutor(config)
+    recorder = JsonLines(home.metrics)
+    gone: list[float] = []
+
+    def after_step() -> bool:
+        computed.append(computed[-1] + 1)
+        if computed[-1] == 4:
+            nodes.remove(only)
+            gone.append(time.monotonic())
+        return False
+
+    computed = [0]
+    with pytest.raises(WorkersLost, match=r"^(no worker|none of 1 workers) .* for 5 s \(executor.deadline\)"):
+        drive(config, executor, recorder, home, after_step)
+    assert time.monotonic() - gone[0] < 20
+    executor.close()
+    recorder.close("failed")
+    found = checkpoints.newest(home.checkpoints)
+    assert found is not None
+    assert found.snapshot["step"] == computed[-1] >= 4
+    assert any(str(line.get("event")).startswith("worker-") for line in read_lines(home.metrics))
+
+
+UNRELIABLE = """
+import json, ray
+from tests.faults import many_steps, on_ray, running
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+with running(on_ray(many_steps("outer.tasks_per_step=4"), 2)) as run:
+    run.executor.pids()
+    run.step(3)
+    run.check()
+    print(json.dumps(run.executor.health()))
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_requests_and_answers_that_get_lost_change_no_bit():
+    """Slow: it takes Ray two seconds to give a call up, and nearly half of them are lost."""
+    lossy = {"num_failures": -1, "req_failure_prob": 25, "resp_failure_prob": 25, "in_flight_failure_prob": 0}
+    failures = json.dumps({"CoreWorkerService.grpc_client.PushTask": lossy})
+    env = os.environ | {"RAY_testing_rpc_failure": failures, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", UNRELIABLE], env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    health = json.loads(done.stdout.splitlines()[-1])
+    assert health["unreached"] > 0
+    assert health["retries"] > 0
