@@ -31,7 +31,7 @@ from botocore.exceptions import (
 from botocore.exceptions import IncompleteReadError as CutShort
 from botocore.exceptions import ReadTimeoutError as Stalled
 
-ATTEMPTS = 10
+ATTEMPTS = 8
 _CUTS = 6
 _KNOCK_S = 5.0
 

@@ -176,10 +176,9 @@ def _checkpoint(session: Session, state: TrainState) -> None:
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
     checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, state.best.step)
     try:
-        session.home.commit()
+        session.home.offer()
     except OSError as error:
-        reason = f"step {state.step} is kept in {session.home.path} alone, and sent with the next checkpoint"
-        session.recorder.event(state.step, "unsent", f"{error}; {reason}")
+        session.recorder.event(state.step, "unsent", f"{error}: it goes with the next checkpoint")
 
 
 def _test(session: Session, state: TrainState) -> list[Evaluation]:

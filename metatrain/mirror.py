@@ -11,8 +11,10 @@ The head is rewritten now and then as a heartbeat; one that has not been for lon
 
 import hashlib
 import json
+import math
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +32,7 @@ STALE = 4
 """After so many missed heartbeats an owner is presumed dead."""
 _TOGETHER = 8
 _TRIES = 3
+_PAUSE_S = 60.0
 _PRIVATE = ("owner.lock",)
 
 
@@ -74,6 +77,7 @@ class Mirror:
         self._changing = threading.RLock()
         self._lost: str | None = None
         self._commits = 0
+        self._failed = -math.inf
 
     def begin(self) -> None:
         """A new run: what the folder holds becomes its first files. StorageError: it cannot be written to."""
@@ -111,12 +115,21 @@ class Mirror:
         """
         self.check()
         before = self._held().head.files
-        files = self._uploaded(self._held().head)  # which may take long: the heart goes on beating
-        if files == before:
-            return
-        with self._changing:
-            self._write(replace(self._held().head, files=files), self._held().etag)
+        try:
+            files = self._uploaded(self._held().head)  # which may take long: the heart goes on beating
+            if files == before:
+                return
+            with self._changing:
+                self._write(replace(self._held().head, files=files), self._held().etag)
+        except StorageError as error:
+            self._failed = time.monotonic()
+            raise StorageError(f"{error} (what was not sent lies in {self.folder})") from error
         self._sweep({old.key for name, old in before.items() if files.get(name) != old})
+
+    def offer(self) -> None:
+        """The same, but not within a minute of one that could not be done: attempts take time."""
+        if time.monotonic() - self._failed > _PAUSE_S:
+            self.commit()
 
     def check(self) -> None:
         """RunLost: another owner was met."""

@@ -59,6 +59,10 @@ class Storage(Protocol):
         """What the folder holds now is kept, all of it or nothing. RunLost. OSError: not now, or not ever."""
         ...
 
+    def offer(self) -> None:
+        """The same where it is likely to be done now; else it is left to a later commit."""
+        ...
+
     def check(self) -> None:
         """RunLost: another owner was met."""
         ...
@@ -83,6 +87,11 @@ class Run:
         """What the folder holds now is durable where the run is kept. RunLost: the run has another driver. OSError."""
         if self.storage is not None:
             self.storage.commit()
+
+    def offer(self) -> None:
+        """The same in mid-run, where another commit follows: what could not be sent lately waits for a later one."""
+        if self.storage is not None:
+            self.storage.offer()
 
     def check(self) -> None:
         """RunLost: the run has another driver by now."""
