@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install train test test-slow bench bench-gpu lint format constraints clean
+.PHONY: help install train test test-slow chaos bench bench-gpu lint format constraints clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: $(INSTALLED) lint  ## everything that must hold, in under 15 minutes on tw
 
 test-slow: $(INSTALLED)  ## what takes longer: the driver killed at twenty instants
 	$(BIN)/pytest -m slow
+
+chaos: $(INSTALLED)  ## kill workers, nodes and drivers, fail requests, and see that no bit changes: about ten minutes
+	$(BIN)/python -m tests.chaos --seed 0 --kills 30
 
 bench: $(INSTALLED)  ## measure against other libraries, and ourselves: about an hour, on a machine left alone
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -1,0 +1,105 @@
+"""Drivers as processes: `metatrain train` and what it has got to."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metatrain.homes import open_home
+from metatrain.recorders import read_lines
+
+STEPS = 200
+CONFIG: dict[str, Any] = {
+    "tasks": {
+        "name": "strokes",
+        "train": {"ways": 3, "shots": 1, "queries": 2},
+        "test": {"ways": 3, "shots": 1, "queries": 2},
+    },
+    "model": {"name": "conv4", "width": 8, "downsample": "stride"},
+    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
+    "engine": {"compile": "off"},
+    "outer": {"steps": STEPS, "tasks_per_step": 4, "lr": 1e-2},
+    "executor": {"shard_size": 2},
+    "evaluation": {"every": 100, "tasks": 8, "validation_tasks": 4, "baselines": False},
+    "checkpoint": {"every": 5, "keep": 2},
+    "tracking": {"uri": None},
+}
+
+
+class Driver:
+    """One process of `metatrain train`, whose cache and output lie in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, arguments: Sequence[str], environment: dict[str, str], largest_file: int | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "chaos.yaml").write_text(yaml.safe_dump(CONFIG))
+        self.folder = folder
+
+        def limit() -> None:
+            if largest_file is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "metatrain.cli", "train", *arguments, "--json"],
+                cwd=folder,
+                env=os.environ | environment | {"METATRAIN_CACHE": str(folder / "cache")},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                preexec_fn=limit,
+            )
+
+    def step(self) -> int:
+        """The outer step that it has recorded last; 0 before there is one."""
+        steps = [0]
+        for path in (*self.folder.glob("cache/runs/*/metrics.jsonl"), *self.folder.glob("runs/*/metrics.jsonl")):
+            try:
+                steps += [line["step"] for line in read_lines(path)][-1:]
+            except (OSError, ValueError):
+                continue  # the folder goes away with its process
+        return max(steps)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code."""
+        return self.process.wait(seconds)
+
+    def outcome(self) -> dict[str, Any]:
+        """What it printed last."""
+        return dict(json.loads((self.folder / "out").read_text().splitlines()[-1]))
+
+    def said(self) -> str:
+        """The end of what it said on standard error."""
+        return (self.folder / "err").read_text()[-1500:]
+
+    def advance(self, steps: int, seconds: float) -> bool:
+        """Waits until it has recorded so many steps more; False where it ended first, or never did."""
+        goal, end = self.step() + steps, time.monotonic() + seconds
+        while self.step() < goal:
+            if self.process.poll() is not None or time.monotonic() > end:
+                return False
+            time.sleep(0.2)
+        return True
+
+    def end(self) -> None:
+        """Ends it, should it still run."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def recorded(place: str) -> dict[int, float]:
+    """The training loss of every step in the run at `place`. AssertionError: a step is there twice, or missing."""
+    lines = read_lines(open_home(place).metrics)
+    points = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+    steps = [step for step, _ in points]
+    assert steps == list(range(1, len(steps) + 1)), f"steps lost or recorded twice: {steps}"
+    return dict(points)

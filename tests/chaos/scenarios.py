@@ -1,0 +1,233 @@
+"""What is done, and what must hold after: the undisturbed run's parameters to the last bit, every step once."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+from tests.chaos.drivers import STEPS, Driver, recorded
+from tests.chaos.monkey import Monkey, Nodes, Table
+from tests.fault_proxy import FaultProxy, Faults
+from tests.object_store import ObjectStore, object_store
+
+RPC = {
+    "CoreWorkerService.grpc_client.PushTask": {
+        "num_failures": -1,
+        "req_failure_prob": 25,
+        "resp_failure_prob": 25,
+        "in_flight_failure_prob": 0,
+    }
+}
+"""A quarter of the requests to compute, and a quarter of the answers, are lost."""
+FAULTY = Faults(refuse=0.1, lose=0.05, cut=0.05)
+FAKETIME = [
+    Path(folder) / "faketime/libfaketime.so.1"
+    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
+]
+SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds)\n"
+"""libfaketime 0.9.10 cannot sleep until a moment (EINVAL), which is how Python sleeps."""
+_PATIENCE_S = 240.0
+
+
+class Truth(NamedTuple):
+    """The undisturbed run."""
+
+    sha256: str
+    losses: dict[int, float]
+
+
+class Setting(NamedTuple):
+    """What all scenarios share."""
+
+    scratch: Path
+    table: Table
+    seed: int
+    store: ObjectStore
+    proxy: FaultProxy
+    truth: Truth
+
+    def environment(self) -> dict[str, str]:
+        return self.store.environment(self.proxy.url)
+
+
+@contextmanager
+def setting(scratch: Path, table: Table, seed: int) -> Iterator[Setting]:
+    """An S3 server that fails one request in five, and the truth."""
+    undisturbed = Driver(scratch / "undisturbed", ["chaos.yaml"], {})
+    assert undisturbed.wait(_PATIENCE_S) == 0, undisturbed.said()
+    outcome = undisturbed.outcome()
+    truth = Truth(outcome["params_sha256"], recorded(str(undisturbed.folder / outcome["run_dir"])))
+    table.note(outcome["steps"], "undisturbed", f"params_sha256 {truth.sha256[:16]}")
+    with object_store(scratch) as store, FaultProxy(store.url, FAULTY, seed) as proxy:
+        store.make_bucket("runs")
+        yield Setting(scratch, table, seed, store, proxy, truth)
+
+
+def deaths(given: Setting, kills: int) -> str:
+    """Workers, nodes and drivers are killed, calls and answers of Ray's lost, S3 fails: until so many kills."""
+    rng = random.Random(given.seed)
+    nodes = Nodes(3)
+    monkey = Monkey(nodes, given.table, rng)
+    runs = lives = 0
+    try:
+        while given.table.kills() < kills or runs == 0:
+            lives += _one_life_after_another(given, nodes, monkey, rng, kills, f"deaths-{runs}")
+            runs += 1
+    finally:
+        nodes.close()
+    requests = given.proxy.requests()
+    failed = f"{sum(bool(request.fault) for request in requests)} of {len(requests)} S3 requests failed"
+    return f"{runs} runs, {lives} drivers, {given.table.kills()} kills, {failed}"
+
+
+def _one_life_after_another(
+    given: Setting, nodes: Nodes, monkey: Monkey, rng: random.Random, kills: int, name: str
+) -> int:
+    """One run to its end, driver after driver, each with an empty disk; how many there were."""
+    environment = given.environment() | {"RAY_testing_rpc_failure": json.dumps(RPC)}
+    on_ray = ["executor.name=ray", f"executor.address={nodes.address}", "executor.workers={min: 1, max: 3}"]
+    first = ["chaos.yaml", f"runs.root=s3://runs/{name}", *on_ray]
+    lives, place = 1, ""
+    driver = Driver(given.scratch / name / "0", first, environment)
+
+    def kill_driver() -> int:
+        driver.process.send_signal(signal.SIGKILL)
+        driver.process.wait()
+        return driver.process.pid
+
+    try:
+        while driver.process.poll() is None:
+            moved = driver.advance(rng.randint(1, 3), _PATIENCE_S)
+            monkey.tidy(driver.step())
+            place = place or _place(given, name)
+            if moved and given.table.kills() < kills:
+                time.sleep(rng.uniform(0, 1))
+                monkey.act(driver.step(), kill_driver)
+            if driver.process.poll() == -signal.SIGKILL:
+                shutil.rmtree(driver.folder)
+                resumed = ["--resume", place, f"executor.address={nodes.address}"]
+                driver = Driver(given.scratch / name / str(lives), resumed, environment)
+                lives += 1
+        assert driver.wait(_PATIENCE_S) == 0, driver.said()
+        _require_the_truth(given, driver)
+        workers = driver.outcome()["executor"]["events"]
+        given.table.note(STEPS, "finished", f"{name}: last driver's account {workers}")
+    finally:
+        monkey.tidy(0, all_of_it=True)
+        driver.end()
+    return lives
+
+
+def _place(given: Setting, name: str) -> str:
+    """Where the one run under `name` is kept."""
+    keys = given.store.keys("runs", f"{name}/")
+    return f"s3://runs/{name}/{keys[0].split('/')[1]}" if keys else ""
+
+
+def presumed_dead(given: Setting) -> str:
+    """A driver is stopped, another takes its run over and ends it; the first wakes up, and can write nothing."""
+    first = Driver(
+        given.scratch / "sleeper",
+        ["chaos.yaml", "runs.root=s3://runs/sleeper", "runs.heartbeat=1"],
+        given.environment(),
+    )
+    try:
+        assert first.advance(60, _PATIENCE_S), first.said()
+        place = _place(given, "sleeper")
+        refused = Driver(given.scratch / "refused", ["--resume", place], given.environment())
+        assert refused.wait(_PATIENCE_S) == 2, refused.said()
+        assert "trained by another process" in refused.said()
+        given.table.note(first.step(), "second driver", "refused: " + refused.said().strip().splitlines()[-1][:90])
+        first.process.send_signal(signal.SIGSTOP)
+        given.table.note(first.step(), "stop driver", str(first.process.pid))
+        time.sleep(6)
+        heir = Driver(given.scratch / "heir", ["--resume", place, "runs.heartbeat=1"], given.environment())
+        assert heir.wait(_PATIENCE_S) == 0, heir.said()
+        _require_the_truth(given, heir)
+        before = given.store.keys("runs", "sleeper/")
+        first.process.send_signal(signal.SIGCONT)
+        given.table.note(first.step(), "go on", str(first.process.pid))
+        assert first.wait(_PATIENCE_S) == 1, first.said()
+        assert "taken over" in first.said(), first.said()
+        assert given.store.keys("runs", "sleeper/") == before, "the sleeper wrote something"
+        assert _recorded(given, place) == given.truth.losses
+        return "the one that woke up left with 1: " + first.said().strip().splitlines()[-1][:90]
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+        first.end()
+
+
+def full_disk(given: Setting) -> str:
+    """No file may grow beyond a quota: the run fails with 1 and says so; with room again it goes on."""
+    cramped = Driver(given.scratch / "cramped", ["chaos.yaml"], {}, largest_file=20_000)
+    assert cramped.wait(_PATIENCE_S) == 1, cramped.said()
+    line = cramped.said().strip().splitlines()[-2]
+    (place,) = (cramped.folder / "runs").iterdir()
+    given.table.note(cramped.step(), "disk full", line[:100])
+    roomy = Driver(cramped.folder, ["--resume", str(place)], {})
+    assert roomy.wait(_PATIENCE_S) == 0, roomy.said()
+    _require_the_truth(given, roomy)
+    return f"failed with 1 at a quota of 20 kB, went on to the same end: {line[:80]}"
+
+
+def jumping_clock(given: Setting) -> str:
+    """The machine's clock jumps by days, forth and back, while a run is kept on S3."""
+    library = next((path for path in FAKETIME if path.exists()), None)
+    if library is None:
+        return "SKIPPED: libfaketime is not installed (apt-get install faketime)"
+    clock, patched = given.scratch / "clock", given.scratch / "patched"
+    patched.mkdir()
+    (patched / "sitecustomize.py").write_text(SLEEP)
+    clock.write_text("+0\n")
+    fake = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(patched),
+    }
+    driver = Driver(
+        given.scratch / "clock-run",
+        ["chaos.yaml", "runs.root=s3://runs/clock", "runs.heartbeat=1"],
+        given.environment() | fake,
+    )
+    try:
+        for jump in ("+2d", "-3d", "+0"):
+            assert driver.advance(40, _PATIENCE_S), driver.said()
+            clock.write_text(f"{jump}\n")
+            given.table.note(driver.step(), "clock jumps", jump)
+            other = Driver(given.scratch / "clock-refused", ["--resume", _place(given, "clock")], given.environment())
+            assert other.wait(_PATIENCE_S) == 2, f"a run whose driver lives was taken: {other.said()}"
+        assert driver.wait(_PATIENCE_S) == 0, driver.said()
+        _require_the_truth(given, driver)
+        return "the run went on, and nobody else got hold of it"
+    finally:
+        driver.end()
+
+
+def _require_the_truth(given: Setting, driver: Driver) -> None:
+    outcome = driver.outcome()
+    assert outcome["params_sha256"] == given.truth.sha256, "other parameters than the undisturbed run's"
+    place = outcome["run_dir"]
+    losses = _recorded(given, place if "://" in place else str(driver.folder / place))
+    assert losses == given.truth.losses, "other losses than the undisturbed run's"
+
+
+def _recorded(given: Setting, place: str) -> dict[int, float]:
+    with patch.dict(os.environ, given.environment() | {"METATRAIN_CACHE": str(given.scratch / "reader")}):
+        return recorded(place)
+
+
+SCENARIOS: dict[str, Callable[[Setting, int], str]] = {
+    "full disk": lambda given, kills: full_disk(given),
+    "presumed dead": lambda given, kills: presumed_dead(given),
+    "jumping clock": lambda given, kills: jumping_clock(given),
+    "deaths": deaths,
+}
