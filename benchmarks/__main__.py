@@ -14,13 +14,15 @@ PARTS = {
     "episodes": "episodes sampled a second",
     "workers": "speed against the number of workers",
     "driver": "what the driver costs beside the computation",
+    "overhead": "what tiny shards cost, with partial sums and without",
+    "stopped": "one of two workers stopped, and going on",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against the floor",
     "minutes": "minutes to an accuracy on Omniglot",
 }
 """Each is a module of this package with `main(argv)`, imported when it is asked for: none needs another's libraries."""
 
 GROUPS = {
-    "all": ("race", "memory", "long", "precision", "episodes", "workers", "driver"),
+    "all": ("race", "memory", "long", "precision", "episodes", "workers", "driver", "overhead", "stopped"),
     "gpu": ("accelerator", "precision", "minutes"),
 }
 

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -26,39 +26,48 @@ import ray
 import torch
 
 from benchmarks import cost_model, results
-from cluster.actor import Answer, Sums, unpack_gradient
+from cluster.actor import Answer, Hello, Sums, Ticket, unpack_gradient
+from cluster.campaign import Campaign, Desk
+from cluster.crew import IN_FLIGHT, Seat
 from cluster.executor import RayExecutor, broadcast
 from metatrain.config import read_config
 from metatrain.outer import TrainState, apply, begin
 from metatrain.progress import Progress
 from metatrain.recorders import JsonLines
-from metatrain.reduction import TreeSum, flatten
+from metatrain.reduction import Block, TreeSum, flatten
 from metatrain.settings import Config, OuterSettings
 from metatrain.types import Job, Params, Recorder, Shard
-from metatrain.usage import Usage
+from metatrain.usage import Meter, Usage
 from metatrain.worker import keep_freed_memory
 
 PER_STEP = ("flatten", "put", "unpack", "finite", "optimise")
 PER_SHARD = ("submit", "wait", "get", "add")
-_ACTORS, _IN_FLIGHT = 2, 2
+_ACTORS = 2
 _TENSORS = 20
 _VECTORS = 20
 """Vectors of parameters that are in memory at once, at most: the driver's, Adam's, the sum's, the object store's."""
-_JOB = Job("gradient", "train", 0)
+JOB = Job("gradient", "train", 0)
 _METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
 
 
 class Echo:
-    """Stands in for `ShardActor`: answers at once, with ones."""
+    """Stands in for `ShardActor`: answers at once, with ones for each shard, which it adds up."""
 
     def __init__(self, config: Config) -> None:
         self._answer = np.empty(0, dtype=np.float32)
+        self._node = ray.get_runtime_context().get_node_id()
 
-    def compute(self, job: Job, vector: np.ndarray, shard: Shard) -> Answer:
+    def hello(self) -> Hello:
+        return Hello(os.getpid(), self._node, "here")
+
+    def compute(self, ticket: Ticket, job: Job, vector: np.ndarray, shards: Sequence[Shard]) -> Answer:
         if len(self._answer) != len(vector):
             self._answer = np.ones(len(vector), dtype=np.float32)
         metrics = {name: np.array(1, dtype=np.float32) for name in ("loss", "accuracy")}
-        return Answer(os.getpid(), Sums(self._answer, {}, metrics))
+        summed = TreeSum(len(shards))
+        for number in range(len(shards)):
+            summed.add(number, Sums(self._answer, {}, metrics))
+        return Answer(ticket, os.getpid(), self._node, {}, 0.0, summed.total())
 
     def usage(self) -> Usage:
         return Usage(os.getpid(), {}, 0.0)
@@ -103,10 +112,11 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     sizes = [millions for millions in arguments.millions if fits(millions)]
     left_out = sorted(set(arguments.millions) - set(sizes))
-    ray.init(num_cpus=max(_ACTORS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=max(_ACTORS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     try:
-        with patch("cluster.executor.ShardActor", Echo):
-            executor = RayExecutor(read_config(_CONFIG))
+        with patch("cluster.crew.ShardActor", Echo):
+            executor = RayExecutor(config_with(_ACTORS))
+            executor.pids()
             rows = [row for millions in sizes for row in measure(executor, millions, arguments)]
             executor.close()
         answers = in_flight(arguments.repeats)
@@ -121,11 +131,15 @@ def main(argv: list[str]) -> None:
     cost_model.write([[*row[:2], row[-2], row[wait]] for row in rows], answers)
 
 
+def config_with(workers: int) -> Config:
+    """Any configuration with so many workers."""
+    return read_config(_CONFIG | {"executor": {"name": "ray", "workers": workers, "shard_size": 1}})
+
+
 _CONFIG: dict[str, Any] = {
     "tasks": {"name": "strokes"},
     "model": {"name": "conv4"},
     "algorithm": {"name": "maml"},
-    "executor": {"name": "ray", "workers": _ACTORS, "shard_size": 1},
     "tracking": {"uri": None},
 }
 COLUMNS = ["million parameters", "shards", *(f"{part} ms" for part in (*PER_STEP, *PER_SHARD)), "sum ms", "whole ms"]
@@ -154,7 +168,7 @@ def parameters(millions: float) -> Params:
 def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespace) -> list[list[float]]:
     """A row of medians in ms for each number of shards."""
     settings = OuterSettings()
-    bench = Bench(executor._actors, begin(parameters(millions), settings), settings)
+    bench = Bench([seat.actor for seat in executor._crew.here()], begin(parameters(millions), settings), settings)
     rows = []
     for shards in arguments.shards:
         # Large steps take seconds, and vary little.
@@ -164,7 +178,7 @@ def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespac
         for _ in range(repeats):
             step(bench, shards, watch)
             with watch.part("whole"):
-                executor.sum(_JOB, bench.state.params, _shards(shards))
+                executor.sum(JOB, bench.state.params, shards_of_one(shards))
             watch.lap()
         parts = [watch.middle(part) for part in (*PER_STEP, *PER_SHARD)]
         rows.append([millions, shards, *parts, sum(parts), watch.middle("whole")])
@@ -181,13 +195,14 @@ def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
         flat = flatten(params)
     with watch.part("put"):
         vector = broadcast(flat)
-    summed, todo = TreeSum(shards), deque(_shards(shards))
+    summed, todo = TreeSum(shards), deque(shards_of_one(shards))
     while todo:
         flying: dict[Any, Shard] = {}
-        while todo and len(flying) < _ACTORS * _IN_FLIGHT:
+        while todo and len(flying) < _ACTORS * IN_FLIGHT:
             shard = todo.popleft()
             with watch.part("submit"):
-                reference = bench.actors[shard.number % _ACTORS].compute.remote(_JOB, vector, shard)
+                ticket = Ticket(0, Block(0, shard.number), 1)
+                reference = bench.actors[shard.number % _ACTORS].compute.remote(ticket, JOB, vector, [shard])
             flying[reference] = shard
         ray.wait(list(flying), num_returns=len(flying))
         collect(flying, summed, watch)
@@ -220,19 +235,25 @@ def in_flight(repeats: int) -> list[list[float]]:
     rows = []
     for flying in (4, 32, 128, 512):
         references = [ray.put(0) for _ in range(flying)]
-        stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
-        driver = SimpleNamespace(_actors=[stand_in] * (flying // _IN_FLIGHT))
-        full = {reference: (seat // _IN_FLIGHT, _shards(1)[0]) for seat, reference in enumerate(references)}
         watch = Stopwatch()
         for _ in range(5 * repeats):
             with watch.part("wait"):
                 ray.wait(list(references), timeout=5.0)
-            flown = dict(list(full.items())[1:])
+            campaign = _handing_out(flying // IN_FLIGHT)
             with watch.part("hand out"):
-                RayExecutor._hand_out(driver, _JOB, None, deque(_shards(2)), flown)  # type: ignore[arg-type]
+                campaign._hand_out()
             watch.lap()
         rows.append([flying, watch.middle("wait"), watch.middle("hand out")])
     return rows
+
+
+def _handing_out(workers: int) -> Campaign:
+    """A campaign whose workers, stand-ins, all have their hands full but one."""
+    stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
+    seats = [Seat(n, stand_in, None, Hello(n, "node", "host"), calls=IN_FLIGHT - (n == 0)) for n in range(workers)]
+    crew = SimpleNamespace(here=lambda: seats, seats=dict(enumerate(seats)))
+    desk = Desk(crew, SimpleNamespace(), Meter())  # type: ignore[arg-type]
+    return Campaign(desk, JOB, None, shards_of_one(workers), 1, apart=False)
 
 
 def record(repeats: int) -> list[list[Any]]:
@@ -281,7 +302,8 @@ def _timed(call: Callable[[int], object], repeats: int) -> float:
     return round(watch.middle("call"), 4)
 
 
-def _shards(count: int) -> list[Shard]:
+def shards_of_one(count: int) -> list[Shard]:
+    """`count` shards of a task each."""
     return [Shard(number, (number,)) for number in range(count)]
 
 
