@@ -189,8 +189,9 @@ class Campaign:
         """Those who owe an answer since long, be it to an earlier step: others did its shards meanwhile."""
         now = time.monotonic()
         for flight in self._desk.flights.values():
-            if now - flight.since > _SILENT * self._patience(flight.shards):
-                self._crew.silent(flight.seat, f"has not answered for {now - flight.since:.1f} s")
+            silence = now - max(flight.since, flight.seat.heard)
+            if silence > _SILENT * self._patience(flight.shards):
+                self._crew.silent(flight.seat, f"has not answered for {silence:.1f} s")
 
     def _landed(self, reference: Any) -> Arrival | None:
         """An answer that counts, or None: it is late, came to nothing, or somebody else was first."""

@@ -64,6 +64,8 @@ class Seat:
     """Calls in a row that did not reach it, or whose answer did not reach us."""
     called: float = 0.0
     """When it was last given work."""
+    heard: float = 0.0
+    """When it last answered."""
     leaving: bool = False
 
     @property
@@ -182,7 +184,7 @@ class Crew:
         seat.calls -= 1
         if seat.silent_since is not None and seat.number in self.seats:
             self.events.note("worker-back", f"{seat.name} answers again, and is given work again")
-        seat.silent_since, seat.failures = None, 0
+        seat.silent_since, seat.failures, seat.heard = None, 0, time.monotonic()
 
     def unreached(self, seat: Seat) -> None:
         """A call did not reach `seat`, or its answer was lost: it may be dead, or the network was only busy."""

@@ -118,6 +118,7 @@ def test_what_workers_of_a_node_found_comes_as_one_vector(nodes):
         run.check()
 
 
+@pytest.mark.slow
 def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
     vanishing, _ = nodes.add(2), nodes.add()
     config = many_steps(LARGE, "outer.tasks_per_step=48")

@@ -48,6 +48,7 @@ def test_a_worker_that_stays_silent_is_replaced_after_the_timeout(local_ray):
         run.check()
 
 
+@pytest.mark.slow
 def test_the_only_worker_stopped_is_replaced_too(local_ray):
     with running(on_ray(many_steps(), 1, timeout=3.0)) as run:
         (pid,) = run.executor.pids()
@@ -103,6 +104,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_workers_killed_for_want_of_memory_end_the_run_with_that_reason():
     env = os.environ | {"RAY_memory_usage_threshold": "0.0", "RAY_memory_monitor_refresh_ms": "500"}
     env["PYTHONPATH"] = str(Path(__file__).parents[1])

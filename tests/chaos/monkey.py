@@ -82,7 +82,7 @@ class Monkey:
 
     def act(self, step: int, kill_driver: Callable[[], int]) -> None:
         """One deed at `step`; `kill_driver` kills it and returns its process."""
-        deeds = {"kill worker": 72, "kill driver": 11, "kill node": 9, "stop worker": 8}
+        deeds = {"kill worker": 69, "kill driver": 14, "kill node": 9, "stop worker": 8}
         kind = self._rng.choices(list(deeds), list(deeds.values()))[0]
         if kind == "kill driver":
             self._table.note(step, kind, str(kill_driver()))
