@@ -81,7 +81,8 @@ class Campaign:
         assert [shard.number for shard in shards] == list(range(len(shards))), "shards are numbered from 0"
         self._desk, self._crew = desk, desk.crew
         self._job, self._vector, self._shards, self._apart = job, vector, shards, apart
-        self._ledger = Ledger(len(shards), [seat.number for seat in desk.crew.here()], largest)
+        answering = [seat.number for seat in desk.crew.here() if seat.silent_since is None]
+        self._ledger = Ledger(len(shards), answering, largest)
         self._deaths: Counter[int] = Counter()
         self._heard = 0.0
 
@@ -137,7 +138,7 @@ class Campaign:
         for _ in range(IN_FLIGHT):
             for seat in sorted(self._crew.here(), key=lambda seat: seat.calls):
                 if seat.room(late[seat.number], now) > 0:
-                    taken = self._ledger.take(seat.number, now)
+                    taken = self._ledger.take(seat.number, now, most=1 if late[seat.number] else None)
                     if taken is None:
                         return True
                     self._call(seat, *taken)

@@ -41,8 +41,8 @@ _STARTS = 3
 """How often in a row a worker may fail to start for want of a file or a connection."""
 _LOOK_S = 2.0
 """How often the cluster is asked which nodes are about to leave."""
-_MOST_OVERDUE, _TRY_S = 6, 0.1
-"""Who owes answers is given one block more after so many seconds, twice as many the next time, and so on."""
+_MOST_OVERDUE, _TRY_S = 3, 0.1
+"""Who owes answers is given one shard more after so many seconds, twice as many the next time, and so on."""
 _UNREACHED = 5
 """After so many calls in a row that did not reach a worker, it is worth a word."""
 

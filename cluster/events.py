@@ -28,7 +28,7 @@ EXPORT_S = 1.0
 
 
 def exported(kind: str) -> str:
-    """The name of a counter in Prometheus."""
+    """The name of a counter; in Prometheus "ray_" comes before it."""
     return f"metatrain_{kind.replace('-', '_')}_total"
 
 

@@ -57,12 +57,16 @@ class Ledger:
         """Whether every shard has been counted."""
         return self._left == 0
 
-    def take(self, worker: Worker, now: float) -> tuple[int, Block] | None:
-        """A call's number and a block that nobody has begun, for `worker`; None where there is none left."""
+    def take(self, worker: Worker, now: float, most: int | None = None) -> tuple[int, Block] | None:
+        """A call's number and a block that nobody has begun, for `worker`; None where there is none left.
+
+        most: of how many shards, if of fewer than others.
+        """
         stretch = self._stretch_for(worker)
         if stretch is None:
             return None
-        block = _first_block(stretch, min(self._largest, max(1, (stretch.stop - stretch.start) // 2)))
+        largest = min(self._largest, most or self._largest)
+        block = _first_block(stretch, min(largest, max(1, (stretch.stop - stretch.start) // 2)))
         stretch.start = block.leaves(self.shards).stop
         return self._begin(worker, block, now), block
 
