@@ -67,8 +67,14 @@ class Desk:
     events: Events
     meter: Meter
     flights: dict[Any, Flight] = field(default_factory=dict)
-    pace: deque[float] = field(default_factory=lambda: deque(maxlen=_LATELY))
-    """Seconds a shard, of the latest answers."""
+    usual: float = math.inf
+    """Seconds a shard takes, the median of the latest answers; without end until there has been one."""
+    _lately: deque[float] = field(default_factory=lambda: deque(maxlen=_LATELY))
+
+    def took(self, seconds: float) -> None:
+        """A shard took so long."""
+        self._lately.append(seconds)
+        self.usual = median(self._lately)
 
 
 class Campaign:
@@ -169,22 +175,20 @@ class Campaign:
 
     def _owing(self) -> Counter[int]:
         """How many answers each seat owes that are overdue, those to earlier steps included."""
-        now, one = time.monotonic(), self._patience(1) - _OVERDUE_S
-        flights = self._desk.flights.values()
-        return Counter(f.seat.number for f in flights if now - f.since > one * f.shards + _OVERDUE_S)
+        now, flights = time.monotonic(), self._desk.flights.values()
+        return Counter(f.seat.number for f in flights if now - f.since > self._patience(f.shards))
 
     def _patience(self, shards: int) -> float:
-        """Seconds after which an answer for so many shards is overdue; without end until there has been one."""
-        pace = self._desk.pace
-        return _OVERDUE * median(pace) * IN_FLIGHT * shards + _OVERDUE_S if pace else math.inf
+        """Seconds after which an answer for so many shards is overdue."""
+        return _OVERDUE * self._desk.usual * IN_FLIGHT * shards + _OVERDUE_S
 
     def _overdue(self, now: float) -> set[int]:
         """The calls of this step whose answer is overdue."""
-        late = set()
-        for number, call in self._ledger.waiting():
-            if now - call.since > self._patience(len(call.block.leaves(len(self._shards)))):
-                late.add(number)
-        return late
+        return {
+            number
+            for number, call in self._ledger.waiting()
+            if now - call.since > self._patience(len(call.block.leaves(len(self._shards))))
+        }
 
     def _note_silence(self) -> None:
         """Those who owe an answer since long, be it to an earlier step: others did its shards meanwhile."""
@@ -217,7 +221,7 @@ class Campaign:
         if flight.campaign is not self or not self._ledger.count(flight.number):
             return None
         members = [self._shards[leaf] for leaf in flight.ticket.block.leaves(len(self._shards))]
-        self._desk.pace.append(answer.seconds / len(members))
+        self._desk.took(answer.seconds / len(members))
         self._desk.events.spent(answer.parts)
         tasks = sum(len(shard.indices) for shard in members)
         return Arrival(flight.ticket.block, tasks, answer.pid, answer.found, answer.node, flight.apart)

@@ -208,6 +208,8 @@ class RunsSettings:
             "them, a letter or digit first",
         )
         require(bool(self.root) and "\0" not in self.root, f"runs.root: {self.root!r} does not name a folder: set one")
+        elsewhere = "://" in self.root and not re.match(r"s3://[^/]+", self.root)
+        require(not elsewhere, f"runs.root: '{self.root}': runs are kept on disks and in s3://BUCKET/FOLDER: give one")
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,12 @@ BAD = [
     ("engine.threads=0", "engine.threads", "set it above 0"),
     ("executor.name=spark", "executor.name", "'in_process' or 'ray'"),
     ("executor.workers=0", "executor.workers", "set it above 0"),
+    ("executor.workers={min: 3, max: 2}", "executor.workers.max", "set it to 3 or more"),
+    ("executor.workers={least: 2}", "executor.workers.least", "it may be max, min"),
+    ("executor.gradients=int8", "executor.gradients", "'bfloat16' or 'float16'"),
+    ("executor.deadline=0", "executor.deadline", "set it above 0"),
+    ("runs.root=gs://bucket/runs", "runs.root", "s3://BUCKET/FOLDER: give one"),
+    ("runs.root=s3://", "runs.root", "s3://BUCKET/FOLDER: give one"),
     ("executor.gpus_per_worker=-1", "executor.gpus_per_worker", "set 0 or more"),
     ("evaluation.tasks=1", "evaluation.tasks", "set 2 or more"),
     ("evaluation.inner_steps=0", "evaluation.inner_steps", "set it above 0"),
@@ -321,3 +327,12 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path / name))}: .*give the path of a configuration"):
         load_config(tmp_path / name)
+
+
+def test_workers_may_be_a_range():
+    config = tiny("executor.workers={min: 2, max: 4}")
+    assert (config.executor.least_workers, config.executor.most_workers) == (2, 4)
+    assert read_config(as_plain(config)) == config
+    schema().validate(as_plain(config))
+    assert flat(as_plain(config))["executor.workers.max"] == 4
+    assert tiny("executor.workers=3").executor.least_workers == 1

@@ -197,7 +197,7 @@ def test_a_checkpoint_damaged_in_the_bucket_comes_as_it_is(server, home):
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
             "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
-        ("gs://runs/x", {}, r"runs are kept on disks and in s3://BUCKET/FOLDER: give one of these"),
+        ("gs://runs/x", {}, "runs are kept on disks and in s3://BUCKET/FOLDER: give one of these"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatch, root, environment, message):
