@@ -21,7 +21,6 @@ from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_resul
 from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
 from metatrain.failures import RunFailed, go_on, story
-from metatrain.homes import open_home
 from metatrain.interruption import interruptible, leave_at_once
 from metatrain.learner import best_params
 from metatrain.models import ARCHITECTURES
@@ -31,6 +30,7 @@ from metatrain.recorders import JsonLines, Several
 from metatrain.rehearsal import rehearse, require_same, told
 from metatrain.schema import json_schema
 from metatrain.settings import Config
+from metatrain.storage.homes import open_home
 from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
 from tasks.catalogue import CATALOGUE

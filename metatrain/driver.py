@@ -17,11 +17,11 @@ from metatrain.baselines import BASELINES
 from metatrain.config import as_yaml
 from metatrain.evaluation import Evaluation, evaluate
 from metatrain.exhibit import exhibit
-from metatrain.homes import new_home
 from metatrain.outer import Best, TrainState, begin, restore, train
 from metatrain.rehearsal import require_same
 from metatrain.runs import Run, environment, write_json
 from metatrain.settings import Config
+from metatrain.storage.homes import new_home
 from metatrain.types import HOME_LEAVES, Executor, Job, Params, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker
 from tasks.types import Split

@@ -12,10 +12,10 @@ from torch import Tensor
 from metatrain import checkpoints
 from metatrain.checks import require
 from metatrain.config import load_config
-from metatrain.homes import open_home
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import SILENT
 from metatrain.runs import Run
+from metatrain.storage.homes import open_home
 from metatrain.types import Algorithm, Context, Params
 from metatrain.worker import with_inner_steps
 from tasks.types import Examples, TaskSpec, Tree

@@ -11,7 +11,7 @@
         plots/              PNG files
 
 `run.json` is written last: a folder without it was never a run. Of a run in object storage this is the folder that
-stands for it while a process works with it (`metatrain.mirror`).
+stands for it while a process works with it (`metatrain.storage.mirror`).
 """
 
 import errno

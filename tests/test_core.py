@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 BARE = """
@@ -58,3 +59,11 @@ def test_training_needs_neither_ray_nor_mlflow_nor_any_reader_of_configurations(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "4", "[]"]
+
+
+def test_every_package_is_installed_with_the_project():
+    root = Path(__file__).parents[1]
+    listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    tops = ("cluster", "metatrain", "tasks", "tune")
+    folders = {file.parent.relative_to(root) for top in tops for file in root.glob(f"{top}/**/__init__.py")}
+    assert listed == {".".join(folder.parts) for folder in folders}

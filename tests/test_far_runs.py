@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import metatrain as library
-from metatrain.homes import open_home
 from metatrain.recorders import read_lines
+from metatrain.storage.homes import open_home
 from tests import pictures
 from tests.configurations import TINY
 from tests.far_pictures import reached_through_proxy, serving

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.bucket import StorageError
-from metatrain.homes import new_home, open_home
-from metatrain.mirror import Mirror
 from metatrain.runs import Run, RunLost, RunOwnedError, own
+from metatrain.storage.bucket import StorageError
+from metatrain.storage.homes import new_home, open_home
+from metatrain.storage.mirror import Mirror
 from tests.far_pictures import forbid, reached_through_proxy
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore, object_store
@@ -159,7 +159,7 @@ def test_an_endpoint_that_fails_one_request_in_five_loses_nothing(proxy, home):
 
 def test_what_could_not_be_sent_is_sent_with_the_next_commit(proxy, home, monkeypatch):
     """Also where a head was written, its answer lost, and every further attempt in vain."""
-    monkeypatch.setattr("metatrain.bucket.ATTEMPTS", 2)
+    monkeypatch.setattr("metatrain.storage.bucket.ATTEMPTS", 2)
     mirror = Mirror(home.where, again(home).path, 60.0)
     with mirror.owned(take_over=False):
         for faults in (Faults(refuse=1.0), Faults(lose=1.0)):

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from metatrain.homes import open_home
 from metatrain.recorders import read_lines
+from metatrain.storage.homes import open_home
 
 STEPS = 200
 CONFIG: dict[str, Any] = {

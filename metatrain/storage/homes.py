@@ -17,7 +17,7 @@ from tasks.cache import cache_root
 from tasks.places import is_uri
 
 if TYPE_CHECKING:
-    from metatrain.mirror import Mirror
+    from metatrain.storage.mirror import Mirror
 
 _ALIVE, _UNSENT = ".alive", ".unsent"
 
@@ -64,7 +64,7 @@ def _room() -> Path:
 
 
 def _mirror(uri: str, folder: Path, heartbeat_s: float) -> "Mirror":
-    from metatrain.mirror import Mirror  # boto3 takes its time
+    from metatrain.storage.mirror import Mirror  # boto3 takes its time
 
     mirror = Mirror(uri, folder, heartbeat_s)
     folder.mkdir(exist_ok=True)

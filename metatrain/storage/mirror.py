@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from metatrain.bucket import Bucket, Outdated, StorageError
-from metatrain.processes import Process, this_process
 from metatrain.runs import RunLost, RunOwnedError
+from metatrain.storage.bucket import Bucket, Outdated, StorageError
+from metatrain.storage.processes import Process, this_process
 
 HEAD = "head.json"
 FORMAT = 1
