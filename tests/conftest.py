@@ -11,13 +11,15 @@ torch.set_num_threads(1)
 
 RAY = ("cli", "compilation", "connection", "executors")
 """Files whose tests start clusters; they run in one process, as do tests marked `ray`, or that look for one."""
+APART = ("elastic", "faults", "transport")
+"""Those that know of no other cluster, and run wherever there is time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests (pytest-xdist), each taking a whole file; those with Ray go to one of them."""
     for item in items:
         file = item.path.stem.removeprefix("test_")
-        on_ray = file in RAY or "name: ray" in item.name or item.get_closest_marker("ray")
+        on_ray = file in RAY or "name: ray" in item.name or (item.get_closest_marker("ray") and file not in APART)
         item.add_marker(pytest.mark.xdist_group("ray" if on_ray else file))
 
 

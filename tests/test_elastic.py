@@ -83,6 +83,7 @@ def pid_on(run: Run, node: Any) -> int:
     return next((seat.hello.pid for seat in seats if seat.hello.node == node.node_id), 0)
 
 
+@pytest.mark.slow
 def test_nodes_that_vanish_come_or_give_notice_change_no_bit(nodes):
     _, vanishing, warned = nodes.add(), nodes.add(), nodes.add()
     with running(on_ray(many_steps(), WorkerRange(1, 3))) as run:
@@ -136,7 +137,7 @@ def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
 
 def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
     only = nodes.add()
-    config = on_ray(tiny(f"runs.root={tmp_path}", "checkpoint.every=1000", "outer.steps=1000"), 1, deadline=5.0)
+    config = on_ray(tiny(f"runs.root={tmp_path}", "checkpoint.every=1000", "outer.steps=1000"), 1, deadline=15.0)
     home, executor = new_run(config), RayExecutor(config)
     recorder = JsonLines(home.metrics)
     gone: list[float] = []
@@ -149,9 +150,9 @@ def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
         return False
 
     computed = [0]
-    with pytest.raises(WorkersLost, match=r"^(no worker|none of 1 workers) .* for 5 s \(executor.deadline\)"):
+    with pytest.raises(WorkersLost, match=r"^(no worker|none of 1 workers) .* for 15 s \(executor.deadline\)"):
         drive(config, executor, recorder, home, after_step)
-    assert time.monotonic() - gone[0] < 20
+    assert time.monotonic() - gone[0] < 40
     executor.close()
     recorder.close("failed")
     found = checkpoints.newest(home.checkpoints)

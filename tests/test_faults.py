@@ -33,6 +33,7 @@ def test_a_stopped_worker_is_waited_for_by_nobody_and_given_work_again_when_it_i
         run.check()
 
 
+@pytest.mark.slow
 def test_a_worker_that_stays_silent_is_replaced_after_the_timeout(local_ray):
     with running(on_ray(many_steps(), 2, timeout=3.0)) as run:
         pid, other = run.executor.pids()

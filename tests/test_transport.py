@@ -115,7 +115,9 @@ def in_process(gradients: str) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("gradients", "largest_block"), [("bfloat16", 1), ("float16", 1024)])
+@pytest.mark.parametrize(
+    ("gradients", "largest_block"), [("bfloat16", 1), pytest.param("float16", 1024, marks=pytest.mark.slow)]
+)
 def test_rounded_gradients_train_to_the_same_bits_wherever_they_were_computed(local_ray, gradients, largest_block):
     config = tiny(f"executor.gradients={gradients}")
     settings = replace(config.executor, name="ray", workers=3)
