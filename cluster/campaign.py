@@ -60,6 +60,20 @@ class Flight(NamedTuple):
 
 
 @dataclass
+class Pace:
+    """How long shards take, by the latest answers."""
+
+    usual: float = math.inf
+    """Seconds a shard takes, the median; without end until there has been an answer."""
+    _lately: deque[float] = field(default_factory=lambda: deque(maxlen=_LATELY))
+
+    def took(self, seconds: float) -> None:
+        """A shard took so long."""
+        self._lately.append(seconds)
+        self.usual = median(self._lately)
+
+
+@dataclass
 class Desk:
     """What outlives a campaign: the workers, calls that have not been answered yet, and how long answers take."""
 
@@ -67,14 +81,8 @@ class Desk:
     events: Events
     meter: Meter
     flights: dict[Any, Flight] = field(default_factory=dict)
-    usual: float = math.inf
-    """Seconds a shard takes, the median of the latest answers; without end until there has been one."""
-    _lately: deque[float] = field(default_factory=lambda: deque(maxlen=_LATELY))
-
-    def took(self, seconds: float) -> None:
-        """A shard took so long."""
-        self._lately.append(seconds)
-        self.usual = median(self._lately)
+    paces: dict[tuple[str, str], "Pace"] = field(default_factory=dict)
+    """By what is done with a shard: its kind, and by which learner."""
 
 
 class Campaign:
@@ -89,6 +97,7 @@ class Campaign:
         self._job, self._vector, self._shards, self._apart = job, vector, shards, apart
         answering = [seat.number for seat in desk.crew.here() if seat.silent_since is None]
         self._ledger = Ledger(len(shards), answering, largest)
+        self._pace = desk.paces.setdefault((job.kind, job.learner), Pace())
         self._deaths: Counter[int] = Counter()
         self._heard = 0.0
 
@@ -100,34 +109,39 @@ class Campaign:
     def arrivals(self) -> Iterator[Arrival]:
         """Answers that make up all shards, in order of arrival. WorkersLost: there is nobody left to ask."""
         self._heard = time.monotonic()
+        yield from self._met(self._ready(0.0))  # what came while nobody looked, before anyone is called silent
         while not self.done:
             self._crew.tend()
             idle = self._hand_out()
-            came = self._ready()
-            for reference in came:
-                if reference not in self._desk.flights:
-                    self._started(reference)
-                elif (arrival := self._landed(reference)) is not None:
-                    yield arrival
+            came = self._ready(_TURN_S)
+            yield from self._met(came)
             if idle or not came:
                 self._note_silence()
                 self._take_over()
             if time.monotonic() - self._heard > self._crew.settings.deadline:
                 raise WorkersLost(self._crew.lack())
 
+    def _met(self, references: Sequence[Any]) -> Iterator[Arrival]:
+        """Those of what has come in that are answers that count."""
+        for reference in references:
+            if reference not in self._desk.flights:
+                self._started(reference)
+            elif (arrival := self._landed(reference)) is not None:
+                yield arrival
+
     def lost(self, arrival: Arrival) -> None:
         """What had arrived apart was lost with its node: it is to be done again."""
         self._desk.events.count("retries")
         self._ledger.uncount(arrival.block)
 
-    def _ready(self) -> list[Any]:
-        """What has come in; waits for something a little."""
+    def _ready(self, seconds: float) -> list[Any]:
+        """What has come in; waits so long for something."""
         references = [*self._desk.flights, *self._crew.awaited()]
         with self._desk.meter.part("wait"):
             if not references:
-                time.sleep(_TURN_S)
+                time.sleep(seconds)
                 return []
-            ready, rest = ray.wait(references, timeout=_TURN_S, fetch_local=False)
+            ready, rest = ray.wait(references, timeout=seconds, fetch_local=False)
             if ready and rest:
                 ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         return list(ready)
@@ -176,18 +190,18 @@ class Campaign:
     def _owing(self) -> Counter[int]:
         """How many answers each seat owes that are overdue, those to earlier steps included."""
         now, flights = time.monotonic(), self._desk.flights.values()
-        return Counter(f.seat.number for f in flights if now - f.since > self._patience(f.shards))
+        return Counter(f.seat.number for f in flights if now - f.since > f.campaign.patience(f.shards))
 
-    def _patience(self, shards: int) -> float:
+    def patience(self, shards: int) -> float:
         """Seconds after which an answer for so many shards is overdue."""
-        return _OVERDUE * self._desk.usual * IN_FLIGHT * shards + _OVERDUE_S
+        return _OVERDUE * self._pace.usual * IN_FLIGHT * shards + _OVERDUE_S
 
     def _overdue(self, now: float) -> set[int]:
         """The calls of this step whose answer is overdue."""
         return {
             number
             for number, call in self._ledger.waiting()
-            if now - call.since > self._patience(len(call.block.leaves(len(self._shards))))
+            if now - call.since > self.patience(len(call.block.leaves(len(self._shards))))
         }
 
     def _note_silence(self) -> None:
@@ -195,7 +209,7 @@ class Campaign:
         now = time.monotonic()
         for flight in self._desk.flights.values():
             silence = now - max(flight.since, flight.seat.heard)
-            if silence > _SILENT * self._patience(flight.shards):
+            if silence > _SILENT * flight.campaign.patience(flight.shards):
                 self._crew.silent(flight.seat, f"has not answered for {silence:.1f} s")
 
     def _landed(self, reference: Any) -> Arrival | None:
@@ -215,13 +229,17 @@ class Campaign:
         except GONE as error:
             self._bury(flight, error)
             return None
+        except RayError as error:  # a full disk or object store, or Ray itself
+            raise WorkersLost(
+                f"Ray can go on no more ({' '.join(str(error).split())[:200]}): see `ray status`"
+            ) from error
         self._heard = time.monotonic()
         self._crew.answered(flight.seat)
         assert answer.ticket == flight.ticket, "an answer to another call"
         if flight.campaign is not self or not self._ledger.count(flight.number):
             return None
         members = [self._shards[leaf] for leaf in flight.ticket.block.leaves(len(self._shards))]
-        self._desk.took(answer.seconds / len(members))
+        self._pace.took(answer.seconds / len(members))
         self._desk.events.spent(answer.parts)
         tasks = sum(len(shard.indices) for shard in members)
         return Arrival(flight.ticket.block, tasks, answer.pid, answer.found, answer.node, flight.apart)
@@ -233,12 +251,13 @@ class Campaign:
     def _bury(self, flight: Flight, error: RayError) -> None:
         """The worker is gone: all that it had in hands goes to others at once. TaskFailed: its tasks kill workers."""
         flights, seat = self._desk.flights, flight.seat
+        by_itself = seat.number in self._crew.seats and not getattr(error, "preempted", False)
         if seat.number in self._crew.seats:
             self._crew.replace(seat, how_it_died(error))
         forgotten = [reference for reference, other in flights.items() if other.seat is seat]
         for lost in [flight, *(flights.pop(reference) for reference in forgotten)]:
             self._give_back(lost)
-        if flight.campaign is self:
+        if flight.campaign is self and by_itself:
             self._count_deaths(flight.ticket.block)
 
     def _count_deaths(self, block: Block) -> None:

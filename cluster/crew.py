@@ -39,10 +39,12 @@ IN_FLIGHT = 2
 """Blocks a worker has in hands, at most: it never waits for the driver, and a lost one loses little."""
 _STARTS = 3
 """How often in a row a worker may fail to start for want of a file or a connection."""
+_LONGEST_PAUSE_S = 60.0
 _LOOK_S = 2.0
 """How often the cluster is asked which nodes are about to leave."""
 _MOST_OVERDUE, _TRY_S = 3, 0.1
 """Who owes answers is given one shard more after so many seconds, twice as many the next time, and so on."""
+_MOST_FAILURES = 6
 _UNREACHED = 5
 """After so many calls in a row that did not reach a worker, it is worth a word."""
 
@@ -85,6 +87,8 @@ class Seat:
         """
         if not self.here:
             return 0
+        if self.failures and now - self.called < _TRY_S * 2.0 ** min(self.failures, _MOST_FAILURES):
+            return 0
         if overdue == 0:
             return IN_FLIGHT - self.calls
         tried = self.calls > overdue or overdue >= _MOST_OVERDUE
@@ -103,6 +107,7 @@ class Crew:
     seats: dict[int, Seat] = field(default_factory=dict)
     _made: int = 0
     _failed_starts: int = 0
+    _fill_from: float = 0.0
     _compiled_for: Sequence[Shard] = ()
     _looked: float = 0.0
     _home_leaves: bool = False
@@ -120,6 +125,8 @@ class Crew:
         WorkersLost: there have been fewer than will do, for longer than the deadline.
         """
         now = time.monotonic()
+        if now - self._looked > 5 * _LOOK_S:
+            self._few_since = None  # nobody looked: who came meanwhile has not been met yet
         if now - self._looked >= _LOOK_S:
             self._looked = now
             self._make_ready_to_leave(leaving_nodes())
@@ -128,7 +135,7 @@ class Crew:
                 self.replace(seat, f"has not answered for {now - seat.silent_since:.0f} s")
             elif seat.leaving and not seat.calls:
                 self._dismiss(seat)
-        while sum(not seat.leaving for seat in self.seats.values()) < self.settings.most_workers:
+        while now >= self._fill_from and sum(not s.leaving for s in self.seats.values()) < self.settings.most_workers:
             self._fill()
         self._few_since = (self._few_since or now) if len(self.here()) < self.settings.least_workers else None
         if self._few_since is not None and now - self._few_since > self.settings.deadline:
@@ -150,7 +157,10 @@ class Crew:
             self._start_failed(seat, error)
             return
         except RayTaskError as error:
-            raise raised(error) from error
+            if not self.trained:
+                raise raised(error) from error
+            self._turn_away(seat, str(raised(error)))
+            return
         if isinstance(answer, Hello):
             seat.hello = answer
             if self._compiled_for:
@@ -240,10 +250,20 @@ class Crew:
         self._failed_starts += 1
         reason = _last_line(error)
         refused = isinstance(error, RayActorError) and error.actor_init_failed
+        if self.trained:
+            self._turn_away(seat, reason if refused else how_it_died(error))
+            return
         outside = not refused or _names_an_os_error(reason)
         if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
         self.replace(seat, f"could not start ({reason})" if refused else how_it_died(error))
+
+    def _turn_away(self, seat: Seat, why: str) -> None:
+        """A worker that cannot start while others work ends nothing: it is tried again, after a growing pause."""
+        pause = min(_LONGEST_PAUSE_S, 2.0 ** min(self._failed_starts, 6))
+        self._fill_from = time.monotonic() + pause
+        self.events.note("worker-lost", f"{seat.name} could not start ({why}): another one is tried in {pause:.0f} s")
+        self._dismiss(seat)
 
     def _make_ready_to_leave(self, nodes: dict[str, float]) -> None:
         """nodes: seconds left to each node that is about to leave, by its id."""

@@ -28,7 +28,7 @@ from cluster.events import Events
 from metatrain.reduction import Block, TreeSum, flatten
 from metatrain.settings import Config
 from metatrain.transport import widened
-from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard, WorkersLost
 from metatrain.usage import Meter, Usage, as_report
 
 LARGEST_BLOCK = 1024
@@ -123,7 +123,11 @@ class RayExecutor:
 
     def _broadcast(self, params: Params) -> Any:
         with self._meter.part("broadcast"):
-            return broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))
+            try:
+                return broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))
+            except RayError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise WorkersLost(f"Ray cannot take the parameters ({reason}): see `ray status`") from error
 
     def _is_worth_gathering(self, vector: Any) -> bool:
         """Large gradients, and two workers or more on a node that is not the driver's."""

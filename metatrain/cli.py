@@ -74,7 +74,7 @@ def train_command(
     with executing(settings) as executor:
         compile_seconds = compile_ahead(settings, executor)
         home = home or new_run(settings)
-        with runs.own(home, take_over):
+        with runs.own(home, take_over, heartbeat_s=settings.runs.heartbeat):
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signalled:
@@ -157,7 +157,7 @@ def evaluate_command(
     params, newest, _ = best_params(home)
     worker = Worker(settings, torch.device("cpu"))
     require_same(params, worker)
-    with executing(settings) as executor, runs.own(home):
+    with executing(settings) as executor, runs.own(home, guest=True):
         recorder = recorders(trained, home, None)
         recorder.start(newest, trained.outer.steps)
         session = Session(settings, executor, recorder, home, worker)

@@ -51,7 +51,7 @@ class Storage(Protocol):
 
     where: str
 
-    def owned(self, take_over: bool) -> AbstractContextManager[None]:
+    def owned(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> AbstractContextManager[None]:
         """Be the run's one owner while the block runs. RunOwnedError: another one is alive."""
         ...
 
@@ -172,15 +172,17 @@ def open_run(path: Path) -> Run:
 
 
 @contextmanager
-def own(run: Run, take_over: bool = False) -> Iterator[None]:
+def own(run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: float | None = None) -> Iterator[None]:
     """Be the one driver of `run` while the block runs. RunOwnedError: another driver has it.
+
+    A guest, who only adds to a run, takes it from nobody who may be alive. heartbeat_s: None for the run's own.
 
     On a disk by an exclusive flock on `owner.lock`, which the kernel gives back however this process ends, so that
     nobody need ever `take_over`; the file names the owner's pid and stays behind. ValueError: a file system without
     flock. Elsewhere as the storage does it.
     """
     if run.storage is not None:
-        with run.storage.owned(take_over):
+        with run.storage.owned(take_over, guest, heartbeat_s):
             yield
         return
     with _lock_file(run) as lock:

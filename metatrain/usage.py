@@ -34,7 +34,7 @@ class Meter:
 
     def usage(self) -> Usage:
         """So far."""
-        return Usage(os.getpid(), {name: round(value, 3) for name, value in self._seconds.items()}, peak_mib())
+        return Usage(os.getpid(), {name: round(value, 3) for name, value in dict(self._seconds).items()}, peak_mib())
 
 
 def peak_mib() -> float:

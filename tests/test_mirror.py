@@ -128,7 +128,7 @@ def test_of_many_who_take_a_run_at_once_one_gets_it(home):
 
 def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, monkeypatch):
     slow = Mirror(home.where, again(home).path, 1.0)
-    beating = slow.owned(take_over=False)
+    beating = slow.owned(False, False, None)
     beating.__enter__()
     time.sleep(6)  # a server tells time in whole seconds
     with pytest.raises(RunOwnedError):
@@ -136,7 +136,7 @@ def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, mon
     beating.__exit__(None, None, None)
     monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
     silent = Mirror(home.where, again(home).path, 1.0)
-    with silent.owned(take_over=False):
+    with silent.owned(False, False, None):
         time.sleep(6)
         with own(again(home)):
             pass
@@ -157,11 +157,44 @@ def test_an_endpoint_that_fails_one_request_in_five_loses_nothing(proxy, home):
     assert sum(bool(request.fault) for request in proxy.requests()) > 10
 
 
+def test_a_reader_meets_whole_commits_while_the_owner_goes_on(home):
+    done = threading.Event()
+
+    def go_on() -> None:
+        with own(home):
+            for number in range(40):
+                home.metrics.write_text(f"{number}\n")
+                home.evaluations.joinpath("one.json").write_text(f"{number}\n")
+                home.commit()
+        done.set()
+
+    owner = threading.Thread(target=go_on)
+    owner.start()
+    met = 0
+    while not done.is_set():
+        found = again(home)
+        if found.metrics.exists():
+            assert found.metrics.read_text() == (found.evaluations / "one.json").read_text()
+            met += 1
+    owner.join()
+    assert met > 3
+
+
+def test_a_guest_takes_a_run_from_nobody_who_may_be_alive(home, monkeypatch):
+    monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
+    with own(home, heartbeat_s=0.25):
+        time.sleep(3)
+        with pytest.raises(RunOwnedError):
+            own(again(home), guest=True).__enter__()
+        with own(again(home)):
+            pass
+
+
 def test_what_could_not_be_sent_is_sent_with_the_next_commit(proxy, home, monkeypatch):
     """Also where a head was written, its answer lost, and every further attempt in vain."""
     monkeypatch.setattr("metatrain.storage.bucket.ATTEMPTS", 2)
     mirror = Mirror(home.where, again(home).path, 60.0)
-    with mirror.owned(take_over=False):
+    with mirror.owned(False, False, None):
         for faults in (Faults(refuse=1.0), Faults(lose=1.0)):
             proxy.faults = faults
             (mirror.folder / "metrics.jsonl").write_text(f"{faults}\n")

@@ -68,7 +68,7 @@ def record(home: Run, page: Path, recorders: Callable[[Config, Run, None], Recor
         return None
     config, newest = load_config(home.config), newest_step(home)
     try:
-        with own(home):
+        with own(home, guest=True):
             recorder = recorders(config, home, None)
             recorder.start(newest, config.outer.steps)
             recorder.artifact(page)

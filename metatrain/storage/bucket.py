@@ -40,6 +40,10 @@ class StorageError(OSError):
     """The object storage does not do its part. The message says what, and the remedy."""
 
 
+class _Cut(StorageError):
+    """An answer ended before it was whole, or did not come."""
+
+
 class Outdated(Exception):
     """A conditional write found something other than what it was conditional on."""
 
@@ -154,7 +158,7 @@ class Bucket:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             raise StorageError(f"{self.uri}: there are no credentials for it: {remedy}") from error
         except (CutShort, ResponseStreamingError, Stalled) as error:
-            raise _Cut from error
+            raise _Cut(f"{self.uri}: an answer was cut short or did not come: try again") from error
         except (EndpointConnectionError, ConnectTimeoutError) as error:
             raise self._nobody(type(error).__name__) from error
         except ClientError as error:
@@ -180,10 +184,6 @@ class Bucket:
             remedy = f"use credentials with s3:ListBucket, GetObject, PutObject and DeleteObject on '{self.name}'"
             return StorageError(f"{self.uri}: access is denied: {remedy}")
         return StorageError(f"{self.uri}: {code or status} after {ATTEMPTS} attempts: try again")
-
-
-class _Cut(Exception):
-    """An answer ended before it was whole."""
 
 
 def _age(answer: Any) -> float:

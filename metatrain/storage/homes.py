@@ -19,7 +19,7 @@ from tasks.places import is_uri
 if TYPE_CHECKING:
     from metatrain.storage.mirror import Mirror
 
-_ALIVE, _UNSENT = ".alive", ".unsent"
+_ALIVE, _UNSENT = ".alive", ".unsent"  # as the mirror marks a folder that holds what the run does not
 
 
 def new_home(root: str, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
@@ -85,7 +85,10 @@ def _leave(mirror: "Mirror", lock: TextIO | None) -> None:
 
 def _locked(folder: Path) -> TextIO | None:
     """A lock that says that somebody works with the folder; None where somebody else does."""
-    lock = (folder / _ALIVE).open("a")
+    try:
+        lock = (folder / _ALIVE).open("a")
+    except FileNotFoundError:  # somebody else has just removed it
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

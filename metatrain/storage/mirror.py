@@ -34,6 +34,8 @@ _TOGETHER = 8
 _TRIES = 3
 _PAUSE_S = 60.0
 _PRIVATE = ("owner.lock",)
+UNSENT = ".unsent"
+"""In a folder that holds what the run does not."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Mirror:
         self._changing = threading.RLock()
         self._lost: str | None = None
         self._commits = 0
-        self._failed = -math.inf
+        self._failed = self._renewed = -math.inf
 
     def begin(self) -> None:
         """A new run: what the folder holds becomes its first files. StorageError: it cannot be written to."""
@@ -87,16 +89,19 @@ class Mirror:
     def fetch(self) -> None:
         """Makes the folder what the run is now. ValueError: there is no run."""
         self._bucket.reachable()
-        self._version, _ = self._read()
-        self._fetch_files(self._version.head)
+        for _ in range(_TRIES):
+            self._version, _ = self._read()
+            if self._fetch_files(self._version.head) or self._read()[0].etag == self._version.etag:
+                return  # what is missing then is missing in the run
 
     @contextmanager
-    def owned(self, take_over: bool) -> Iterator[None]:
+    def owned(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> Iterator[None]:
         """Be the run's one owner while the block runs, with its files as they are now.
 
-        RunOwnedError: another owner is alive, and `take_over` does not say to presume it dead.
+        RunOwnedError: another owner is alive, and `take_over` does not say to presume it dead. A guest never does.
         """
-        self._claim(take_over)
+        self._heartbeat_s = heartbeat_s or self._heartbeat_s
+        self._claim(take_over, guest)
         ended = threading.Event()
         heart = threading.Thread(target=self._beat, args=(ended,), name="heartbeat", daemon=True)
         heart.start()
@@ -123,7 +128,9 @@ class Mirror:
                 self._write(replace(self._held().head, files=files), self._held().etag)
         except StorageError as error:
             self._failed = time.monotonic()
+            (self.folder / UNSENT).touch()
             raise StorageError(f"{error} (what was not sent lies in {self.folder})") from error
+        (self.folder / UNSENT).unlink(missing_ok=True)
         self._sweep({old.key for name, old in before.items() if files.get(name) != old})
 
     def offer(self) -> None:
@@ -132,28 +139,36 @@ class Mirror:
             self.commit()
 
     def check(self) -> None:
-        """RunLost: another owner was met."""
+        """RunLost: another owner was met. One who has been silent for long enough to be presumed dead looks again."""
         if self._lost is not None:
             raise RunLost(self._lost)
+        silent = time.monotonic() - max(self._renewed, self._failed)
+        if self._held().head.owner is not None and silent > STALE * self._heartbeat_s:
+            with self._changing, suppress(StorageError):
+                self._write(self._held().head, self._held().etag)
 
     def is_clean(self) -> bool:
-        """Whether nothing would be lost with the folder: the run holds it all, or there never was one."""
-        return self._version is None or self._listing() == {name: stamp for name, (stamp, _) in self._sent.items()}
+        """Whether nothing would be lost with the folder: the run holds it all, or is another's, or never was."""
+        if self._version is None or self._lost is not None:
+            return True
+        sent = {name: stored for name, (_, stored) in self._sent.items()}
+        stamps = {name: stamp for name, (stamp, _) in self._sent.items()}
+        return self._listing() == stamps and sent == self._version.head.files
 
     def _held(self) -> Version:
         assert self._version is not None, "fetch, begin or owned come first"
         return self._version
 
-    def _claim(self, take_over: bool) -> None:
+    def _claim(self, take_over: bool, guest: bool) -> None:
         version, age = self._read()
         owner = version.head.owner
         if owner is not None and not take_over and not owner.is_gone():
             patience = STALE * version.head.heartbeat_s
-            if age < patience:
+            if guest or age < patience:
                 raise RunOwnedError(
                     f"run {self.where} is being trained by another process (pid {owner.pid} on {owner.host}, heard of "
-                    f"{age:.0f} s ago): wait for it or stop it; if it is dead, wait {patience - age:.0f} s or give "
-                    "--take-over"
+                    f"{age:.0f} s ago): wait for it or stop it; if it is dead, go on after {patience:.0f} s of "
+                    "silence, or with --take-over"
                 )
         epoch, claim = version.head.epoch + 1, secrets.token_hex(8)
         mine = replace(version.head, epoch=epoch, owner=this_process(), claim=claim, heartbeat_s=self._heartbeat_s)
@@ -186,16 +201,25 @@ class Mirror:
         try:
             etag = self._bucket.put(HEAD, body, replacing)
         except Outdated as error:
-            found, _ = self._read()
+            found = self._found_instead(error)
             if found.head.stamp == stamped.stamp:
                 etag = found.etag  # it was written, and only the answer was lost
             elif stamped.claim and found.head.claim == stamped.claim:
-                self._write(head, found.etag)  # so was an earlier one of ours, after which we gave up
+                # So was an earlier one of ours, after which we gave up: its files stand, unless these are newer.
+                newer = head.files != self._held().head.files
+                self._write(head if newer else replace(head, files=found.head.files), found.etag)
                 return
             else:
                 self._lost = self._told_of(found.head)
                 raise RunLost(self._lost) from error
-        self._version = Version(stamped, etag)
+        self._version, self._renewed = Version(stamped, etag), time.monotonic()
+
+    def _found_instead(self, error: Outdated) -> Version:
+        try:
+            return self._read()[0]
+        except ValueError as damaged:
+            self._lost = f"{damaged} (this process wrote its own there, and stops)"
+            raise RunLost(self._lost) from error
 
     def _told_of(self, head: Head) -> str:
         who = f"pid {head.owner.pid} on {head.owner.host}" if head.owner is not None else "another process since"
@@ -231,28 +255,35 @@ class Mirror:
         self._sent = {name: known for name, known in self._sent.items() if name in files}
         return files
 
-    def _fetch_files(self, head: Head) -> None:
-        """Makes the folder hold the files of `head` and nothing else; one that is damaged comes as it is."""
+    def _fetch_files(self, head: Head) -> bool:
+        """Makes the folder hold the files of `head` and nothing else; whether all were there and whole.
+
+        One that is damaged comes as it is, one that is missing does not: who needs it says so.
+        """
         for name in self._listing().keys() - head.files.keys():
             (self.folder / name).unlink()
             with suppress(OSError):  # other files lie there
                 (self.folder / name).parent.rmdir()
         wanted = [name for name, stored in head.files.items() if not self._has(name, stored)]
         with ThreadPoolExecutor(_TOGETHER) as several:
-            list(several.map(lambda name: self._download(name, head.files[name]), wanted))
+            whole = list(several.map(lambda name: self._download(name, head.files[name]), wanted))
         self._sent = {name: (stamp, head.files[name]) for name, stamp in self._listing().items()}
+        return all(whole)
 
     def _has(self, name: str, stored: Stored) -> bool:
         path = self.folder / name
         return path.is_file() and _fingerprint(path) == (stored.size, stored.sha256)
 
-    def _download(self, name: str, stored: Stored) -> None:
+    def _download(self, name: str, stored: Stored) -> bool:
+        """Whether the file came whole."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES):
-            # What is not there, or not whole, is left so: who needs it says it, and a checkpoint is passed over.
-            if not self._bucket.download(stored.key, path) or _fingerprint(path) == (stored.size, stored.sha256):
-                return
+            if not self._bucket.download(stored.key, path):
+                return False
+            if _fingerprint(path) == (stored.size, stored.sha256):
+                return True
+        return False
 
     def _sweep(self, keys: set[str]) -> None:
         """Removes objects that are no file's any more. What cannot be removed now is when the run is next taken."""
