@@ -168,7 +168,9 @@ class Crew:
                 return
         self._failed_starts = 0
         if self.trained:
-            self.events.note("worker-joined", f"{seat.name} joined: {len(self.here())} of {self._wanted()} work now")
+            self.events.note(
+                "worker-joined", f"{seat.name} joined: {len(self.here())} of {self.settings.most_workers} work now"
+            )
 
     def muster(self, patience: float) -> None:
         """Waits until all seats are here; after `patience` seconds, until the fewest that will do are."""
@@ -233,9 +235,6 @@ class Crew:
         """Those that have said who they are, silent ones left out."""
         return (seat for seat in self.seats.values() if seat.hello is not None and seat.silent_since is None)
 
-    def _wanted(self) -> int:
-        return self.settings.most_workers
-
     def _fill(self) -> None:
         actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config)
         self.seats[self._made] = Seat(self._made, actor, actor.hello.remote())
@@ -247,12 +246,12 @@ class Crew:
 
     def _start_failed(self, seat: Seat, error: RayError) -> None:
         """Another try where something outside may have been the reason; WorkersLost where it would happen again."""
-        self._failed_starts += 1
         reason = _last_line(error)
         refused = isinstance(error, RayActorError) and error.actor_init_failed
         if self.trained:
             self._turn_away(seat, reason if refused else how_it_died(error))
             return
+        self._failed_starts += 1
         outside = not refused or _names_an_os_error(reason)
         if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
@@ -260,6 +259,7 @@ class Crew:
 
     def _turn_away(self, seat: Seat, why: str) -> None:
         """A worker that cannot start while others work ends nothing: it is tried again, after a growing pause."""
+        self._failed_starts += 1
         pause = min(_LONGEST_PAUSE_S, 2.0 ** min(self._failed_starts, 6))
         self._fill_from = time.monotonic() + pause
         self.events.note("worker-lost", f"{seat.name} could not start ({why}): another one is tried in {pause:.0f} s")

@@ -19,7 +19,9 @@ from tasks.places import is_uri
 if TYPE_CHECKING:
     from metatrain.storage.mirror import Mirror
 
-_ALIVE, _UNSENT = ".alive", ".unsent"  # as the mirror marks a folder that holds what the run does not
+_ALIVE = ".alive"
+UNSENT = ".unsent"
+"""In a folder that holds what the run does not."""
 
 
 def new_home(root: str, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
@@ -57,7 +59,7 @@ def _room() -> Path:
             f"{room} cannot be written to ({error.strerror}): set METATRAIN_CACHE to a folder that can"
         ) from error
     for folder in room.iterdir():
-        if (folder / _ALIVE).exists() and not (folder / _UNSENT).exists() and (lock := _locked(folder)) is not None:
+        if (folder / _ALIVE).exists() and not (folder / UNSENT).exists() and (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             lock.close()
     return room
@@ -78,7 +80,7 @@ def _leave(mirror: "Mirror", lock: TextIO | None) -> None:
     if mirror.is_clean():
         shutil.rmtree(mirror.folder, ignore_errors=True)
     elif mirror.folder.is_dir():
-        (mirror.folder / _UNSENT).touch()
+        (mirror.folder / UNSENT).touch()
     if lock is not None:
         lock.close()
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from metatrain.runs import RunLost, RunOwnedError
 from metatrain.storage.bucket import Bucket, Outdated, StorageError
+from metatrain.storage.homes import UNSENT
 from metatrain.storage.processes import Process, this_process
 
 HEAD = "head.json"
@@ -34,8 +35,6 @@ _TOGETHER = 8
 _TRIES = 3
 _PAUSE_S = 60.0
 _PRIVATE = ("owner.lock",)
-UNSENT = ".unsent"
-"""In a folder that holds what the run does not."""
 
 
 @dataclass(frozen=True)
