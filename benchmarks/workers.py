@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import results
-from metatrain.cli import executing, prepare, settled
+from metatrain.cli.training import executing, prepare, settled
 from metatrain.config import load_config
 from metatrain.outer import begin, train
 from metatrain.settings import Config

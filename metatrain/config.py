@@ -5,7 +5,6 @@ A bad configuration raises ValueError with one line: the field, what is wrong, t
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,90 +14,20 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
+from metatrain.plain import LONGEST, flat, load_yaml, overridden, short
 from metatrain.settings import Choice, Config, Tasks
 from tasks.catalogue import CATALOGUE, source_type
 from tasks.imports import FAILURES, failure, import_target
 from tasks.places import is_uri
 from tasks.types import EpisodeShape
 
-_LONGEST = 100
-"""Letters of what a user wrote that are repeated in a message."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats, which PyYAML alone reads as strings (1e-3); a key that stands twice is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ValueError(
-            f"{path}: {error.strerror}: give the path of a configuration, such as configs/*.yaml"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): give a YAML file") from error
-    raw = _parse_yaml(text, str(path))
-    if not isinstance(raw, dict) or not raw:
-        raise ValueError(f"{path}: holds no settings: begin with tasks, model and algorithm, as configs/*.yaml do")
-    return read_config(overridden(raw, overrides))
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return _copied(yaml.load(text, _Loader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{where}{line}: not YAML ({problem[:_LONGEST]}): mend that line") from error
-    except ValueError as error:  # a date in a thirteenth month, a number of 5000 digits
-        raise ValueError(f"{where}: not YAML ({str(error)[:_LONGEST]}): mend that value") from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: nests too deeply, or holds itself: write it plainly") from error
-
-
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
-    result: dict[str, Any] = _copied(raw)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{_short(override)}: is no setting: write key=value, such as outer.lr=1e-3")
-        *sections, last = key.split(".")
-        place = result
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{key}: '{section}' is a value, not a section: see `metatrain config show`")
-        place[last] = _parse_yaml(value, key)
-    return result
-
-
-def _copied(tree: Any) -> Any:
-    """A tree without shared parts. RecursionError: one that holds itself, which YAML's aliases allow."""
-    if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+    begin = "tasks, model and algorithm, as configs/*.yaml do"
+    return read_config(overridden(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:
@@ -123,7 +52,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
 def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, dict):
-        raise ValueError(f"{within}{name}: {_short(section)} is not a section: write its settings below it, key: value")
+        raise ValueError(f"{within}{name}: {short(section)} is not a section: write its settings below it, key: value")
     return dict(section)
 
 
@@ -168,7 +97,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
         raise ValueError(f"{what}.name: missing: {choices}")
     name = _checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
-        raise ValueError(f"{what}.name: no '{name[:_LONGEST]}'{_nearest(name, known)}: {choices}")
+        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{_nearest(name, known)}: {choices}")
     return str(name)
 
 
@@ -213,21 +142,15 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {_short(value)}") from error
+        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {short(value)}") from error
     except (OverflowError, PydanticUserError) as error:
         raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): give another value") from error
-
-
-def _short(value: Any) -> str:
-    """A value as Python writes it, cut to what fits a line."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
     for key in section:
         if key not in known:
-            written = str(key)[:_LONGEST]
+            written = str(key)[:LONGEST]
             path = f"{where}.{written}" if where else written
             raise ValueError(f"{path}: no such setting{_nearest(written, known)}: it may be {', '.join(sorted(known))}")
 
@@ -296,14 +219,6 @@ def resumed(config: Config, overrides: Sequence[str]) -> Config:
 
 
 _ABSENT = object()
-
-
-def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
-    result: dict[str, Any] = {}
-    for key, value in plain.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return result
 
 
 def as_yaml(config: Config) -> str:

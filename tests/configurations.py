@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from metatrain.config import overridden, read_config
+from metatrain.config import read_config
+from metatrain.plain import overridden
 from metatrain.settings import Config
 
 TINY: dict[str, Any] = {

@@ -20,7 +20,7 @@ KEYS = {"run_id", "run_dir", "steps", "seconds", "tasks_per_second", "params_sha
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "metatrain.cli", *arguments]
+    return [sys.executable, "-m", "metatrain", *arguments]
 
 
 def metatrain(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved
+from metatrain.config import as_plain, as_yaml, load_config, read_config, resolved
 from metatrain.models import Conv4, Custom
+from metatrain.plain import flat, overridden
 from metatrain.schema import json_schema
 from tests.configurations import TINY, tiny
 

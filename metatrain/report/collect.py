@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from metatrain.config import flat
+from metatrain.plain import flat
 from metatrain.plots import Series, read_series
 from metatrain.recorders import read_lines
 from metatrain.runs import Run

@@ -49,7 +49,7 @@ class Driver:
 
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "metatrain.cli", "train", *arguments, "--json"],
+                [sys.executable, "-m", "metatrain", "train", *arguments, "--json"],
                 cwd=folder,
                 env=os.environ | environment | {"METATRAIN_CACHE": str(folder / "cache")},
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The command line, and the one file of metatrain that imports `cluster`: everything is put together here."""
+"""`metatrain train` and `evaluate`: settings, executor, recorders and run put together."""
 
 import json
 import sys
@@ -12,43 +12,27 @@ import torch
 import typer
 
 from metatrain import runs
-from metatrain.algorithms import ALGORITHMS
 from metatrain.checkpoints import params_sha256
 from metatrain.checks import require
-from metatrain.config import as_plain, as_yaml, flat, load_config, overridden, read_config, resolved, resumed
-from metatrain.data_commands import Overrides, data_app
+from metatrain.cli.words import AsJson, Overrides
+from metatrain.config import as_plain, load_config, read_config, resolved, resumed
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
 from metatrain.failures import RunFailed, go_on, story
-from metatrain.interruption import interruptible, leave_at_once
+from metatrain.interruption import interruptible
 from metatrain.learner import best_params
-from metatrain.models import ARCHITECTURES
 from metatrain.outer import Diverged
+from metatrain.plain import flat, overridden
 from metatrain.progress import Progress, counter
 from metatrain.recorders import JsonLines, Several
 from metatrain.rehearsal import rehearse, require_same, told
-from metatrain.schema import json_schema
 from metatrain.settings import Config
 from metatrain.storage.homes import open_home
 from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
-from tasks.catalogue import CATALOGUE
-
-app = typer.Typer(
-    help="Models that learn to learn: meta-training in one process or on a Ray cluster.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
-app.add_typer(data_app, name="data")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 
 
-@app.command("train")
 def train_command(
     config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
     overrides: Overrides = None,
@@ -143,7 +127,6 @@ def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
         print(json.dumps(outcome.as_dict() | also))
 
 
-@app.command("evaluate")
 def evaluate_command(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….")],
     overrides: Overrides = None,
@@ -181,47 +164,6 @@ def evaluate_command(
         print(json.dumps(plain | as_test_and_baselines(results)))
 
 
-@app.command("report")
-def report_command(
-    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://….")],
-    out: Annotated[
-        Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
-    ] = None,
-) -> None:
-    """Write one HTML page about one or several runs: results, curves, a task shown whole, how to go on."""
-    from metatrain import report  # jinja2, which training does without
-
-    homes = [open_home(place) for place in run_dirs]
-    print(page := report.write(homes, out))
-    for home in homes:
-        if why_not := report.record(home, page, recorders):
-            print(why_not, file=sys.stderr)
-
-
-@config_app.command("show")
-def config_show(config: Annotated[Path, typer.Argument()], overrides: Overrides = None) -> None:
-    """The configuration as it will be run: every setting, defaults included."""
-    print(as_yaml(load_config(config, overrides or [])), end="")
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """The JSON schema of a configuration, for editors."""
-    print(json.dumps(json_schema(), indent=2))
-
-
-@app.command("list")
-def list_command() -> None:
-    """What can be named in a configuration: algorithms, models, tasks."""
-    width = max(map(len, [*ALGORITHMS, *ARCHITECTURES, *CATALOGUE]))
-    for title, known in (("algorithms", ALGORITHMS), ("models", ARCHITECTURES), ("tasks", CATALOGUE)):
-        print(f"{title}:")
-        for name, kind in known.items():
-            # A file that is about one thing introduces it better than its class, whose docstring is the equation.
-            described = kind if title == "models" else sys.modules[kind.__module__]
-            print(f"  {name:<{width}} {(described.__doc__ or '').strip().splitlines()[0]}")
-
-
 def _file_part(override: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in override)
 
@@ -257,21 +199,3 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
             MLflowRecorder(settings.tracking.uri, settings.tracking.experiment, home.run_id, parameters, tags)
         )
     return Several([*chosen, *([progress] if progress else [])])
-
-
-def main() -> None:
-    """Entry point: exit code 2 where the request is wrong, 1 where the run failed, each with its one line."""
-    leave_at_once()
-    sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
-    try:
-        app(standalone_mode=True)
-    except (RunFailed, runs.RunLost, WorkersLost, TaskFailed) as error:
-        print(f"metatrain: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, OSError) as error:
-        print(f"metatrain: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

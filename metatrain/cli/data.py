@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from metatrain.checks import require
-from metatrain.config import overridden, read_config
+from metatrain.cli.words import Overrides
+from metatrain.config import read_config
+from metatrain.plain import overridden
 from metatrain.progress import counter
 from tasks.types import SPLITS, Episode, EpisodeShape
 
 data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
 Name = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]
 
 

@@ -1,0 +1,110 @@
+"""Plain trees of settings: read from YAML, changed by `key=value`, named by dotted keys.
+
+What cannot be read raises ValueError with one line: where, what is wrong, the remedy.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LONGEST = 100
+"""Letters of what a user wrote that are repeated in a message."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats, which PyYAML alone reads as strings (1e-3); a key that stands twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_yaml(
+    path: Path, wanted: str, begin: str = "tasks, model and algorithm, as configs/*.yaml do"
+) -> dict[str, Any]:
+    """The mapping in a YAML file. `wanted` says what to name instead of what is not there, `begin` how one begins."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: give the path of {wanted}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): give a YAML file") from error
+    raw = _parse_yaml(text, str(path))
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError(f"{path}: holds no settings: begin with {begin}")
+    return raw
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return _copied(yaml.load(text, _Loader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{where}{line}: not YAML ({problem[:LONGEST]}): mend that line") from error
+    except ValueError as error:  # a date in a thirteenth month, a number of 5000 digits
+        raise ValueError(f"{where}: not YAML ({str(error)[:LONGEST]}): mend that value") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: nests too deeply, or holds itself: write it plainly") from error
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
+    result: dict[str, Any] = _copied(raw)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{short(override)}: is no setting: write key=value, such as outer.lr=1e-3")
+        *sections, last = key.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{key}: '{section}' is a value, not a section: see `metatrain config show`")
+        place[last] = _parse_yaml(value, key)
+    return result
+
+
+def _copied(tree: Any) -> Any:
+    """A tree without shared parts. RecursionError: one that holds itself, which YAML's aliases allow."""
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
+    result: dict[str, Any] = {}
+    for key, value in plain.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return result
+
+
+def short(value: Any) -> str:
+    """A value as Python writes it, cut to what fits a line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def as_yaml_value(value: Any) -> str:
+    """In one line, as an override has it: 0.1, [1, 2], null."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+        .removesuffix("\n...\n")
+        .strip()
+    )
