@@ -25,13 +25,15 @@ _SETTINGS_FRAME = 4
 def connected(settings: ExecutorSettings) -> Iterator[None]:
     """Ray is there within; a cluster that was started here is stopped again, one that was joined is left alone.
 
+    Joined is the one at `address`, or at RAY_ADDRESS, which Ray sets for jobs that it runs; without either one starts.
     Raises ValueError, with the remedy, where the address does not answer or the GPUs asked for are not there.
     """
     if ray.is_initialized():
         yield
         return
-    if settings.address is not None:
-        _join(settings.address)
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _join(address)
     else:
         cores = os.cpu_count() or 1
         require(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from metatrain.standing import Standing, duration, time_left, with_newest
 from metatrain.types import RunStatus
 from tasks.types import Progress as Counter
 
@@ -39,10 +40,11 @@ class Progress:
     On a terminal a bar, redrawn at most ten times a second; elsewhere a line every ten seconds and at each validation.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, known: Mapping[str, float] | None = None) -> None:
+        """known: metrics of the run so far, the best validation among them."""
         self._stream = stream or sys.stderr
         self._display: Display = Lines(self._stream, "")
-        self._newest: dict[str, float] = {}
+        self._newest = {name: value for name, value in (known or {}).items() if name.startswith("best/")}
         self._first = self._step = self._total = 0
         self._started = 0.0
 
@@ -55,10 +57,11 @@ class Progress:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the newest values."""
         self._step = step
-        self._newest.update(metrics)
+        self._newest = with_newest(self._newest, step, metrics)
         validated = any(key.startswith("validation/") for key in metrics)
         seconds = time.monotonic() - self._started
-        self._display.update(step, self._total, self._text(seconds), validated)
+        standing = Standing(step, self._total, seconds, self._newest, self._first)
+        self._display.update(step, self._total, standing.text(), validated)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Nothing to see."""
@@ -77,10 +80,6 @@ class Progress:
             self._display.close()
             Lines(self._stream, "").say(f"{status} at step {self._step} of {self._total} after {duration(seconds)}")
             self._started = 0.0
-
-    def _text(self, seconds: float) -> str:
-        left = time_left(self._step - self._first, self._total - self._first, seconds)
-        return " · ".join([f"{duration(seconds)}, {left} left", *describe(self._newest)])
 
 
 @contextmanager
@@ -102,43 +101,6 @@ def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
     finally:
         if display is not None:
             display.close()
-
-
-def describe(metrics: Mapping[str, float]) -> list[str]:
-    """The parts of a line: train loss and score, newest validation with its interval, tasks/s; what is there."""
-    parts = []
-    train = [f"loss {metrics['train/loss']:.3f}"] if "train/loss" in metrics else []
-    train += _score(metrics, "train")
-    if train:
-        parts.append("train " + ", ".join(train))
-    if validation := _score(metrics, "validation"):
-        parts.append("validation " + validation[0])
-    if "time/tasks_per_second" in metrics:
-        parts.append(f"{metrics['time/tasks_per_second']:.4g} tasks/s")
-    return parts
-
-
-def _score(metrics: Mapping[str, float], split: str) -> list[str]:
-    ci95 = metrics.get(f"{split}/ci95")
-    if f"{split}/accuracy" in metrics:
-        interval = "" if ci95 is None else f" ± {100 * ci95:.2f}"
-        return [f"{100 * metrics[f'{split}/accuracy']:.2f}{interval} %"]
-    if f"{split}/mse" in metrics:
-        interval = "" if ci95 is None else f" ± {ci95:.2g}"
-        return [f"mse {metrics[f'{split}/mse']:.4g}{interval}"]
-    return []
-
-
-def time_left(done: int, total: int, seconds: float) -> str:
-    """How long `total - done` will take at the pace of the first `done`; "?" before there is a pace."""
-    return duration(seconds * (total - done) / done) if done > 0 else "?"
-
-
-def duration(seconds: float) -> str:
-    """0:07, 12:30 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _display(stream: TextIO, label: str) -> Display:

@@ -35,6 +35,8 @@ from typing import Any, Protocol, TextIO
 from tasks.durable import replacing
 
 FORMAT = 1
+JOB_ID = "METATRAIN_JOB_ID"
+"""In the environment of a job on a cluster: its id, by which its runs are found."""
 VERSIONED = ("metatrain", "torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow")
 
 
@@ -222,6 +224,7 @@ def environment() -> dict[str, Any]:
         "versions": _versions(),
         "git": _git(),
         "command": list(sys.argv),
+        "job": os.environ.get(JOB_ID),
     }
 
 

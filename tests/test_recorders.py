@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from metatrain import progress
+from metatrain import progress, standing
 from metatrain.recorders import JsonLines, Several, Silent, read_lines
 from metatrain.types import Recorder, RunStatus
 
@@ -193,20 +193,22 @@ def test_progress_off_a_terminal_prints_at_validation_and_now_and_then(monkeypat
     assert printed[0] == "step 100: resume: from 00000100"
     assert len([line for line in printed if line.startswith("training")]) == 6
     assert printed[1].startswith("training 110/200  0:10, 1:30 left · train loss 0.250, 87.50 % · 512 tasks/s")
-    assert "validation 90.00 ± 1.00 %" in printed[6] and "0:50, 0:50 left" in printed[6]
+    assert (
+        "validation 90.00 ± 1.00 % · best 90.00 ± 1.00 % at step 150" in printed[6] and "0:50, 0:50 left" in printed[6]
+    )
     assert printed[7:] == ["step 150: checkpoint: [bold]saved[/bold]", "interrupted at step 150 of 200 after 0:50"]
 
 
 def test_regression_is_told_in_mse() -> None:
     metrics = {"train/loss": 1.5, "train/mse": 1.5, "validation/mse": 0.4, "validation/ci95": 0.05}
-    assert progress.describe(metrics) == ["train loss 1.500, mse 1.5", "validation mse 0.4 ± 0.05"]
-    assert progress.describe({}) == []
+    assert standing.described(metrics) == ["train loss 1.500, mse 1.5", "validation mse 0.4 ± 0.05"]
+    assert standing.described({}) == []
 
 
 def test_durations() -> None:
-    assert [progress.duration(seconds) for seconds in (0.2, 59.6, 725, 3723)] == ["0:00", "1:00", "12:05", "1:02:03"]
-    assert progress.time_left(0, 10, 3.0) == "?"
-    assert progress.time_left(5, 10, 3.0) == "0:03"
+    assert [standing.duration(seconds) for seconds in (0.2, 59.6, 725, 3723)] == ["0:00", "1:00", "12:05", "1:02:03"]
+    assert standing.time_left(0, 10, 3.0) == "?"
+    assert standing.time_left(5, 10, 3.0) == "0:03"
 
 
 def test_a_counter_off_a_terminal_prints_its_end() -> None:

@@ -1,6 +1,7 @@
 """The command line, where everything is put together: the one part of metatrain that imports `cluster`.
 
-Reading order: `training.py` (train, evaluate), `looking.py` (report, config, list), `data.py`.
+Reading order: `training.py` (train, evaluate), `jobs.py` (the same on a cluster, with `profiles.py`), `looking.py`
+(report, config, list), `data.py`.
 """
 
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import typer
 
 from metatrain import runs
+from metatrain.cli import jobs
 from metatrain.cli.data import data_app
 from metatrain.cli.looking import config_app, list_command, report_command
 from metatrain.cli.training import evaluate_command, train_command
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+jobs.add_to(app)
 app.command("report")(report_command)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")

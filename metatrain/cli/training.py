@@ -1,6 +1,7 @@
 """`metatrain train` and `evaluate`: settings, executor, recorders and run put together."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from metatrain.progress import Progress, counter
 from metatrain.recorders import JsonLines, Several
 from metatrain.rehearsal import rehearse, require_same, told
 from metatrain.settings import Config
+from metatrain.standing import of_run
 from metatrain.storage.homes import open_home
 from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
@@ -67,7 +69,8 @@ def train_command(
 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
-    progress = Progress()
+    known = of_run(home.metrics, settings.outer.steps)
+    progress = Progress(known=known.metrics if known else None)
     recorder = recorders(settings, home, progress)
     with interruptible() as interruption:
         try:
@@ -194,6 +197,8 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
         from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
 
         tags = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+        if (job := os.environ.get(runs.JOB_ID)) is not None:
+            tags["metatrain.job_id"] = job
         parameters = flat(as_plain(settings))
         chosen.append(
             MLflowRecorder(settings.tracking.uri, settings.tracking.experiment, home.run_id, parameters, tags)

@@ -1,0 +1,111 @@
+"""A working directory as one zip, the way it travels to a cluster: sources, not what runs and data leave beside them.
+
+What `.gitignore` and `.rayignore` name stays behind, in every folder for what lies below it, and so does what
+`ALWAYS_LEFT` names. The zip is a function of names and contents alone, so that a folder that has not changed is not
+sent again (Ray names it by its hash).
+"""
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from metatrain.checks import require
+
+ALWAYS_LEFT = (
+    ".git/",
+    ".venv/",
+    "__pycache__/",
+    "*.egg-info/",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    "/runs/",
+    "/mlruns/",
+    "/mlartifacts/",
+    "/mlflow.db*",
+)
+IGNORE_FILES = (".gitignore", ".rayignore")
+LARGEST = 100 * 2**20
+"""Bytes of a request that Ray's dashboard takes."""
+_NAMED = 4
+_BEGINNING = (1980, 1, 1, 0, 0, 0)
+"""The first moment that a zip can name: of every entry, so that a new time alone makes no new zip."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What is sent of `folder`: its files, by their names in it, with their sizes in bytes."""
+
+    folder: Path
+    files: dict[str, int]
+
+    def written(self, to: Path) -> Path:
+        """The zip. ValueError: it is larger than a cluster takes, with what makes it so; or a file cannot be read."""
+        self._check(sum(self.files.values()) // 4)  # so much larger that no compression helps, before hours of it
+        try:
+            with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+                for name in self.files:
+                    path = self.folder / name
+                    entry = zipfile.ZipInfo(name, _BEGINNING)
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    entry.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
+                    archive.writestr(entry, path.read_bytes())
+        except OSError as error:
+            reason = f"{error.filename or to} cannot be read or written ({error.strerror})"
+            raise ValueError(f"{reason}: mend that, or name it in .rayignore") from error
+        self._check(to.stat().st_size)
+        return to
+
+    def _check(self, size: int) -> None:
+        require(
+            size <= LARGEST,
+            f"the working directory is too large for a job: {_mib(sum(self.files.values()))} in {len(self.files)} "
+            f"files, where {_mib(LARGEST)} can be sent; most of it is {', '.join(self._largest())}: name in .rayignore "
+            "what the job does without, and keep data where the cluster reads it (tasks.root)",
+        )
+
+    def _largest(self) -> list[str]:
+        """The folders and files at the top that weigh most."""
+        weights: Counter[str] = Counter()
+        for name, size in self.files.items():
+            top, inside, _ = name.partition("/")
+            weights[top + inside] += size
+        return [f"{top} ({_mib(size)})" for top, size in weights.most_common(_NAMED)]
+
+
+def packed(folder: Path) -> Parcel:
+    """What is sent of `folder`, found by walking it; folders that stay behind are not walked."""
+    above = [(folder, GitIgnoreSpec.from_lines(ALWAYS_LEFT))]
+    return Parcel(folder, dict(sorted(_walk(folder, folder, above))))
+
+
+def _walk(top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[tuple[str, int]]:
+    lines = [
+        line
+        for name in IGNORE_FILES
+        if (folder / name).is_file()
+        for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
+    specs = [*above, (folder, GitIgnoreSpec.from_lines(lines))] if lines else above
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read ({error.strerror}): mend that, or name it in .rayignore") from error
+    for entry in entries:
+        path = Path(entry.path)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if any(spec.match_file(path.relative_to(base).as_posix() + "/" * is_folder) for base, spec in specs):
+            continue
+        if is_folder:
+            yield from _walk(top, path, specs)
+        elif entry.is_file():  # of a link, what it leads to; sockets and the like have no content
+            yield path.relative_to(top).as_posix(), entry.stat().st_size
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"

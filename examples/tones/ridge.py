@@ -1,0 +1,82 @@
+"""An algorithm of one's own: ridge regression, differentiated (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136).
+
+A task is adapted to by solving for a linear classifier on the network's features, in closed form. What is learned over
+tasks is the features, and how strongly to regularise: whatever makes the solution good on the queries.
+
+N ways, n = N·K support examples, D features.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metatrain.checks import positive, require
+from metatrain.engine import Engine, loss_gradient
+from metatrain.losses import task_loss
+from metatrain.models import Model
+from metatrain.models.dropout import fold
+from metatrain.types import Context, MetaGradient, Params, Prediction
+from tasks.types import Episode, Examples, TaskSpec, Tree
+
+LAMBDA, SCALE = "ridge.log_lambda", "ridge.log_scale"
+
+
+class Solution(NamedTuple):
+    """What is adapted: W [D, N]; and the support inputs, whose statistics an inductive normalisation needs."""
+
+    weights: Tensor
+    support_x: Tensor
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """W = argmin ‖Z W − Y‖² + λ ‖W‖², logits α f(x) W, with Z = f(support) and Y one-hot (eq. 2 to 5).
+
+    `regulariser` and `scale` are where λ and α begin. Both are learned, by their logarithms, which keeps them positive;
+    as parameters "ridge.…" they may have an optimiser of their own, `outer.groups.ridge`. The paper's β, one number
+    that is added to all logits, is left out: the softmax does not see it.
+    """
+
+    regulariser: float = 1.0
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        positive("algorithm", regulariser=self.regulariser, scale=self.scale)
+
+    def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
+        require(spec.ways is not None, "algorithm.name: ridge:Ridge needs classes, and these tasks have none")
+        own = {LAMBDA: torch.tensor(math.log(self.regulariser)), SCALE: torch.tensor(math.log(self.scale))}
+        return model.initial(head=False) | own
+
+    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Solution]:
+        z = model.embed(params, support.x, fold(context.noise, 0))
+        # Rows of I, and not F.one_hot, which looks at its values, as nothing may under vmap.
+        y = torch.eye(model.spec.ways or 0, dtype=z.dtype, device=z.device)[support.y]
+        yield Solution(solved(z, y, params[LAMBDA].exp()), support.x)
+
+    def predict(self, model: Model, params: Params, adapted: Solution, x: Tree, context: Context) -> Prediction:
+        z = model.embed(params, x, fold(context.noise, 1), reference=adapted.support_x)
+        return params[SCALE].exp() * (z @ adapted.weights)
+
+    def meta_gradient(
+        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
+    ) -> MetaGradient:
+        def loss(params: Params, task: Episode, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+            (solution,) = self.trajectory(model, params, task.support, context)
+            return task_loss(self.predict(model, params, solution, task.query.x, context), task.query.y)
+
+        return loss_gradient(loss, params, tasks, context, engine)
+
+
+def solved(z: Tensor, y: Tensor, regulariser: Tensor) -> Tensor:
+    """W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, which is (Zᵀ Z + λ I)⁻¹ Zᵀ Y by Woodbury's identity: n equations instead of D.
+
+    z: Z, [n, D]. y: Y, [n, N]. regulariser: λ > 0, a scalar. Returns [D, N].
+    """
+    gram = z @ z.T + regulariser * torch.eye(len(z), dtype=z.dtype, device=z.device)
+    coefficients: Tensor = torch.linalg.solve(gram, y)
+    return z.T @ coefficients

@@ -1,0 +1,141 @@
+"""Profiles: what one must know of a cluster in order to use it, in a file that a team shares.
+
+    default: lab
+    profiles:
+      lab:
+        address: http://head.lab:8265
+        token_file: /shared/lab/auth_token      # or token: ${LAB_TOKEN}
+        settings: {runs.root: s3://lab/runs, tracking.uri: http://mlflow.lab:5000, executor.name: ray}
+        env: {AWS_ENDPOINT_URL: http://store.lab:8333, MLFLOW_TRACKING_PASSWORD: "${MLFLOW_TRACKING_PASSWORD}"}
+
+`settings` are put before those of whoever submits, so that these win; `env` is the job's. ${NAME} is taken from the
+environment of who submits, so that a secret need not stand in the file.
+"""
+
+import difflib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.jobs import Token
+from metatrain.checks import positive, require
+from metatrain.config import read_settings
+from metatrain.plain import as_yaml_value, flat, load_yaml
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+FILE = "profiles.yaml"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a cluster is reached, and what is set for whatever is submitted to it.
+
+    python: the cluster's interpreter; None for the one that Ray runs with there. stop_wait: seconds that a job which
+    is stopped has for its checkpoint.
+    """
+
+    address: str | None = None
+    token: str | None = None
+    token_file: str | None = None
+    python: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    stop_wait: int = 120
+
+    def __post_init__(self) -> None:
+        positive("", stop_wait=self.stop_wait)
+        require(self.token is None or self.token_file is None, "token: stands beside token_file: leave one of them out")
+
+    def overrides(self) -> list[str]:
+        """`settings` as key=value."""
+        return [f"{key}={as_yaml_value(value)}" for key, value in flat(self.settings).items()]
+
+
+@dataclass(frozen=True)
+class _File:
+    profiles: dict[str, Profile]
+    default: str | None = None
+
+
+def read_profile(name: str | None, file: Path | None) -> Profile:
+    """The profile of that name, or the file's default one; an empty one where there is neither file nor name."""
+    path = file or _found()
+    if path is None:
+        require(name is None, f"--profile: there is no file of profiles: write {FILE}, here or in {_personal().parent}")
+        return Profile()
+    listed = _read(path)
+    chosen = name or listed.default
+    if chosen is None:
+        return Profile()
+    if chosen not in listed.profiles:
+        near = difflib.get_close_matches(chosen, listed.profiles, n=1)
+        guess = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(listed.profiles) or 'none'}"
+        raise ValueError(f"--profile: {path} has no profile '{chosen}': {guess}")
+    return _filled_in(listed.profiles[chosen], f"{path}, profile '{chosen}'")
+
+
+def token_of(chosen: Profile) -> Token | None:
+    """The cluster's token: the profile's, or where Ray itself looks for it."""
+    if chosen.token is not None:
+        return Token(chosen.token, "the profile")
+    if chosen.token_file is not None:
+        return _token_in(Path(chosen.token_file).expanduser(), must=True)
+    if text := os.environ.get("RAY_AUTH_TOKEN"):
+        return Token(text, "RAY_AUTH_TOKEN")
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return _token_in(Path(path).expanduser(), must=True)
+    return _token_in(Path("~/.ray/auth_token").expanduser(), must=False)
+
+
+def _token_in(path: Path, must: bool) -> Token | None:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        require(not must, f"{path}: no token can be read from it ({reason}): copy the auth_token of the cluster's head")
+        return None
+    return Token(text, str(path)) if text else None
+
+
+def _found() -> Path | None:
+    if named := os.environ.get("METATRAIN_PROFILES"):
+        return Path(named)
+    return next((path for path in (Path(FILE), _personal()) if path.is_file()), None)
+
+
+def _personal() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "metatrain" / FILE
+
+
+def _read(path: Path) -> _File:
+    listed: _File = read_settings(
+        _File, load_yaml(path, "a file of profiles", "profiles, as docs/cluster.md does"), path.name
+    )
+    secret = [name for name, one in listed.profiles.items() if one.token and not _VARIABLE.search(one.token)]
+    open_to_all = bool(path.stat().st_mode & stat.S_IROTH)
+    require(
+        not (secret and open_to_all),
+        f"{path}: everybody can read it, and profile '{''.join(secret[:1])}' has a token in it: chmod o-r {path}, or "
+        "give token_file, or ${NAME} of a variable",
+    )
+    return listed
+
+
+def _filled_in(chosen: Profile, where: str) -> Profile:
+    """With ${NAME} replaced."""
+
+    def replaced(text: str) -> str:
+        def value(found: re.Match[str]) -> str:
+            require(found[1] in os.environ, f"{where}: {found[0]} is not set here: export {found[1]}=…")
+            return os.environ[found[1]]
+
+        return _VARIABLE.sub(value, text)
+
+    env = {name: replaced(text) for name, text in chosen.env.items()}
+    token = replaced(chosen.token) if chosen.token else None
+    settings = {key: replaced(value) if isinstance(value, str) else value for key, value in chosen.settings.items()}
+    return Profile(chosen.address, token, chosen.token_file, chosen.python, settings, env, chosen.stop_wait)

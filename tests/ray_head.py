@@ -1,0 +1,136 @@
+"""A real Ray cluster of one node with dashboard and token, as `ray start --head` makes it; and a line that breaks."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+RAY = Path(sys.executable).with_name("ray")
+
+
+class RayHead(NamedTuple):
+    address: str
+    """Of the dashboard."""
+    token: str
+    metrics: str
+    """Where Prometheus would ask."""
+
+    def environment(self) -> dict[str, str]:
+        """What a person who may use it has set."""
+        return {"RAY_API_SERVER_ADDRESS": self.address, "RAY_AUTH_TOKEN": self.token}
+
+
+@contextmanager
+def ray_head(cpus: int = 4, env: dict[str, str] | None = None) -> Iterator[RayHead]:
+    """Its PATH holds no Python of ours, as on many clusters; `env` is what its machines have set."""
+    token = secrets.token_hex(16)
+    room = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets have short names only
+    (room / "auth_token").write_text(token)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "ray-client-server-port")
+    ports = {name: free_port() for name in names}
+    with (room / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [
+                *(str(RAY), "start", "--head", "--block", "--disable-usage-stats"),
+                *(f"--{name}={port}" for name, port in ports.items()),
+                *(f"--num-cpus={cpus}", f"--temp-dir={room}", "--object-store-memory=200000000"),
+            ],
+            env={
+                **{name: os.environ[name] for name in ("HOME", "TMPDIR", "METATRAIN_CACHE") if name in os.environ},
+                "PATH": "/usr/bin:/bin",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(room / "auth_token"),
+                **(env or {}),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    head = RayHead(
+        f"http://127.0.0.1:{ports['dashboard-port']}", token, f"http://127.0.0.1:{ports['metrics-export-port']}"
+    )
+    try:
+        _wait(process, f"{head.address}/api/gcs_healthz", room / "out")
+        yield head
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ray start left with {process.returncode}: {log.read_text()}"
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no Ray after {seconds} s: {log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Line:
+    """A tunnel to `target` (host:port of http://…) which can be cut, and refuses while it is `down`."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.removeprefix("http://").rpartition(":")
+        self._target, self.down = (host, int(port)), False
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> int:
+        """Breaks every connection; how many there were."""
+        broken, self._open = self._open, []
+        for end in broken:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        return len(broken) // 2
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if self.down:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(65536):
+            sink.sendall(piece)
+    for end in (source, sink):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    source.close()

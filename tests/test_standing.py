@@ -1,0 +1,101 @@
+"""Where a run stands, written as a line and read back."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metatrain.standing import Standing, last_told, of_run, parsed, with_newest
+
+ACCURACY = {
+    "train/loss": 0.31,
+    "train/accuracy": 0.892,
+    "validation/accuracy": 0.951,
+    "validation/ci95": 0.004,
+    "best/accuracy": 0.953,
+    "best/ci95": 0.0041,
+    "best/step": 100,
+    "time/tasks_per_second": 45.0,
+    "cluster/workers": 2.0,
+}
+ERROR = {"train/loss": 1.5, "train/mse": 1.5, "validation/mse": 0.4, "validation/ci95": 0.05, "cluster/workers": 1.0}
+
+
+@pytest.mark.parametrize("metrics", [ACCURACY, ERROR, {}], ids=["accuracy", "mse", "nothing yet"])
+def test_a_line_reads_back(metrics: dict[str, float]) -> None:
+    standing = Standing(120, 500, 12.0, metrics)
+    found = parsed(f"training {standing.line()}")
+    assert found is not None
+    assert (found.step, found.total, found.seconds, found.metrics) == (120, 500, 12.0, metrics)
+
+
+@given(
+    step=st.integers(0, 10**6),
+    more=st.integers(0, 10**6),
+    seconds=st.integers(0, 10**6),
+    loss=st.floats(allow_infinity=True, allow_nan=False, width=32),
+    accuracy=st.floats(0, 1),
+    ci95=st.floats(0, 1),
+    pace=st.floats(1e-6, 1e6),
+    workers=st.integers(0, 5000),
+)
+def test_any_line_reads_back_to_its_digits(step, more, seconds, loss, accuracy, ci95, pace, workers) -> None:
+    metrics = {
+        "train/loss": loss,
+        "train/accuracy": accuracy,
+        "validation/accuracy": accuracy,
+        "validation/ci95": ci95,
+        "time/tasks_per_second": pace,
+        "cluster/workers": workers,
+    }
+    found = parsed(Standing(step, step + more, seconds, metrics).line())
+    assert (found.step, found.total, found.seconds) == (step, step + more, seconds)
+    assert found.metrics.keys() == metrics.keys()
+    assert found.metrics["train/loss"] == pytest.approx(loss, rel=1e-3, abs=1e-3)
+    assert found.metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert found.metrics["validation/ci95"] == pytest.approx(ci95, abs=1e-4)
+    assert found.metrics["time/tasks_per_second"] == pytest.approx(pace, rel=1e-3)
+    assert found.metrics["cluster/workers"] == workers
+
+
+@given(st.text())
+def test_other_lines_are_no_standing(text: str) -> None:
+    assert parsed(text) is None or " left" in text
+
+
+def test_the_last_one_of_a_log() -> None:
+    lines = [
+        "training 1/9  0:01, 0:08 left",
+        "step 2: worker-lost: pid 7",
+        "training 3/9  0:03, 0:06 left",
+        "metatrain: no",
+    ]
+    assert last_told(lines) == Standing(3, 9, 3.0)
+    assert last_told(["metatrain: tasks.root: missing"]) is None
+
+
+def test_the_best_is_kept_by_its_score() -> None:
+    known: dict[str, float] = {}
+    for step, accuracy in ((10, 0.5), (20, 0.7), (30, 0.6)):
+        known = with_newest(known, step, {"validation/accuracy": accuracy, "validation/ci95": accuracy / 10})
+    assert (known["best/accuracy"], known["best/ci95"], known["best/step"]) == (0.7, pytest.approx(0.07), 20)
+    assert known["validation/accuracy"] == 0.6
+    known = {}
+    for step, mse in ((10, 0.5), (20, 0.2), (30, 0.4)):
+        known = with_newest(known, step, {"validation/mse": mse})
+    assert (known["best/mse"], known["best/step"]) == (0.2, 20)
+
+
+def test_a_run_s_own_records(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert of_run(path, 100) is None
+    records = [{"step": step, "time": 1000.0 + 2 * step, "train/loss": 1 / (step + 1)} for step in range(1, 71)]
+    records += [{"step": 70, "time": 1141.0, "validation/accuracy": 0.8, "validation/ci95": 0.02}]
+    records += [{"step": 70, "time": 1142.0, "event": "checkpoint", "text": "saved"}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 71, "ti')
+    found = of_run(path, 100)
+    assert (found.step, found.total) == (70, 100)
+    assert found.seconds_left == pytest.approx(60.0)
+    assert found.metrics["best/step"] == 70
