@@ -78,13 +78,13 @@ class Job:
 
 
 class Jobs:
-    """The jobs of the cluster whose dashboard is at `address`, http(s)://host:port.
+    """The jobs of the cluster whose dashboard is at `address`, http(s)://host:port, or host:port alone.
 
     ValueError: nothing answers there, something else than Ray does, or it does not accept the token.
     """
 
     def __init__(self, address: str, token: Token | None) -> None:
-        self.address = address.rstrip("/")
+        self.address = (address if "://" in address else f"http://{address}").rstrip("/")
         self._token = token
         self._headers = {"Authorization": f"Bearer {token.text}"} if token else {}
         self.ray_version = str(self._preflight().get("ray_version", "?"))

@@ -1,7 +1,7 @@
 """Where a run stands, as a line that people read and that can be read back: of a job its log is all that one has.
 
-    120/500  0:12, 0:38 left · train loss 0.310, 89.20 % · validation 95.10 ± 0.40 % · best 95.30 ± 0.41 % at step 100
-    · 45 tasks/s · 2 workers            (all in one line)
+120/500  0:12, 0:38 left · train loss 0.310, 89.20 % · validation 95.10 ± 0.40 % · best 95.30 ± 0.41 % at step 100
+· 45 tasks/s · 2 workers            (all in one line)
 """
 
 import re

@@ -79,6 +79,16 @@ class Worker:
         """Whether the model has convolutions, which decides how it is vectorised."""
         return any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in self.model.body.modules())
 
+    @cached_property
+    def _untrained(self) -> Model:
+        """The network for who begins from scratch: with as many outputs as the test tasks have classes, if those are
+        more than in training, where methods without a head go on as they are.
+        """
+        trained, tested = (self._distributions[split].spec for split in ("train", "test"))
+        if tested.ways is None or trained.ways is None or tested.ways <= trained.ways:
+            return self.model
+        return build_model(self.config.model.settings, tested, self.config.seed).to(self.device)
+
     def initial(self) -> Params:
         """The meta-parameters before the first step."""
         return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
@@ -104,7 +114,8 @@ class Worker:
         with _told(job, shard):
             silent = torch.full((len(shard.indices),), SILENT, device=self.device)
             context = Context(torch.tensor(job.step, device=self.device), silent)
-            model = self.model.for_tasks(self._distributions[job.split].spec, params)
+            spec = self._distributions[job.split].spec
+            model = (self._untrained if job.learner == "from_scratch" else self.model).for_tasks(spec, params)
             algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from tests.ray_head import RayHead
 
 torch.set_num_threads(1)
 
@@ -13,14 +17,17 @@ RAY = ("cli", "compilation", "connection", "executors")
 """Files whose tests start clusters; they run in one process, as do tests marked `ray`, or that look for one."""
 APART = ("elastic", "faults", "transport")
 """Those that know of no other cluster, and run wherever there is time."""
+JOBS = ("jobs", "job_requests", "job_records")
+"""Those that share a cluster with a dashboard, and know of no other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests (pytest-xdist), each taking a whole file; those with Ray go to one of them."""
     for item in items:
         file = item.path.stem.removeprefix("test_")
-        on_ray = file in RAY or "name: ray" in item.name or (item.get_closest_marker("ray") and file not in APART)
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else file))
+        known = "jobs" if file in JOBS else file if file in APART else None
+        on_ray = file in RAY or "name: ray" in item.name or item.get_closest_marker("ray")
+        item.add_marker(pytest.mark.xdist_group(known or ("ray" if on_ray else file)))
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +54,12 @@ def local_ray() -> Iterator[None]:
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def head() -> "Iterator[RayHead]":
+    """A Ray cluster that is somebody else's: with a dashboard, a token, and a PATH without our Python."""
+    from tests.ray_head import ray_head
+
+    with ray_head() as head:
+        yield head

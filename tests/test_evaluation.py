@@ -145,3 +145,10 @@ def test_as_a_person_reads_it_and_as_a_program_does():
     plain = found.as_dict()
     assert (plain["score"], plain["accuracy"], plain["ci95"], plain["tasks"]) == ("accuracy", 0.98765, 0.00214, 4)
     assert plain["curve"]["steps"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("learner", ["trained", "from_scratch", "nearest_neighbour"])
+def test_tasks_of_more_ways_than_were_trained_on_suit_every_learner_of_a_method_without_a_head(learner):
+    config = tiny("algorithm={name: protonet}", "tasks.test.ways=5", "tasks.test.shots=2")
+    result = evaluated(config, TEST._replace(learner=learner), tasks=3)
+    assert 0 <= result.value <= 1

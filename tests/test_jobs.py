@@ -3,19 +3,15 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from metatrain.standing import parsed
-from tests.command_line import CommandLine, Done
-from tests.configurations import TINY
-from tests.ray_head import Line, RayHead, ray_head
+from tests.person import Person, a_person, result_in
+from tests.ray_head import Line, RayHead
 
 pytestmark = pytest.mark.ray
 
@@ -23,55 +19,10 @@ LONG = ("outer.steps=2000", "evaluation.every=2000", "checkpoint.every=1000")
 """Until it is stopped."""
 
 
-class Person:
-    """Somebody with a folder of their own and a cluster that is elsewhere."""
-
-    def __init__(self, head: RayHead, folder: Path, command: CommandLine) -> None:
-        self.head, self.folder, self._command = head, folder, command
-        self.runs = folder.parent / "shared" / "runs"
-
-    def __call__(self, *arguments: str) -> Done:
-        return self._command(self.folder, *arguments)
-
-    def process(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same as a process that one can listen to."""
-        command = [sys.executable, "-m", "metatrain", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def submit(self, *overrides: str, follow: bool = False) -> Done:
-        return self("submit", *["--follow"] * follow, "--", "train", "tiny.yaml", *overrides)
-
-    def job(self, *overrides: str) -> str:
-        done = self.submit(*overrides)
-        assert done.code == 0, done.err
-        return done.out.strip()
-
-    def jobs(self) -> dict[str, dict]:
-        return {job["id"]: job for job in json.loads(self("jobs", "--json").out)}
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    with ray_head() as head:
-        yield head
-
-
 @pytest.fixture(scope="module")
 def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
-    room = tmp_path_factory.mktemp("person")
-    folder = room / "project"
-    folder.mkdir()
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    profile = {"address": head.address, "token": "${LAB_TOKEN}", "settings": {"runs.root": f"{room}/shared/runs"}}
-    (folder / "profiles.yaml").write_text(yaml.safe_dump({"default": "lab", "profiles": {"lab": profile}}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAB_TOKEN", head.token)
-        patch.setenv("HOME", str(room))  # where no token lies
-        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            patch.delenv(name, raising=False)
-        command = CommandLine(room)
-        yield Person(head, folder, command)
-        command.close()
+    with a_person(head, tmp_path_factory.mktemp("person")) as person:
+        yield person
 
 
 def until(holds, seconds: float = 120) -> None:
@@ -80,11 +31,6 @@ def until(holds, seconds: float = 120) -> None:
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.3)
     return found
-
-
-def result_in(log: str) -> dict:
-    """What --json made the last line."""
-    return json.loads(next(line for line in reversed(log.splitlines()) if line.startswith("{")))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from torch import Tensor
 from metatrain.checks import positive, require
 from metatrain.engine import Engine, loss_gradient
 from metatrain.losses import task_loss
-from metatrain.models import Model
-from metatrain.models.dropout import fold
+from metatrain.models import Model, fold
 from metatrain.types import Context, MetaGradient, Params, Prediction
 from tasks.types import Episode, Examples, TaskSpec, Tree
 

@@ -5,7 +5,7 @@ networks, `resnet12.py` and `torchvision_classifiers.py`.
 """
 
 from metatrain.models.architectures import ARCHITECTURES, MLP, Conv4, Custom
-from metatrain.models.dropout import DropBlock, Dropout
+from metatrain.models.dropout import DropBlock, Dropout, fold
 from metatrain.models.model import Model, build_model
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import Architecture
@@ -25,4 +25,5 @@ __all__ = [
     "TaskNorm",
     "Torchvision",
     "build_model",
+    "fold",
 ]

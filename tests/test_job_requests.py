@@ -1,0 +1,176 @@
+"""Wrong requests to a cluster: each gets one clear line with the remedy, and exit code 2; nothing is started."""
+
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command_line import Done
+from tests.person import Person, a_person
+from tests.ray_head import RayHead, free_port
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    with a_person(head, tmp_path_factory.mktemp("requests")) as person:
+        yield person
+
+
+def profiles(person: Person, tmp_path: Path, **one: object) -> tuple[str, str]:
+    """A file of profiles with one, beside what every profile here needs."""
+    settings = {"runs.root": str(person.runs), **one.pop("settings", {})}
+    path = tmp_path / "profiles.yaml"
+    plain = {"address": person.head.address, "settings": settings, **one}
+    path.write_text(yaml.safe_dump({"default": "one", "profiles": {"one": plain}}))
+    path.chmod(0o600)
+    return "--profiles", str(path)
+
+
+def refused(done: Done, *parts: str, code: int = 2) -> None:
+    assert done.code == code, done
+    line = done.err.strip().splitlines()[-1]
+    assert line.startswith("metatrain: "), done.err
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in line
+
+
+def one_line(done: Done, *parts: str) -> None:
+    refused(done, *parts)
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert done.out == ""
+
+
+def test_an_address_where_nothing_answers(person: Person) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for command in (["jobs"], ["submit", "--", "train", "tiny.yaml"], ["stop", "a"], ["status"]):
+        at = command.index("--") if "--" in command else len(command)
+        done = person(*command[:at], "--address", nowhere, *command[at:])
+        one_line(done, f"no Ray cluster answers at {nowhere}", "Connection refused", "ray start --head")
+        assert done.seconds < 20
+
+
+def test_an_address_of_something_else(person: Person) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        other = f"127.0.0.1:{server.server_port}"  # taken for http
+        one_line(person("jobs", "--address", other), "is not a Ray dashboard", "8265")
+    finally:
+        server.shutdown()
+        server.server_close()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        threading.Thread(target=lambda: mute.accept()[0].close(), daemon=True).start()
+        one_line(person("jobs", "--address", f"http://127.0.0.1:{mute.getsockname()[1]}"), "no Ray cluster answers")
+    for wrong in ("ray://127.0.0.1:10001", "ftp://x", "http://"):
+        one_line(person("jobs", "--address", wrong), "http")
+
+
+def test_no_token_a_wrong_token_and_one_that_cannot_be_read(person: Person, tmp_path: Path) -> None:
+    one_line(person("jobs", *profiles(person, tmp_path)), "asks for a token, and none was found", "auth_token")
+    wrong = tmp_path / "token"
+    wrong.write_text("0123456789abcdef0123456789abcdef\n")
+    one_line(
+        person("jobs", *profiles(person, tmp_path, token_file=str(wrong))), "does not accept the token", str(wrong)
+    )
+    wrong.write_text(person.head.token + "\n")
+    assert person("jobs", *profiles(person, tmp_path, token_file=str(wrong))).code == 0
+    missing = profiles(person, tmp_path, token_file=str(tmp_path / "none"))
+    one_line(person("jobs", *missing), "no token can be read", "No such file")
+
+
+def test_a_token_that_everybody_can_read(person: Person, tmp_path: Path) -> None:
+    option, path = profiles(person, tmp_path, token=person.head.token)
+    assert person("jobs", option, path).code == 0
+    Path(path).chmod(0o644)
+    one_line(person("jobs", option, path), "everybody can read it", "chmod o-r")
+
+
+@pytest.mark.parametrize(
+    ("one", "parts"),
+    [
+        ({"adress": "http://x"}, ["profiles.one.adress", "did you mean address"]),
+        ({"env": {"A": 1}}, ["profiles.one.env", "string"]),
+        ({"token": "${NOT_SET_ANYWHERE}"}, ["${NOT_SET_ANYWHERE} is not set here", "export"]),
+        ({"token": "${A}", "token_file": "b"}, ["leave one of them out"]),
+        ({"stop_wait": 0}, ["stop_wait"]),
+    ],
+)
+def test_a_profile_that_is_wrong(person: Person, tmp_path: Path, one: dict, parts: list[str]) -> None:
+    one_line(person("jobs", *profiles(person, tmp_path, **one)), *parts)
+
+
+def test_a_profile_that_is_not_there(person: Person, tmp_path: Path) -> None:
+    one_line(person("jobs", "--profile", "lap"), "has no profile 'lap'", "did you mean 'lab'")
+    one_line(person("jobs", "--profiles", str(tmp_path / "none.yaml")), "No such file")
+    (tmp_path / "empty.yaml").write_text("")
+    one_line(person("jobs", "--profiles", str(tmp_path / "empty.yaml")), "holds no settings")
+
+
+def test_a_job_that_is_not_there(person: Person) -> None:
+    for command in ("logs", "stop", "status"):
+        one_line(person(command, "tiny-20200101"), "no such job", "metatrain jobs")
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["train", "tiny.yaml", "runs.root=runs"], ["runs.root", "goes with it", "s3://BUCKET/FOLDER"]),
+        (["train", "tiny.yaml", "tracking.uri=sqlite:///mlflow.db"], ["tracking.uri", "goes with it", "http://"]),
+        (["train", "tiny.yaml", "outer.stepz=3"], ["outer.stepz", "did you mean steps"]),
+        (["train", "none.yaml"], ["none.yaml", "No such file"]),
+        (["train", "../tiny.yaml"], ["lies outside the folder that is sent"]),
+        (["train", "left.yaml"], ["is not sent", ".rayignore"]),
+        (["train", "--resume", "runs/20261121-a"], ["--resume", "s3://"]),
+        (["training", "tiny.yaml"], ["COMMAND", "train"]),
+    ],
+)
+def test_a_command_that_cannot_be_sent(person: Person, command: list[str], parts: list[str]) -> None:
+    text = (person.folder / "tiny.yaml").read_text()
+    (person.folder / "left.yaml").write_text(text)
+    (person.folder.parent / "tiny.yaml").write_text(text)
+    (person.folder / ".rayignore").write_text("left.yaml\n")
+    before = len(person.jobs())
+    one_line(person("submit", "--", *command), *parts)
+    assert len(person.jobs()) == before
+
+
+def test_options_that_are_wrong(person: Person, tmp_path: Path) -> None:
+    train = ["--", "train", "tiny.yaml"]
+    one_line(person("submit", "--env", "NOT_SET_ANYWHERE", *train), "--env", "is not set here")
+    one_line(person("submit", "--env", "1=2", *train), "--env", "NAME=VALUE")
+    one_line(person("submit", "--name", "a b", *train), "--name", "letters")
+    one_line(person("submit", "--working-dir", str(tmp_path / "none"), *train), "--working-dir", "there is no folder")
+
+
+def test_a_working_directory_that_is_too_large(person: Person) -> None:
+    with (person.folder / "birds.zip").open("wb") as file:
+        file.truncate(600 * 2**20)
+    try:
+        done = person.submit()
+        one_line(done, "too large", "600 MiB in", "100 MiB can be sent", "birds.zip (600 MiB)", ".rayignore")
+    finally:
+        (person.folder / "birds.zip").unlink()
+
+
+def test_a_cluster_without_our_package(person: Person, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    token = {"token": "${LAB_TOKEN}"}
+    option = profiles(person, tmp_path, python=str(bare / "bin" / "python"), **token)
+    done = person("submit", *option, "--follow", "--", "train", "tiny.yaml")
+    refused(done, "has no metatrain", "install it there", "image")
+    job = next(iter(person.jobs()))
+    refused(person("logs", job), "has no metatrain")
+    option = profiles(person, tmp_path, python="/no/such/python", **token)
+    refused(
+        person("submit", *option, "--follow", "--", "train", "tiny.yaml"), "/no/such/python is not there", "profile"
+    )
