@@ -46,9 +46,11 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
         gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
         fewest = settings.workers if isinstance(settings.workers, int) else settings.workers.min
         wanted = fewest * settings.gpus_per_worker
+        grows = address is not None and not isinstance(settings.workers, int)  # by an autoscaler, once it is asked
         require(
-            wanted <= gpus,
-            f"executor.gpus_per_worker: {wanted:g} GPUs asked for, the cluster has {gpus:g}: lower it or workers",
+            wanted <= gpus or grows,
+            f"executor.gpus_per_worker: {wanted:g} GPUs asked for, the cluster has {gpus:g}: lower it or workers, or, "
+            "where a cluster grows when it is asked to, set executor.workers={min: 1, max: N}",
         )
         yield
     finally:

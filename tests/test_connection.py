@@ -15,18 +15,19 @@ from metatrain.settings import ExecutorSettings
 
 # Joined from a fresh process: what another test did to this one's Ray must not matter, nor the user's own token.
 JOIN = """
+import os
 import sys
 import ray
 from cluster.connection import connected
-from metatrain.settings import ExecutorSettings
+from metatrain.settings import ExecutorSettings, WorkerRange
 
 def pid():
     import os
     return os.getpid()
 
-address = sys.argv[1]
-for visit in range(2):
-    with connected(ExecutorSettings(name="ray", address=address)):
+address = os.environ["RAY_ADDRESS"] = sys.argv[1]
+for named in (address, None):  # a job's cluster is named by RAY_ADDRESS
+    with connected(ExecutorSettings(name="ray", address=named)):
         assert ray.get(ray.remote(pid).remote()) > 0
         print("cores", ray.cluster_resources()["CPU"])
     assert not ray.is_initialized()
@@ -36,6 +37,9 @@ try:
 except ValueError as error:
     print("refused", error)
 assert not ray.is_initialized()
+growing = WorkerRange(min=1, max=4)
+with connected(ExecutorSettings(name="ray", address=address, workers=growing, gpus_per_worker=1)):
+    print("may grow")
 """
 
 
@@ -80,9 +84,10 @@ def test_a_cluster_that_was_joined_is_left_running(cluster, token):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    first, second, refused = done.stdout.splitlines()
+    first, second, refused, grows = done.stdout.splitlines()
     assert first == second == "cores 3.0"
     assert refused.startswith("refused executor.gpus_per_worker: 1 GPUs asked for, the cluster has 0: lower it")
+    assert grows == "may grow"
 
 
 OTHER = """
