@@ -112,6 +112,7 @@ class Campaign:
         yield from self._met(self._ready(0.0))  # what came while nobody looked, before anyone is called silent
         while not self.done:
             self._crew.tend()
+            self._desk.events.tell()
             idle = self._hand_out()
             came = self._ready(_TURN_S)
             yield from self._met(came)

@@ -46,6 +46,7 @@ class Events:
         self._workers = metrics.Gauge("metatrain_workers", "workers that are given work")
         self._pace = metrics.Gauge("metatrain_tasks_per_second", "training tasks a second, of the last step")
         self._step = metrics.Gauge("metatrain_step", "the outer step that was computed last")
+        self._now: dict[metrics.Gauge, float] = {}
         self._exported: Counter[str] = Counter()
         self._tasks_since = 0
         self._parts_since: Counter[str] = Counter()
@@ -66,16 +67,24 @@ class Events:
             self._parts_since[part] += seconds  # type: ignore[assignment]
 
     def stepped(self, step: int, tasks: int, seconds: float, workers: int) -> None:
-        """A training step was computed. Ray is told once a second: telling costs more than counting."""
+        """A training step was computed."""
         self._tasks_since += tasks
+        self._now = {self._step: step, self._workers: workers, self._pace: tasks / seconds}
+        self.tell()
+
+    def tell(self) -> None:
+        """Ray is told, once a second: telling costs more than counting.
+
+        Gauges are told again though nothing changed, as while an evaluation lasts: Ray forgets those that are not.
+        """
         if (now := time.monotonic()) - self._exported_at < EXPORT_S:
             return
         self._exported_at = now
-        self._step.set(step)
-        self._workers.set(workers)
-        self._pace.set(tasks / seconds)
-        self._tasks.inc(self._tasks_since)
-        self._tasks_since = 0
+        for gauge, value in self._now.items():
+            gauge.set(value)
+        if self._tasks_since > 0:
+            self._tasks.inc(self._tasks_since)
+            self._tasks_since = 0
         for part, spent in self._parts_since.items():
             if spent > 0:
                 self._seconds.inc(spent, {"part": part})

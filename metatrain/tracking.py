@@ -9,18 +9,15 @@ story is in metrics.jsonl.
 
 import logging
 import os
-import re
-import ssl
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from metatrain.preflight import TrackingError, database_of, preflight, resolve, without_login
 from metatrain.recorders import new_points
 from metatrain.types import RunStatus
 
@@ -34,18 +31,11 @@ RUN_ID_TAG = "metatrain.run_id"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 STATUSES: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
-"""Beside http and https."""
-_SQLITE = b"SQLite format 3\0"
 CHATTY = ("mlflow.store.db.utils", "alembic")  # they tell of each table that is made
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to results
     "MLFLOW_DISABLE_TELEMETRY": "true",  # training does not call home
 }
-
-
-class TrackingError(ConnectionError):
-    """MLflow cannot be reached, or refuses. The message is one line that names the remedy."""
 
 
 class MLflowRecorder:
@@ -152,69 +142,6 @@ class MLflowRecorder:
             self._client.log_batch(self._started(), params=[Param(key, value) for key, value in batch])
 
 
-def resolve(uri: str) -> str:
-    """`uri` with a relative SQLite path made absolute, so that a change of folder does not change the database.
-
-    ValueError: a folder of files, which MLflow 3 refuses, or a database in memory, which ends with the process.
-    """
-    scheme, separator, rest = uri.partition(":")
-    if not separator or scheme == "file":
-        raise ValueError(f"tracking.uri={uri} names a folder, which MLflow no longer writes: use sqlite:///mlflow.db")
-    if scheme != "sqlite":
-        return uri
-    path = rest.removeprefix("///")
-    if path == rest or path in ("", ":memory:"):
-        raise ValueError(f"tracking.uri={uri} names no file: use sqlite:///mlflow.db")
-    return f"sqlite:///{Path(path).absolute()}"
-
-
-def preflight(uri: str, seconds: float = 5.0) -> None:
-    """Ask a server at an http(s) `uri` whether it is there: MLflow's own first call tries for minutes.
-
-    Any answer but a server's own failure will do, since servers behind a login refuse too. TrackingError: no answer
-    within `seconds`, or a status of 500 and above. ValueError: no uri that MLflow can use, or a file for a database
-    that is none.
-    """
-    uri = resolve(uri)
-    if not uri.startswith(("http://", "https://")):
-        _check_database(uri)
-        return
-    address = _without_login(uri).rstrip("/") + "/health"
-    try:
-        urllib.request.urlopen(address, timeout=seconds).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500:
-            _refuse(uri, f"answers {error.code}")
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "reason", error)
-        if not isinstance(cause, ssl.SSLError):  # it is there; its certificate is for MLflow's own settings to judge
-            _refuse(uri, f"does not answer ({cause})")
-
-
-def _check_database(uri: str) -> None:
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if scheme not in SCHEMES:
-        raise ValueError(f"tracking.uri: MLflow knows no '{scheme}': use sqlite:///mlflow.db, or a server's http://")
-    path = _database(uri)
-    if path is None:
-        return
-    above = next(folder for folder in path.parents if folder.exists())
-    if path.is_dir() or not above.is_dir():
-        raise ValueError(f"tracking.uri: {path} cannot be made: use sqlite:///FILE in a folder that you may write to")
-    if path.exists():
-        with path.open("rb") as file:
-            begins = file.read(len(_SQLITE))
-        if begins not in (b"", _SQLITE):
-            raise ValueError(f"tracking.uri: {path} is no SQLite database: name another file, which will be made")
-
-
-def _refuse(uri: str, what: str) -> NoReturn:
-    raise TrackingError(
-        f"the MLflow server at {_without_login(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say"
-    ) from None
-
-
 @contextmanager
 def _one_line_errors(uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
@@ -224,7 +151,7 @@ def _one_line_errors(uri: str) -> Iterator[None]:
     except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
         raise TrackingError(
-            f"MLflow at {_without_login(uri)} failed ({reason}): mend it, then go on with `metatrain train --resume`"
+            f"MLflow at {without_login(uri)} failed ({reason}): mend it, then go on with `metatrain train --resume`"
         ) from error
 
 
@@ -236,7 +163,7 @@ def _client(uri: str) -> "MlflowClient":
     for logger in CHATTY:
         logging.getLogger(logger).setLevel(logging.WARNING)
 
-    if (database := _database(uri)) and not database.exists():
+    if (database := database_of(uri)) and not database.exists():
         _create_database(database)
     return MlflowClient(tracking_uri=uri)
 
@@ -274,17 +201,9 @@ def _experiment(client: "MlflowClient", name: str, artifact_location: str | None
     return str(found.experiment_id)
 
 
-def _database(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 def _beside_database(uri: str) -> str | None:
-    database = _database(uri)
+    database = database_of(uri)
     return (database.parent / "mlartifacts").as_uri() if database else None
-
-
-def _without_login(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _as_text(value: Value) -> str:

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,3 +65,12 @@ def a_person(head: RayHead, room: Path) -> Iterator[Person]:
 def result_in(log: str) -> dict:
     """What --json made the last line."""
     return json.loads(next(line for line in reversed(log.splitlines()) if line.startswith("{")))
+
+
+def until(holds: Callable[[], Any], seconds: float = 120) -> Any:
+    """What `holds` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.3)
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metatrain.standing import parsed
-from tests.person import Person, a_person, result_in
+from tests.person import Person, a_person, result_in, until
 from tests.ray_head import Line, RayHead
 
 pytestmark = pytest.mark.ray
@@ -23,14 +23,6 @@ LONG = ("outer.steps=2000", "evaluation.every=2000", "checkpoint.every=1000")
 def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     with a_person(head, tmp_path_factory.mktemp("person")) as person:
         yield person
-
-
-def until(holds, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.3)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from metatrain import tracking
-from metatrain.tracking import MLflowRecorder, TrackingError
+from metatrain import preflight, tracking
+from metatrain.preflight import TrackingError
+from metatrain.tracking import MLflowRecorder
 
 PARAMS: dict[str, tracking.Value] = {"outer.lr": 1e-3, "tasks.root": None, "algorithm.first_order": False, "seed": 3}
 
@@ -311,8 +312,18 @@ def test_a_server_that_is_not_there_is_told_at_once() -> None:
 def test_a_server_that_fails_is_told_at_once() -> None:
     with answering(500) as address, pytest.raises(TrackingError, match="answers 500"):
         recorder(address).start(0, 1)
+
+
+def test_a_server_that_wants_a_login_is_told_so_unless_somebody_else_logs_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     with answering(401) as address:
-        tracking.preflight(address)
+        with pytest.raises(ValueError, match="wants a login"):
+            preflight.preflight(address)
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ada\n")
+        preflight.preflight(address)  # MLflow reads it
 
 
 def test_a_server_that_keeps_silent_is_given_up() -> None:
@@ -320,7 +331,7 @@ def test_a_server_that_keeps_silent_is_given_up() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(TrackingError, match="does not answer"):
-            tracking.preflight(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
+            preflight.preflight(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
 
 
 @contextmanager

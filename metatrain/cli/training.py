@@ -110,7 +110,7 @@ def compile_ahead(settings: Config, executor: Executor) -> float:
 def settled(settings: Config) -> Config:
     """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
     if settings.tracking.uri is not None:
-        from metatrain.tracking import preflight
+        from metatrain.preflight import preflight
 
         preflight(settings.tracking.uri)
     device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
