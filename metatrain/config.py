@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
-from metatrain.plain import LONGEST, flat, load_yaml, overridden, short
+from metatrain.plain import LONGEST, flat, load_yaml, overridden, short, written
 from metatrain.settings import Choice, Config, Tasks
 from tasks.catalogue import CATALOGUE, source_type
 from tasks.imports import FAILURES, failure, import_target
@@ -223,4 +222,4 @@ _ABSENT = object()
 
 def as_yaml(config: Config) -> str:
     """The resolved configuration, ready for `metatrain train`."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+    return written(as_plain(config))

@@ -28,9 +28,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def load_yaml(
@@ -101,10 +106,12 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def as_yaml_value(value: Any) -> str:
-    """In one line, as an override has it: 0.1, [1, 2], null."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-        .removesuffix("\n...\n")
-        .strip()
-    )
+def written(tree: Any) -> str:
+    """As YAML that reads back to the same."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def in_one_line(value: Any) -> str:
+    """The same as an override has it: 0.1, [1, 2], null."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.strip().removesuffix("...").strip()

@@ -337,3 +337,9 @@ def test_workers_may_be_a_range():
     schema().validate(as_plain(config))
     assert flat(as_plain(config))["executor.workers.max"] == 4
     assert tiny("executor.workers=3").executor.least_workers == 1
+
+
+def test_a_name_that_looks_like_a_number_is_kept_as_a_name(tmp_path):
+    (tmp_path / "kept.yaml").write_text(as_yaml(tiny("runs.name='1e-3'", "tracking.experiment='12e4'")))
+    again = load_config(tmp_path / "kept.yaml")
+    assert (again.runs.name, again.tracking.experiment) == ("1e-3", "12e4")

@@ -16,6 +16,7 @@ import difflib
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from cluster.jobs import Token
 from metatrain.checks import positive, require
 from metatrain.config import read_settings
-from metatrain.plain import as_yaml_value, flat, load_yaml
+from metatrain.plain import in_one_line, load_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 FILE = "profiles.yaml"
@@ -51,8 +52,14 @@ class Profile:
         require(self.token is None or self.token_file is None, "token: stands beside token_file: leave one of them out")
 
     def overrides(self) -> list[str]:
-        """`settings` as key=value."""
-        return [f"{key}={as_yaml_value(value)}" for key, value in flat(self.settings).items()]
+        """`settings` as key=value, written `runs.root: …` or `runs: {root: …}`; what a key below a section has is one
+        value, such as {min: 1, max: 4}.
+        """
+        told: dict[str, Any] = {}
+        for key, value in self.settings.items():
+            within = "." not in key and isinstance(value, Mapping)
+            told |= {f"{key}.{name}": one for name, one in value.items()} if within else {key: value}
+        return [f"{key}={in_one_line(value)}" for key, value in told.items()]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""Profiles as values: what they become, which token is taken, what is filled in."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metatrain.cli.profiles import Profile, read_profile, token_of
+from metatrain.config import read_config
+from metatrain.plain import overridden
+from tests.configurations import TINY
+
+
+def test_settings_go_before_ones_own_and_leave_the_rest_of_a_section() -> None:
+    profile = Profile(
+        settings={
+            "runs": {"root": "s3://lab/runs", "heartbeat": 5},
+            "executor.workers": {"min": 1, "max": 4},
+            "executor.name": "ray",
+            "tracking.uri": None,
+            "runs.name": "1e-3",
+        }
+    )
+    plain = TINY | {"executor": {"workers": 2, "shard_size": 3}, "runs": {"name": "mine"}}
+    config = read_config(overridden(plain, [*profile.overrides(), "executor.workers=8"]))
+    assert (config.runs.root, config.runs.heartbeat, config.runs.name) == ("s3://lab/runs", 5.0, "1e-3")
+    assert (config.executor.name, config.executor.workers, config.executor.shard_size) == ("ray", 8, 3)
+    assert read_config(overridden(plain, profile.overrides())).executor.most_workers == 4
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_a_token_is_looked_for_where_ray_looks_and_the_profile_s_first(home: Path, monkeypatch) -> None:
+    def found(**one: str) -> str | None:
+        token = token_of(Profile(**one))
+        return token.text if token else None
+
+    assert found() is None
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("of the home\n")
+    assert found() == "of the home"
+    (home / "file").write_text("of a file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "file"))
+    assert found() == "of a file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
+    assert found() == "of the environment"
+    assert found(token_file="~/file") == "of a file"
+    assert found(token="of the profile") == "of the profile"
+
+
+def test_files_of_profiles_are_found_here_then_at_home(home: Path, monkeypatch) -> None:
+    assert read_profile(None, None) == Profile()
+    with pytest.raises(ValueError, match=r"write profiles\.yaml"):
+        read_profile("lab", None)
+    for folder, address in ((home / ".config" / "metatrain", "http://home"), (home / "here", "http://here")):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "profiles.yaml"
+        file.write_text(yaml.safe_dump({"default": "a", "profiles": {"a": {"address": address}, "b": {}}}))
+        assert read_profile(None, None).address == address
+    assert read_profile("b", None) == Profile()
+    assert read_profile(None, home / ".config" / "metatrain" / "profiles.yaml").address == "http://home"
+    monkeypatch.setenv("METATRAIN_PROFILES", str(home / ".config" / "metatrain" / "profiles.yaml"))
+    assert read_profile(None, None).address == "http://home"
+
+
+def test_variables_are_filled_in(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WHO", "ada")
+    one = {"token": "${WHO}-1", "env": {"A": "${WHO}", "B": "$WHO"}, "settings": {"runs.root": "s3://lab/${WHO}"}}
+    Path("profiles.yaml").write_text(yaml.safe_dump({"default": "a", "profiles": {"a": one}}))
+    profile = read_profile(None, None)
+    assert (profile.token, profile.env) == ("ada-1", {"A": "ada", "B": "$WHO"})
+    assert profile.overrides() == ["runs.root=s3://lab/ada"]
