@@ -16,6 +16,7 @@ stands for it while a process works with it (`metatrain.storage.mirror`).
 
 import errno
 import fcntl
+import getpass
 import importlib.metadata
 import json
 import os
@@ -37,6 +38,8 @@ from tasks.durable import replacing
 FORMAT = 1
 JOB_ID = "METATRAIN_JOB_ID"
 """In the environment of a job on a cluster: its id, by which its runs are found."""
+JOB_USER = "METATRAIN_USER"
+"""Likewise: who submitted it."""
 VERSIONED = ("metatrain", "torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow")
 
 
@@ -213,6 +216,16 @@ def _lock_file(run: Run) -> TextIO:
         raise ValueError(
             f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and go on there"
         ) from error
+
+
+def user() -> str:
+    """Who runs this, or submitted the job that does."""
+    if (submitter := os.environ.get(JOB_USER)) is not None:
+        return submitter
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A project of one's own on a cluster: its run lies in S3 and with an MLflow on PostgreSQL, is stopped and goes on."""
 
+import getpass
 import json
 import re
 import shutil
@@ -99,8 +100,8 @@ def test_the_run_stands_once_in_postgresql_with_every_step(story: Story, stack: 
     assert [status for _, status in runs] == ["FINISHED"]
     steps = stack.rows("SELECT step FROM metrics WHERE run_uuid = %s AND key = 'train/loss' ORDER BY step", runs[0][0])
     assert [step for (step,) in steps] == list(range(1, 31))
-    ((job,),) = stack.rows("SELECT value FROM tags WHERE run_uuid = %s AND key = 'metatrain.job_id'", runs[0][0])
-    assert job == story.jobs[0]
+    tags = dict(stack.rows("SELECT key, value FROM tags WHERE run_uuid = %s", runs[0][0]))
+    assert (tags["metatrain.job_id"], tags["mlflow.user"]) == (story.jobs[0], getpass.getuser())
 
 
 def test_artifacts_and_the_run_itself_lie_in_s3(story: Story, stack: TrackingStack) -> None:

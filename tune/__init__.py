@@ -1,1 +1,11 @@
-"""What to try: searches over configurations, on Ray Tune."""
+"""What to try: searches over configurations.
+
+Reading order: `domains` (what one parameter may be), `space` (all of them, and which depend on which), `history` (what
+was tried and seen), `searchers/` (what to try next), `rungs` and `population` (who goes on), `journal` (what a crash
+leaves), `search` (all of it together).
+
+    (space, history, number, seed) -> configuration        a searcher
+    (history, number)              -> continue | stop      a schedule
+
+Both are pure functions, so a search that is rebuilt from its journal goes on as if it had not stopped.
+"""

@@ -1,6 +1,5 @@
 """`metatrain submit`, `jobs`, `logs`, `stop`, `status`: runs on a cluster that is reached through its dashboard."""
 
-import getpass
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metatrain import standing
+from metatrain import runs, standing
 from metatrain.checks import require
 from metatrain.cli.words import AsJson
 from metatrain.config import load_config
@@ -70,7 +69,8 @@ def submit_command(
         parcel = packed(folder)
         _require_sent(arguments, parcel.files)
         job_id = _new_id(name or _stem(arguments))
-        variables = {_STOP_WAIT: str(chosen.stop_wait), **chosen.env, **dict(map(_variable, env or []))}
+        ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.user()}
+        variables = {**ours, **chosen.env, **dict(map(_variable, env or []))}
         with tempfile.TemporaryDirectory(prefix="metatrain-") as aside:
             zipped = parcel.written(Path(aside) / "working_dir.zip")
             python = chosen.python or jobs.interpreter()
@@ -303,14 +303,7 @@ def _new_id(name: str) -> str:
 
 
 def _metadata(arguments: Sequence[str]) -> dict[str, str]:
-    return {"metatrain": version("metatrain"), "user": _user(), "command": " ".join(arguments)}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return str(os.getuid())
+    return {"metatrain": version("metatrain"), "user": runs.user(), "command": " ".join(arguments)}
 
 
 def _plain(job: "Job") -> dict[str, Any]:

@@ -197,6 +197,7 @@ def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Re
         from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
 
         tags = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+        tags["mlflow.user"] = runs.user()
         if (job := os.environ.get(runs.JOB_ID)) is not None:
             tags["metatrain.job_id"] = job
         parameters = flat(as_plain(settings))
