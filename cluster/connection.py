@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
 import ray
+from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
 from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
@@ -19,6 +21,8 @@ _WORKERS_PER_CORE = 32
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How a gRPC client begins: the preface of HTTP/2 (RFC 9113, §3.4) and empty settings."""
 _SETTINGS_FRAME = 4
+_FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""What Ray's own client asks a cluster first."""
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = settings.address if settings.address is not None else os.environ.get("RAY_ADDRESS")
     if address is not None:
         _join(address)
     else:
@@ -94,6 +98,8 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise ValueError(str(error)) from error
         if "Version mismatch" in str(error):
             raise ValueError(_other_versions(address, str(error))) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -131,3 +137,20 @@ def _knock(address: str) -> None:
         answer = line.recv(9)
     if len(answer) < 4 or answer[3] != _SETTINGS_FRAME:
         raise ConnectionError("what listens there is not Ray; its port is 6379 by default, its client's 10001")
+    if not address.startswith("ray://") and not _lets_in(address):
+        raise PermissionError(
+            f"executor.address: the cluster at '{address}' does not accept this token, or wants one: set "
+            "RAY_AUTH_MODE=token, and put the auth_token of its head into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+
+
+def _lets_in(address: str) -> bool:
+    """Whether a cluster takes our token, or none where we have none; Ray alone goes on trying for half a minute."""
+    headers = get_auth_headers_if_auth_enabled({})
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary(_FIRST_CALL)
+        try:
+            ask(b"", metadata=[(key.lower(), value) for key, value in headers.items()], timeout=_PATIENCE_S)
+        except grpc.RpcError as error:
+            return bool(error.code() != grpc.StatusCode.UNAUTHENTICATED)
+    return True

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -82,6 +84,11 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float 
             return
         time.sleep(0.2)
     raise AssertionError(f"no Ray after {seconds} s: {log.read_text()}")
+
+
+def clusters_here() -> list[int]:
+    """The pids of the heads of all Ray clusters on this machine, whoever started them."""
+    return [process.pid for process in psutil.process_iter() if process.name() == "gcs_server"]
 
 
 def free_port() -> int:

@@ -90,6 +90,33 @@ def test_a_cluster_that_was_joined_is_left_running(cluster, token):
     assert grows == "may grow"
 
 
+BARRED = """
+import sys
+from cluster.connection import connected
+from metatrain.settings import ExecutorSettings
+try:
+    with connected(ExecutorSettings(name="ray", address=sys.argv[1])):
+        print("entered")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("login", [{"RAY_AUTH_TOKEN": "f" * 32}, {"RAY_AUTH_MODE": "disabled"}], ids=["wrong", "none"])
+def test_a_token_that_a_cluster_does_not_take_is_told_at_once(cluster, token, login):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", BARRED, cluster],
+        env=token | {"PYTHONPATH": str(Path(__file__).parents[1])} | login,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert time.monotonic() - began < 30
+    assert done.stdout.startswith(f"executor.address: the cluster at '{cluster}' does not accept this token")
+    assert len(done.stdout.splitlines()) == 1
+
+
 OTHER = """
 import sys, ray
 ray.__version__ = "2.9.3"  # what this process, but not the cluster, takes itself to be
