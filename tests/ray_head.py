@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -88,7 +86,11 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float 
 
 def clusters_here() -> list[int]:
     """The pids of the heads of all Ray clusters on this machine, whoever started them."""
-    return [process.pid for process in psutil.process_iter() if process.name() == "gcs_server"]
+    found = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            found += [int(comm.parent.name)] if comm.read_text() == "gcs_server\n" else []
+    return found
 
 
 def free_port() -> int:
