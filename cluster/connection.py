@@ -35,7 +35,9 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = settings.address if settings.address is not None else os.environ.get("RAY_ADDRESS")
+    named = os.environ.get("RAY_ADDRESS", "")
+    elsewhere = named if not named.startswith(("http://", "https://")) else ""  # that is a dashboard's, for jobs
+    address = settings.address if settings.address is not None else elsewhere or None
     if address is not None:
         _join(address)
     else:

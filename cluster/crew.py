@@ -10,7 +10,7 @@ Seats beyond what the cluster has room for simply wait to be placed, which also 
 
 import builtins
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ _STARTS = 3
 """How often in a row a worker may fail to start for want of a file or a connection."""
 _LONGEST_PAUSE_S = 60.0
 _LOOK_S = 2.0
+_SAY_S = 15.0
 """How often the cluster is asked which nodes are about to leave."""
 _MOST_OVERDUE, _TRY_S = 3, 0.1
 """Who owes answers is given one shard more after so many seconds, twice as many the next time, and so on."""
@@ -112,6 +113,9 @@ class Crew:
     _looked: float = 0.0
     _home_leaves: bool = False
     _few_since: float | None = None
+    _told: float = 0.0
+    say: Callable[[str], None] = lambda text: None
+    """Told at once, while nothing else can be: there is nobody to work."""
     trained: bool = False
     """Whether the run has begun: who comes from then on is worth a word."""
 
@@ -140,6 +144,11 @@ class Crew:
         self._few_since = (self._few_since or now) if len(self.here()) < self.settings.least_workers else None
         if self._few_since is not None and now - self._few_since > self.settings.deadline:
             raise WorkersLost(self.lack())
+        if self._few_since is not None and now - max(self._few_since, self._told) > _SAY_S:
+            self._told = now
+            free, there = (ask().get("CPU", 0) for ask in (ray.available_resources, ray.cluster_resources))  # type: ignore[no-untyped-call]
+            few = f"{len(self.here())} of at least {self.settings.least_workers} workers are here"
+            self.say(f"waiting for workers: {few}, {free:g} of the cluster's {there:g} CPUs are free")
 
     def awaited(self) -> dict[Any, Seat]:
         """What seats that start have been asked, by reference."""

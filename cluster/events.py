@@ -2,12 +2,16 @@
 Ray's metrics, which its nodes export to Prometheus.
 """
 
+import os
+import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from ray.util import metrics
 
+from metatrain.runs import JOB_ID
 from metatrain.types import HOME_LEAVES, Event
 
 COUNTED = {
@@ -26,10 +30,20 @@ COUNTED = {
 
 EXPORT_S = 1.0
 
+Metric = TypeVar("Metric", bound=Any)
+
 
 def exported(kind: str) -> str:
     """The name of a counter; in Prometheus "ray_" comes before it."""
     return f"metatrain_{kind.replace('-', '_')}_total"
+
+
+def _named(kind: Callable[..., Metric], name: str, meaning: str, *tags: str) -> Metric:
+    """A metric that says whose it is, since drivers share clusters: the job's id, or host:pid outside of one."""
+    metric = kind(name, meaning, tag_keys=(*tags, "driver"))
+    driver = os.environ.get(JOB_ID) or f"{socket.gethostname()}:{os.getpid()}"
+    metric.set_default_tags({"driver": driver})
+    return metric
 
 
 class Events:
@@ -38,14 +52,14 @@ class Events:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._notes: list[Event] = []
-        self._counters = {kind: metrics.Counter(exported(kind), meaning) for kind, meaning in COUNTED.items()}
-        self._tasks = metrics.Counter("metatrain_tasks_total", "training tasks whose gradients were counted")
-        self._seconds = metrics.Counter(
-            "metatrain_seconds_total", "seconds by part of a step, all processes together", tag_keys=("part",)
+        self._counters = {kind: _named(metrics.Counter, exported(kind), meaning) for kind, meaning in COUNTED.items()}
+        self._tasks = _named(metrics.Counter, "metatrain_tasks_total", "training tasks whose gradients were counted")
+        self._seconds = _named(
+            metrics.Counter, "metatrain_seconds_total", "seconds by part of a step, all processes together", "part"
         )
-        self._workers = metrics.Gauge("metatrain_workers", "workers that are given work")
-        self._pace = metrics.Gauge("metatrain_tasks_per_second", "training tasks a second, of the last step")
-        self._step = metrics.Gauge("metatrain_step", "the outer step that was computed last")
+        self._workers = _named(metrics.Gauge, "metatrain_workers", "workers that are given work")
+        self._pace = _named(metrics.Gauge, "metatrain_tasks_per_second", "training tasks a second, of the last step")
+        self._step = _named(metrics.Gauge, "metatrain_step", "the outer step that was computed last")
         self._now: dict[metrics.Gauge, float] = {}
         self._exported: Counter[str] = Counter()
         self._tasks_since = 0

@@ -9,7 +9,7 @@ it is added up, so that the driver receives as little from a node as its part of
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,17 +40,22 @@ _MUSTER_S = 60.0
 class RayExecutor:
     """`config.executor.workers` actors, inside `placement_group` where one is given (bundle 0 is the driver's).
 
-    largest_block: of how many shards workers add up, at most; 1 sends each shard's sum by itself.
+    largest_block: of how many shards workers add up, at most; 1 sends each shard's sum by itself. say: told now and
+    then while there are too few workers to begin or to go on.
     """
 
     def __init__(
-        self, config: Config, placement_group: PlacementGroup | None = None, largest_block: int = LARGEST_BLOCK
+        self,
+        config: Config,
+        placement_group: PlacementGroup | None = None,
+        largest_block: int = LARGEST_BLOCK,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._settings = config.executor
         self._largest = largest_block
         self._events, self._meter = Events(), Meter()
         options = _actor_options(config, placement_group)
-        self._crew = Crew(config.executor, ray.put(config), options, self._events)
+        self._crew = Crew(config.executor, ray.put(config), options, self._events, say=say)
         self._crew.tend()
         self._desk = Desk(self._crew, self._events, self._meter)
         self._home = ray.get_runtime_context().get_node_id()

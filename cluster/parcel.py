@@ -1,8 +1,8 @@
 """A working directory as one zip, the way it travels to a cluster: sources, not what runs and data leave beside them.
 
-What `.gitignore` and `.rayignore` name stays behind, in every folder for what lies below it, and so does what
-`ALWAYS_LEFT` names. The zip is a function of names and contents alone, so that a folder that has not changed is not
-sent again (Ray names it by its hash).
+What `.gitignore` and `.rayignore` name stays behind, in every folder for what lies below it (of two files that differ
+the stricter counts), and so does what `ALWAYS_LEFT` names; links to folders are not followed. The zip is a function of
+names and contents alone, so that a folder that has not changed is not sent again (Ray names it by its hash).
 """
 
 import os
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore import GitIgnorePatternError
 
 from metatrain.checks import require
 
@@ -28,6 +29,8 @@ ALWAYS_LEFT = (
     "/mlruns/",
     "/mlartifacts/",
     "/mlflow.db*",
+    "profiles.yaml",
+    ".env",
 )
 IGNORE_FILES = (".gitignore", ".rayignore")
 LARGEST = 100 * 2**20
@@ -91,9 +94,11 @@ def _walk(top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]]) -> I
         if (folder / name).is_file()
         for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
     ]
-    specs = [*above, (folder, GitIgnoreSpec.from_lines(lines))] if lines else above
     try:
+        specs = [*above, (folder, GitIgnoreSpec.from_lines(lines))] if lines else above
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except GitIgnorePatternError as error:
+        raise ValueError(f"{folder}: .gitignore or .rayignore: {error}: mend that line") from error
     except OSError as error:
         raise ValueError(f"{folder} cannot be read ({error.strerror}): mend that, or name it in .rayignore") from error
     for entry in entries:
@@ -103,8 +108,11 @@ def _walk(top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]]) -> I
             continue
         if is_folder:
             yield from _walk(top, path, specs)
-        elif entry.is_file():  # of a link, what it leads to; sockets and the like have no content
-            yield path.relative_to(top).as_posix(), entry.stat().st_size
+        elif path.is_file():  # of a link, what it leads to; sockets and dead links have no content
+            name = path.relative_to(top).as_posix()
+            plain = name.encode(errors="replace").decode()
+            require(plain == name, f"'{plain}': has a name that is not UTF-8: rename it, or name it in .rayignore")
+            yield name, entry.stat().st_size
 
 
 def _mib(size: int) -> str:

@@ -1,6 +1,7 @@
 """What is said of a run that had begun and came to grief: what went wrong, what is kept, how to go on."""
 
 import errno
+import shlex
 from contextlib import suppress
 
 from metatrain import checkpoints, runs
@@ -19,7 +20,7 @@ def story(error: Exception, home: runs.Run) -> str:
 
 def go_on(home: runs.Run) -> str:
     """The command that goes on with a run."""
-    return f"go on with `metatrain train --resume {home.where}`"
+    return f"go on with `metatrain train --resume {shlex.quote(home.where)}`"
 
 
 def _told(error: Exception) -> str:

@@ -48,13 +48,14 @@ def load_yaml(
         raise ValueError(f"{path}: {error.strerror}: give the path of {wanted}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): give a YAML file") from error
-    raw = _parse_yaml(text, str(path))
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{path}: holds no settings: begin with {begin}")
     return raw
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """What YAML says; `where` it stands is for messages."""
     try:
         return _copied(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
@@ -81,7 +82,7 @@ def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{key}: '{section}' is a value, not a section: see `metatrain config show`")
-        place[last] = _parse_yaml(value, key)
+        place[last] = parse_yaml(value, key)
     return result
 
 

@@ -47,9 +47,10 @@ class Progress:
         self._newest = {name: value for name, value in (known or {}).items() if name.startswith("best/")}
         self._first = self._step = self._total = 0
         self._started = 0.0
+        self._since: tuple[int, float] | None = None
 
     def start(self, step: int, total: int) -> None:
-        """Begin to draw. Time left is judged by the pace since this call."""
+        """Begin to draw. Time left is judged by the pace from the first step on, which may have to wait for workers."""
         self._display = _display(self._stream, "training")
         self._first, self._step, self._total = step, step, total
         self._started = time.monotonic()
@@ -60,7 +61,10 @@ class Progress:
         self._newest = with_newest(self._newest, step, metrics)
         validated = any(key.startswith("validation/") for key in metrics)
         seconds = time.monotonic() - self._started
-        standing = Standing(step, self._total, seconds, self._newest, self._first)
+        self._since = self._since or (step, seconds)
+        steps, spent = step - self._since[0], seconds - self._since[1]
+        first = step - seconds * steps / spent if steps > 0 and spent > 0 else self._first
+        standing = Standing(step, self._total, seconds, self._newest, first)
         self._display.update(step, self._total, standing.text(), validated)
 
     def artifact(self, path: Path, folder: str = "") -> None:

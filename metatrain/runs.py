@@ -60,6 +60,10 @@ class Storage(Protocol):
         """Be the run's one owner while the block runs. RunOwnedError: another one is alive."""
         ...
 
+    def owner(self) -> str | None:
+        """Who trains the run at this moment, for people."""
+        ...
+
     def commit(self) -> None:
         """What the folder holds now is kept, all of it or nothing. RunLost. OSError: not now, or not ever."""
         ...
@@ -207,6 +211,21 @@ def own(run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: flo
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def owner(run: Run) -> str | None:
+    """Who trains the run at this moment, for people; None where nobody is known to."""
+    if run.storage is not None:
+        return run.storage.owner()
+    try:
+        with (run.path / "owner.lock").open(encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = (run.path / "owner.lock").read_text(encoding="utf-8").strip()
+        return f"pid {pid or 'not known yet'}"
+    except OSError:  # never owned, or on a file system without flock
+        return None
+    return None
 
 
 def _lock_file(run: Run) -> TextIO:

@@ -4,10 +4,13 @@
 · 45 tasks/s · 2 workers            (all in one line)
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from metatrain.recorders import read_lines
@@ -16,7 +19,9 @@ _NUMBER = r"[-+\w.]+"
 _SCORE = (
     rf"(?:(?P<accuracy>{_NUMBER})(?: ± (?P<percent>{_NUMBER}))? %|mse (?P<mse>{_NUMBER})(?: ± (?P<ci95>{_NUMBER}))?)"
 )
-_LINE = re.compile(r"(?P<step>\d+)/(?P<total>\d+)  (?P<seconds>[\d:]+), (?:[\d:]+|\?) left(?: · (?P<parts>.*))?$")
+_LINE = re.compile(
+    r"^training (?P<step>\d+)/(?P<total>\d+)  (?P<seconds>[\d:]+), (?P<left>[\d:]+|\?) left(?: · (?P<parts>.*))?$"
+)
 _PARTS = {
     "train": re.compile(rf"train (?:loss (?P<loss>{_NUMBER}))?(?:, )?(?:{_SCORE})?"),
     "validation": re.compile(rf"validation {_SCORE}"),
@@ -26,17 +31,20 @@ _PARTS = {
 }
 _RECENT = 50
 """Steps over which a pace is taken."""
+_PAUSE, _PAUSE_S = 20.0, 60.0
+"""A step that took so many times the usual, and so many seconds, had a pause before it."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """`seconds` since this process began with step `first`; metrics by name, "best/…" of the best validation."""
+    """`seconds` since step `first`; metrics by name, "best/…" of the best validation. tested: it came to its end."""
 
     step: int
     total: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-    first: int = 0
+    first: float = 0.0
+    tested: bool = False
 
     @property
     def seconds_left(self) -> float | None:
@@ -59,12 +67,13 @@ class Standing:
         """As plain values, for --json."""
         left = self.seconds_left
         times = {"seconds": round(self.seconds, 1), "seconds_left": left if left is None else round(left, 1)}
-        return {"step": self.step, "steps": self.total, **times, **self.metrics}
+        metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        return {"step": self.step, "steps": self.total, **times, **metrics}
 
 
 def parsed(text: str) -> Standing | None:
-    """The standing that the line at the end of `text` tells, to the digits that it shows; None where it tells none."""
-    found = _LINE.search(text)
+    """The standing that a line of the log tells, to the digits that it shows; None where it tells none."""
+    found = _LINE.match(text)
     if found is None:
         return None
     metrics: dict[str, float] = {}
@@ -72,8 +81,10 @@ def parsed(text: str) -> Standing | None:
         for group, pattern in _PARTS.items():
             if told := pattern.fullmatch(part):
                 metrics |= {f"{group}/{name}": value for name, value in _values(told.groupdict()).items()}
-    seconds = _seconds(found["seconds"])
-    return Standing(int(found["step"]), int(found["total"]), seconds, metrics)
+    step, total, seconds = int(found["step"]), int(found["total"]), _seconds(found["seconds"])
+    left = 0.0 if found["left"] == "?" else _seconds(found["left"])
+    first = step if found["left"] == "?" else step - seconds * (total - step) / left if left else 0.0
+    return Standing(step, total, seconds, metrics, max(0.0, first))
 
 
 def _values(told: Mapping[str, str | None]) -> dict[str, float]:
@@ -86,19 +97,26 @@ def _values(told: Mapping[str, str | None]) -> dict[str, float]:
 
 
 def of_run(metrics_file: Path, total: int) -> Standing | None:
-    """What the metrics.jsonl of a run tells, with the pace of its last steps; None where it has no step yet."""
+    """What the metrics.jsonl of a run tells, pauses between its parts left out; None where it has no step yet."""
     if not metrics_file.exists():
         return None
     records = [line for line in read_lines(metrics_file) if "event" not in line]
     trained = [record for record in records if any(name.startswith("train/") for name in record)]
     if not trained:
         return None
-    recent = trained[-_RECENT:]
-    seconds, steps = recent[-1]["time"] - recent[0]["time"], recent[-1]["step"] - recent[0]["step"]
     metrics: dict[str, float] = {}
     for record in records:
         metrics = with_newest(metrics, int(record["step"]), record)
-    return Standing(trained[-1]["step"], total, seconds, metrics, trained[-1]["step"] - steps)
+    gaps = [
+        ((after["time"] - before["time"]) / (after["step"] - before["step"]), after["step"] - before["step"])
+        for before, after in pairwise(trained)
+        if after["step"] > before["step"]
+    ]
+    pace = median([seconds for seconds, _ in gaps[-_RECENT:]]) if gaps else 0.0
+    spent = sum(seconds * steps for seconds, steps in gaps if seconds <= max(_PAUSE_S, _PAUSE * pace))
+    step = trained[-1]["step"]
+    first = step - spent / pace if pace > 0 else step
+    return Standing(step, total, spent, metrics, first, any(name.startswith("test/") for name in chain(*records)))
 
 
 def with_newest(known: Mapping[str, float], step: int, metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -147,14 +165,14 @@ def _score(metrics: Mapping[str, float], split: str) -> list[str]:
     return []
 
 
-def time_left(done: int, total: int, seconds: float) -> str:
+def time_left(done: float, total: float, seconds: float) -> str:
     """How long `total - done` will take at the pace of the first `done`; "?" before there is a pace."""
     return duration(seconds * (total - done) / done) if done > 0 else "?"
 
 
 def duration(seconds: float) -> str:
     """0:07, 12:30 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 

@@ -55,8 +55,11 @@ def a_person(head: RayHead, room: Path) -> Iterator[Person]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_TOKEN", head.token)
         patch.setenv("HOME", str(room))  # where no token lies
-        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
+        # Ray's own client would go there, whatever address it is given.
+        patch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+        patch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
         command = CommandLine(room)
         yield Person(head, folder, command)
         command.close()

@@ -111,7 +111,8 @@ def test_artifacts_and_the_run_itself_lie_in_s3(story: Story, stack: TrackingSta
 
 
 def test_the_running_job_s_metrics_endpoint_shows_ours(story: Story) -> None:
-    shown = set(re.findall(r"^ray_(metatrain_\w+)\{", story.metrics, re.MULTILINE))
+    of_this_job = rf'^ray_(metatrain_\w+)\{{[^}}]*driver="{story.jobs[0]}"'
+    shown = set(re.findall(of_this_job, story.metrics, re.MULTILINE))
     always = {"metatrain_step", "metatrain_workers", "metatrain_tasks_per_second", "metatrain_tasks_total"}
     assert always | {"metatrain_seconds_total", exported("bytes")} <= shown
     assert shown <= always | {"metatrain_seconds_total"} | {exported(kind) for kind in COUNTED}

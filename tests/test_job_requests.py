@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.dashboard import Dashboard, NoAnswer, Token
 from tests.command_line import Done
-from tests.person import Person, a_person
+from tests.person import Person, a_person, until
 from tests.ray_head import RayHead, free_port
 
 pytestmark = pytest.mark.ray
@@ -26,9 +27,8 @@ def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def profiles(person: Person, tmp_path: Path, **one: object) -> tuple[str, str]:
     """A file of profiles with one, beside what every profile here needs."""
-    settings = {"runs.root": str(person.runs), **one.pop("settings", {})}
     path = tmp_path / "profiles.yaml"
-    plain = {"address": person.head.address, "settings": settings, **one}
+    plain = {"address": person.head.address, "settings": {"runs.root": str(person.runs)}, **one}
     path.write_text(yaml.safe_dump({"default": "one", "profiles": {"one": plain}}))
     path.chmod(0o600)
     return "--profiles", str(path)
@@ -54,7 +54,7 @@ def test_an_address_where_nothing_answers(person: Person) -> None:
     for command in (["jobs"], ["submit", "--", "train", "tiny.yaml"], ["stop", "a"], ["status"]):
         at = command.index("--") if "--" in command else len(command)
         done = person(*command[:at], "--address", nowhere, *command[at:])
-        one_line(done, f"no Ray cluster answers at {nowhere}", "Connection refused", "ray start --head")
+        one_line(done, f"no Ray cluster answers at {nowhere}", "Connection refused", "tunnel", "docs/cluster.md")
         assert done.seconds < 20
 
 
@@ -72,6 +72,66 @@ def test_an_address_of_something_else(person: Person) -> None:
         one_line(person("jobs", "--address", f"http://127.0.0.1:{mute.getsockname()[1]}"), "no Ray cluster answers")
     for wrong in ("ray://127.0.0.1:10001", "ftp://x", "http://"):
         one_line(person("jobs", "--address", wrong), "http")
+
+
+def test_a_redirect_is_told_and_gets_no_token(person: Person, tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        one = profiles(person, tmp_path, token="${LAB_TOKEN}", address=f"http://127.0.0.1:{server.server_port}")
+        one_line(person("jobs", *one), "sends us on to http://localhost", "if you trust that")
+        assert seen == [f"Bearer {person.head.token}"]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_name_that_hides_one_of_ours_is_refused(person: Person) -> None:
+    (person.folder / "tasks.py").write_text("")
+    try:
+        one_line(person.submit(), "'tasks'", "hides metatrain's own", "rename it")
+    finally:
+        (person.folder / "tasks.py").unlink()
+
+
+def test_other_people_s_jobs_disturb_nobody(person: Person) -> None:
+    dashboard = Dashboard(person.head.address, Token(person.head.token, "the test"))
+    odd = {"odd id": "true # don't", "bytes": "printf '\\377\\n'; exit 3", "blank": "' '"}
+    for job_id, entrypoint in odd.items():
+        metadata = {"id": "not it", "command": "two\nlines"}
+        job = {"submission_id": job_id, "entrypoint": entrypoint, "metadata": metadata, "runtime_env": {}}
+        until(lambda job=job: _submitted(dashboard, job))
+    until(lambda: all(person.jobs()[job_id]["ended"] for job_id in odd))
+    assert person.jobs()["odd id"]["exit_code"] == 0
+    listed = person("jobs")
+    assert (listed.code, len(listed.out.splitlines())) == (0, 1 + len(person.jobs()))
+    assert person("status").code == 0
+    assert person("logs", "odd id").code == 0
+    unreadable = person("logs", "bytes")
+    assert (unreadable.code, "cannot be read" in unreadable.err) == (1, True)
+    followed = person("logs", "bytes", "--follow")
+    assert (followed.code, followed.seconds < 60) == (3, True)
+    assert person("logs", "blank", "--follow").code == 127
+
+
+def _submitted(dashboard: Dashboard, job: dict) -> bool:
+    try:
+        dashboard.ask("POST", "/api/jobs/", job)
+    except NoAnswer:  # a cluster that has just started has nobody yet to run it
+        return False
+    return True
 
 
 def test_no_token_a_wrong_token_and_one_that_cannot_be_read(person: Person, tmp_path: Path) -> None:
@@ -129,7 +189,9 @@ def test_a_job_that_is_not_there(person: Person) -> None:
         (["train", "none.yaml"], ["none.yaml", "No such file"]),
         (["train", "../tiny.yaml"], ["lies outside the folder that is sent"]),
         (["train", "left.yaml"], ["is not sent", ".rayignore"]),
-        (["train", "--resume", "runs/20261121-a"], ["--resume", "s3://"]),
+        (["train", "--resume", "runs/20261121-a"], ["runs/20261121-a", "s3://"]),
+        (["evaluate", "runs/20261121-a"], ["runs/20261121-a", "s3://"]),
+        (["train"], ["CONFIG: missing"]),
         (["training", "tiny.yaml"], ["COMMAND", "train"]),
     ],
 )

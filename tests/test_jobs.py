@@ -1,10 +1,12 @@
 """Jobs on a real Ray cluster with a token, from a folder that is not the repository: `metatrain submit` and its kin."""
 
 import json
+import os
 import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_a_connection_that_breaks_is_made_again(person: Person) -> None:
     line = Line(person.head.address)
     try:
         job = person.job("outer.steps=30", "evaluation.every=1")
-        with person.process("logs", job, "--follow", "--address", line.address) as process:
+        with person.process("logs", job, "--follow", "--profile", "lab", "--address", line.address) as process:
             came = [process.stdout.readline() for _ in range(2)]
             line.down, cut = True, line.cut()
             time.sleep(1.5)
@@ -112,3 +114,26 @@ def test_who_follows_may_leave_and_the_job_goes_on(person: Person) -> None:
     assert person.jobs()[job]["status"] in ("PENDING", "RUNNING")
     until(lambda: "training 1/2000" in person("logs", job).out)
     assert "go on with `metatrain submit -- train --resume" in person("stop", job).out
+
+
+def test_a_driver_that_is_lost_with_its_node_leaves_a_run_to_go_on_with(person: Person) -> None:
+    job = person.job(*SLOW, "checkpoint.every=1")
+    with person.process("logs", job, "--follow") as process:
+        until(lambda: "training 1/2000" in person("logs", job).out)
+        (supervisor,) = [pid for pid in processes_of(job) if "JobSuper" in Path(f"/proc/{pid}/comm").read_text()]
+        os.kill(supervisor, signal.SIGKILL)
+        _, told = process.communicate()
+    assert process.returncode == 1
+    assert "its driver was lost on the cluster" in told
+    place = re.search(r"go on with `metatrain submit -- train --resume (\S+)`", told)[1]
+    assert (Path(place) / "checkpoints").is_dir()
+    until(lambda: not processes_of(job), seconds=60)
+
+
+def processes_of(job: str) -> list[int]:
+    """Those that have the job's id in their environment."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [int(environ.parent.name)] if f"METATRAIN_JOB_ID={job}" in environ.read_text() else []
+    return found

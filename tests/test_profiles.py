@@ -73,8 +73,23 @@ def test_files_of_profiles_are_found_here_then_at_home(home: Path, monkeypatch) 
 
 def test_variables_are_filled_in(home: Path, monkeypatch) -> None:
     monkeypatch.setenv("WHO", "ada")
-    one = {"token": "${WHO}-1", "env": {"A": "${WHO}", "B": "$WHO"}, "settings": {"runs.root": "s3://lab/${WHO}"}}
-    Path("profiles.yaml").write_text(yaml.safe_dump({"default": "a", "profiles": {"a": one}}))
+    monkeypatch.setenv("N", "8")
+    one = {
+        "address": "http://${WHO}:8265",
+        "token": "${WHO}",
+        "env": {"A": "${WHO}", "B": "$WHO", "C": "${N}"},
+        "settings": {"runs": {"root": "s3://lab/${WHO}"}, "executor.workers": "${N}"},
+    }
+    Path("profiles.yaml").write_text(yaml.safe_dump({"profiles": {"a": one}}))  # the only one
     profile = read_profile(None, None)
-    assert (profile.token, profile.env) == ("ada-1", {"A": "ada", "B": "$WHO"})
-    assert profile.overrides() == ["runs.root=s3://lab/ada"]
+    assert (profile.address, profile.token) == ("http://ada:8265", "ada")
+    assert profile.filled_env() == {"A": "ada", "B": "$WHO", "C": "8"}
+    assert profile.overrides() == ["executor.workers=8", "runs.root=s3://lab/ada"]
+
+
+def test_a_default_profile_is_for_its_own_address_alone(home: Path) -> None:
+    file = {"default": "a", "profiles": {"a": {"address": "http://lab:8265", "token": "${PATH}"}}}
+    Path("profiles.yaml").write_text(yaml.safe_dump(file))
+    assert read_profile(None, None, "http://elsewhere:8265") == Profile()
+    assert read_profile(None, None, "http://lab:8265").token is not None
+    assert read_profile("a", None, "http://elsewhere:8265").token is not None

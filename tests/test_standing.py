@@ -1,6 +1,7 @@
 """Where a run stands, written as a line and read back."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_any_line_reads_back_to_its_digits(step, more, seconds, loss, accuracy, 
         "time/tasks_per_second": pace,
         "cluster/workers": workers,
     }
-    found = parsed(Standing(step, step + more, seconds, metrics).line())
+    found = parsed(f"training {Standing(step, step + more, seconds, metrics).line()}")
     assert (found.step, found.total, found.seconds) == (step, step + more, seconds)
     assert found.metrics.keys() == metrics.keys()
     assert found.metrics["train/loss"] == pytest.approx(loss, rel=1e-3, abs=1e-3)
@@ -62,7 +63,9 @@ def test_any_line_reads_back_to_its_digits(step, more, seconds, loss, accuracy, 
 
 @given(st.text())
 def test_other_lines_are_no_standing(text: str) -> None:
-    assert parsed(text) is None or " left" in text
+    assert parsed(text) is None
+    assert parsed(f"preparing omniglot 3000/32460  0:11, {text} left") is None
+    assert parsed("preparing omniglot 3000/32460  0:11, 1:48 left") is None
 
 
 def test_the_last_one_of_a_log() -> None:
@@ -74,6 +77,14 @@ def test_the_last_one_of_a_log() -> None:
     ]
     assert last_told(lines) == Standing(3, 9, 3.0)
     assert last_told(["metatrain: tasks.root: missing"]) is None
+
+
+def test_time_left_is_what_the_line_says_of_a_resumed_run_too() -> None:
+    line = Standing(410, 500, 10.0, {}, 404.0).line()
+    found = parsed(f"training {line}")
+    assert found.seconds_left == pytest.approx(150.0, abs=0.6)
+    assert found.line() == line
+    assert parsed("training 7/9  0:00, ? left").seconds_left is None
 
 
 def test_the_best_is_kept_by_its_score() -> None:
@@ -96,6 +107,22 @@ def test_a_run_s_own_records(tmp_path: Path) -> None:
     records += [{"step": 70, "time": 1142.0, "event": "checkpoint", "text": "saved"}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 71, "ti')
     found = of_run(path, 100)
-    assert (found.step, found.total) == (70, 100)
+    assert (found.step, found.total, found.seconds, found.tested) == (70, 100, 138.0, False)
     assert found.seconds_left == pytest.approx(60.0)
     assert found.metrics["best/step"] == 70
+
+
+def test_a_day_s_pause_is_not_part_of_the_pace_and_a_test_is_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records = [{"step": step, "time": 2.0 * step + 86400 * (step > 40), "train/loss": 0.1} for step in range(1, 51)]
+    records += [{"step": 50, "time": 90000.0, "test/accuracy": 0.8}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = of_run(path, 100)
+    assert found.seconds_left == pytest.approx(100.0)
+    assert found.seconds == pytest.approx(96.0)
+    assert found.tested
+    assert of_run(path, 50).as_dict()["seconds_left"] == 0
+
+
+def test_what_is_no_number_is_null_for_programs() -> None:
+    assert Standing(1, 2, 1.0, {"train/loss": math.nan}).as_dict()["train/loss"] is None

@@ -1,18 +1,21 @@
 """The command line, where everything is put together: the one part of metatrain that imports `cluster`.
 
-Reading order: `training.py` (train, evaluate), `jobs.py` (the same on a cluster, with `profiles.py`), `looking.py`
-(report, config, list), `data.py`.
+Reading order: `training.py` (train, evaluate), `submission.py` and `jobs.py` (the same on a cluster, with
+`profiles.py`), `looking.py` (report, config, list), `data.py`.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import typer
 
 from metatrain import runs
-from metatrain.cli import jobs
 from metatrain.cli.data import data_app
+from metatrain.cli.jobs import jobs_command, logs_command, status_command, stop_command
 from metatrain.cli.looking import config_app, list_command, report_command
+from metatrain.cli.submission import submit_command
 from metatrain.cli.training import evaluate_command, train_command
 from metatrain.failures import RunFailed
 from metatrain.interruption import leave_at_once
@@ -26,7 +29,11 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
-jobs.add_to(app)
+app.command("submit")(submit_command)
+app.command("jobs")(jobs_command)
+app.command("status")(status_command)
+app.command("logs")(logs_command)
+app.command("stop")(stop_command)
 app.command("report")(report_command)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
@@ -42,6 +49,9 @@ def main() -> None:
     except (RunFailed, runs.RunLost, WorkersLost, TaskFailed) as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has what they wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(2)

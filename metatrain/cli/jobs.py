@@ -1,26 +1,22 @@
-"""`metatrain submit`, `jobs`, `logs`, `stop`, `status`: runs on a cluster that is reached through its dashboard."""
+"""`metatrain jobs`, `logs`, `stop`, `status`: runs on a cluster that is reached through its dashboard."""
 
 import json
 import os
 import re
-import secrets
+import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metatrain import runs, standing
-from metatrain.checks import require
 from metatrain.cli.words import AsJson
 from metatrain.config import load_config
 from metatrain.failures import RunFailed
-from metatrain.settings import Config
 from metatrain.storage.homes import open_home
 from tasks.places import is_uri
 
@@ -36,58 +32,16 @@ Profiles = Annotated[
     Path | None,
     typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
 ]
-Env = Annotated[
-    list[str] | None,
-    typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job; its value from here if not given."),
-]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how the id of one alone begins.")]
-SENT = ("train", "evaluate")
-"""The commands that a cluster runs."""
-_GO_ON = re.compile(r"metatrain train --resume (\S+?)`")
-_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
-
-
-def submit_command(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="`train CONFIG key=value…`, say.")],
-    address: Address = None,
-    profile: ProfileName = None,
-    profiles: Profiles = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and leave with its exit code.")] = False,
-    working_dir: Annotated[Path, typer.Option("--working-dir", help="The folder that is sent along.")] = Path(),
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME[=VALUE]", help="For the job; VALUE from here if not given."),
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What its id begins with.")] = None,
-) -> None:
-    """Run a command on a cluster: this folder is sent there, with what of your own lies in it."""
-    with _jobs(address, profile, profiles) as (jobs, chosen):
-        folder = _entered(working_dir)
-        arguments = _arguments(command, chosen)
-        from cluster.parcel import packed
-
-        parcel = packed(folder)
-        _require_sent(arguments, parcel.files)
-        job_id = _new_id(name or _stem(arguments))
-        ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.user()}
-        variables = {**ours, **chosen.env, **dict(map(_variable, env or []))}
-        with tempfile.TemporaryDirectory(prefix="metatrain-") as aside:
-            zipped = parcel.written(Path(aside) / "working_dir.zip")
-            python = chosen.python or jobs.interpreter()
-            jobs.submit(job_id, [python, "-m", "metatrain", *arguments], zipped, variables, _metadata(arguments))
-        if not follow:
-            print(job_id)
-            print(f"submitted to {jobs.address}: `metatrain logs {job_id} --follow` shows it", file=sys.stderr)
-            return
-        print(f"job {job_id} at {jobs.address}", file=sys.stderr)
-        _follow(jobs, job_id)
+_RUN = re.compile(r"^run ((?:s3://|/).+)$", re.MULTILINE)
+"""How `metatrain train` names the run that it begins or goes on with."""
 
 
 def jobs_command(
     address: Address = None, profile: ProfileName = None, profiles: Profiles = None, as_json: AsJson = False
 ) -> None:
     """The jobs of a cluster, the newest first."""
-    with _jobs(address, profile, profiles) as (jobs, _):
+    with connected_jobs(address, profile, profiles) as (jobs, _):
         found = jobs.all()
     if as_json:
         print(json.dumps([_plain(job) for job in found]))
@@ -107,12 +61,17 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="Until it ends; leave with its exit code.")] = False,
 ) -> None:
     """What a job has said."""
-    with _jobs(address, profile, profiles) as (jobs, _):
+    from cluster.jobs import Unreadable
+
+    with connected_jobs(address, profile, profiles) as (jobs, _):
         job = jobs.find(job_id)
         if follow:
-            _follow(jobs, job.id)
+            shown(jobs, job.id)
             return
-        print(log := jobs.log(job.id), end="")
+        try:
+            print(log := jobs.log(job.id), end="")
+        except Unreadable as error:
+            raise RunFailed(f"{job.id}: {error}") from error
         _explain(job, log)
 
 
@@ -120,21 +79,22 @@ def stop_command(
     job_id: JobId, address: Address = None, profile: ProfileName = None, profiles: Profiles = None
 ) -> None:
     """Stop a job after its step and a checkpoint, and say how to go on with its run."""
-    with _jobs(address, profile, profiles) as (jobs, chosen):
+    with connected_jobs(address, profile, profiles) as (jobs, chosen):
         from cluster.jobs import ENDED
 
         job = jobs.find(job_id)
+        wait = job.metadata.get("stop_wait", "")
         if job.status in ENDED:
             print(f"{job.id} had ended already: {_status(job)}")
             return
         jobs.stop(job.id)
         try:
-            job = jobs.ended(job.id, chosen.stop_wait + 30.0)
+            job = jobs.ended(job.id, (int(wait) if wait.isdecimal() else chosen.stop_wait) + 30.0)
         except TimeoutError as error:
             raise RunFailed(f"{job.id} does not stop: see `metatrain logs {job.id}`") from error
         print(f"{job.id}: {_status(job)}")
-        if places := _GO_ON.findall(jobs.log(job.id)):
-            print(f"go on with `metatrain submit -- train --resume {places[-1]}`")
+        if told := _go_on(jobs, job):
+            print(told)
 
 
 def status_command(
@@ -148,69 +108,99 @@ def status_command(
     if which is not None and (is_uri(which) or Path(which).is_dir()):
         told = [_of_run(which)]
     else:
-        with _jobs(address, profile, profiles) as (jobs, _):
+        with connected_jobs(address, profile, profiles) as (jobs, _):
             from cluster.jobs import ENDED
 
-            chosen = [jobs.find(which)] if which is not None else [job for job in jobs.all() if job.status not in ENDED]
-            told = [_of_job(job, jobs.log(job.id) if job.status != "PENDING" else "") for job in chosen]
+            running = (job for job in jobs.all() if job.ours and job.status not in ENDED)
+            told = [_of_job(jobs, job) for job in ([jobs.find(which)] if which is not None else running)]
     if as_json:
         print(json.dumps(told if which is None else told[0]))
         return
     for one in told:
-        print(f"{one['name']}  {one['status']}  {one['line']}")
+        print(f"{one['name']}  {one['status']}  {one['line']}" + (f"  {one['run']}" if "run" in one else ""))
     if not told:
         print("no job is running")
 
 
 def _of_run(place: str) -> dict[str, Any]:
     home = open_home(place)
-    steps = load_config(home.config).outer.steps
-    known = standing.of_run(home.metrics, steps)
-    ended = (home.evaluations / "test.json").exists()
-    return _told(home.where, "FINISHED" if ended else "as it was kept last", known)
+    known = standing.of_run(home.metrics, load_config(home.config).outer.steps)
+    owner = runs.owner(home)
+    status = "FINISHED" if known is not None and known.tested else f"RUNNING ({owner})" if owner else "NOT RUNNING"
+    return _told(home.where, status, known)
 
 
-def _of_job(job: "Job", log: str) -> dict[str, Any]:
-    return _told(job.id, _status(job), standing.last_told(log.splitlines()))
+def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
+    from cluster.jobs import Unreadable
+
+    if job.status == "PENDING":
+        return _told(job.id, job.status, None, job.message)
+    try:
+        log = jobs.log(job.id)
+        lines = log.splitlines()
+        waits = next((line for line in reversed(lines) if line.startswith("waiting for workers")), "no step yet")
+        run = {"run": places[-1]} if (places := _RUN.findall(log)) else {}
+        return _told(job.id, _status(job), standing.last_told(lines), waits) | run
+    except Unreadable as error:
+        return _told(job.id, _status(job), None, str(error))
 
 
-def _told(name: str, status: str, known: standing.Standing | None) -> dict[str, Any]:
-    line = known.line() if known is not None else "no step yet"
+def _told(name: str, status: str, known: standing.Standing | None, instead: str = "no step yet") -> dict[str, Any]:
+    line = known.line() if known is not None else " ".join(instead.split())
     return {"name": name, "status": status, "line": line} | (known.as_dict() if known is not None else {})
 
 
 @contextmanager
-def _jobs(address: str | None, profile: str | None, profiles: Path | None) -> "Iterator[tuple[Jobs, Profile]]":
+def connected_jobs(address: str | None, profile: str | None, profiles: Path | None) -> "Iterator[tuple[Jobs, Profile]]":
     """The jobs of the cluster that is meant, and its profile."""
-    from cluster.jobs import ContactLost, Jobs  # ray takes seconds to import
+    from cluster.dashboard import NoAnswer
+    from cluster.jobs import ContactLost, Jobs
     from metatrain.cli.profiles import DEFAULT_ADDRESS, read_profile, token_of
 
-    chosen = read_profile(profile, profiles)
+    chosen = read_profile(profile, profiles, address)
     where = address or chosen.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     try:
         yield Jobs(where, token_of(chosen)), chosen
-    except (ContactLost, ConnectionError) as error:
+    except (ContactLost, NoAnswer) as error:
         raise RunFailed(str(error)) from error
 
 
-def _follow(jobs: "Jobs", job_id: str) -> None:
+def shown(jobs: "Jobs", job_id: str) -> None:
     """Shows the log to its end, then leaves with the job's exit code."""
+    from cluster.jobs import Unreadable
+
     log: list[str] = []
     try:
-        for piece in jobs.follow(job_id):
+        for piece in jobs.follow(job_id, lambda text: print(f"waiting: {' '.join(text.split())}", file=sys.stderr)):
             print(piece, end="", flush=True)
-            log = [*log[-20:], piece]
-        job = jobs.ended(job_id)
+            log = [*log[:2], *log[2:][-20:], piece]  # its beginning and its end say why it came to grief
+    except Unreadable as error:
+        print(f"{job_id}: {error}", file=sys.stderr)
     except SystemExit:
         print(
             f"\nthe job goes on: `metatrain logs {job_id} --follow` shows it, `metatrain stop {job_id}` stops it",
             file=sys.stderr,
         )
         raise
+    job = jobs.ended(job_id)
     _explain(job, "".join(log))
+    if job.status == "FAILED" and job.exit_code is None:
+        told = [f"{job_id}: its driver was lost on the cluster ({' '.join(job.message.split())[:200]})"]
+        raise RunFailed("\n".join([*told, *filter(None, [_go_on(jobs, job)])]))
     print(f"job {job_id}: {_status(job)}", file=sys.stderr)
     if job.code:
         raise typer.Exit(job.code)
+
+
+def _go_on(jobs: "Jobs", job: "Job") -> str | None:
+    """The command that goes on with the run of a job that has begun one."""
+    from cluster.jobs import Unreadable
+
+    try:
+        places = _RUN.findall(jobs.log(job.id))
+    except Unreadable:
+        return None
+    return f"go on with `metatrain submit -- train --resume {shlex.quote(places[-1])}`" if places else None
 
 
 def _explain(job: "Job", log: str) -> None:
@@ -220,95 +210,9 @@ def _explain(job: "Job", log: str) -> None:
         raise ValueError(f"{job.id}: {reason}")
 
 
-def _arguments(command: Sequence[str], chosen: "Profile") -> list[str]:
-    """What the cluster runs: `command`, the profile's settings before its own; what can be checked here, is."""
-    require(bool(command) and command[0] in SENT, f"COMMAND: a cluster runs {' and '.join(SENT)}: begin with one")
-    if command[0] != "train":
-        return list(command)
-    given = _parsed(command)
-    if given["resume"] is not None or given["config"] is None:
-        require(given["resume"] is None or is_uri(given["resume"]) or Path(given["resume"]).is_absolute(), _LASTING)
-        return list(command)
-    at = command.index(given["config"])
-    arguments = [*command[: at + 1], *chosen.overrides(), *command[at + 1 :]]
-    overrides = [*chosen.overrides(), *(given["overrides"] or [])]
-    _require_lasting(load_config(Path(given["config"]), overrides))
-    return arguments
-
-
-def _parsed(command: Sequence[str]) -> dict[str, Any]:
-    """The parameters of `metatrain train`, by name, as its own parser reads them."""
-    from metatrain.cli import app
-
-    group: Any = typer.main.get_command(app)
-    return dict(group.commands[command[0]].make_context(command[0], list(command[1:])).params)
-
-
-_LASTING = "--resume: a run on a cluster is named by s3://…, or by the absolute path of a disk that it shares"
-
-
-def _require_lasting(settings: Config) -> None:
-    """What a run leaves must not lie in the job's own folder, which is removed with it."""
-    root, uri = settings.runs.root, settings.tracking.uri
-    require(
-        is_uri(root) or Path(root).is_absolute(),
-        f"runs.root: '{root}' would lie in the job's own folder, which goes with it: set it to s3://BUCKET/FOLDER or "
-        "to the absolute path of a disk that the cluster shares, here or in a profile",
-    )
-    require(
-        uri is None or not re.match(r"sqlite:///[^/]", uri),
-        f"tracking.uri: '{uri}' would lie in the job's own folder, which goes with it: set it to a server's http://…, "
-        "here or in a profile, or to null",
-    )
-
-
-def _require_sent(arguments: Sequence[str], files: dict[str, int]) -> None:
-    """The configuration must be among what is sent."""
-    if arguments[0] != "train" or (config := _parsed(arguments)["config"]) is None or "=" in config:
-        return
-    path = Path(config)
-    require(
-        not path.is_absolute() and ".." not in path.parts,
-        f"{config}: lies outside the folder that is sent: copy it there, or give --working-dir",
-    )
-    require(path.as_posix() in files, f"{config}: is not sent, since .gitignore or .rayignore names it: take it out")
-
-
-def _entered(working_dir: Path) -> Path:
-    """Goes into the folder that is sent, as the job will: paths and modules are then found as there."""
-    require(
-        working_dir.is_dir(), f"--working-dir: there is no folder '{working_dir}': give one that holds what is sent"
-    )
-    os.chdir(working_dir)
-    sys.path.insert(0, str(Path.cwd()))
-    return Path.cwd()
-
-
-def _variable(given: str) -> tuple[str, str]:
-    name, equals, value = given.partition("=")
-    require(bool(re.fullmatch(r"[A-Za-z_]\w*", name)), f"--env: '{given[:100]}' is not NAME or NAME=VALUE: write it so")
-    require(bool(equals) or name in os.environ, f"--env: {name} is not set here: give {name}=VALUE")
-    return name, value if equals else os.environ[name]
-
-
-def _stem(arguments: Sequence[str]) -> str:
-    named = next((argument for argument in arguments[1:] if argument.endswith((".yaml", ".yml"))), arguments[0])
-    return re.sub(r"[^A-Za-z0-9]+", "-", Path(named).stem).strip("-") or "job"
-
-
-def _new_id(name: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}", name) is not None
-    require(plain, f"--name: {name[:100]!r} cannot begin an id: use letters, digits, '-', '_' and '.', 1 to 61 of them")
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def _metadata(arguments: Sequence[str]) -> dict[str, str]:
-    return {"metatrain": version("metatrain"), "user": runs.user(), "command": " ".join(arguments)}
-
-
 def _plain(job: "Job") -> dict[str, Any]:
     ended = {"exit_code": job.code if job.ended else None}
-    return {"id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended, **job.metadata}
+    return {**job.metadata, "id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended}
 
 
 def _status(job: "Job") -> str:
@@ -323,17 +227,4 @@ def _times(job: "Job") -> tuple[str, str]:
 
 
 def _told_command(job: "Job") -> str:
-    return job.metadata.get("command", job.entrypoint)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Makes these commands of `app`."""
-    commands: dict[str, Callable[..., None]] = {
-        "submit": submit_command,
-        "jobs": jobs_command,
-        "logs": logs_command,
-        "stop": stop_command,
-        "status": status_command,
-    }
-    for name, command in commands.items():
-        app.command(name)(command)
+    return " ".join(job.metadata.get("command", job.entrypoint).split())

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs import Token
+from cluster.dashboard import Token
 from metatrain.checks import positive, require
 from metatrain.config import read_settings
-from metatrain.plain import in_one_line, load_yaml
+from metatrain.plain import in_one_line, load_yaml, parse_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 FILE = "profiles.yaml"
@@ -51,6 +51,10 @@ class Profile:
         positive("", stop_wait=self.stop_wait)
         require(self.token is None or self.token_file is None, "token: stands beside token_file: leave one of them out")
 
+    def filled_env(self) -> dict[str, str]:
+        """`env` with ${NAME} replaced. ValueError: one is not set."""
+        return {name: _filled(text, f"the profile's env.{name}") for name, text in self.env.items()}
+
     def overrides(self) -> list[str]:
         """`settings` as key=value, written `runs.root: …` or `runs: {root: …}`; what a key below a section has is one
         value, such as {min: 1, max: 4}.
@@ -68,15 +72,21 @@ class _File:
     default: str | None = None
 
 
-def read_profile(name: str | None, file: Path | None) -> Profile:
-    """The profile of that name, or the file's default one; an empty one where there is neither file nor name."""
+def read_profile(name: str | None, file: Path | None, address: str | None = None) -> Profile:
+    """The profile of that name, or the file's default one; an empty one where there is neither file nor name.
+
+    A default profile is that of its own address alone: where another is named, its token is not for that.
+    """
     path = file or _found()
     if path is None:
         require(name is None, f"--profile: there is no file of profiles: write {FILE}, here or in {_personal().parent}")
         return Profile()
     listed = _read(path)
-    chosen = name or listed.default
+    chosen = name or listed.default or (next(iter(listed.profiles)) if len(listed.profiles) == 1 else None)
     if chosen is None:
+        return Profile()
+    meant = listed.profiles.get(chosen)
+    if name is None and meant is not None and address is not None and meant.address not in (None, address):
         return Profile()
     if chosen not in listed.profiles:
         near = difflib.get_close_matches(chosen, listed.profiles, n=1)
@@ -122,7 +132,7 @@ def _read(path: Path) -> _File:
     listed: _File = read_settings(
         _File, load_yaml(path, "a file of profiles", "profiles, as docs/cluster.md does"), path.name
     )
-    secret = [name for name, one in listed.profiles.items() if one.token and not _VARIABLE.search(one.token)]
+    secret = [name for name, one in listed.profiles.items() if one.token and not _VARIABLE.fullmatch(one.token)]
     open_to_all = bool(path.stat().st_mode & stat.S_IROTH)
     require(
         not (secret and open_to_all),
@@ -132,17 +142,26 @@ def _read(path: Path) -> _File:
     return listed
 
 
+def _filled(text: str, where: str) -> str:
+    def value(found: re.Match[str]) -> str:
+        require(found[1] in os.environ, f"{where}: {found[0]} is not set here: export {found[1]}=…")
+        return os.environ[found[1]]
+
+    return _VARIABLE.sub(value, text)
+
+
 def _filled_in(chosen: Profile, where: str) -> Profile:
-    """With ${NAME} replaced."""
+    """With ${NAME} replaced, wherever it stands; a setting that holds one is read as YAML afterwards."""
 
-    def replaced(text: str) -> str:
-        def value(found: re.Match[str]) -> str:
-            require(found[1] in os.environ, f"{where}: {found[0]} is not set here: export {found[1]}=…")
-            return os.environ[found[1]]
+    def filled(tree: Any, read: bool) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: filled(one, read) for key, one in tree.items()}
+        if isinstance(tree, list):
+            return [filled(one, read) for one in tree]
+        if not isinstance(tree, str) or not _VARIABLE.search(tree):
+            return tree
+        return parse_yaml(_filled(tree, where), where) if read else _filled(tree, where)
 
-        return _VARIABLE.sub(value, text)
-
-    env = {name: replaced(text) for name, text in chosen.env.items()}
-    token = replaced(chosen.token) if chosen.token else None
-    settings = {key: replaced(value) if isinstance(value, str) else value for key, value in chosen.settings.items()}
-    return Profile(chosen.address, token, chosen.token_file, chosen.python, settings, env, chosen.stop_wait)
+    # What a job has in its environment only who submits one need know.
+    plain = {name: one if name == "env" else filled(one, read=name == "settings") for name, one in vars(chosen).items()}
+    return Profile(**plain)

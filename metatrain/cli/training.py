@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +61,7 @@ def train_command(
     with executing(settings) as executor:
         compile_seconds = compile_ahead(settings, executor)
         home = home or new_run(settings)
+        print(f"run {home.where}", file=sys.stderr)
         with runs.own(home, take_over, heartbeat_s=settings.runs.heartbeat):
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
@@ -183,7 +185,7 @@ def executing(settings: Config) -> Iterator[Executor]:
     from cluster.executor import RayExecutor
 
     with connected(settings.executor):
-        executor = RayExecutor(settings)
+        executor = RayExecutor(settings, say=partial(print, file=sys.stderr, flush=True))
         try:
             yield executor
         finally:

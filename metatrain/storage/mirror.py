@@ -112,6 +112,13 @@ class Mirror:
             if self._lost is None:
                 self._release()
 
+    def owner(self) -> str | None:
+        """Who trains the run, if that has been heard of lately."""
+        version, age = self._read()
+        owner = version.head.owner
+        alive = owner is not None and not owner.is_gone() and age < STALE * version.head.heartbeat_s
+        return f"pid {owner.pid} on {owner.host}" if owner is not None and alive else None
+
     def commit(self) -> None:
         """What the folder holds now is what the run is. RunLost: it has another owner, and nothing was changed.
 
