@@ -16,6 +16,7 @@ PARTS = {
     "driver": "what the driver costs beside the computation",
     "overhead": "what tiny shards cost, with partial sums and without",
     "stopped": "one of two workers stopped, and going on",
+    "search": "searches on objectives whose optima are known: BOHB, ASHA, random, Ray's Optuna",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against the floor",
     "minutes": "minutes to an accuracy on Omniglot",
 }

@@ -68,7 +68,7 @@ def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, 
     assert (status["status"], status["steps"], status["cluster/workers"]) == ("RUNNING", 40, 2)
     assert status["time/tasks_per_second"] > 0
     assert 0 < status["best/accuracy"] <= 1
-    line = rf"^{job}  RUNNING  \d+/40  .* left · train .* · best .* tasks/s · 2 workers$"
+    line = rf"^{job}  RUNNING  \d+/40  .* left · train .* · best .* tasks/s · 2 workers  {status['run']}$"
     assert re.search(line, person("status").out, re.MULTILINE)
     stopped = person("stop", job[:-2])  # as much of its id as tells it from others
     assert stopped.code == 0

@@ -1,0 +1,128 @@
+"""One search on one objective: a simulation of workers who take a trial as soon as they are free, as a cluster's do.
+
+A step costs a unit of a worker's time, nothing else costs anything. What is kept is the simple regret of the incumbent,
+the best of the trials that went furthest, against the budget that all workers have spent.
+"""
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from benchmarks.search_objectives import Objective
+from tune.domains import Choice
+from tune.history import History, Trial
+from tune.rungs import Full, Schedule
+from tune.searchers import Searcher
+from tune.searchers.bohb import BOHB
+from tune.searchers.prior import Random
+from tune.space import Configuration, Space
+
+WORKERS = 4
+
+
+class Contestant(Protocol):
+    """Suggests, and may listen to what comes of it."""
+
+    def suggest(self, history: History, number: int) -> Configuration: ...
+    def told(self, trial: Trial) -> None: ...
+
+
+@dataclass
+class Ours:
+    """A searcher of `tune/`, to which the history is told whole."""
+
+    searcher: Searcher
+    space: Space
+    seed: int
+
+    def suggest(self, history: History, number: int) -> Configuration:
+        return self.searcher.suggest(self.space, history, number, self.seed)
+
+    def told(self, trial: Trial) -> None: ...
+
+
+class RayOptuna:
+    """`ray.tune.search.optuna.OptunaSearch`, called as Tune's controller calls it.
+
+    Results that let a trial go on come by on_trial_result; where the scheduler stops a trial, or it ends, its last
+    result comes by on_trial_complete alone, whatever its budget was.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        distributions: dict[str, Any] = {}
+        for name, domain in ((parameter.name, parameter.domain) for parameter in space.parameters):
+            if isinstance(domain, Choice):
+                distributions[name] = optuna.distributions.CategoricalDistribution(domain.options)
+            else:
+                distributions[name] = optuna.distributions.FloatDistribution(domain.at(0.0), domain.at(1.0))
+        self._search = OptunaSearch(distributions, metric="loss", mode="min", seed=seed)
+
+    def suggest(self, history: History, number: int) -> Configuration:
+        return dict(self._search.suggest(str(number)) or {})
+
+    def told(self, trial: Trial) -> None:
+        budget, value = trial.results[-1]
+        result: dict[str, Any] = {"loss": value, "training_iteration": budget}
+        if trial.status == "running":
+            self._search.on_trial_result(str(trial.number), result)
+        else:
+            self._search.on_trial_complete(str(trial.number), result)
+
+
+Method = Callable[[Objective, int], tuple[Contestant, Schedule]]
+
+
+def full(objective: Objective) -> Schedule:
+    """The whole budget for everybody."""
+    return Full(objective.schedule.max_budget)
+
+
+METHODS: dict[str, Method] = {
+    "random": lambda objective, seed: (Ours(Random(), objective.space, seed), full(objective)),
+    "ASHA": lambda objective, seed: (Ours(Random(), objective.space, seed), objective.schedule),
+    "Ray's Optuna": lambda objective, seed: (RayOptuna(objective.space, seed), full(objective)),
+    "Ray's Optuna, ASHA": lambda objective, seed: (RayOptuna(objective.space, seed), objective.schedule),
+    "BOHB": lambda objective, seed: (Ours(BOHB(), objective.space, seed), objective.schedule),
+}
+
+
+def race(objective: Objective, method: Method, seed: int, evaluations: float) -> list[tuple[float, float]]:
+    """[(budget spent, regret of the incumbent), …] at each change, in whole evaluations, up to so many of them."""
+    contestant, schedule = method(objective, seed)
+    history, trace, most = History(), [], objective.schedule.max_budget
+    best = (0, math.inf)
+    # (time at which a result comes, trial, its rung): ties go to the earlier trial.
+    busy: list[tuple[int, int, int]] = []
+
+    def begin(now: int) -> None:
+        nonlocal history
+        number = len(history.trials)
+        history = history.began(Trial(number, contestant.suggest(history, number)))
+        heapq.heappush(busy, (now + schedule.budgets(number)[0], number, 0))
+
+    for _ in range(WORKERS):
+        begin(0)
+    while busy[0][0] * WORKERS <= evaluations * most:
+        now, number, rung = heapq.heappop(busy)
+        rungs, configuration = schedule.budgets(number), history.trial(number).configuration
+        history = history.reported(number, rungs[rung], objective.observed(configuration, rungs[rung], (seed, number)))
+        if rungs[rung] == rungs[-1]:
+            history = history.ended(number, "completed")
+        elif schedule.decide(history, number) == "stop":
+            history = history.ended(number, "stopped")
+        contestant.told(history.trial(number))
+        if history.trial(number).status == "running":
+            heapq.heappush(busy, (now + rungs[rung + 1] - rungs[rung], number, rung + 1))
+        else:
+            begin(now)
+        # As History.best has it, one result at a time.
+        if (-rungs[rung], history.trial(number).results[-1][1]) < best:
+            best = (-rungs[rung], history.trial(number).results[-1][1])
+            trace.append((now * WORKERS / most, objective.regret(configuration)))
+    return trace

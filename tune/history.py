@@ -1,0 +1,115 @@
+"""What was tried and what was seen: frozen, and grown by functions that return a new one.
+
+A history is all that searchers and schedules know. Results and ends count once, the first time, as tasks do in the
+ledger: after an error nobody knows whether a message arrived, so messages are sent again.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from metatrain.checks import require
+from tune.domains import Value
+
+Mode = Literal["min", "max"]
+Status = Literal["running", "stopped", "completed", "failed", "nan"]
+"""stopped: by its schedule. completed: its whole budget. nan: a result was not a finite number."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration and what came of it.
+
+    results: ((budget, value), …), budgets in steps and rising, values finite.
+    parent, start: whose checkpoint it began from, and at which budget, in a population; else None and 0.
+    """
+
+    number: int
+    configuration: Mapping[str, Value]
+    parent: int | None = None
+    start: int = 0
+    results: tuple[tuple[int, float], ...] = ()
+    status: Status = "running"
+    reason: str = ""
+
+    @property
+    def budget(self) -> int:
+        """Steps up to its last result, with those of its ancestors."""
+        return self.results[-1][0] if self.results else self.start
+
+    def at(self, budget: int) -> float | None:
+        """Its value at this budget; None where it has none."""
+        return next((value for reached, value in self.results if reached == budget), None)
+
+
+@dataclass(frozen=True)
+class History:
+    """All trials by number, and how many have failed since one last did not, in the order in which they ended.
+
+    `arrivals` are the (trial, budget) of all results in the order in which they came.
+    """
+
+    mode: Mode = "min"
+    trials: tuple[Trial, ...] = ()
+    arrivals: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    failures_in_a_row: int = 0
+
+    def loss(self, value: float) -> float:
+        """What is to be small: the value, or its negative where it is to be large."""
+        return value if self.mode == "min" else -value
+
+    @property
+    def running(self) -> tuple[Trial, ...]:
+        """Those that have not ended."""
+        return tuple(trial for trial in self.trials if trial.status == "running")
+
+    @property
+    def steps(self) -> int:
+        """Steps computed, as far as results tell."""
+        return sum(trial.budget - trial.start for trial in self.trials)
+
+    def began(self, trial: Trial) -> "History":
+        """With one more trial, whose number is the next."""
+        require(trial.number == len(self.trials), f"trial {trial.number}: the next is {len(self.trials)}: begin that")
+        return replace(self, trials=(*self.trials, trial))
+
+    def takes(self, number: int, budget: int) -> bool:
+        """Whether a result would count: the trial runs, and has none of this budget or a later one."""
+        trial = self.trial(number)
+        return trial.status == "running" and budget > trial.budget
+
+    def reported(self, number: int, budget: int, value: float) -> "History":
+        """With a result; unchanged where it comes again, or too late. One that is no finite number ends its trial."""
+        if not self.takes(number, budget):
+            return self
+        if not math.isfinite(value):
+            return self.ended(number, "nan", f"{value} at step {budget}")
+        trial = self.trial(number)
+        grown = replace(trial, results=(*trial.results, (budget, float(value))))
+        return replace(self._with(grown), arrivals=(*self.arrivals, (number, budget)), failures_in_a_row=0)
+
+    def ended(self, number: int, status: Status, reason: str = "") -> "History":
+        """With a trial's end; unchanged where it has ended."""
+        trial = self.trial(number)
+        if trial.status != "running":
+            return self
+        failures = self.failures_in_a_row + 1 if status in ("failed", "nan") else 0
+        return replace(self._with(replace(trial, status=status, reason=reason)), failures_in_a_row=failures)
+
+    def trial(self, number: int) -> Trial:
+        """By its number. ValueError: there is none."""
+        count = len(self.trials)
+        require(0 <= number < count, f"trial {number}: there are {count}, from 0 on: name one of them")
+        return self.trials[number]
+
+    def best(self) -> Trial | None:
+        """The best of those with the largest budget; of equal ones the first. None: nobody has a result yet."""
+        seen = [trial for trial in self.trials if trial.results]
+        most = max((trial.budget for trial in seen), default=0)
+        highest = [trial for trial in seen if trial.budget == most]
+        return min(highest, key=lambda trial: self.loss(trial.results[-1][1]), default=None)
+
+    def _with(self, trial: Trial) -> "History":
+        number = trial.number
+        return replace(self, trials=(*self.trials[:number], trial, *self.trials[number + 1 :]))

@@ -1,0 +1,127 @@
+"""What a search has done, in a file of JSON lines: the truth from which everything else is rebuilt.
+
+    {"format": 1, "seed": 0, "metric": "accuracy", "mode": "max", "space": {…}, "searcher": {…}, "schedule": {…}}
+    {"event": "began", "trial": 0, "configuration": {"outer.lr": 0.003}, "parent": null, "start": 0}
+    {"event": "result", "trial": 0, "budget": 100, "value": 0.61, "status": "running"}
+    {"event": "ended", "trial": 0, "status": "failed", "reason": "out of memory"}
+
+A line is on the disk before anybody acts on it, and holds all that it decides, so a crash leaves whole decisions. What
+it tore is the last line: that is cut off, for nobody has acted on it. There are no times in it: a search that stopped
+and went on writes what an undisturbed one writes, byte for byte.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metatrain.plain import short
+from tasks.durable import sync
+from tune.history import History, Mode, Trial
+
+FORMAT = 1
+Event = dict[str, Any]
+
+
+class Journal:
+    """Appends events, each durably. `events` are those that were there when it was opened."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        """Begin a journal, or go on with one. ValueError: it is another search's, or damaged."""
+        self.path = path
+        wanted: Event = json.loads(_line({"format": FORMAT, **header}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab+")
+        try:
+            lines = self._whole_lines()
+            if lines:
+                _check_header(path, lines[0], wanted)
+            else:
+                self._write(wanted)
+                sync(path.parent)
+        except BaseException:
+            self._file.close()
+            raise
+        self.events: list[Event] = lines[1:]
+
+    def append(self, event: Event) -> None:
+        """The event is on the disk when this returns."""
+        self._write(event)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        self._file.write(_line(event))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _whole_lines(self) -> list[Event]:
+        """Every line; the last is cut off where it has no end, or is not JSON, as after a power failure."""
+        self._file.seek(0)
+        *lines, rest = self._file.read().split(b"\n")
+        found, kept = [], 0
+        for number, line in enumerate(lines, 1):
+            parsed = _parsed(line)
+            if parsed is None and number < len(lines):
+                remedy = "restore the file, or search in another folder"
+                raise ValueError(f"{self.path}, line {number}: not an event: {remedy}")
+            if parsed is not None:
+                found.append(parsed)
+                kept += len(line) + 1
+        if rest or len(found) < len(lines):
+            self._file.truncate(kept)
+            os.fsync(self._file.fileno())
+        return found
+
+
+def replayed(mode: Mode, events: Iterable[Event], where: str = "journal") -> History:
+    """The history that the events tell. ValueError: they do not fit together."""
+    history = History(mode)
+    for number, event in enumerate(events, 2):
+        try:
+            history = after(history, event)
+        except (KeyError, TypeError, ValueError) as error:
+            wrong = f"{where}, line {number}: {short(event)} does not follow"
+            raise ValueError(f"{wrong}: restore the file, or search in another folder") from error
+    return history
+
+
+def after(history: History, event: Event) -> History:
+    """The history with one more event."""
+    number = event["trial"]
+    match event["event"]:
+        case "began":
+            trial = Trial(number, event["configuration"], event["parent"], event["start"])
+            instead = event.get("instead")
+            return (history if instead is None else history.ended(instead, "stopped", "copies another")).began(trial)
+        case "result":
+            seen = history.reported(number, event["budget"], event["value"])
+            return seen if event["status"] == "running" else seen.ended(number, event["status"])
+        case "ended":
+            return history.ended(number, event["status"], event["reason"])
+    raise ValueError(f"{event['event']!r} is no event: update metatrain")
+
+
+def _check_header(path: Path, found: Event, wanted: Event) -> None:
+    anew = "give the search another folder"
+    if found.get("format") != FORMAT:
+        wrong = f"is of format {short(found.get('format'))}, this is metatrain's {FORMAT}"
+        raise ValueError(f"{path}: {wrong}: update metatrain, or {anew}")
+    for key in [key for key in wanted if found.get(key) != wanted[key]]:
+        wrong = f"is another search's: its {key} is {short(found.get(key))}, not {short(wanted[key])}"
+        raise ValueError(f"{path}: {wrong}: set it so to go on, or {anew}")
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

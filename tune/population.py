@@ -1,0 +1,89 @@
+"""Population-based training: who copies whom, and with which settings it goes on (Jaderberg et al. 2017).
+
+Decisions only. Whoever runs the trials ends the copier, and begins the new trial from the checkpoint of the copied one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from metatrain.checks import positive, require
+from tune.domains import Value
+from tune.history import History, Trial
+from tune.space import Configuration, Space, draws
+
+
+class Copy(NamedTuple):
+    """Begin a trial from the checkpoint that `parent` had after `start` steps."""
+
+    parent: int
+    start: int
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class Population:
+    """Every `interval` steps the worst copy the best and perturb what they copied.
+
+    Among the latest results of the n members that have one, a trial of the worst ⌊n · quantile⌋ (at least one) copies
+    one of as many best, drawn uniformly. Each parameter of `explored` is then drawn anew from the prior with the
+    probability `resample`, or else multiplied by `factor` or by 1 / `factor`. What is not explored stays, as what
+    shapes the parameters (a model's width) must: the checkpoint would not fit.
+
+    Nobody waits: members are compared by their latest results, whatever their budgets are.
+    """
+
+    explored: tuple[str, ...]
+    interval: int
+    max_budget: int
+    members: int = 8
+    quantile: float = 0.25
+    resample: float = 0.25
+    factor: float = 1.2
+
+    def __post_init__(self) -> None:
+        positive("population", interval=self.interval, max_budget=self.max_budget, members=self.members)
+        require(len(self.explored) > 0, "population.explored: is empty: name parameters, such as outer.lr")
+        require(self.members >= 2, "population.members: 1 has nobody to copy: set 2 or more, such as 8")
+        share = f"population.quantile: {self.quantile:g} must be above 0 and at most 0.5: set 0.25"
+        require(0 < self.quantile <= 0.5, share)
+        require(0 <= self.resample <= 1, f"population.resample: {self.resample:g} is no probability: set 0 to 1")
+        require(self.factor > 1, f"population.factor: {self.factor:g} must be above 1: set 1.2")
+
+    def budgets(self) -> tuple[int, ...]:
+        """When members are compared; the last is the whole budget."""
+        return (*range(self.interval, self.max_budget, self.interval), self.max_budget)
+
+    def check(self, space: Space) -> None:
+        """ValueError: something explored is not in the space."""
+        names = [parameter.name for parameter in space.parameters]
+        for name in self.explored:
+            there = ", ".join(names)
+            require(name in names, f"population.explored: no '{name}' in the space: choose among {there}")
+
+    def decide(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
+        """What a trial does after its newest result: copy, or go on as it is (None)."""
+        trial = history.trial(number)
+        ranked = sorted(living(history), key=lambda member: history.loss(member.results[-1][1]))
+        count = max(1, int(len(ranked) * self.quantile))
+        if trial.budget >= self.max_budget or len(ranked) < 2 or trial not in ranked[-count:]:
+            return None
+        # The address is that of the trial to come, of which there is one only.
+        which, *rest = draws(seed, "exploit", len(history.trials), 1 + 3 * len(space.parameters))
+        parent = ranked[:count][int(which * count)]
+        return Copy(parent.number, parent.budget, self._explored(space, parent.configuration, rest))
+
+    def _explored(self, space: Space, configuration: Mapping[str, Value], quantiles: list[float]) -> Configuration:
+        changed: Configuration = dict(configuration)
+        for i, parameter in enumerate(space.parameters):
+            anew, u, up = quantiles[3 * i : 3 * i + 3]
+            if parameter.name in self.explored and parameter.name in changed:
+                factor = self.factor if up < 0.5 else 1 / self.factor
+                domain, value = parameter.domain, changed[parameter.name]
+                changed[parameter.name] = domain.at(u) if anew < self.resample else domain.perturbed(value, factor)
+        return space.completed(changed, quantiles[1::3])
+
+
+def living(history: History) -> list[Trial]:
+    """The members that have a result and have neither failed nor been replaced, in order of number."""
+    return [trial for trial in history.trials if trial.results and trial.status in ("running", "completed")]

@@ -1,0 +1,82 @@
+"""BOHB: successive halving that is told what to try by a model (Falkner et al. 2018)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metatrain.checks import positive, require
+from tasks.randomness import stream, uniforms
+from tune.domains import Value
+from tune.history import History
+from tune.searchers.kernels import fitted, quantiles
+from tune.searchers.seen import awaited, observations
+from tune.space import Configuration, Space, draws
+
+_LEAST_GOOD = 3
+
+
+@dataclass(frozen=True)
+class BOHB:
+    """A model for each rung, of the results at its budget; the highest rung that has `least` of them suggests, and
+    before there is one the lowest, once it has `startup`.
+
+    The best share `good` of the observations has the density l, the others g; of `candidates` draws from l the one is
+    suggested that has the largest l(x) / g(x), which grows with the expected improvement (Bergstra et al. 2011, section
+    4), times a factor that keeps it apart from what still runs (González et al. 2016, local penalisation): as one bad
+    observation more, that would hardly move the peak. What failed is bad in every rung where it has no result. The
+    first trials, and a share `random` of the later ones, are draws from the prior, however sure the model is.
+
+    Falkner et al. ask a rung for d + 2 results only; with so few the highest soon suggests what it has already.
+    """
+
+    random: float = 0.1
+    candidates: int = 64
+    least: int = 30
+    startup: int = 10
+    good: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.random <= 1, f"searcher.random: {self.random:g} is no share: set 0 to 1")
+        require(0 < self.good <= 0.5, f"searcher.good: {self.good:g} is not above 0 and at most 0.5: set 0.1")
+        positive("searcher", candidates=self.candidates, least=self.least, startup=self.startup)
+
+    def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
+        (u,) = draws(seed, "random-share", number, 1)
+        budget = None if u < self.random else self.rung(history)
+        if budget is None:
+            return space.sample(seed, number)
+        ranked = sorted(observations(history, budget), key=lambda one: one[1])
+        finite = sum(math.isfinite(loss) for _, loss in ranked)
+        count = min(max(math.ceil(self.good * len(ranked)), _LEAST_GOOD), max(finite // 2, 1))
+        configurations = [configuration for configuration, _ in ranked]
+        good, bad = configurations[:count], configurations[count:]
+        return self._most_promising(space, good, bad, awaited(history, budget), (seed, number))
+
+    def rung(self, history: History) -> int | None:
+        """The highest with enough results that did not fail, else the lowest; None before that has enough to begin."""
+        counts: dict[int, int] = {}
+        for _, budget in history.arrivals:
+            counts[budget] = counts.get(budget, 0) + 1
+        enough = [budget for budget, count in counts.items() if count >= self.least]
+        if enough:
+            return max(enough)
+        return min((budget for budget in counts if counts[min(counts)] >= self.startup), default=None)
+
+    def _most_promising(
+        self,
+        space: Space,
+        good: Sequence[Mapping[str, Value]],
+        bad: Sequence[Mapping[str, Value]],
+        running: Sequence[Mapping[str, Value]],
+        address: tuple[int, int],
+    ) -> Configuration:
+        """The argmax among draws from l. Densities are of the draws as they are in the space, integers rounded."""
+        seed, number = address
+        width = 1 + 2 * len(space.parameters)
+        drawn = uniforms(seed, stream("search", "candidates"), [number], self.candidates * width)
+        l, g = fitted(space, good), fitted(space, [*bad, *running])  # noqa: E741 (the paper's letters)
+        candidates = [space.completed({}, row) for row in l.draw(drawn.reshape(-1, width)).tolist()]
+        x = quantiles(space, candidates)
+        return candidates[int(np.argmax(l.log(x) - g.log(x) + l.log_apart(x, quantiles(space, running))))]

@@ -1,0 +1,46 @@
+"""Regularised evolution: the oldest dies, not the worst (Real et al. 2019, algorithm 1)."""
+
+import math
+from dataclasses import dataclass
+
+from metatrain.checks import positive, require
+from tune.history import History, Trial
+from tune.space import Configuration, Space, draws
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Mutates one parameter of the best of `tournament` members, drawn without replacement from the population.
+
+    The population are the latest `population` trials that have a result or have failed; until there are so many, trials
+    are random. Who went further on a schedule is better than who was stopped; among equals in that, the smaller loss.
+    """
+
+    population: int = 20
+    tournament: int = 5
+
+    def __post_init__(self) -> None:
+        positive("searcher", population=self.population, tournament=self.tournament)
+        above = f"searcher.tournament: {self.tournament} is above the population, {self.population}: lower it"
+        require(self.tournament <= self.population, above)
+
+    def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
+        parent = self.parent(history, number, seed)
+        return space.sample(seed, number) if parent is None else space.mutated(parent.configuration, seed, number)
+
+    def parent(self, history: History, number: int, seed: int) -> Trial | None:
+        """Who won the tournament; None while the population is not complete, or nobody in it has a result."""
+        tried = [trial for trial in history.trials if trial.results or trial.status in ("failed", "nan")]
+        if len(tried) < self.population:
+            return None
+        members = tried[-self.population :]
+        quantiles = draws(seed, "tournament", number, self.tournament)
+        # Taking each from those left makes the draw one without replacement.
+        drawn = [members.pop(int(u * len(members))) for u in quantiles]
+        fit = [trial for trial in drawn if trial.results and trial.status not in ("failed", "nan")]
+        return min(fit, key=lambda trial: _rank(history, trial), default=None)
+
+
+def _rank(history: History, trial: Trial) -> tuple[float, float]:
+    budget, value = trial.results[-1] if trial.results else (0, math.inf)
+    return (-budget, history.loss(value))
