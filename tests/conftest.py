@@ -13,21 +13,19 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
-RAY = ("cli", "compilation", "connection", "executors")
-"""Files whose tests start clusters; they run in one process, as do tests marked `ray`, or that look for one."""
-APART = ("elastic", "faults", "transport")
-"""Those that know of no other cluster, and run wherever there is time."""
 JOBS = ("jobs", "job_requests", "job_records")
-"""Those that share a cluster with a dashboard, and know of no other."""
+"""Files that share a cluster with a dashboard."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests (pytest-xdist), each taking a whole file; those with Ray go to one of them."""
+    """Two processes share the tests (pytest-xdist, which looks at the groups next), each taking a whole file.
+
+    So what a file sets up, a cluster, a server, compiled code, is set up once.
+    """
     for item in items:
         file = item.path.stem.removeprefix("test_")
-        known = "jobs" if file in JOBS else file if file in APART else None
-        on_ray = file in RAY or "name: ray" in item.name or item.get_closest_marker("ray")
-        item.add_marker(pytest.mark.xdist_group(known or ("ray" if on_ray else file)))
+        item.add_marker(pytest.mark.xdist_group("jobs" if file in JOBS else file))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tests.ray_head import Line, RayHead
 
 pytestmark = pytest.mark.ray
 
-SLOW = ("outer.steps=2000", "evaluation.every=1", "evaluation.validation_tasks=1500")
+SLOW = ("outer.steps=2000", "evaluation.every=1", "evaluation.validation_tasks=1000")
 """Each step takes seconds: more than Ray gives a job that is to end."""
 
 
