@@ -252,7 +252,7 @@ def test_an_address_where_something_else_listens(command, folder, server, scheme
 def failed(command: CommandLine, folder: Path, *settings: str, says: tuple[str, ...], largest_file: int = -1) -> Path:
     """The run that ended with 1, named, and what is said to go on."""
     done = command(folder, "train", "short.yaml", *settings, largest_file=largest_file)
-    lines = [line for line in done.err.splitlines() if not line.startswith(("training", "failed"))]
+    lines = [line for line in done.err.splitlines() if not line.startswith(("run ", "training", "failed"))]
     done = done._replace(err="\n".join(lines))
     told(done, 1, "go on with `metatrain train --resume", *says)
     assert len(done.err) < 600, done.err
