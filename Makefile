@@ -20,7 +20,7 @@ train: $(INSTALLED)  ## the first experiment: strokes, on a local Ray cluster wi
 	$(BIN)/metatrain train configs/strokes-protonet-5w1s.yaml
 
 test: $(INSTALLED) lint  ## everything that must hold, in under 15 minutes on two cores
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadgroup
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## what takes longer: the driver killed at twenty instants
 	$(BIN)/pytest -m slow

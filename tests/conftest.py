@@ -13,20 +13,6 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
-JOBS = ("jobs", "job_requests", "job_records")
-"""Files that share a cluster with a dashboard."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests (pytest-xdist, which looks at the groups next), each taking a whole file.
-
-    So what a file sets up, a cluster, a server, compiled code, is set up once.
-    """
-    for item in items:
-        file = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("jobs" if file in JOBS else file))
-
 
 @pytest.fixture(scope="session")
 def omniglot_root() -> Path:
