@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from metatrain.checks import require
+from metatrain.redirects import UNREDIRECTED
 
 _ANSWER_S = 15.0
 
@@ -67,7 +68,7 @@ class Dashboard:
             self.address + path, sent, {**self.headers, "Content-Type": kind}, method=method
         )
         try:
-            with _OPENER.open(request, timeout=_ANSWER_S if sent is None else 4 * _ANSWER_S) as answer:
+            with UNREDIRECTED.open(request, timeout=_ANSWER_S if sent is None else 4 * _ANSWER_S) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -118,13 +119,3 @@ def _plain(token: Token) -> str:
         f"the token from {token.source} is none: it has letters that no token has; copy the auth_token of the head",
     )
     return text
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is told, not followed: it would take the token along."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)

@@ -10,7 +10,9 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from metatrain.redirects import UNREDIRECTED
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
 """Beside http and https."""
@@ -75,7 +77,7 @@ def _check_login(uri: str, seconds: float) -> None:
     address = without_login(uri).rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"
     request = urllib.request.Request(address, headers={"Authorization": login} if login else {})
     try:
-        urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds).close()
+        UNREDIRECTED.open(request, timeout=seconds).close()
     except urllib.error.HTTPError as error:
         with error:
             reason = " ".join(error.read(500).decode(errors="replace").split())[:100]
@@ -120,10 +122,3 @@ def database_of(uri: str) -> Path | None:
 def without_login(uri: str) -> str:
     """For messages."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A login is for the server that was named: a redirect, which would take it along, is not followed."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None

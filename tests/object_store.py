@@ -70,7 +70,7 @@ class ObjectStore(NamedTuple):
 @contextmanager
 def object_store(scratch: Path) -> Iterator[ObjectStore]:
     """Its log goes to `scratch`."""
-    port = _free_port()
+    port = free_port()
     log = scratch / f"object-store-{port}.log"
     with log.open("wb") as out:
         server = subprocess.Popen(
@@ -94,7 +94,7 @@ def object_store(scratch: Path) -> Iterator[ObjectStore]:
             server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

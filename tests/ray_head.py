@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.object_store import free_port
+
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -91,12 +93,6 @@ def clusters_here() -> list[int]:
         with suppress(OSError):
             found += [int(comm.parent.name)] if comm.read_text() == "gcs_server\n" else []
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Line:

@@ -13,8 +13,9 @@ import yaml
 
 from cluster.dashboard import Dashboard, NoAnswer, Token
 from tests.command_line import Done
+from tests.object_store import free_port
 from tests.person import Person, a_person, until
-from tests.ray_head import RayHead, free_port
+from tests.ray_head import RayHead
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import psycopg2
 import pytest
 import yaml
 
-from tests.object_store import KEY, SECRET, ObjectStore, object_store
+from tests.object_store import KEY, SECRET, ObjectStore, free_port, object_store
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "deploy" / "tracking" / "compose.yaml"
@@ -173,12 +172,6 @@ def postgres(document: Mapping[str, Any], scratch: Path) -> Iterator[str]:
             server.wait(30)
     finally:
         shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _new_database(settings: Mapping[str, str], port: int) -> str:

@@ -41,10 +41,7 @@ def submit_command(
     profiles: Profiles = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log, and leave with its exit code.")] = False,
     working_dir: Annotated[Path, typer.Option("--working-dir", help="The folder that is sent along.")] = Path(),
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME[=VALUE]", help="For the job; VALUE from here if not given."),
-    ] = None,
+    env: Env = None,
     name: Annotated[str | None, typer.Option("--name", help="What its id begins with.")] = None,
 ) -> None:
     """Run a command on a cluster: this folder is sent there, with what of your own lies in it."""
