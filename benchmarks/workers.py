@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import results
-from metatrain.cli.training import executing, prepare, settled
+from metatrain.cli.training import executing
 from metatrain.config import load_config
 from metatrain.outer import begin, train
+from metatrain.preparation import prepare, settled
 from metatrain.settings import Config
 from metatrain.types import Executor, Job, MetaGradient, Params, Shard
 from metatrain.worker import Worker

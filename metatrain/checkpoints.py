@@ -15,7 +15,7 @@ import pickle
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,8 +105,8 @@ def files(folder: Path, step: int) -> list[Path]:
     return sorted((new if _is_valid(new, step) else final).iterdir())
 
 
-def prune(folder: Path, keep: int, best_step: int | None) -> None:
-    """Remove what is older than the `keep` newest valid checkpoints, except that of `best_step`.
+def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Remove what is older than the `keep` newest valid checkpoints, except those of the steps `spared`.
 
     Nothing goes before `keep` valid ones are there; a damaged one between them is left for a person to look at.
     """
@@ -117,7 +117,7 @@ def prune(folder: Path, keep: int, best_step: int | None) -> None:
         if len(valid) < keep:
             if step not in valid and _is_valid(path, step):
                 valid.add(step)
-        elif step not in valid and step != best_step:
+        elif step not in valid and step not in spared:
             _remove(path)
 
 

@@ -4,7 +4,7 @@ The loop is `outer.train`; everything here is what happens between its steps: re
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from metatrain.rehearsal import require_same
 from metatrain.runs import Run, environment, write_json
 from metatrain.settings import Config
 from metatrain.storage.homes import new_home
-from metatrain.types import HOME_LEAVES, Executor, Job, Params, Recorder, TaskFailed, WorkersLost
+from metatrain.types import HOME_LEAVES, Executor, Job, Metrics, Params, Recorder, TaskFailed, WorkersLost
 from metatrain.worker import Worker
 from tasks.types import Split
 
@@ -73,23 +73,9 @@ def run(
     Raises `outer.Diverged` when the loss is no longer a number.
     """
     began = time.monotonic()
-    torch.set_num_threads(config.engine.threads)
-    session = Session(config, executor, recorder, home or new_run(config), Worker(config, torch.device("cpu")))
-    state, damaged = _opening_state(session)
+    session, state = opened(config, executor, recorder, home or new_run(config))
     first = state.step
-    recorder.start(first, config.outer.steps)
-    for reason in damaged:
-        recorder.event(first, "warning", f"{reason}: going on from step {first}")
-    recorder.artifact(session.home.config)
-    recorder.artifact(session.home.environment)
-    try:
-        spent = _train(session, state, stop)
-    except (WorkersLost, TaskFailed):
-        if state.step > first:  # what was computed since the last checkpoint is not lost with the workers
-            _note_events(session, state)
-            _checkpoint(session, state)
-            session.home.commit()
-        raise
+    spent = sum(stretches(session, state, stop))
     finished = state.step == config.outer.steps and not stop()
     return Outcome(
         run_id=session.home.run_id,
@@ -114,6 +100,19 @@ class Session(NamedTuple):
     worker: Worker
 
 
+def opened(config: Config, executor: Executor, recorder: Recorder, home: Run) -> tuple[Session, TrainState]:
+    """What a run works with, and the state that it goes on from; recording has begun."""
+    torch.set_num_threads(config.engine.threads)
+    session = Session(config, executor, recorder, home, Worker(config, torch.device("cpu")))
+    state, damaged = _opening_state(session)
+    recorder.start(state.step, config.outer.steps)
+    for reason in damaged:
+        recorder.event(state.step, "warning", f"{reason}: going on from step {state.step}")
+    recorder.artifact(home.config)
+    recorder.artifact(home.environment)
+    return session, state
+
+
 def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
     """The newest valid checkpoint's state, or the beginning; and what was damaged on the way."""
     found = checkpoints.newest(session.home.checkpoints)
@@ -123,29 +122,57 @@ def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
     return restore(found.snapshot, session.config.outer), found.damaged
 
 
-def _train(session: Session, state: TrainState, stop: Callable[[], bool]) -> float:
-    """Steps to the end or until told to stop; returns the seconds spent in steps, what lies between them apart."""
-    config, recorder = session.config, session.recorder
+def stretches(
+    session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int] = ()
+) -> Iterator[float]:
+    """Train from milestone to milestone, to the end or until told to stop; yields the seconds that were spent in the
+    steps of each stretch.
+
+    At each of `milestones`, as at the end, the state is validated and kept, also from being pruned.
+    """
+    first = state.step
+    try:
+        yield from _trained(session, state, stop, milestones)
+    except (WorkersLost, TaskFailed):
+        if state.step > first:  # what was computed since the last checkpoint is not lost with the workers
+            _note_events(session, state)
+            _checkpoint(session, state, milestones)
+            session.home.commit()
+        raise
+
+
+def _trained(
+    session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int]
+) -> Iterator[float]:
+    config = session.config
     spent, began = 0.0, time.monotonic()
     session.home.check()
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
         seconds = time.monotonic() - began
         spent += seconds
         session.home.check()
-        last, stopping = state.step == config.outer.steps, stop()
-        if last or state.step % config.tracking.every == 0:
-            named = {f"train/{name}": value for name, value in metrics.items()}
-            pace = {"time/tasks_per_second": config.outer.tasks_per_step / seconds}
-            health = {f"cluster/{name}": value for name, value in session.executor.health().items()}
-            recorder.record(state.step, named | pace | health)
+        _record(session, state, metrics, seconds)
+        reached, stopping = state.step == config.outer.steps or state.step in milestones, stop()
         urgent = _note_events(session, state)
-        improved = (last or state.step % config.evaluation.every == 0) and _validate(session, state)
-        if last or stopping or urgent or improved or state.step % config.checkpoint.every == 0:
-            _checkpoint(session, state)
+        improved = (reached or state.step % config.evaluation.every == 0) and _validate(session, state)
+        if reached or stopping or urgent or improved or state.step % config.checkpoint.every == 0:
+            _checkpoint(session, state, milestones)
+        if reached or stopping:
+            yield spent
+            spent = 0.0
         if stopping:
-            break
+            return
         began = time.monotonic()
-    return spent
+
+
+def _record(session: Session, state: TrainState, metrics: Metrics, seconds: float) -> None:
+    """A step's own numbers, how fast it was, and how the workers are; of the last step always."""
+    config = session.config
+    if state.step == config.outer.steps or state.step % config.tracking.every == 0:
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        pace = {"time/tasks_per_second": config.outer.tasks_per_step / seconds}
+        health = {f"cluster/{name}": value for name, value in session.executor.health().items()}
+        session.recorder.record(state.step, named | pace | health)
 
 
 def _note_events(session: Session, state: TrainState) -> bool:
@@ -169,12 +196,12 @@ def _validate(session: Session, state: TrainState) -> bool:
     return True
 
 
-def _checkpoint(session: Session, state: TrainState) -> None:
+def _checkpoint(session: Session, state: TrainState, milestones: Collection[int] = ()) -> None:
     """Keeps the state, after everything recorded before it is durable, so that a resume finds no gap."""
     session.recorder.flush()
     extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
-    checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, state.best.step)
+    checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, {state.best.step, *milestones})
     try:
         session.home.offer()
     except OSError as error:

@@ -54,17 +54,17 @@ def curves(metrics: Path, out: Path) -> None:
     """
     series = read_series(metrics)
     panels = [panel for panel in _panels(series) if panel.train in series or panel.validation in series]
-    figure = _figure(width=5.2 * max(1, len(panels)))
+    figure = blank_figure(width=5.2 * max(1, len(panels)))
     if not panels:
         figure.text(0.5, 0.5, "nothing recorded yet", ha="center", va="center", color=TRAIN)
     for number, panel in enumerate(panels, start=1):
-        axes = _axes(figure, number, len(panels), "outer step", panel.label)
+        axes = plain_axes(figure, number, len(panels), "outer step", panel.label)
         _draw_train(axes, series.get(panel.train), panel.scale)
         _draw_validation(axes, series, panel)
         if panel.scale == 1.0 and spans_decades(series.get(panel.train), series.get(panel.validation)):
             axes.set_yscale("log")
         _legend(axes)
-    _write(figure, out)
+    save(figure, out)
 
 
 def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
@@ -82,14 +82,14 @@ def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
     scale = 100.0 if accuracy else 1.0
     mean = [scale * value for value in curve["mean"]]
     margin = [scale * value for value in curve["ci95"]]
-    figure = _figure(width=5.6)
-    axes = _axes(figure, 1, 1, "inner steps", "accuracy (%)" if accuracy else "mean squared error")
+    figure = blank_figure(width=5.6)
+    axes = plain_axes(figure, 1, 1, "inner steps", "accuracy (%)" if accuracy else "mean squared error")
     _band(axes, curve["steps"], mean, margin)
     axes.plot(curve["steps"], mean, color=VALIDATION, marker="o", markersize=5, linewidth=1.8, clip_on=False, zorder=3)
     label = f"{mean[-1]:.2f} ± {margin[-1]:.2f} %" if accuracy else f"{mean[-1]:.4g} ± {margin[-1]:.2g}"
     axes.set_title(f"{evaluation['split']}, {evaluation['tasks']} tasks: {label}", loc="left", fontsize=10, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _write(figure, out)
+    save(figure, out)
 
 
 def fit(shown: Demonstration, title: str, out: Path) -> None:
@@ -100,8 +100,8 @@ def fit(shown: Demonstration, title: str, out: Path) -> None:
     x, target = (part[order, 0].tolist() for part in shown.episode.query)
     steps = fitted_steps(len(shown.predictions) - 1)
     errors = {step: float((shown.predictions[step] - shown.episode.query.y).square().mean()) for step in steps}
-    figure = _figure(width=5.6, height=4.2)
-    axes = _axes(figure, 1, 1, "x", "y")
+    figure = blank_figure(width=5.6, height=4.2)
+    axes = plain_axes(figure, 1, 1, "x", "y")
     axes.plot(x, target, color=TARGET, linewidth=4, alpha=0.45, solid_capstyle="round", label="target")
     for step, (colour, dash) in zip(steps, (*FITS[: len(steps) - 1], FITTED), strict=True):
         label = f"{step} {'step' if step == 1 else 'steps'}, mse {errors[step]:.3g}"
@@ -115,7 +115,7 @@ def fit(shown: Demonstration, title: str, out: Path) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=2)
     after = f"mean squared error {errors[steps[-1]]:.3g} after {steps[-1]} inner steps, {errors[0]:.3g} before"
-    _write(figure, out, f"{title}: the target curve, {len(support[0])} support points and the fits; {after}")
+    save(figure, out, f"{title}: the target curve, {len(support[0])} support points and the fits; {after}")
 
 
 def fitted_steps(last: int) -> list[int]:
@@ -206,7 +206,8 @@ def spans_decades(*drawn: Series | None) -> bool:
     return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
 
 
-def _figure(width: float, height: float = 3.6) -> "Figure":
+def blank_figure(width: float, height: float = 3.6) -> "Figure":
+    """White, so many inches wide and high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -215,7 +216,8 @@ def _figure(width: float, height: float = 3.6) -> "Figure":
     return figure
 
 
-def _axes(figure: "Figure", number: int, of: int, x: str, y: str) -> "Axes":
+def plain_axes(figure: "Figure", number: int, of: int, x: str, y: str) -> "Axes":
+    """The axes number 1 … `of` in a row, with a faint grid and nothing above or to the right."""
     axes = figure.add_subplot(1, of, number)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
@@ -235,7 +237,7 @@ def _legend(axes: "Axes") -> None:
     axes.legend([drawn[label] for label in shown], shown, frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _write(figure: "Figure", out: Path, description: str = "") -> None:
+def save(figure: "Figure", out: Path, description: str = "") -> None:
     """The picture at `out`, under its name only when it is whole; `description` goes into its text."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")

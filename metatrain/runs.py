@@ -144,23 +144,32 @@ def create(root: Path, name: str, config_text: str, environment: Mapping[str, An
     `name` says what the run is about to a person who lists the folder. ValueError: a name that does not fit into a
     folder's, or a root that cannot be written to.
     """
+    run_id = fresh_id(name)
+    return make(root / run_id, run_id, config_text, environment)
+
+
+def fresh_id(name: str) -> str:
+    """A run's id, which no other has: when it began, its name, and chance."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(
             f"run name {name!r} must be 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first"
         )
-    now = time.time()
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{name}-{secrets.token_hex(3)}"
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-    run = Run(root / run_id, run_id, created)
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime())}-{name}-{secrets.token_hex(3)}"
+
+
+def make(folder: Path, run_id: str, config_text: str, environment: Mapping[str, Any]) -> Run:
+    """A new run in `folder`, which is made. ValueError: it cannot be written to."""
+    run = Run(folder, run_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     try:
-        for folder in (run.checkpoints, run.evaluations, run.plots):
-            folder.mkdir(parents=True)
+        for part in (run.checkpoints, run.evaluations, run.plots):
+            part.mkdir(parents=True)
         replace_text(run.config, config_text)
         write_json(run.environment, environment)
-        write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": created})
+        write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": run.created})
     except OSError as error:
         shutil.rmtree(run.path, ignore_errors=True)
-        raise ValueError(f"no run can be made in {root} ({error.strerror}): set runs.root to another folder") from error
+        where = f"{folder.parent} ({error.strerror})"
+        raise ValueError(f"no run can be made in {where}: set runs.root to another folder") from error
     return run
 
 

@@ -172,23 +172,23 @@ def test_a_step_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
 
 def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3, 4, 5)
-    checkpoints.prune(tmp_path, keep=2, best_step=1)
+    checkpoints.prune(tmp_path, keep=2, spared={1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000004", "00000005"]
     with pytest.raises(ValueError, match="at least 1"):
-        checkpoints.prune(tmp_path, keep=0, best_step=None)
+        checkpoints.prune(tmp_path, keep=0, spared=())
 
 
 def test_prune_counts_only_valid_ones(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3, 4)
     flip_a_bit(tmp_path / "00000004")
-    checkpoints.prune(tmp_path, keep=2, best_step=None)
+    checkpoints.prune(tmp_path, keep=2, spared=())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000003", "00000004"]
 
 
 def test_prune_removes_the_leftovers_of_old_saves(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     (tmp_path / "00000001.new").mkdir()
-    checkpoints.prune(tmp_path, keep=1, best_step=None)
+    checkpoints.prune(tmp_path, keep=1, spared=())
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
 
 
@@ -215,7 +215,7 @@ for n in itertools.count():
     # Half of the saves replace the newest one, as a replay after a resume does.
     step = first + n // 2
     checkpoints.save(folder, step, {"step": step, "w": torch.full((20_000,), float(step))})
-    checkpoints.prune(folder, keep=1, best_step=None)
+    checkpoints.prune(folder, keep=1, spared=())
     print(step, flush=True)
 """
 

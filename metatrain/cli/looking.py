@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.cli.training import recorders
 from metatrain.cli.words import Overrides
 from metatrain.config import as_yaml, load_config
 from metatrain.models import ARCHITECTURES
+from metatrain.preparation import tracked
 from metatrain.schema import json_schema
 from metatrain.storage.homes import open_home
 from tasks.catalogue import CATALOGUE
@@ -31,7 +31,7 @@ def report_command(
     homes = [open_home(place) for place in run_dirs]
     print(page := report.write(homes, out))
     for home in homes:
-        if why_not := report.record(home, page, recorders):
+        if why_not := report.record(home, page, tracked):
             print(why_not, file=sys.stderr)
 
 

@@ -1,7 +1,6 @@
 """`metatrain train` and `evaluate`: settings, executor, recorders and run put together."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from metatrain import runs
 from metatrain.checkpoints import params_sha256
 from metatrain.checks import require
 from metatrain.cli.words import AsJson, Overrides
-from metatrain.config import as_plain, load_config, read_config, resolved, resumed
+from metatrain.config import as_plain, load_config, read_config, resumed
 from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.evaluation import shards_of, table
 from metatrain.executor import InProcess
@@ -25,14 +24,15 @@ from metatrain.failures import RunFailed, go_on, story
 from metatrain.interruption import interruptible
 from metatrain.learner import best_params
 from metatrain.outer import Diverged
-from metatrain.plain import flat, overridden
-from metatrain.progress import Progress, counter
-from metatrain.recorders import JsonLines, Several
-from metatrain.rehearsal import rehearse, require_same, told
+from metatrain.plain import overridden
+from metatrain.preparation import prepare, recorders, settled, tracked
+from metatrain.progress import Progress
+from metatrain.recorders import Several
+from metatrain.rehearsal import require_same
 from metatrain.settings import Config
 from metatrain.standing import of_run
 from metatrain.storage.homes import open_home
-from metatrain.types import Executor, Recorder, TaskFailed, WorkersLost
+from metatrain.types import Executor, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
 
 
@@ -89,14 +89,6 @@ def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcom
         return outcome, 0 if outcome.finished else interruption.signal
 
 
-def prepare(settings: Config) -> float:
-    """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
-    began = time.monotonic()
-    with counter(f"preparing {settings.tasks.source.name}") as progress, told(settings):
-        settings.tasks.source.settings.prepare(progress)
-    return round(time.monotonic() - began, 3)
-
-
 def compile_ahead(settings: Config, executor: Executor) -> float:
     """Compile the inner loop on every worker, where the engine does, saying so; returns the seconds it took."""
     if settings.engine.compile != "on":
@@ -107,17 +99,6 @@ def compile_ahead(settings: Config, executor: Executor) -> float:
     seconds = round(time.monotonic() - began, 3)
     print(f"compiled in {seconds:.0f} s", file=sys.stderr)
     return seconds
-
-
-def settled(settings: Config) -> Config:
-    """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
-    if settings.tracking.uri is not None:
-        from metatrain.preflight import preflight
-
-        preflight(settings.tracking.uri)
-    device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
-    engine = rehearse(settings).engine_on(device)
-    return resolved(settings, {"vectorize": engine.vectorize, "compile": "on" if engine.compile else "off"})
 
 
 def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
@@ -146,7 +127,7 @@ def evaluate_command(
     worker = Worker(settings, torch.device("cpu"))
     require_same(params, worker)
     with executing(settings) as executor, runs.own(home, guest=True):
-        recorder = recorders(trained, home, None)
+        recorder = Several(tracked(trained, home))
         recorder.start(newest, trained.outer.steps)
         session = Session(settings, executor, recorder, home, worker)
         results = test(session, params)
@@ -190,20 +171,3 @@ def executing(settings: Config) -> Iterator[Executor]:
             yield executor
         finally:
             executor.close()
-
-
-def recorders(settings: Config, home: runs.Run, progress: Recorder | None) -> Recorder:
-    """Where this run is recorded: the run folder, MLflow where asked for, the terminal."""
-    chosen: list[Recorder] = [JsonLines(home.metrics)] if progress else []
-    if settings.tracking.uri is not None:
-        from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
-
-        tags = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
-        tags["mlflow.user"] = runs.user()
-        if (job := os.environ.get(runs.JOB_ID)) is not None:
-            tags["metatrain.job_id"] = job
-        parameters = flat(as_plain(settings))
-        chosen.append(
-            MLflowRecorder(settings.tracking.uri, settings.tracking.experiment, home.run_id, parameters, tags)
-        )
-    return Several([*chosen, *([progress] if progress else [])])

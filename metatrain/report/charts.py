@@ -24,6 +24,23 @@ class Curve(NamedTuple):
     """Half the width of the 95 % interval around each y; empty where there is none."""
     faint: bool = False
     """Behind the others, without a dot or a place in the legend."""
+    loose: bool = False
+    """Points without a line from one to the next."""
+    said: Sequence[str] = ()
+    """What each dot says; empty for its label and its place."""
+
+
+class Axis(NamedTuple):
+    """What lies along x, when it is not steps."""
+
+    label: str
+    log: bool = False
+    whole: bool = False
+    """Whether it is marked at whole numbers only."""
+    options: Sequence[str] = ()
+    """The names of 0, 1, …, where x is one of them."""
+    span: tuple[float, float] | None = None
+    """Where it begins and ends; None for where the values do."""
 
 
 class Tick(NamedTuple):
@@ -66,7 +83,7 @@ class Chart(NamedTuple):
     has_bands: bool
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
     """From values to coordinates, linear or logarithmic."""
 
     low: float
@@ -80,39 +97,47 @@ class _Scale(NamedTuple):
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
-def chart(title: str, x_label: str, curves: Sequence[Curve], unit: str = "", log: bool = False) -> Chart:
-    """`curves` over a common x. `unit` follows a value in words ("%"); `log`: a logarithmic y, all y above zero."""
-    x = _Scale(*_span([value for curve in curves for value in curve.x]), LEFT, WIDTH - RIGHT)
-    y = _Scale(*_y_span(curves, log), HEIGHT - BOTTOM, TOP, log)
-    x_ticks = [Tick(round(x(value), 1), label) for value, label in _whole(_linear_ticks(x.low, x.high, 5))]
-    values = _log_ticks(y.low, y.high) if log else _linear_ticks(y.low, y.high, 6)
+def chart(title: str, along: str | Axis, curves: Sequence[Curve], unit: str = "", log: bool = False) -> Chart:
+    """`curves` over a common x, `along` an axis, or steps by their name. `unit` follows a value in words ("%"); `log`:
+    a logarithmic y, all y above zero.
+    """
+    axis = along if isinstance(along, Axis) else Axis(along, whole=True)
+    x_label = axis.label
+    x = Scale(*_x_span(axis, curves), LEFT, WIDTH - RIGHT, axis.log)
+    y = Scale(*_y_span(curves, log), HEIGHT - BOTTOM, TOP, log)
+    x_ticks = [Tick(round(x(value), 1), label) for value, label in _marked(axis, x)]
+    values = log_ticks(y.low, y.high) if log else linear_ticks(y.low, y.high, 6)
     return Chart(
         title=title,
         description=_in_words(title, x_label, curves, unit),
         x_label=x_label,
         x_ticks=x_ticks,
-        y_ticks=[Tick(round(y(value), 1), _short(value)) for value in values],
+        y_ticks=[Tick(round(y(value), 1), short(value)) for value in values],
         curves=[_drawn(curve, x, y, x_label, unit) for curve in curves],
         has_bands=any(len(curve.margin) > 0 for curve in curves),
     )
 
 
-def _drawn(curve: Curve, x: _Scale, y: _Scale, x_label: str, unit: str) -> Drawn:
-    points = [(x(at), y(value)) if _drawable(value, y) else None for at, value in zip(curve.x, curve.y, strict=True)]
+def _drawn(curve: Curve, x: Scale, y: Scale, x_label: str, unit: str) -> Drawn:
+    points = [
+        (x(at), y(value)) if _drawable(at, x) and _drawable(value, y) else None
+        for at, value in zip(curve.x, curve.y, strict=True)
+    ]
     shape = curve.look % 4
     dots = []
-    if not curve.faint and len(points) <= DOTS:
+    if not curve.faint and (curve.loose or len(points) <= DOTS):
         margins = curve.margin or [math.nan] * len(points)
-        for place, at, value, margin in zip(points, curve.x, curve.y, margins, strict=True):
-            if place is not None:
-                said = f"{curve.label}, {x_label} {_short(at)}: {with_margin(value, margin, unit)}"
-                dots.append(Dot(_marker(shape, *place), said))
+        texts = curve.said or [
+            f"{curve.label}, {x_label} {short(at)}: {with_margin(value, margin, unit)}"
+            for at, value, margin in zip(curve.x, curve.y, margins, strict=True)
+        ]
+        dots = [Dot(_marker(shape, *place), text) for place, text in zip(points, texts, strict=True) if place]
     return Drawn(
         label=curve.label,
         colour=0 if curve.look == 0 else 1 + (curve.look - 1) % 7,
         dash=0 if curve.look == 0 else (curve.look - 1) % 6,
         faint=curve.faint,
-        line=_path(points),
+        line="" if curve.loose else _path(points),
         band=_band(curve, x, y),
         dots=dots,
         sample=_marker(shape, 18, 6) if dots else "",
@@ -131,7 +156,7 @@ def with_margin(value: float, margin: float, unit: str) -> str:
     return said.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _drawable(value: float, scale: _Scale) -> bool:
+def _drawable(value: float, scale: Scale) -> bool:
     return math.isfinite(value) and (value > 0 or not scale.log)
 
 
@@ -145,7 +170,7 @@ def _path(points: Sequence[tuple[float, float] | None]) -> str:
     return "".join(parts)
 
 
-def _band(curve: Curve, x: _Scale, y: _Scale) -> str:
+def _band(curve: Curve, x: Scale, y: Scale) -> str:
     if not curve.margin:
         return ""
     inside = [
@@ -171,6 +196,24 @@ def _marker(shape: int, x: float, y: float) -> str:
             return f"M{x:.1f},{y - 3.8:.1f}l3.8,3.8l-3.8,3.8l-3.8,-3.8Z"
 
 
+def _x_span(axis: Axis, curves: Sequence[Curve]) -> tuple[float, float]:
+    if axis.options:
+        return -0.5, len(axis.options) - 0.5
+    values = [value for curve in curves for value in curve.x if math.isfinite(value) and (value > 0 or not axis.log)]
+    if axis.log and axis.span is None:
+        low, high = min(values, default=1.0), max(values, default=10.0)
+        return (low, high) if high > low else (low / 2, high * 2)
+    return axis.span or _span(values)
+
+
+def _marked(axis: Axis, x: Scale) -> list[tuple[float, str]]:
+    """Where x is marked, and with what."""
+    if axis.options:
+        return list(enumerate(axis.options))
+    values = log_ticks(x.low, x.high) if axis.log else linear_ticks(x.low, x.high, 5)
+    return _whole(values) if axis.whole else [(value, short(value)) for value in values]
+
+
 def _span(values: Sequence[float]) -> tuple[float, float]:
     """The least and the greatest, apart by something even where all are equal or there is none."""
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -191,7 +234,7 @@ def _y_span(curves: Sequence[Curve], log: bool) -> tuple[float, float]:
     return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
-def _linear_ticks(low: float, high: float, about: int) -> list[float]:
+def linear_ticks(low: float, high: float, about: int) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
@@ -199,7 +242,7 @@ def _linear_ticks(low: float, high: float, about: int) -> list[float]:
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, and twice and five times those where there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if high / low > 1000 else (1, 2, 5)
@@ -208,10 +251,10 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _whole(values: Sequence[float]) -> list[tuple[float, str]]:
     """Steps are whole numbers."""
-    return [(value, _short(value)) for value in values if abs(value - round(value)) < 1e-9]
+    return [(value, short(value)) for value in values if abs(value - round(value)) < 1e-9]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """As few figures as tell it apart from its neighbours: 0.002, 35, 12k."""
     if abs(value) >= 10_000 and value % 100 == 0:
         return f"{value / 1000:g}k"
@@ -225,5 +268,6 @@ def _in_words(title: str, x_label: str, curves: Sequence[Curve], unit: str) -> s
         if ends and not curve.faint:
             (first, before), (last, after) = ends[0], ends[-1]
             values = (with_margin(value, math.nan, unit) for value in (before, after))
-            said.append(f"{curve.label}: from {' to '.join(values)}, {x_label} {first:g} to {last:g}")
+            many = f"{len(ends)} points, the first and the last" if curve.loose else "from"
+            said.append(f"{curve.label}: {many} {' to '.join(values)}, {x_label} {first:g} to {last:g}")
     return f"{title} by {x_label}. " + "; ".join(said) + "."

@@ -99,8 +99,8 @@ def collect(home: Run) -> Story:
         run_id=home.run_id,
         created=home.created,
         settings=settings,
-        config_text=_text(home.config),
-        environment=_json(home.environment),
+        config_text=text_of(home.config),
+        environment=json_of(home.environment),
         series=read_series(home.metrics) if lines else {},
         events=[
             Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
@@ -121,7 +121,7 @@ def newest_step(home: Run) -> int:
 def settings_of(home: Run) -> dict[str, Any]:
     """The run's own configuration, flat; not validated, since what it names may not be importable here."""
     try:
-        plain = yaml.safe_load(_text(home.config))
+        plain = yaml.safe_load(text_of(home.config))
     except yaml.YAMLError as error:
         raise ValueError(f"{home.config}: not YAML: restore that file or train anew") from error
     if not isinstance(plain, dict):
@@ -129,17 +129,20 @@ def settings_of(home: Run) -> dict[str, Any]:
     return flat(plain)
 
 
-def _text(path: Path) -> str:
-    """A file of the run, without the user and password that an address in it may carry: pages are passed on."""
+def text_of(path: Path, instead: str = "train anew") -> str:
+    """A file of the run, without the user and password that an address in it may carry: pages are passed on.
+    ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
+    """
     try:
         return re.sub(r"(?<=://)[^/@\s\"']+@", "", path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}): restore that file or train anew") from error
+        raise ValueError(f"{path}: cannot be read ({error}): restore that file or {instead}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def json_of(path: Path) -> dict[str, Any]:
+    """A file of the run that holds one JSON object, likewise."""
     try:
-        found = json.loads(_text(path))
+        found = json.loads(text_of(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: restore that file or remove the run") from error
     if not isinstance(found, dict):
@@ -148,7 +151,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _tested(path: Path, settings: dict[str, Any]) -> Tested:
-    found = _json(path)
+    found = json_of(path)
     rows = [row for row in [found.get("test"), *found.get("baselines", [])] if row is not None]
     for row in rows:
         if not isinstance(row, dict) or row.get("score") not in row or "ci95" not in row:

@@ -2,6 +2,8 @@
 
 import math
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from metatrain.report.collect import Story
 from metatrain.report.words import count
@@ -52,9 +54,8 @@ def commands(story: Story) -> list[tuple[str, str]]:
     ]
 
 
-def environment(story: Story) -> dict[str, str]:
-    """What the run was made with."""
-    seen = story.environment
+def environment(seen: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was made with, of what its environment.json holds."""
     known = {"Python": str(seen.get("python", "")), "platform": str(seen.get("platform", ""))}
     cpu = seen.get("cpu") or {}
     known["CPU"] = f"{cpu.get('model', '')} × {cpu.get('count', '')}"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from metatrain.config import load_config
+from metatrain.recorders import Several
 from metatrain.report import facts, figures, words
 from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
@@ -59,7 +60,7 @@ def write(homes: Sequence[Run], out: Path | None = None) -> Path:
     return path
 
 
-def record(home: Run, page: Path, recorders: Callable[[Config, Run, None], Recorder]) -> str | None:
+def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Recorder]]) -> str | None:
     """Hand the page to where the run is recorded beyond its folder; a reason why not, where it is being trained.
 
     ConnectionError: the tracking server does not do its part; the page stays where it is.
@@ -69,7 +70,7 @@ def record(home: Run, page: Path, recorders: Callable[[Config, Run, None], Recor
     config, newest = load_config(home.config), newest_step(home)
     try:
         with own(home, guest=True):
-            recorder = recorders(config, home, None)
+            recorder = Several(tracked(config, home))
             recorder.start(newest, config.outer.steps)
             recorder.artifact(page)
             recorder.close("finished" if newest == config.outer.steps else "interrupted")
@@ -82,14 +83,18 @@ def record(home: Run, page: Path, recorders: Callable[[Config, Run, None], Recor
 
 def render(stories: Sequence[Story]) -> str:
     """The page as HTML. Everything from a run is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    return templates().get_template("page.html").render(_context(stories))
+
+
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of `folders`, the first before the others, and then those of this page; all of them escape."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(_context(stories))
 
 
 def _context(stories: Sequence[Story]) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _context(stories: Sequence[Story]) -> dict[str, Any]:
         "axis": "; ".join("0 to 100 %" if score == "accuracy" else f"0 to {end:.3g}" for score, end in axes.items()),
         "curves": figures.training(stories, labels),
         "adaptation": figures.adaptation(stories, labels),
-        "environment": _beside([facts.environment(story) for story in stories]),
+        "environment": _beside([facts.environment(story.environment) for story in stories]),
         "timing": _beside([facts.timing(story) for story in stories]),
         "width": WIDTH,
         "height": HEIGHT,

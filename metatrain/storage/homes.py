@@ -26,11 +26,17 @@ UNSENT = ".unsent"
 
 def new_home(root: str, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
     """A new run under `root`. ValueError, OSError: none can be made there, with the remedy."""
-    if not is_uri(root):
-        return runs.create(Path(root), name, config_text, environment)
-    run = runs.create(_room(), name, config_text, environment)
+    run_id = runs.fresh_id(name)
+    return make_home(f"{root.rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
+
+
+def make_home(place: str, run_id: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
+    """A new run at `place` itself, where nothing may be. ValueError, OSError: it cannot be made there."""
+    if not is_uri(place):
+        return runs.make(Path(place), run_id, config_text, environment)
+    run = runs.make(_room() / f"{run_id}.{secrets.token_hex(3)}", run_id, config_text, environment)
     try:
-        mirror = _mirror(f"{root.rstrip('/')}/{run.run_id}", run.path, heartbeat_s)
+        mirror = _mirror(place, run.path, heartbeat_s)
         mirror.begin()
     except (ValueError, OSError):
         shutil.rmtree(run.path, ignore_errors=True)

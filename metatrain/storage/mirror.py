@@ -184,8 +184,10 @@ class Mirror:
             self._lost = None
             raise RunOwnedError(f"run {self.where} was just taken by another process: wait for it") from error
         self._fetch_files(mine)
+        keys = set(self._bucket.keys())
+        within = tuple(key.removesuffix(HEAD) for key in keys if key.endswith(f"/{HEAD}"))  # runs of their own
         named = {stored.key for stored in mine.files.values()}
-        self._sweep(set(self._bucket.keys()) - named - {HEAD})
+        self._sweep({key for key in keys - named - {HEAD} if not key.startswith(within)})
 
     def _release(self) -> None:
         with self._changing, suppress(StorageError, RunLost):  # then it is taken over when it has become stale

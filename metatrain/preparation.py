@@ -1,0 +1,62 @@
+"""What lies between a configuration and its first step: tasks decoded, everything decided, a place to record to.
+
+`metatrain train` does it once, a search for each of its trials.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+
+import torch
+
+from metatrain import runs
+from metatrain.config import as_plain, resolved
+from metatrain.plain import flat
+from metatrain.progress import counter
+from metatrain.recorders import JsonLines, Several
+from metatrain.rehearsal import rehearse, told
+from metatrain.runs import Run
+from metatrain.settings import Config
+from metatrain.types import Recorder
+
+
+def prepare(settings: Config) -> float:
+    """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
+    began = time.monotonic()
+    with counter(f"preparing {settings.tasks.source.name}") as progress, told(settings):
+        settings.tasks.source.settings.prepare(progress)
+    return round(time.monotonic() - began, 3)
+
+
+def settled(settings: Config) -> Config:
+    """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
+    if settings.tracking.uri is not None:
+        from metatrain.preflight import preflight
+
+        preflight(settings.tracking.uri)
+    device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
+    engine = rehearse(settings).engine_on(device)
+    return resolved(settings, {"vectorize": engine.vectorize, "compile": "on" if engine.compile else "off"})
+
+
+def recorders(
+    settings: Config, home: Run, progress: Recorder | None = None, tags: Mapping[str, str] | None = None
+) -> Recorder:
+    """Where a run that is trained is recorded: its folder, MLflow where asked for (with more `tags`), the terminal."""
+    return Several([JsonLines(home.metrics), *tracked(settings, home, tags), *([progress] if progress else [])])
+
+
+def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
+    """MLflow, where asked for."""
+    if settings.tracking.uri is None:
+        return []
+    from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
+
+    said = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+    said["mlflow.user"] = runs.user()
+    if (job := os.environ.get(runs.JOB_ID)) is not None:
+        said["metatrain.job_id"] = job
+    tracking, parameters = settings.tracking, flat(as_plain(settings))
+    return [
+        MLflowRecorder(settings.tracking.uri, tracking.experiment, home.run_id, parameters, said | dict(tags or {}))
+    ]

@@ -1,0 +1,52 @@
+"""Every key of a search, on one page: what stands under `search:` in its file, beside the space and a configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from metatrain.checks import not_negative, positive, require
+from metatrain.settings import Choice
+from tune.history import Mode
+
+METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "min", "validation/mse": "min"}
+"""What every validation records, and which way is better."""
+Cost = Literal["parameters", "operations", "adaptation_seconds"]
+"""What a trial costs, always to be small: numbers in the model, multiplications and additions that adapting to one test
+task and predicting its queries take, and the seconds of that."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is to be found, how, for how long, and with what.
+
+    trials, minutes: so many are begun at most; so long it lasts, all its parts together. at_once: trials that run at
+    the same time; 0 for as many as the cluster has room for. cpus: of each trial's own process, beside its workers.
+    failures: so many trials that fail one after the other end the search. retries: how often a trial is begun again
+    after its node or process was lost. objectives: costs weighed beside the metric. warm_start: MLflow experiments.
+    """
+
+    method: Choice
+    metric: str = "validation/accuracy"
+    trials: int | None = None
+    minutes: float | None = None
+    at_once: int = 0
+    seed: int = 0
+    cpus: float = 1.0
+    failures: int = 5
+    retries: int = 3
+    objectives: tuple[Cost, ...] = ()
+    warm_start: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        positive("search", trials=self.trials, minutes=self.minutes, failures=self.failures, cpus=self.cpus)
+        not_negative("search", at_once=self.at_once, seed=self.seed, retries=self.retries)
+        known = ", ".join(METRICS)
+        require(self.metric in METRICS, f"search.metric: no run reports '{self.metric}': choose among {known}")
+        endless = "search: has no end: set search.trials, search.minutes, or both"
+        require(self.trials is not None or self.minutes is not None, endless)
+        require(len(set(self.objectives)) == len(self.objectives), "search.objectives: names one twice: give each once")
+        require(all(name.strip() for name in self.warm_start), "search.warm_start: an empty name: name experiments")
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the metric is to be small or large."""
+        return METRICS[self.metric]
