@@ -17,6 +17,7 @@ PARTS = {
     "overhead": "what tiny shards cost, with partial sums and without",
     "stopped": "one of two workers stopped, and going on",
     "search": "searches on objectives whose optima are known: BOHB, ASHA, random, Ray's Optuna",
+    "search_experience": "searches with the experience of earlier ones, alike and misleading",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against the floor",
     "minutes": "minutes to an accuracy on Omniglot",
 }
@@ -30,12 +31,12 @@ GROUPS = {
 
 def main(argv: list[str]) -> None:
     """Runs what is asked for; arguments after the part are the part's own."""
-    told = "\n".join(f"  {name:10}{text}" for name, text in PARTS.items())
+    told = "\n".join(f"  {name:19}{text}" for name, text in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=f"parts:\n{told}\n  all       the parts of a CPU, in this order, with their defaults\n"
-        "  gpu       the parts of a GPU\n"
-        "  report    the page over what was measured",
+        description=f"parts:\n{told}\n  all                the parts of a CPU, in this order, with their defaults\n"
+        "  gpu                the parts of a GPU\n"
+        "  report             the page over what was measured",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=[*PARTS, *GROUPS, "report"])

@@ -92,10 +92,19 @@ METHODS: dict[str, Method] = {
 }
 
 
-def race(objective: Objective, method: Method, seed: int, evaluations: float) -> list[tuple[float, float]]:
+Trace = list[tuple[float, float]]
+
+
+def race(objective: Objective, method: Method, seed: int, evaluations: float) -> Trace:
     """[(budget spent, regret of the incumbent), …] at each change, in whole evaluations, up to so many of them."""
+    return raced(objective, method, seed, evaluations)[1]
+
+
+def raced(objective: Objective, method: Method, seed: int, evaluations: float) -> tuple[History, Trace]:
+    """The history at the end too."""
     contestant, schedule = method(objective, seed)
-    history, trace, most = History(), [], objective.schedule.max_budget
+    history, most = History(), objective.schedule.max_budget
+    trace: Trace = []
     best = (0, math.inf)
     # (time at which a result comes, trial, its rung): ties go to the earlier trial.
     busy: list[tuple[int, int, int]] = []
@@ -125,4 +134,4 @@ def race(objective: Objective, method: Method, seed: int, evaluations: float) ->
         if (-rungs[rung], history.trial(number).results[-1][1]) < best:
             best = (-rungs[rung], history.trial(number).results[-1][1])
             trace.append((now * WORKERS / most, objective.regret(configuration)))
-    return trace
+    return history, trace

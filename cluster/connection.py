@@ -26,8 +26,10 @@ _FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 
 @contextmanager
-def connected(settings: ExecutorSettings) -> Iterator[None]:
+def connected(settings: ExecutorSettings, besides: int = 0) -> Iterator[None]:
     """Ray is there within; a cluster that was started here is stopped again, one that was joined is left alone.
+
+    besides: how many logical cores it is to have beside the workers', where it is started here.
 
     Joined is the one at `address`, or at RAY_ADDRESS, which Ray sets for jobs that it runs; without either one starts.
     Raises ValueError, with the remedy, where the address does not answer or the GPUs asked for are not there.
@@ -47,7 +49,7 @@ def connected(settings: ExecutorSettings) -> Iterator[None]:
             f"executor.workers: {settings.most_workers} processes on {cores} cores would exhaust this machine: lower "
             "it, or name a cluster in executor.address",
         )
-        _start(max(cores, settings.most_workers))
+        _start(max(cores, settings.most_workers + besides))
     try:
         gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
         fewest = settings.workers if isinstance(settings.workers, int) else settings.workers.min

@@ -52,11 +52,14 @@ def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) 
         return []
     from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
 
-    said = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
-    said["mlflow.user"] = runs.user()
-    if (job := os.environ.get(runs.JOB_ID)) is not None:
-        said["metatrain.job_id"] = job
-    tracking, parameters = settings.tracking, flat(as_plain(settings))
-    return [
-        MLflowRecorder(settings.tracking.uri, tracking.experiment, home.run_id, parameters, said | dict(tags or {}))
-    ]
+    experiment, parameters = settings.tracking.experiment, flat(as_plain(settings))
+    said = labels(settings) | dict(tags or {})
+    return [MLflowRecorder(settings.tracking.uri, experiment, home.run_id, parameters, said)]
+
+
+def labels(settings: Config) -> dict[str, str]:
+    """MLflow's tags of a run: what people look for it by."""
+    found = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+    found["mlflow.user"] = runs.user()
+    job = os.environ.get(runs.JOB_ID)
+    return found if job is None else {**found, "metatrain.job_id": job}

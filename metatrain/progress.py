@@ -51,7 +51,7 @@ class Progress:
 
     def start(self, step: int, total: int) -> None:
         """Begin to draw. Time left is judged by the pace from the first step on, which may have to wait for workers."""
-        self._display = _display(self._stream, "training")
+        self._display = display_on(self._stream, "training")
         self._first, self._step, self._total = step, step, total
         self._started = time.monotonic()
 
@@ -95,7 +95,7 @@ def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
 
     def progress(done: int, total: int) -> None:
         nonlocal display
-        display = display or _display(target, label)
+        display = display or display_on(target, label)
         seconds = time.monotonic() - started
         text = f"{duration(seconds)}, {time_left(done, total, seconds)} left"
         display.update(done, total, text, done >= total)
@@ -107,7 +107,8 @@ def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
             display.close()
 
 
-def _display(stream: TextIO, label: str) -> Display:
+def display_on(stream: TextIO, label: str) -> Display:
+    """What suits `stream`: a bar on a terminal, else lines."""
     return Bar(stream, label) if stream.isatty() else Lines(stream, label)
 
 

@@ -34,6 +34,7 @@ STATUSES: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "i
 CHATTY = ("mlflow.store.db.utils", "alembic")  # they tell of each table that is made
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to results
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # training does not call home
 }
 
@@ -73,8 +74,8 @@ class MLflowRecorder:
     def start(self, step: int, total: int) -> None:
         """Find the run or make it, set it running, and learn which points it has already."""
         preflight(self.uri)
-        with _one_line_errors(self.uri):
-            self._client = _client(self.uri)
+        with one_line_errors(self.uri):
+            self._client = client_of(self.uri)
             run = self._find_or_create()
             self.mlflow_run_id = run.info.run_id
             self._client.update_run(self.mlflow_run_id, status="RUNNING")
@@ -96,7 +97,7 @@ class MLflowRecorder:
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload the file under its own name, into `folder` of the run's artifacts."""
-        with _one_line_errors(self.uri):
+        with one_line_errors(self.uri):
             self._client.log_artifact(self._started(), str(path), folder or None)
 
     def event(self, step: int, kind: str, text: str) -> None:
@@ -108,7 +109,7 @@ class MLflowRecorder:
         from mlflow.entities import RunTag
 
         run_id = self._started()
-        with _one_line_errors(self.uri):
+        with one_line_errors(self.uri):
             while self._metrics or self._events:
                 tags = [RunTag(key, text) for key, text in self._events.items()]
                 self._client.log_batch(run_id, metrics=self._metrics[:METRICS_PER_CALL], tags=tags)
@@ -120,9 +121,18 @@ class MLflowRecorder:
         """Flush and say how it ended; nothing where it never started."""
         if self.mlflow_run_id is not None:
             self.flush()
-            with _one_line_errors(self.uri):
+            with one_line_errors(self.uri):
                 self._client.set_terminated(self.mlflow_run_id, STATUSES[status])
             self.mlflow_run_id = None
+
+    def say_ended(self, others: Mapping[str, RunStatus]) -> None:
+        """Of this run's children, by our ids: how those ended whose own process could not say so."""
+        query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status = 'RUNNING'"
+        with one_line_errors(self.uri):
+            experiment_id = _experiment(self._client, self._experiment, self._artifact_location)
+            for run in self._client.search_runs([experiment_id], query):
+                if (status := others.get(run.data.tags.get(RUN_ID_TAG, ""))) is not None:
+                    self._client.set_terminated(run.info.run_id, STATUSES[status])
 
     def _started(self) -> str:
         assert self.mlflow_run_id is not None, "start() finds the run"
@@ -143,19 +153,19 @@ class MLflowRecorder:
 
 
 @contextmanager
-def _one_line_errors(uri: str) -> Iterator[None]:
+def one_line_errors(uri: str, then: str = "then go on with `metatrain train --resume`") -> Iterator[None]:
+    """What MLflow raises, as TrackingError in one line that ends with what to do."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
-        raise TrackingError(
-            f"MLflow at {without_login(uri)} failed ({reason}): mend it, then go on with `metatrain train --resume`"
-        ) from error
+        raise TrackingError(f"MLflow at {without_login(uri)} failed ({reason}): mend it, {then}") from error
 
 
-def _client(uri: str) -> "MlflowClient":
+def client_of(uri: str) -> "MlflowClient":
+    """A client that keeps silent; an SQLite database is made where there is none."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

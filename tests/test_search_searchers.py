@@ -6,22 +6,36 @@ import pytest
 
 from tests import conformance_searchers as conformance
 from tests.conformance_searchers import Row
+from tune.experience import Experience, Observation, Source
 from tune.history import History, Trial
 from tune.searchers import SEARCHERS
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.tpe import TPE
+from tune.searchers.warm import Warm
+
+
+def _experience() -> Experience:
+    """Of another search, over a space that lacked a parameter: what it tells is the same whoever asks."""
+    drawn = [dict(conformance.SPACE.sample(9, number)) for number in range(30)]
+    ranked = sorted(drawn, key=lambda configuration: conformance.loss(configuration, 9))
+    kept = [{name: x[name] for name in x if name != "algorithm.inner_lr"} for x in ranked]
+    observations = tuple(Observation(configuration, 1.0, i / 29) for i, configuration in enumerate(kept))
+    return Experience((Source("earlier", 0.8, observations),))
+
 
 ROWS = [
     Row("random", SEARCHERS["random"](), learns=False),
     Row("tpe", TPE(startup=5)),
     Row("bohb", BOHB(least=9)),
     Row("evolution", Evolution(population=10, tournament=4)),
+    Row("random, warm", Warm(SEARCHERS["random"](), _experience()), learns=False),
+    Row("bohb, warm", Warm(BOHB(least=9), _experience())),
 ]
 
 
 def test_every_searcher_is_here():
-    assert [row.name for row in ROWS] == list(SEARCHERS)
+    assert [row.name for row in ROWS if not isinstance(row.searcher, Warm)] == list(SEARCHERS)
 
 
 @pytest.fixture(params=ROWS, ids=lambda row: row.name)

@@ -1,8 +1,8 @@
 """What to try: searches over configurations.
 
 Reading order: `domains` (what one parameter may be), `space` (all of them, and which depend on which), `history` (what
-was tried and seen), `searchers/` (what to try next), `rungs` and `population` (who goes on), `journal` (what a crash
-leaves), `search` (all of it together).
+was tried and seen), `objectives` and `costs` (what is better, where more than the metric counts), `searchers/` (what to
+try next), `rungs` and `population` (who goes on), `journal` (what a crash leaves), `search` (all of it together).
 
     (space, history, number, seed) -> configuration        a searcher
     (history, number)              -> continue | stop      a schedule

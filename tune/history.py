@@ -5,12 +5,14 @@ ledger: after an error nobody knows whether a message arrived, so messages are s
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal
 
 from metatrain.checks import require
 from tune.domains import Value
+from tune.objectives import pareto, ranked
 
 Mode = Literal["min", "max"]
 Status = Literal["running", "stopped", "completed", "failed", "nan"]
@@ -23,6 +25,7 @@ class Trial:
 
     results: ((budget, value), …), budgets in steps and rising, values finite.
     parent, start: whose checkpoint it began from, and at which budget, in a population; else None and 0.
+    costs: {objective: the newest number}, what was told of those weighed beside the metric.
     """
 
     number: int
@@ -32,6 +35,7 @@ class Trial:
     results: tuple[tuple[int, float], ...] = ()
     status: Status = "running"
     reason: str = ""
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def budget(self) -> int:
@@ -47,17 +51,33 @@ class Trial:
 class History:
     """All trials by number, and how many have failed since one last did not, in the order in which they ended.
 
-    `arrivals` are the (trial, budget) of all results in the order in which they came.
+    `arrivals` are the (trial, budget) of all results in the order in which they came. `objectives` are costs, to be
+    small, that are weighed beside the metric.
     """
 
     mode: Mode = "min"
     trials: tuple[Trial, ...] = ()
     arrivals: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     failures_in_a_row: int = 0
+    objectives: tuple[str, ...] = ()
 
     def loss(self, value: float) -> float:
         """What is to be small: the value, or its negative where it is to be large."""
         return value if self.mode == "min" else -value
+
+    def losses(self, results: Sequence[tuple[Trial, float]]) -> list[float]:
+        """What is to be small, of each of these (trial, value): all that compares trials compares by this.
+
+        The loss of the value; with objectives, where the trial stands among these by the loss and its costs: how many
+        are better (`objectives.ranked`), a number that means nothing beside those of other calls.
+        """
+        if not self.objectives:
+            return [self.loss(value) for _, value in results]
+        return [float(place) for place in ranked([self.point(*result) for result in results])]
+
+    def point(self, trial: Trial, value: float) -> tuple[float, ...]:
+        """(loss, *costs), in the order of `objectives`; a cost that is not known is infinite, worse than all others."""
+        return (self.loss(value), *(trial.costs.get(name, math.inf) for name in self.objectives))
 
     @property
     def running(self) -> tuple[Trial, ...]:
@@ -79,14 +99,19 @@ class History:
         trial = self.trial(number)
         return trial.status == "running" and budget > trial.budget
 
-    def reported(self, number: int, budget: int, value: float) -> "History":
-        """With a result; unchanged where it comes again, or too late. One that is no finite number ends its trial."""
+    def reported(
+        self, number: int, budget: int, value: float, costs: Mapping[str, float] = MappingProxyType({})
+    ) -> "History":
+        """With a result; unchanged where it comes again, or too late. One that is no finite number ends its trial; a
+        cost that is none is not known.
+        """
         if not self.takes(number, budget):
             return self
         if not math.isfinite(value):
             return self.ended(number, "nan", f"{value} at step {budget}")
         trial = self.trial(number)
-        grown = replace(trial, results=(*trial.results, (budget, float(value))))
+        known = {name: float(cost) for name, cost in costs.items() if math.isfinite(cost)}
+        grown = replace(trial, results=(*trial.results, (budget, float(value))), costs={**trial.costs, **known})
         return replace(self._with(grown), arrivals=(*self.arrivals, (number, budget)), failures_in_a_row=0)
 
     def ended(self, number: int, status: Status, reason: str = "") -> "History":
@@ -104,11 +129,21 @@ class History:
         return self.trials[number]
 
     def best(self) -> Trial | None:
-        """The best of those with the largest budget; of equal ones the first. None: nobody has a result yet."""
+        """The best of those with the largest budget; of equal ones the first. None: nobody has a result yet.
+
+        With objectives, of the front the one with the best metric.
+        """
+        return next(iter(self.front()), None)
+
+    def front(self) -> tuple[Trial, ...]:
+        """Those with the largest budget that none of them dominates, the best metric first, whatever they cost; without
+        objectives those that are equally best.
+        """
         seen = [trial for trial in self.trials if trial.results]
         most = max((trial.budget for trial in seen), default=0)
         highest = [trial for trial in seen if trial.budget == most]
-        return min(highest, key=lambda trial: self.loss(trial.results[-1][1]), default=None)
+        points = [self.point(trial, trial.results[-1][1]) for trial in highest]
+        return tuple(highest[i] for i in sorted(pareto(points), key=lambda i: points[i]))
 
     def _with(self, trial: Trial) -> "History":
         number = trial.number

@@ -5,6 +5,15 @@
     {"event": "result", "trial": 0, "budget": 100, "value": 0.61, "status": "running"}
     {"event": "ended", "trial": 0, "status": "failed", "reason": "out of memory"}
 
+With several objectives a header has their names, and a result what it costs:
+
+    {…, "schedule": {…}, "objectives": ["parameters"]}
+    {"event": "result", "trial": 0, "budget": 100, "value": 0.61, "costs": {"parameters": 112709.0}, "status": …}
+
+In a population the result of a trial that copies another begins the copy too, in the same line:
+
+    {"event": "result", …, "status": "stopped", "copy": {"trial": 8, "parent": 2, "start": 100, "configuration": {…}}}
+
 A line is on the disk before anybody acts on it, and holds all that it decides, so a crash leaves whole decisions. What
 it tore is the last line: that is cut off, for nobody has acted on it. There are no times in it: a search that stopped
 and went on writes what an undisturbed one writes, byte for byte.
@@ -77,9 +86,18 @@ class Journal:
         return found
 
 
-def replayed(mode: Mode, events: Iterable[Event], where: str = "journal") -> History:
+def read_journal(text: str, where: str) -> tuple[Event, list[Event]]:
+    """The header and the events of a journal that is another's, a torn last line left out. ValueError: it is none."""
+    lines = [_parsed(line.encode()) for line in text.split("\n")[:-1]]
+    kept = [line for line in lines if line is not None]
+    if not kept or len(kept) < len(lines) or kept[0].get("format") != FORMAT:
+        raise ValueError(f"{where}: is no journal of format {FORMAT}: restore the file, or leave that search out")
+    return kept[0], kept[1:]
+
+
+def replayed(mode: Mode, events: Iterable[Event], where: str = "journal", objectives: tuple[str, ...] = ()) -> History:
     """The history that the events tell. ValueError: they do not fit together."""
-    history = History(mode)
+    history = History(mode, objectives=objectives)
     for number, event in enumerate(events, 2):
         try:
             history = after(history, event)
@@ -94,15 +112,22 @@ def after(history: History, event: Event) -> History:
     number = event["trial"]
     match event["event"]:
         case "began":
-            trial = Trial(number, event["configuration"], event["parent"], event["start"])
-            instead = event.get("instead")
-            return (history if instead is None else history.ended(instead, "stopped", "copies another")).began(trial)
+            return history.began(Trial(number, event["configuration"], event["parent"], event["start"]))
         case "result":
-            seen = history.reported(number, event["budget"], event["value"])
+            seen = history.reported(number, event["budget"], event["value"], event.get("costs", {}))
+            if "copy" in event:
+                return _copied(seen, number, event["copy"])
             return seen if event["status"] == "running" else seen.ended(number, event["status"])
         case "ended":
             return history.ended(number, event["status"], event["reason"])
     raise ValueError(f"{event['event']!r} is no event: update metatrain")
+
+
+def _copied(history: History, number: int, copy: Event) -> History:
+    """The place of a trial is taken by one that begins from another's checkpoint."""
+    history.trial(copy["parent"])
+    begun = Trial(copy["trial"], copy["configuration"], copy["parent"], copy["start"])
+    return history.ended(number, "stopped", f"copies trial {copy['parent']}").began(begun)
 
 
 def _check_header(path: Path, found: Event, wanted: Event) -> None:
@@ -110,9 +135,13 @@ def _check_header(path: Path, found: Event, wanted: Event) -> None:
     if found.get("format") != FORMAT:
         wrong = f"is of format {short(found.get('format'))}, this is metatrain's {FORMAT}"
         raise ValueError(f"{path}: {wrong}: update metatrain, or {anew}")
-    for key in [key for key in wanted if found.get(key) != wanted[key]]:
-        wrong = f"is another search's: its {key} is {short(found.get(key))}, not {short(wanted[key])}"
+    for key in [key for key in wanted | found if found.get(key) != wanted.get(key)]:
+        wrong = f"is another search's: its {key} is {_said(found, key)}, not {_said(wanted, key)}"
         raise ValueError(f"{path}: {wrong}: set it so to go on, or {anew}")
+
+
+def _said(header: Event, key: str) -> str:
+    return short(header[key]) if key in header else "left out"
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

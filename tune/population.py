@@ -1,6 +1,7 @@
 """Population-based training: who copies whom, and with which settings it goes on (Jaderberg et al. 2017).
 
-Decisions only. Whoever runs the trials ends the copier, and begins the new trial from the checkpoint of the copied one.
+Decisions only. The search ends the copier and begins the copy, in one line of its journal; whoever runs the trials
+begins the copy from the checkpoint of the copied one.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from metatrain.checks import positive, require
 from tune.domains import Value
 from tune.history import History, Trial
+from tune.rungs import Decision
 from tune.space import Configuration, Space, draws
 
 
@@ -25,12 +27,16 @@ class Copy(NamedTuple):
 class Population:
     """Every `interval` steps the worst copy the best and perturb what they copied.
 
-    Among the latest results of the n members that have one, a trial of the worst ⌊n · quantile⌋ (at least one) copies
+    Among the n members that have a result at its budget, a trial of the worst ⌊n · quantile⌋ (at least one) copies
     one of as many best, drawn uniformly. Each parameter of `explored` is then drawn anew from the prior with the
     probability `resample`, or else multiplied by `factor` or by 1 / `factor`. What is not explored stays, as what
     shapes the parameters (a model's width) must: the checkpoint would not fit.
 
-    Nobody waits: members are compared by their latest results, whatever their budgets are.
+    Nobody waits, and no more members need train side by side than there is room for: Jaderberg et al. compare latest
+    results and copy latest parameters; here both are those of the copier's own budget, whoever came there when.
+
+    It is a schedule too, which stops nobody: a copier ends for its copy, a trial of its own, whose budgets are those
+    above the steps that it began from.
     """
 
     explored: tuple[str, ...]
@@ -50,9 +56,17 @@ class Population:
         require(0 <= self.resample <= 1, f"population.resample: {self.resample:g} is no probability: set 0 to 1")
         require(self.factor > 1, f"population.factor: {self.factor:g} must be above 1: set 1.2")
 
-    def budgets(self) -> tuple[int, ...]:
+    def budgets(self, number: int) -> tuple[int, ...]:
         """When members are compared; the last is the whole budget."""
         return (*range(self.interval, self.max_budget, self.interval), self.max_budget)
+
+    def decide(self, history: History, number: int) -> Decision:
+        """A member goes on, unless it copies another: see `exploit`."""
+        return "continue"
+
+    def complete(self, history: History) -> bool:
+        """Whether all members have begun; those that copy others are in the places of earlier ones."""
+        return sum(trial.parent is None for trial in history.trials) >= self.members
 
     def check(self, space: Space) -> None:
         """ValueError: something explored is not in the space."""
@@ -61,17 +75,20 @@ class Population:
             there = ", ".join(names)
             require(name in names, f"population.explored: no '{name}' in the space: choose among {there}")
 
-    def decide(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
+    def exploit(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
         """What a trial does after its newest result: copy, or go on as it is (None)."""
         trial = history.trial(number)
-        ranked = sorted(living(history), key=lambda member: history.loss(member.results[-1][1]))
+        budget = trial.budget
+        results = [(member, value) for member in living(history) if (value := member.at(budget)) is not None]
+        losses = history.losses(results)
+        ranked = [results[i][0] for i in sorted(range(len(results)), key=lambda i: losses[i])]
         count = max(1, int(len(ranked) * self.quantile))
-        if trial.budget >= self.max_budget or len(ranked) < 2 or trial not in ranked[-count:]:
+        if budget >= self.max_budget or len(ranked) < 2 or trial not in ranked[-count:]:
             return None
         # The address is that of the trial to come, of which there is one only.
         which, *rest = draws(seed, "exploit", len(history.trials), 1 + 3 * len(space.parameters))
         parent = ranked[:count][int(which * count)]
-        return Copy(parent.number, parent.budget, self._explored(space, parent.configuration, rest))
+        return Copy(parent.number, budget, self._explored(space, parent.configuration, rest))
 
     def _explored(self, space: Space, configuration: Mapping[str, Value], quantiles: list[float]) -> Configuration:
         changed: Configuration = dict(configuration)

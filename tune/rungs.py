@@ -46,8 +46,8 @@ class Halving:
 
     Rungs are at r·η^k below R, and at R: r = min_budget, η = eta, R = max_budget. At a rung where n results of its
     bracket are in, the newest of them goes on if it is among the best max(1, ⌊n / η⌋): no trial ever waits for others,
-    nor is one kept asleep. Of equal results the earlier is the better. Trial i is of bracket i mod `brackets`, and
-    bracket s begins at r·η^s.
+    nor is one kept asleep. Of equal results the earlier is the better. With several objectives the best are the first
+    fronts (`History.losses`). Trial i is of bracket i mod `brackets`, and bracket s begins at r·η^s.
     """
 
     min_budget: int
@@ -73,7 +73,8 @@ class Halving:
             return "continue"
         bracket = number % self.brackets
         came = [who for who, reached in history.arrivals if reached == budget and who % self.brackets == bracket]
-        losses = [history.loss(value) for who in came if (value := history.trials[who].at(budget)) is not None]
+        trials = [history.trials[who] for who in came]
+        losses = history.losses([(trial, value) for trial in trials if (value := trial.at(budget)) is not None])
         mine = came.index(number)
         # Those before it are better where they are equal, those after it only where they are not.
         better = sum(loss <= losses[mine] for loss in losses[:mine])

@@ -11,14 +11,16 @@ After a restart the same call goes on: `running` holds the trials to be taken up
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from metatrain.checks import positive, require
 from tune.history import History, Mode, Trial
 from tune.journal import Event, Journal, after, replayed
+from tune.population import Population
 from tune.rungs import Decision, Schedule
 from tune.searchers import Searcher
 from tune.space import Space
@@ -28,8 +30,14 @@ from tune.space import Space
 class Plan:
     """What is searched, how, and for how long.
 
-    trials, steps: at most so many are begun; none, while so many steps are computed. failures: so many trials that
-    fail one after the other end the search, for the next would too.
+    trials, steps: at most so many are begun; none, once so many steps are computed; None where there is no such end, as
+    in a search that ends by the clock. failures: so many trials that fail one after the other end the search, for the
+    next would too.
+
+    Where the schedule is a population, `trials` counts copies as it does members: once so many have begun, members
+    train on as they are. Without it, or `steps`, the population ends when its members have had their budgets.
+
+    objectives: costs, to be small, that are weighed beside the metric; they come with results.
     """
 
     space: Space
@@ -41,16 +49,20 @@ class Plan:
     trials: int | None = None
     steps: int | None = None
     failures: int = 5
+    objectives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
         require(self.mode in ("min", "max"), f"search.mode: {self.mode!r}: set min or max")
-        endless = "search: has no end: set search.trials, or search.steps"
-        require(self.trials is not None or self.steps is not None, endless)
+        if isinstance(self.schedule, Population):
+            self.schedule.check(self.space)
+            members = self.schedule.members
+            few = f"search.trials: {self.trials} leave a population of {members} none to copy with: set more than that"
+            require(self.trials is None or self.trials > members, few)
 
     def header(self) -> dict[str, Any]:
         """What makes it this search; how long it lasts is not part of that, and may be raised."""
-        return {
+        header: dict[str, Any] = {
             "seed": self.seed,
             "metric": self.metric,
             "mode": self.mode,
@@ -58,6 +70,8 @@ class Plan:
             "searcher": _told(self.searcher),
             "schedule": _told(self.schedule),
         }
+        # Left out where there are none, as in journals from before there could be.
+        return header | ({"objectives": list(self.objectives)} if self.objectives else {})
 
 
 class Outcome(NamedTuple):
@@ -75,7 +89,7 @@ class Search:
         self.plan = plan
         self._journal = Journal(path, plan.header())
         try:
-            self.history: History = replayed(plan.mode, self._journal.events, str(path))
+            self.history: History = replayed(plan.mode, self._journal.events, str(path), plan.objectives)
         except BaseException:
             self._journal.close()
             raise
@@ -99,39 +113,51 @@ class Search:
         """The best of those that went furthest."""
         return self.history.best()
 
+    def front(self) -> tuple[Trial, ...]:
+        """Of those that went furthest, those that none of them dominates, the best metric first."""
+        return self.history.front()
+
     def outcome(self) -> Outcome | None:
-        """Why no more trials begin; None while they do."""
+        """Why no more trials begin; None while they do, or may: a member of a population that runs may yet be replaced
+        by its copy of another.
+        """
         history, plan = self.history, self.plan
         if history.failures_in_a_row >= plan.failures:
             broken = [trial for trial in history.trials if trial.status in ("failed", "nan")]
             last = f"trial {broken[-1].number} last: {broken[-1].reason}"
             return Outcome(True, f"{history.failures_in_a_row} trials failed one after the other, {last}")
-        if plan.trials is not None and len(history.trials) >= plan.trials:
-            return Outcome(False, f"all {plan.trials} trials have begun")
-        if plan.steps is not None and history.steps >= plan.steps:
-            return Outcome(False, f"{history.steps} of {plan.steps} steps are computed")
+        enough = self._enough(history)
+        if enough is not None:
+            return Outcome(False, enough)
+        if self._complete() and not history.running:
+            return Outcome(False, f"all {sum(trial.parent is None for trial in history.trials)} members have ended")
         return None
 
     def next_trial(self) -> Trial | None:
-        """Begin one more; None: see `outcome`."""
-        if self.outcome() is not None:
+        """Begin one more; None: see `outcome`, and where that is None all members of a population have begun."""
+        if self.outcome() is not None or self._complete():
             return None
         number = len(self.history.trials)
         configuration = self.plan.searcher.suggest(self.plan.space, self.history, number, self.plan.seed)
-        return self._begin(Trial(number, configuration))
+        began = {"event": "began", "trial": number, "configuration": configuration, "parent": None, "start": 0}
+        self._do(began)
+        return self.history.trial(number)
 
-    def copy(self, number: int, parent: int, start: int, configuration: dict[str, Any]) -> Trial:
-        """A trial's place in a population is taken by one that begins from another's checkpoint.
+    def budgets(self, number: int) -> tuple[int, ...]:
+        """The rungs of a trial, those above the steps that it began from, in steps, rising."""
+        start = self.history.trial(number).start
+        return tuple(rung for rung in self.plan.schedule.budgets(number) if rung > start)
 
-        One line, so that no crash leaves one of them without the other.
-        """
-        self.history.trial(number)
-        self.history.trial(parent)
-        return self._begin(Trial(len(self.history.trials), configuration, parent, start), instead=number)
+    def report(
+        self, number: int, budget: int, value: float, costs: Mapping[str, float] = MappingProxyType({})
+    ) -> Decision:
+        """A result after `budget` steps, those of a copy's ancestors among them; whether the trial goes on.
 
-    def report(self, number: int, budget: int, value: float) -> Decision:
-        """A result after `budget` steps; whether the trial goes on. Saying it again changes nothing, nor does saying it
-        too late. Budgets between the rungs are not kept. ValueError: a rung was passed in silence.
+        Where it copies another it does not, and its copy is among `running`. Saying a result again changes nothing, nor
+        does saying it too late. Budgets between the rungs are not kept. ValueError: a rung was passed in silence.
+
+        costs: {objective: number}. What is no objective of the plan is not kept, nor what is no finite number: what is
+        not known counts as the worst.
         """
         trial = self.history.trial(number)
         if not self.history.takes(number, budget):
@@ -139,17 +165,15 @@ class Search:
         if not math.isfinite(value):
             self._do({"event": "ended", "trial": number, "status": "nan", "reason": f"{value} at step {budget}"})
             return "stop"
-        rungs = self.plan.schedule.budgets(number)
-        due = next((rung for rung in rungs if rung > trial.budget), math.inf)
+        due = next((rung for rung in self.budgets(number) if rung > trial.budget), math.inf)
         if budget < due:
             return "continue"
         passed = f"trial {number}: {budget} steps are past the rung at {due}: report {self.plan.metric} there"
         require(budget == due, passed)
-        seen = self.history.reported(number, budget, value)
-        status = "completed" if budget == rungs[-1] else "running"
-        if status == "running" and self.plan.schedule.decide(seen, number) == "stop":
-            status = "stopped"
-        self._do({"event": "result", "trial": number, "budget": budget, "value": float(value), "status": status})
+        result: Event = {"event": "result", "trial": number, "budget": budget, "value": float(value)}
+        known = {name: float(costs[name]) for name in self.plan.objectives if math.isfinite(costs.get(name, math.nan))}
+        result |= {"costs": known} if known else {}
+        self._do(result | self._decided(self.history.reported(number, budget, value, known), number))
         return _standing(self.history.trial(number))
 
     def failed(self, number: int, reason: str) -> None:
@@ -157,11 +181,30 @@ class Search:
         if self.history.trial(number).status == "running":
             self._do({"event": "ended", "trial": number, "status": "failed", "reason": reason})
 
-    def _begin(self, trial: Trial, instead: int | None = None) -> Trial:
-        began = {"event": "began", "trial": trial.number, "configuration": dict(trial.configuration)}
-        began |= {"parent": trial.parent, "start": trial.start}
-        self._do(began if instead is None else {**began, "instead": instead})
-        return self.history.trial(trial.number)
+    def _decided(self, seen: History, number: int) -> Event:
+        """What follows from a trial's newest result, as the journal has it."""
+        plan, schedule = self.plan, self.plan.schedule
+        if seen.trial(number).budget == schedule.budgets(number)[-1]:
+            return {"status": "completed"}
+        if schedule.decide(seen, number) == "stop":
+            return {"status": "stopped"}
+        if isinstance(schedule, Population) and self._enough(seen) is None:
+            copy = schedule.exploit(plan.space, seen, number, plan.seed)
+            if copy is not None:
+                return {"status": "stopped", "copy": {"trial": len(seen.trials), **copy._asdict()}}
+        return {"status": "running"}
+
+    def _enough(self, history: History) -> str | None:
+        """Which of the plan's ends is reached, in words."""
+        trials, steps = self.plan.trials, self.plan.steps
+        if trials is not None and len(history.trials) >= trials:
+            return f"all {trials} trials have begun"
+        if steps is not None and history.steps >= steps:
+            return f"{history.steps} of {steps} steps are computed"
+        return None
+
+    def _complete(self) -> bool:
+        return isinstance(self.plan.schedule, Population) and self.plan.schedule.complete(self.history)
 
     def _do(self, event: Event) -> None:
         """What cannot be is found before it is written; what is not written is not done."""

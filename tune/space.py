@@ -44,7 +44,7 @@ class Parameter:
     def active(self, configuration: Mapping[str, Value]) -> bool:
         """Whether it is there, beside these values of the parameters before it."""
         return all(
-            name in configuration and any(_matches(configuration[name], value) for value in values)
+            name in configuration and any(matches(configuration[name], value) for value in values)
             for name, values in self.when
         )
 
@@ -181,7 +181,7 @@ def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: 
     for value in values:
         options = domain.options if isinstance(domain, Choice) else (value,) if domain.contains(value) else ()
         never = f"space.{name}.when: {on} is never {short(value)}: give a value of its domain"
-        require(any(_matches(option, value) for option in options), never)
+        require(any(matches(option, value) for option in options), never)
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
@@ -197,7 +197,8 @@ def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
     return list(found.values())
 
 
-def _matches(value: Value, wanted: Value) -> bool:
+def matches(value: Value, wanted: Value) -> bool:
+    """Whether they are the same, or a section has all the settings of another."""
     if isinstance(value, dict) and isinstance(wanted, dict):
         return all(key in value and same(value[key], wanted[key]) for key in wanted)
     return same(value, wanted)

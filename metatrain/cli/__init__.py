@@ -1,6 +1,6 @@
-"""The command line, where everything is put together: the one part of metatrain that imports `cluster`.
+"""The command line, where everything is put together: the one part of metatrain that imports `cluster` and `tune`.
 
-Reading order: `training.py` (train, evaluate), `submission.py` and `jobs.py` (the same on a cluster, with
+Reading order: `training.py` (train, evaluate), `search.py`, `submission.py` and `jobs.py` (the same on a cluster, with
 `profiles.py`), `looking.py` (report, config, list), `data.py`.
 """
 
@@ -15,6 +15,7 @@ from metatrain import runs
 from metatrain.cli.data import data_app
 from metatrain.cli.jobs import jobs_command, logs_command, status_command, stop_command
 from metatrain.cli.looking import config_app, list_command, report_command
+from metatrain.cli.search import search_command
 from metatrain.cli.submission import submit_command
 from metatrain.cli.training import evaluate_command, train_command
 from metatrain.failures import RunFailed
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("search")(search_command)
 app.command("submit")(submit_command)
 app.command("jobs")(jobs_command)
 app.command("status")(status_command)

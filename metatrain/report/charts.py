@@ -67,6 +67,7 @@ class Drawn(NamedTuple):
     line: str
     band: str
     dots: list[Dot]
+    loose: bool
     sample: str
     """The marker in the middle of a legend's 36 × 12."""
 
@@ -140,6 +141,7 @@ def _drawn(curve: Curve, x: Scale, y: Scale, x_label: str, unit: str) -> Drawn:
         line="" if curve.loose else _path(points),
         band=_band(curve, x, y),
         dots=dots,
+        loose=curve.loose,
         sample=_marker(shape, 18, 6) if dots else "",
     )
 
@@ -210,7 +212,7 @@ def _marked(axis: Axis, x: Scale) -> list[tuple[float, str]]:
     """Where x is marked, and with what."""
     if axis.options:
         return list(enumerate(axis.options))
-    values = log_ticks(x.low, x.high) if axis.log else linear_ticks(x.low, x.high, 5)
+    values = few_ticks(x.low, x.high, axis.log)
     return _whole(values) if axis.whole else [(value, short(value)) for value in values]
 
 
@@ -247,6 +249,16 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if high / low > 1000 else (1, 2, 5)
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+
+
+def few_ticks(low: float, high: float, log: bool, most: int = 7) -> list[float]:
+    """Such of them as have room beside one another: of many powers of ten every second, third, …"""
+    if not log:
+        return linear_ticks(low, high, most - 2)
+    found = log_ticks(low, high)
+    powers = [value for value in found if abs(math.log10(value) - round(math.log10(value))) < 1e-9]
+    chosen = powers if len(found) > most and len(powers) > 1 else found
+    return chosen[:: math.ceil(len(chosen) / most) or 1]
 
 
 def _whole(values: Sequence[float]) -> list[tuple[float, str]]:

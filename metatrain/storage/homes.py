@@ -55,6 +55,15 @@ def open_home(place: str, heartbeat_s: float = 15.0) -> Run:
     return Run(run.path, run.run_id, run.created, mirror)
 
 
+def is_home(place: str) -> bool:
+    """Whether a run is there, whole or damaged. OSError: nobody can say."""
+    if not is_uri(place):
+        return (Path(place) / "run.json").exists()
+    from metatrain.storage.mirror import is_there
+
+    return is_there(place)
+
+
 def _room() -> Path:
     """Where folders that stand for runs lie. What processes that were killed have left there is removed."""
     room = cache_root(None) / "runs"

@@ -300,6 +300,11 @@ class Mirror:
                 self._bucket.remove(key)
 
 
+def is_there(uri: str) -> bool:
+    """Whether a run was begun at `uri`. StorageError: the storage does not answer."""
+    return Bucket(uri).get(HEAD) is not None
+
+
 def _parsed(body: bytes, where: str) -> Head:
     try:
         plain: dict[str, Any] = json.loads(body)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,11 +11,25 @@ from metatrain.checks import positive, require
 from tasks.randomness import stream, uniforms
 from tune.domains import Value
 from tune.history import History
-from tune.searchers.kernels import fitted, quantiles
+from tune.searchers.kernels import Density, fitted, quantiles
 from tune.searchers.seen import awaited, observations
 from tune.space import Configuration, Space, draws
 
-_LEAST_GOOD = 3
+LEAST_GOOD = 3
+Seen = tuple[Mapping[str, Value], float]
+"""A configuration and its loss."""
+Weighed = tuple[Mapping[str, Value], float]
+"""A configuration, and what it weighs beside one of the search's own: 0 to 1."""
+
+
+class Advice(NamedTuple):
+    """What a search knows from elsewhere: configurations that were good there, and those that were bad."""
+
+    good: Sequence[Weighed]
+    bad: Sequence[Weighed]
+
+
+NOTHING = Advice((), ())
 
 
 @dataclass(frozen=True)
@@ -43,16 +58,18 @@ class BOHB:
         positive("searcher", candidates=self.candidates, least=self.least, startup=self.startup)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
+        return self.advised(space, history, number, seed, NOTHING)
+
+    def advised(self, space: Space, history: History, number: int, seed: int, advice: Advice) -> Configuration:
+        """A suggestion of a model that knows more than the history: from the first trial on, if there is advice."""
         (u,) = draws(seed, "random-share", number, 1)
         budget = None if u < self.random else self.rung(history)
-        if budget is None:
+        if u < self.random or (budget is None and not advice.good):
             return space.sample(seed, number)
-        ranked = sorted(observations(history, budget), key=lambda one: one[1])
-        finite = sum(math.isfinite(loss) for _, loss in ranked)
-        count = min(max(math.ceil(self.good * len(ranked)), _LEAST_GOOD), max(finite // 2, 1))
-        configurations = [configuration for configuration, _ in ranked]
-        good, bad = configurations[:count], configurations[count:]
-        return self._most_promising(space, good, bad, awaited(history, budget), (seed, number))
+        good, bad = ([], []) if budget is None else self._split(observations(history, budget))
+        running = awaited(history, budget)
+        densities = _mixed(space, good, advice.good), _mixed(space, [*bad, *running], advice.bad)
+        return self._most_promising(space, *densities, running, (seed, number))
 
     def rung(self, history: History) -> int | None:
         """The highest with enough results that did not fail, else the lowest; None before that has enough to begin."""
@@ -64,19 +81,31 @@ class BOHB:
             return max(enough)
         return min((budget for budget in counts if counts[min(counts)] >= self.startup), default=None)
 
+    def _split(self, seen: Sequence[Seen]) -> tuple[list[Mapping[str, Value]], list[Mapping[str, Value]]]:
+        ranked = sorted(seen, key=lambda one: one[1])
+        finite = sum(math.isfinite(loss) for _, loss in ranked)
+        count = min(max(math.ceil(self.good * len(ranked)), LEAST_GOOD), max(finite // 2, 1))
+        configurations = [configuration for configuration, _ in ranked]
+        return configurations[:count], configurations[count:]
+
     def _most_promising(
         self,
         space: Space,
-        good: Sequence[Mapping[str, Value]],
-        bad: Sequence[Mapping[str, Value]],
+        good: Density,
+        bad: Density,
         running: Sequence[Mapping[str, Value]],
         address: tuple[int, int],
     ) -> Configuration:
-        """The argmax among draws from l. Densities are of the draws as they are in the space, integers rounded."""
+        """The argmax among draws from `good`. Densities are of the draws as they are in the space, integers rounded."""
         seed, number = address
         width = 1 + 2 * len(space.parameters)
         drawn = uniforms(seed, stream("search", "candidates"), [number], self.candidates * width)
-        l, g = fitted(space, good), fitted(space, [*bad, *running])  # noqa: E741 (the paper's letters)
-        candidates = [space.completed({}, row) for row in l.draw(drawn.reshape(-1, width)).tolist()]
+        candidates = [space.completed({}, row) for row in good.draw(drawn.reshape(-1, width)).tolist()]
         x = quantiles(space, candidates)
-        return candidates[int(np.argmax(l.log(x) - g.log(x) + l.log_apart(x, quantiles(space, running))))]
+        return candidates[int(np.argmax(good.log(x) - bad.log(x) + good.log_apart(x, quantiles(space, running))))]
+
+
+def _mixed(space: Space, own: Sequence[Mapping[str, Value]], others: Sequence[Weighed]) -> Density:
+    """The density of a search's own configurations and of those of others, by their weights."""
+    configurations = [*own, *(configuration for configuration, _ in others)]
+    return fitted(space, configurations, [*(1.0 for _ in own), *(weight for _, weight in others)])

@@ -1,6 +1,5 @@
 """Regularised evolution: the oldest dies, not the worst (Real et al. 2019, algorithm 1)."""
 
-import math
 from dataclasses import dataclass
 
 from metatrain.checks import positive, require
@@ -38,9 +37,7 @@ class Evolution:
         # Taking each from those left makes the draw one without replacement.
         drawn = [members.pop(int(u * len(members))) for u in quantiles]
         fit = [trial for trial in drawn if trial.results and trial.status not in ("failed", "nan")]
-        return min(fit, key=lambda trial: _rank(history, trial), default=None)
-
-
-def _rank(history: History, trial: Trial) -> tuple[float, float]:
-    budget, value = trial.results[-1] if trial.results else (0, math.inf)
-    return (-budget, history.loss(value))
+        most = max((trial.budget for trial in fit), default=0)
+        furthest = [trial for trial in fit if trial.budget == most]
+        losses = history.losses([(trial, trial.results[-1][1]) for trial in furthest])
+        return min(zip(losses, furthest, strict=True), key=lambda pair: pair[0], default=(0.0, None))[1]

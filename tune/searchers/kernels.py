@@ -1,7 +1,8 @@
 """The density of configurations: a mixture of a product kernel for each observation, and of the prior.
 
-    l(x) = 1 / (n + 1) · (1 + Σᵢ Πⱼ Kⱼ(xⱼ, xᵢⱼ))
+    l(x) = 1 / (n + 1) · (1 + Σᵢ wᵢ Πⱼ Kⱼ(xⱼ, xᵢⱼ)),  n = Σᵢ wᵢ
 
+An observation's weight wᵢ is 1, or less where it is of another search (`tune.searchers.warm`).
 Numbers are taken at their quantiles in [0, 1], where the prior is 1. Their kernel is a normal one, reflected at both
 ends (Schuster 1985), for what is best often lies at an end; its width is Scott's, σⱼ n^(-1 / (d + 4)), and no less than
 WIDTH / (n + 1), without which a few good points close together are never left again. That of categories keeps the
@@ -24,9 +25,12 @@ Floats = NDArray[np.float64]
 
 
 class Density(NamedTuple):
-    """points: [n, d] quantiles, nan where a parameter is not there; widths: [d], σ or λ; options: [d], 0 if numbers."""
+    """points: [m, d] quantiles, nan where a parameter is not there; weights: [m]; widths: [d], σ or λ; options: [d], 0
+    if numbers.
+    """
 
     points: Floats
+    weights: Floats
     widths: Floats
     options: NDArray[np.int64]
 
@@ -37,7 +41,7 @@ class Density(NamedTuple):
             at, near = x[:, j, None], self.points[None, :, j]
             kernel = _same_or_not(at, near, width, count) if count else _reflected(at, near, width)
             product *= np.where(np.isnan(at) | np.isnan(near), 1.0, kernel)
-        return np.asarray(np.log1p(product.sum(axis=1)) - np.log1p(len(self.points)))
+        return np.asarray(np.log1p((product * self.weights).sum(axis=1)) - np.log1p(self.weights.sum()))
 
     def log_apart(self, x: Floats, points: Floats) -> Floats:
         """log Πᵢ (1 - Πⱼ kⱼ(xⱼ, pᵢⱼ)), k a kernel over its peak: how far each row of x is from all `points`, [p, d].
@@ -55,7 +59,8 @@ class Density(NamedTuple):
 
     def draw(self, uniforms: Floats) -> Floats:
         """A row for each of `uniforms`, [m, 1 + 2d]: one of the kernels, or the prior, and a draw from it: [m, d]."""
-        number = (uniforms[:, 0] * (len(self.points) + 1)).astype(int)
+        upto = np.cumsum(np.append(self.weights, 1.0))
+        number = np.minimum(np.searchsorted(upto, uniforms[:, 0] * upto[-1], side="right"), len(self.points))
         u, v = uniforms[:, 1::2], uniforms[:, 2::2]
         chosen = np.vstack([self.points, np.full_like(self.widths, np.nan)])[number]
         # Box and Muller (1958), folded back into [0, 1].
@@ -69,14 +74,20 @@ class Density(NamedTuple):
         return np.where(np.isnan(chosen), v, np.minimum(drawn, np.nextafter(1.0, 0.0)))
 
 
-def fitted(space: Space, configurations: Sequence[Mapping[str, Value]]) -> Density:
-    """The density of some configurations."""
+def fitted(
+    space: Space, configurations: Sequence[Mapping[str, Value]], weights: Sequence[float] | None = None
+) -> Density:
+    """The density of some configurations, which weigh 1 each where nothing else is said."""
     points = quantiles(space, configurations)
+    weighed = np.ones(len(points)) if weights is None else np.array(weights, dtype=np.float64)
     domains = [parameter.domain for parameter in space.parameters]
     options = np.array([len(domain.options) if isinstance(domain, Choice) else 0 for domain in domains], dtype=np.int64)
-    columns = [points[~np.isnan(points[:, j]), j] for j in range(len(domains))]
-    widths = [_width(column, count, len(domains)) for column, count in zip(columns, options.tolist(), strict=True)]
-    return Density(points, np.array(widths), options)
+    there = ~np.isnan(points)
+    widths = [
+        _width(points[there[:, j], j], weighed[there[:, j]], count, len(domains))
+        for j, count in enumerate(options.tolist())
+    ]
+    return Density(points, weighed, np.array(widths), options)
 
 
 def quantiles(space: Space, configurations: Sequence[Mapping[str, Value]]) -> Floats:
@@ -85,16 +96,21 @@ def quantiles(space: Space, configurations: Sequence[Mapping[str, Value]]) -> Fl
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(space.parameters))
 
 
-def _width(there: Floats, count: int, dimensions: int) -> float:
-    """Of the kernels of one parameter; there: its quantiles, [n]. count: of its options, 0 if it is a number."""
-    n = len(there)
+def _width(there: Floats, weights: Floats, count: int, dimensions: int) -> float:
+    """Of the kernels of one parameter; there: its quantiles, [m]. count: of its options, 0 if it is a number."""
+    n = float(weights.sum())
     if count:
-        shares = np.bincount((there * count).astype(int), minlength=count) / max(n, 1)
+        shares = np.bincount((there * count).astype(int), weights, minlength=count) / max(n, 1)
         spread, most = 1 - float((shares**2).sum()), 1 - 1 / count
     else:
         # One observation has no spread of its own: that of the prior stands in.
-        spread, most = float(there.std()) if n > 1 else 12**-0.5, 1.0
+        spread, most = _deviation(there, weights) if n > 1 else 12**-0.5, 1.0
     return float(min(max(spread * max(n, 1) ** (-1 / (dimensions + 4)), WIDTH / (n + 1)), most))
+
+
+def _deviation(there: Floats, weights: Floats) -> float:
+    apart = there - (weights * there).sum() / weights.sum()
+    return float(np.sqrt((weights * apart**2).sum() / weights.sum()))
 
 
 def _reflected(at: Floats, near: Floats, width: float) -> Floats:

@@ -1,0 +1,81 @@
+"""`metatrain search`: what is to be tried, by whom and for how long."""
+
+import json
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metatrain.checks import require
+from metatrain.cli.words import AsJson, Overrides
+from metatrain.failures import RunFailed
+from metatrain.interruption import interruptible
+from metatrain.preparation import prepare, settled
+from metatrain.runs import Run
+
+if TYPE_CHECKING:
+    from tune.document import Document
+    from tune.driver import Outcome
+
+
+def search_command(
+    file: Annotated[
+        str | None, typer.Argument(help="A YAML file, as configs/search-*.yaml.", metavar="[SEARCH]")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with the search in this folder, or s3://….")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --resume: presume dead whoever else conducts the search.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for learning rates, networks, any setting: many runs side by side, most of them stopped early."""
+    document, home = _asked(file, overrides or [], resume, take_over)
+    prepare(document.base)
+    settled(document.base)
+    from tune.driver import search  # with Ray, which takes seconds
+
+    with interruptible() as interruption:
+        say = partial(print, file=sys.stderr, flush=True)
+        outcome = search(document, home, take_over, interruption.is_set, say)
+    _report(outcome, document, as_json)
+    go_on = f"go on with `metatrain search --resume {shlex.quote(outcome.place)}`"
+    if outcome.failed:
+        raise RunFailed(f"{outcome.ended}\nthe search is kept in {outcome.place}: {go_on}")
+    if not outcome.ended:
+        print(f"interrupted: {go_on}", file=sys.stderr)
+        raise typer.Exit(128 + interruption.signal)
+
+
+def _asked(
+    file: str | None, overrides: list[str], resume: str | None, take_over: bool
+) -> tuple["Document", Run | None]:
+    from tune.document import load_document, resumed_document
+    from tune.folder import open_search
+
+    require(not take_over or resume is not None, "--take-over: is for --resume alone: leave it out")
+    if resume is not None:
+        home, before = open_search(resume)
+        return resumed_document(before, [file, *overrides] if file else []), home
+    if file is None:
+        raise ValueError("SEARCH: missing: give a YAML file, as configs/search-*.yaml, or --resume DIR")
+    return load_document(Path(file), overrides), None
+
+
+def _report(outcome: "Outcome", document: "Document", as_json: bool) -> None:
+    best = outcome.best
+    if best is not None:
+        step, value = best.results[-1]
+        print(f"best {document.search.metric} {value:.6g} by trial {best.number} after {step} steps:")
+        for name, setting in best.configuration.items():
+            print(f"  {name}: {json.dumps(setting)}")
+        print(f"train it alone: metatrain train {shlex.quote(outcome.place)}/best.yaml")
+    because = f" ({outcome.ended})" if outcome.ended and not outcome.failed else ""
+    print(f"{outcome.place}: {outcome.trials} trials, {outcome.steps} steps, {outcome.seconds:.0f} s{because}")
+    if as_json:
+        print(json.dumps(outcome.as_dict()))

@@ -1,0 +1,228 @@
+"""The page about a search: what it says, that it says it safely, and what a browser makes of it."""
+
+import json
+import math
+import re
+import shlex
+from html import escape
+
+import pytest
+
+from metatrain import runs
+from tests.report_pages import EVIL, Page
+from tests.search_folders import evil, grown, made, plan, population, searched, weighing
+from tests.test_report_browser import PROBE, browse, browser
+from tune.report import write
+from tune.report.collect import collect
+from tune.report.page import TRIALS, render
+from tune.search import Search
+
+__all__ = ["browser"]
+
+SECTIONS = ["summary", "best", "progress", "rungs", "parallel", "importance", "trials", "configuration", "use"]
+NAMES = ("whole", "one", "none", "weighing", "population", "evil")
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory) -> dict[str, runs.Run]:
+    """A search of each kind."""
+    root = tmp_path_factory.mktemp("searches")
+    return {
+        "whole": searched(root / "whole"),
+        "one": searched(root / "one", 1),
+        "none": made(root / "none"),
+        "weighing": weighing(root / "weighing"),
+        "population": population(root / "population"),
+        "evil": evil(root / "evil"),
+    }
+
+
+def page_of(home: runs.Run) -> Page:
+    return Page(render(collect(home)))
+
+
+def sections(page: Page) -> list[str]:
+    return [section["id"] for section in page.all("section")]
+
+
+def test_the_page_is_written_into_the_folder_or_where_it_is_asked_for(homes, tmp_path):
+    out = write(homes["whole"])
+    assert out == homes["whole"].path / "report.html"
+    assert not list(homes["whole"].path.glob(".report*")), "written aside, then renamed"
+    there = write(homes["whole"], tmp_path / "there.html")
+    assert there.read_text() == out.read_text(), "the same of the same"
+    assert there.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_page_has_its_sections_with_headings_captions_and_words_for_pictures(homes, name):
+    page = page_of(homes[name])
+    more = {"pareto": ("weighing", "evil"), "population": ("population",), "experience": ("evil",)}
+    extra = [section for section, names in more.items() if name in names]
+    assert [section for section in sections(page) if section not in extra] == SECTIONS
+    assert {section for section in sections(page) if section in more} == set(extra)
+    assert {link["href"][1:] for link in page.all("a")} == set(sections(page)) - {"summary"}
+    assert len(page.all("h1")) == 1 and len(page.all("h2")) == len(sections(page)) - 1
+    for svg in page.all("svg"):
+        assert svg.get("aria-label") or svg.get("aria-hidden") == "true"
+    assert page.all("html") == [{"lang": "en"}]
+    assert not page.all("script") and not page.all("link")
+    assert not re.search(r'(src|href)="(?!#|data:)', render(collect(homes[name])).replace(escape(EVIL), ""))
+
+
+def test_the_best_configuration_is_there_to_be_copied(homes):
+    home = homes["whole"]
+    page = page_of(home)
+    best = collect(home).history.best()
+    assert (home.path / "best.yaml").read_text().split() == render_part(home, "copied").split(), "word by word"
+    assert f"metatrain train {home.path}/best.yaml" in page.text
+    assert "model.width logint(16, 128)" not in page.text
+    width = best.configuration.get("model.width", "absent")
+    assert f"model. width {width} logint(16, 128), where model is conv4" in page.text
+
+
+def render_part(home: runs.Run, kind: str) -> str:
+    found = re.search(f'<pre class="{kind}">(.*?)</pre>', render(collect(home)), re.S)[1]
+    return found.replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&")
+
+
+def test_what_is_to_be_typed_is_exact_for_folders_of_any_name(tmp_path):
+    home = searched(tmp_path / "a search's", 4)
+    typed = [shlex.split(text.replace("&#39;", "'").replace("&#34;", '"')) for text in commands(home)]
+    best = collect(home).history.best().number
+    assert typed == [
+        ["metatrain", "train", f"{home.path}/best.yaml"],
+        ["metatrain", "search", "--resume", str(home.path)],
+        ["metatrain", "train", f"{home.path}/best.yaml"],
+        ["metatrain", "evaluate", f"{home.path}/trials/{best:04}"],
+        ["metatrain", "report", str(home.path)],
+    ]
+
+
+def commands(home: runs.Run) -> list[str]:
+    return re.findall('<pre class="command">(.*?)</pre>', render(collect(home)), re.S)
+
+
+def test_a_search_that_runs_is_not_to_be_resumed(tmp_path):
+    home = searched(tmp_path / "search", 4)
+    with runs.own(home), Search(plan(trials=9), home.path / "journal.jsonl") as search:
+        search.next_trial()
+        page = page_of(home)
+        assert "running (pid" in page.text and "1 is running" in page.text
+        assert "--resume" not in page.text
+    page = page_of(home)
+    assert "1 is unfinished" in page.text and "--resume" in page.text
+
+
+def test_the_table_has_every_trial_and_the_best_first(homes):
+    for name in ("whole", "weighing", "population"):
+        story = collect(homes[name])
+        html = render(story)
+        table = html[html.index('<table class="trials">') :]
+        table = table[: table.index("</table>")]
+        numbers = [int(number) for number in re.findall(r'<th scope="row" class="number">(\d+)</th>', table)]
+        assert sorted(numbers) == list(range(len(story.history.trials)))
+        assert numbers[0] == story.history.best().number
+        assert '<tr class="trained"><th scope="row" class="number">' in table
+    assert "failed: CUDA out of memory: 3 GiB were asked for" in page_of(homes["whole"]).text
+    assert "not finite: nan at step 300" in page_of(homes["whole"]).text
+
+
+def test_of_very_many_trials_the_best_are_shown(tmp_path):
+    home = made(tmp_path / "search")
+    grown(home, plan(trials=TRIALS + 30), lambda trial, budget: trial.number / 1000)
+    page = page_of(home)
+    assert "The best first; 30 of the last are left out" in page.text
+    assert render(collect(home)).count('<td class="fate">') == TRIALS
+
+
+@pytest.mark.parametrize("value", ["no GPU", math.nan])
+def test_a_search_in_which_everything_fails_says_why(tmp_path, value):
+    home = made(tmp_path / "search")
+    grown(home, plan(trials=20), lambda trial, budget: value)
+    page = page_of(home)
+    assert "No trial has a result yet" in page.text
+    assert (
+        f"5 trials failed, trial 4 last: {'no GPU' if value == 'no GPU' else 'the value became nan at step 100'}"
+        in page.text
+    )
+    assert not page.all("figure")
+
+
+def test_one_parameter_and_equal_values_are_drawn_too(tmp_path):
+    space = {"outer.lr": "loguniform(1e-4, 1e-1)"}
+    home = made(tmp_path / "search", space, metric="validation/loss")
+    grown(home, plan(space, 12, metric="validation/loss", mode="min"), lambda trial, budget: 0.25)
+    page = page_of(home)
+    assert "for the lowest validation loss" in page.text
+    assert "Too few trials to say" in page.text, "all values are equal"
+    assert len(page.all("figure")) == 4
+
+
+def test_a_search_with_objectives_shows_its_front(homes):
+    story = collect(homes["weighing"])
+    page = page_of(homes["weighing"])
+    for trial in story.history.front():
+        assert f"metatrain train {homes['weighing'].path}/trials/{trial.number:04}/config.yaml" in page.text
+    titles = re.findall(r"<title>(trial \d+: [^<]*)</title>", render(story))
+    assert any(re.fullmatch(r"trial \d+: \d+\.\d\d.%, [\d.e+]+", title) for title in titles)
+
+
+def test_a_population_shows_who_copied_whom(homes):
+    story = collect(homes["population"])
+    page = page_of(homes["population"])
+    copies = [trial for trial in story.history.trials if trial.parent is not None]
+    assert len(copies) > 1
+    assert f"{len(copies)} trials began as copies of others." in page.text
+    for trial in copies:
+        assert f"begun from trial {trial.parent} at {trial.start} steps" in page.text
+    assert f"the best, trial {story.history.best().number}" in page.text
+
+
+def test_hostile_words_stay_words(homes):
+    html = render(collect(homes["evil"]))
+    assert "<script" not in html and "<img" not in html and "<b>" not in html and html.count("</style>") == 1
+    assert html.count("&lt;script&gt;") > 20
+
+
+def test_json_in_the_journal_that_is_out_of_the_space_is_not_drawn(tmp_path):
+    home = searched(tmp_path / "search", 4)
+    journal = home.path / "journal.jsonl"
+    lines = journal.read_text().splitlines()
+    event = json.loads(lines[1])
+    event["configuration"] |= {"model": {"name": "vgg"}, "outer.lr": "fast", "algorithm.inner_lr": -1}
+    journal.write_text("\n".join([lines[0], json.dumps(event), *lines[2:]]) + "\n")
+    assert "vgg" in page_of(home).text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_browser_shows_the_page_whole_at_every_width(homes, browser, tmp_path, name):
+    out = write(homes[name], tmp_path / "page.html")
+    done = browse(browser, out, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" not in done.stderr, "an error, or something that the page's policy refused"
+    assert "pwned" not in re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1].split("metatrain search")[1]
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text())
+    for width in (1280, 400):
+        probe = PROBE.replace(".chart > svg", ".chart > svg, .parallel .scroll svg")
+        (tmp_path / "probed.html").write_text(probe.format(width=width, page=escape(html)))
+        done = browse(browser, tmp_path / "probed.html", tmp_path / "profile", "--dump-dom")
+        seen = json.loads(Page(done.stdout).all("html")[0]["data-found"])
+        assert seen["asked_for"] == []
+        assert seen["wide"] <= seen["window"] == width, "what is wide scrolls by itself"
+        assert len(seen["charts"]) == len(Page(html).all("figure"))
+        assert not seen["charts"] or min(seen["charts"]) > 300
+
+
+def test_the_page_prints_and_runs_nothing_without_its_policy(homes, browser, tmp_path):
+    out = write(homes["evil"], tmp_path / "page.html")
+    out.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text()))
+    done = browse(browser, out, tmp_path / "profile", "--dump-dom")
+    assert "metatrain search" in re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
+    assert "CONSOLE" not in done.stderr
+    browse(
+        browser,
+        write(homes["whole"], tmp_path / "whole.html"),
+        tmp_path / "profile",
+        f"--print-to-pdf={tmp_path}/a.pdf",
+    )
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,168 @@
+"""A search as it is written: a configuration, the space over its fields, and what is looked for.
+
+    base: sinusoid-maml.yaml                       # or the configuration itself, here; or some of it, over the base's
+    outer: {steps: 2000}
+    search: {metric: validation/mse, minutes: 10, method: {name: bohb, eta: 3}}
+    space:
+      algorithm.inner_lr: loguniform(1e-4, 1e-1)
+      outer.lr: loguniform(1e-4, 1e-2)
+
+A bad one raises ValueError with one line: the field, what is wrong, the remedy.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metatrain.checks import require
+from metatrain.config import as_plain, read_config, read_settings
+from metatrain.plain import flat, load_yaml, overridden, short, written
+from metatrain.settings import Choice, Config
+from tune.methods import METHODS, read_method, written_method
+from tune.settings import SearchSettings
+from tune.space import Configuration, Space, applied, read_space
+
+_OURS = ("base", "search", "space")
+_FIXED = {
+    "outer.steps": "how long a trial lasts is its method's to decide: set it for all of them in the configuration",
+    "seed": "a seed that was chosen for its result promises nothing: leave it out",
+    **dict.fromkeys(
+        ("executor", "runs", "checkpoint", "tracking", "evaluation"),
+        "it is how trials are computed, kept or judged, the same for all: set it in the configuration",
+    ),
+}
+_DRAWS = 64
+"""Configurations of a space that are looked at before it is searched."""
+_FREE = ("search.trials", "search.minutes", "search.at_once", "search.failures", "search.retries", "tracking.uri")
+_FREE_SECTIONS = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")
+
+
+@dataclass(frozen=True)
+class Document:
+    """`base` is the training configuration that every trial's is made of."""
+
+    base: Config
+    search: SearchSettings
+    space: Space
+
+    def plain(self) -> dict[str, Any]:
+        """`read_document` reads it back to an equal one."""
+        settings = dataclasses.asdict(dataclasses.replace(self.search, method=Choice("", ())))
+        settings["method"] = written_method(self.search.method)
+        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        return {**as_plain(self.base), "search": listed, "space": self.space.written()}
+
+    def text(self) -> str:
+        """As YAML."""
+        return written(self.plain())
+
+    def trial(self, configuration: Mapping[str, Any]) -> Config:
+        """The configuration of one trial. ValueError: these values do not go together."""
+        return read_config(applied(as_plain(self.base), configuration))
+
+
+def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """The search in a YAML file, with `a.b=value` overrides."""
+    begin = "a base, search and space, as configs/search-*.yaml do"
+    raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
+    _refuse_plain_configuration(raw, path)
+    if "base" in raw:
+        base = raw.pop("base")
+        require(isinstance(base, str), f"base: {short(base)} is no file: name a configuration, beside {path.name}")
+        raw = _over(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
+    return read_document(overridden(raw, overrides))
+
+
+def read_document(raw: Mapping[str, Any]) -> Document:
+    """The Document that a plain mapping describes; its space was tried against its configuration."""
+    for part in ("search", "space"):
+        require(part in raw, f"{part}: missing: write it, as configs/search-*.yaml do")
+    base = read_config({key: value for key, value in raw.items() if key not in _OURS})
+    space = read_space(raw["space"])
+    document = Document(base, _read_search(raw["search"], base, space), space)
+    _check_space(document)
+    return document
+
+
+def resumed_document(before: Document, overrides: Sequence[str]) -> Document:
+    """A search's document for going on with it: what is looked for stays; how long, and who computes, may change."""
+    plain = before.plain()
+    changed = read_document(overridden(plain, overrides))
+    old, new = flat(plain), flat(changed.plain())
+    for key in sorted(old.keys() | new.keys()):
+        differs = old.get(key) != new.get(key)
+        if differs and not key.startswith((*_FREE, *_FREE_SECTIONS)):
+            free = ", ".join(_FREE)
+            raise ValueError(f"{key}: a search goes on as it began: leave it out, or search anew; {free} may be set")
+    return changed
+
+
+def _refuse_plain_configuration(raw: Mapping[str, Any], path: Path) -> None:
+    lacking = not {"search", "space"} & raw.keys()
+    require(not lacking, f"{path}: is a configuration to be trained, not a search: add search and space to it")
+
+
+def _over(below: Any, above: Any) -> dict[str, Any]:
+    """`above` put over `below`, section by section; a section with another `name` takes the place of the other."""
+    result = dict(below)
+    for key, value in above.items():
+        known = result.get(key)
+        within = isinstance(known, dict) and isinstance(value, dict)
+        result[key] = _over(known, value) if within and not _is_another(key, known, value) else value
+    return result
+
+
+def _is_another(key: str, known: Any, value: Any) -> bool:
+    """Whether a section names another model, say, to which the settings of the known one mean nothing."""
+    return key in ("tasks", "model", "algorithm") and value.get("name", known.get("name")) != known.get("name")
+
+
+def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
+    require(isinstance(section, dict), f"search: {short(section)} is no section: write its settings below it")
+    method = section.get("method", {"name": "bohb"})
+    method = {"name": method} if isinstance(method, str) else method
+    require(isinstance(method, dict) and "name" in method, "search.method: name one, such as {name: bohb}")
+    name = method["name"]
+    if not isinstance(name, str) or name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"search.method.name: no {short(name)}{hint}: choose among {', '.join(METHODS)}")
+    settings = {key: value for key, value in method.items() if key != "name"}
+    require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")
+    read = read_method(name, settings, base.outer.steps, [parameter.name for parameter in space.parameters])
+    rest = {key: value for key, value in section.items() if key != "method"}
+    found: SearchSettings = read_settings(SearchSettings, {**rest, "method": read}, "search")
+    return found
+
+
+def _check_space(document: Document) -> None:
+    """ValueError for a field that is none, is not to be searched over, or takes none of its domain's values."""
+    space = document.space
+    for parameter in space.parameters:
+        for fixed, reason in _FIXED.items():
+            within = parameter.name == fixed or parameter.name.startswith(f"{fixed}.")
+            require(not within, f"space.{parameter.name}: {reason}")
+    told = [(draw, _trouble(document, draw)) for draw in _looked_at(space)]
+    for parameter in space.parameters:
+        mine = [trouble for draw, trouble in told if parameter.name in draw]
+        blamed = [trouble for trouble in mine if trouble is not None and trouble.startswith(f"{parameter.name}:")]
+        unknown = [trouble for trouble in blamed if "no such setting" in trouble]
+        if unknown or (blamed and len(blamed) == len(mine)):
+            raise ValueError(f"space.{(unknown or blamed)[0]}")
+    if all(trouble is not None for _, trouble in told):
+        raise ValueError(f"space: no configuration of it can be trained, {told[0][1]}")
+
+
+def _looked_at(space: Space) -> list[Configuration]:
+    return [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
+
+
+def _trouble(document: Document, configuration: Configuration) -> str | None:
+    try:
+        document.trial(configuration)
+    except ValueError as error:
+        return str(error)
+    return None

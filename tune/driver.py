@@ -1,0 +1,184 @@
+"""A search from its first trial to its report: what `metatrain search` does, and a program of one's own may call."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.connection import connected
+from metatrain import runs
+from metatrain.checks import require
+from metatrain.config import resolved
+from metatrain.runs import Run
+from metatrain.types import RunStatus
+from tune.chronicle import Chronicle
+from tune.document import Document
+from tune.experience import gathered, read_experience
+from tune.folder import BEST, CLOCK, EXPERIENCE, JOURNAL, TASKS, assignment, new_search
+from tune.history import Trial
+from tune.likeness import signature
+from tune.plots import plots
+from tune.report import write
+from tune.report.collect import collect
+from tune.resources import Needs, at_once, needs
+from tune.search import Plan, Search
+from tune.searchers.warm import Warm
+from tune.session import Desk, conduct
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a search, or of this part of it. `seconds` are of all its parts.
+
+    ended: why no more trials begin; empty where it was interrupted. failed: that is a failure.
+    """
+
+    search_id: str
+    place: str
+    trials: int
+    steps: int
+    seconds: float
+    ended: str
+    failed: bool
+    best: Trial | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for --json."""
+        plain = dict(vars(self))
+        best = plain.pop("best")
+        if best is not None:
+            step, value = best.results[-1]
+            place = {"trial": best.number, "run_dir": f"{self.place}/trials/{best.number:04d}"}
+            plain["best"] = {**place, "step": step, "value": value, "configuration": dict(best.configuration)}
+        return plain
+
+
+def search(
+    document: Document,
+    home: Run | None = None,
+    take_over: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """Conduct a search in the folder `home` (a new one by default), going on where its journal ends.
+
+    `stop` is asked twice a second; when it says so, trials keep their state and the outcome is not `ended`.
+    ValueError: it cannot be done so, or nothing like it; nothing is left behind then.
+    """
+    document = dataclasses.replace(document, base=resolved(document.base, {}))
+    _check_metric(document)
+    needed = needs(document.base.executor, document.search.cpus)
+    with connected(document.base.executor, besides=math.ceil(document.search.cpus)):
+        together = at_once(needed, document.search.at_once)
+        home = home or new_search(document, _beside(document, say))
+        say(f"search {home.where}")
+        owned = runs.own(home, take_over, heartbeat_s=document.base.runs.heartbeat)
+        with owned, Search(plan(document, home), home.path / JOURNAL) as found:
+            home.commit()
+            return _conducted(found, document, home, (needed, together), stop)
+
+
+def plan(document: Document, home: Run) -> Plan:
+    """What the pure core is told; with the experience that the search began with, whatever has been learnt since."""
+    settings = document.search
+    searcher, schedule = settings.method.settings
+    if (kept := home.path / EXPERIENCE).exists():
+        searcher = Warm(searcher, read_experience(json.loads(kept.read_text(encoding="utf-8"))))
+    return Plan(
+        space=document.space,
+        searcher=searcher,
+        schedule=schedule,
+        metric=settings.metric,
+        mode=settings.mode,
+        seed=settings.seed,
+        trials=settings.trials,
+        failures=settings.failures,
+        objectives=settings.objectives,
+    )
+
+
+def _conducted(
+    found: Search, document: Document, home: Run, room: tuple[Needs, int], stop: Callable[[], bool]
+) -> Outcome:
+    chronicle = Chronicle(home, document)
+    minutes = document.search.minutes
+
+    def assign(trial: Trial) -> Any:
+        return assignment(home, document, trial, chronicle.parent_run)
+
+    def attend() -> bool:
+        chronicle.tell(found.history)
+        return stop() or (minutes is not None and chronicle.clock.seconds >= 60 * minutes)
+
+    desk = Desk(found, assign, home.commit, room[1], document.search.retries)
+    with _told(chronicle, found) as close:
+        conduct(desk, room[0], attend)
+        outcome = found.outcome()
+        late = minutes is not None and chronicle.clock.seconds >= 60 * minutes
+        ended = desk.trouble or (outcome.reason if outcome is not None and not found.running else "")
+        ended = ended or (f"its {minutes:g} minutes are over" if late else "")
+        failed = bool(desk.trouble) or (outcome is not None and outcome.failed)
+        _kept(home, chronicle)
+        close("failed" if failed else "finished" if ended else "interrupted")
+    history = found.history
+    seconds = round(chronicle.clock.seconds, 1)
+    return Outcome(home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best())
+
+
+@contextmanager
+def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus], None]]:
+    """The chronicle begun, and closed whatever happens."""
+    chronicle.start(found.history)
+    status: RunStatus = "failed"
+
+    def close(ended: RunStatus) -> None:
+        nonlocal status
+        status = ended
+
+    try:
+        yield close
+    finally:
+        chronicle.close(found.history, status)
+
+
+def _kept(home: Run, chronicle: Chronicle) -> None:
+    """Pictures and page are made, kept with the search and recorded."""
+    home.commit()
+    pictures = plots(collect(home), home.path / "plots")
+    page = write(home, home.path / "report.html")
+    files = [home.path / name for name in (JOURNAL, CLOCK, BEST, EXPERIENCE, TASKS)]
+    for path in [*files, page]:
+        if path.exists():
+            chronicle.artifact(path)
+    for path in pictures:
+        chronicle.artifact(path, "plots")
+    home.commit()
+
+
+def _beside(document: Document, say: Callable[[str], None]) -> dict[str, str]:
+    """What is found out once, when a search begins: what its tasks are like, and what others have seen of such."""
+    signed = signature(document.base)
+    found = {TASKS: json.dumps(signed, indent=2) + "\n"}
+    settings, uri = document.search, document.base.tracking.uri
+    if settings.warm_start:
+        if uri is None:
+            raise ValueError("search.warm_start: earlier searches are read from MLflow: set tracking.uri")
+        experience, notes = gathered(uri, settings.warm_start, document.space, settings.metric, signed)
+        for note in notes:
+            say(note)
+        for source in experience.sources:
+            say(f"experience: {source.name}: {len(source.observations)} observations, weight {source.weight:.2f}")
+        found[EXPERIENCE] = json.dumps(experience.plain(), indent=1) + "\n"
+    return found
+
+
+def _check_metric(document: Document) -> None:
+    """ValueError: runs on these tasks never report the metric."""
+    tasks = document.base.tasks
+    kind = tasks.source.settings.distribution("validation", tasks.test, 0).spec.kind
+    reported = ["validation/accuracy" if kind == "classification" else "validation/mse", "validation/loss"]
+    metric = document.search.metric
+    known = " or ".join(reported)
+    require(metric in reported, f"search.metric: {metric} is never reported on these tasks: set {known}")

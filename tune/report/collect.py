@@ -1,0 +1,169 @@
+"""What the folder of a search tells, read once, as plain values. Nothing is written: the search may be running."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metatrain.plain import flat, parse_yaml
+from metatrain.report.collect import json_of, text_of
+from metatrain.runs import Run, owner
+from tune.history import History, Mode
+from tune.journal import FORMAT, Event, replayed
+from tune.settings import METRICS
+from tune.space import Space, read_space
+
+ELSEWHERE = "search in another folder"
+
+
+class Source(NamedTuple):
+    """An earlier search or run that this one began with, how much it counted, and how much was kept of it."""
+
+    name: str
+    weight: float
+    observations: int
+
+
+@dataclass(frozen=True)
+class SearchStory:
+    """One search, as far as it has come."""
+
+    where: str
+    """What the search is called by: its folder, or a URI."""
+    search_id: str
+    created: str
+    settings: dict[str, Any]
+    """Flat: {"search.trials": 40, "outer.lr": 1e-3, …}."""
+    document: str
+    """Its config.yaml."""
+    environment: dict[str, Any]
+    space: Space
+    metric: str
+    method: str
+    history: History
+    seconds: tuple[float, ...]
+    """When each of the history's arrivals came, by the search's own clock; nan where that does not tell."""
+    spent: float
+    """Seconds of the search up to the clock's last line, over all its sessions; nan before there is one."""
+    best: str | None
+    """Its best.yaml; None before there is one."""
+    experience: tuple[Source, ...]
+    owner: str | None
+    """Who runs it at this moment."""
+
+    @property
+    def name(self) -> str:
+        """What its owner called it."""
+        return str(self.settings.get("runs.name") or self.search_id)
+
+
+def collect(home: Run) -> SearchStory:
+    """Read everything but the trials' folders. ValueError names a file that is missing or damaged, and the remedy."""
+    document = text_of(home.config, ELSEWHERE)
+    plain = parse_yaml(document, str(home.config))
+    if not isinstance(plain, dict) or not isinstance(plain.get("search"), dict):
+        raise ValueError(f"{home.config}: search: is missing, so this is no search: give the folder of a search")
+    journal = home.path / "journal.jsonl"
+    header, events = _journal(journal, plain)
+    history = replayed(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
+    clock = _clock(home.path / "clock.jsonl")
+    best = home.path / "best.yaml"
+    return SearchStory(
+        where=home.where,
+        search_id=home.run_id,
+        created=home.created,
+        settings=flat(plain),
+        document=document,
+        environment=json_of(home.environment),
+        space=read_space(header["space"]),
+        metric=str(header["metric"]),
+        method=_name(plain["search"].get("method")),
+        history=history,
+        seconds=_arrived(history, events, clock),
+        spent=max(clock.values(), default=math.nan),
+        best=text_of(best, ELSEWHERE) if best.exists() else None,
+        experience=_experience(home.path / "experience.json"),
+        owner=owner(home),
+    )
+
+
+def lines_of(path: Path) -> list[Event]:
+    """The JSON objects of a file that grows by lines; none where it is missing. A last line that is not whole yet, or
+    never will be, is left out. ValueError: another one is damaged.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}): restore that file or {ELSEWHERE}") from error
+    lines = raw.split(b"\n")[:-1]
+    found = []
+    for number, line in enumerate(lines, 1):
+        parsed = _parsed(line)
+        if parsed is not None:
+            found.append(parsed)
+        elif number < len(lines):
+            raise ValueError(f"{path}, line {number}: no JSON object: restore that file or {ELSEWHERE}")
+    return found
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Event]]:
+    """What the journal says of the search, and what happened. A search without one has just been made."""
+    lines = lines_of(path)
+    if not lines:
+        metric = str(plain["search"].get("metric", "validation/accuracy"))
+        mode: Mode = METRICS.get(metric, "min")
+        return {"metric": metric, "mode": mode, "space": plain.get("space", {})}, []
+    header, *events = lines
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path}: is not of format {FORMAT}: report with the metatrain that searched")
+    if not {"metric", "mode", "space"} <= header.keys() or header["mode"] not in ("min", "max"):
+        raise ValueError(f"{path}, line 1: says no metric, mode and space: restore that file or {ELSEWHERE}")
+    return header, events
+
+
+def _name(method: Any) -> str:
+    return str(method.get("name", "")) if isinstance(method, dict) else str(method or "")
+
+
+def _clock(path: Path) -> dict[int, float]:
+    """When each event of the journal was written, in seconds of the search."""
+    found = {}
+    for line in lines_of(path):
+        event, seconds = line.get("event"), line.get("seconds")
+        if not isinstance(event, int) or not isinstance(seconds, (int, float)):
+            raise ValueError(f"{path}: a line without event and seconds: remove that file, the page does without it")
+        found[event] = float(seconds)
+    return found
+
+
+def _arrived(history: History, events: Iterable[Event], clock: Mapping[int, float]) -> tuple[float, ...]:
+    """The seconds of each arrival: of the first event that tells of it, since results count once."""
+    told: dict[tuple[int, int], float] = {}
+    for number, event in enumerate(events, 1):
+        if event["event"] == "result":
+            told.setdefault((event["trial"], event["budget"]), clock.get(number, math.nan))
+    return tuple(told[arrival] for arrival in history.arrivals)
+
+
+def _experience(path: Path) -> tuple[Source, ...]:
+    """`path` is {"sources": [{"name": …, "weight": …, "observations": […]}, …]}."""
+    if not path.exists():
+        return ()
+    wrong = f"{path}: names no sources with weights and observations: remove that file, the page does without it"
+    try:
+        rows = json.loads(text_of(path, ELSEWHERE))["sources"]
+        return tuple(Source(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(wrong) from error

@@ -1,0 +1,233 @@
+"""One trial: the same run as `metatrain train` makes, that stops at each rung to be told whether it goes on.
+
+It keeps a run folder as every run does and goes on from its newest checkpoint, so it may be killed at any instant. What
+it reports at a rung is read from its own records, where a trial that was killed after them finds it again.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from cluster.executor import RayExecutor
+from metatrain import checkpoints, runs
+from metatrain.config import as_yaml, load_config, read_config
+from metatrain.driver import opened, stretches
+from metatrain.executor import InProcess
+from metatrain.outer import Best, Diverged
+from metatrain.preparation import prepare, recorders, settled
+from metatrain.recorders import read_lines
+from metatrain.runs import Run, RunOwnedError, environment
+from metatrain.settings import Config
+from metatrain.storage.homes import is_home, make_home, open_home
+from metatrain.types import Executor, RunStatus, TaskFailed
+from metatrain.worker import Worker, device_for
+from tasks.places import is_uri
+from tune.costs import costs
+
+_HANDOVER_S = 60.0
+"""How long the process of a driver that was killed may still hold a trial."""
+
+
+class Assignment(NamedTuple):
+    """What a process needs to know of a trial. config: plain and whole; rungs: steps at which it reports `metric`.
+
+    parent: (place, step) of the checkpoint that it begins from, if any. objectives: the costs that it reports too.
+    """
+
+    number: int
+    run_id: str
+    place: str
+    config: Mapping[str, Any]
+    rungs: tuple[int, ...]
+    metric: str
+    tags: Mapping[str, str]
+    objectives: tuple[str, ...] = ()
+    parent: tuple[str, int] | None = None
+
+
+class Report(NamedTuple):
+    """What a trial says. value: the metric at `step`; None where it was interrupted, or came to grief for `reason`."""
+
+    step: int
+    value: float | None = None
+    costs: Mapping[str, float] = {}
+    reason: str = ""
+
+
+def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]:
+    """A trial's life, from rung to rung; a generator that is closed early leaves all in order.
+
+    Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError.
+    """
+    try:
+        home, settings = _home(assignment)
+        prepare(settings)
+        with _owned(home), executing(settings) as executor:
+            if assignment.parent is not None:
+                _inherit(home, *assignment.parent)
+            yield from _trained(assignment, settings, home, executor, stopping)
+    except (Diverged, TaskFailed, ValueError) as error:
+        yield Report(0, reason=" ".join(str(error).split()))
+
+
+def _trained(
+    assignment: Assignment, settings: Config, home: Run, executor: Executor, stopping: threading.Event
+) -> Iterator[Report]:
+    recorder = recorders(settings, home, tags=assignment.tags)
+    status: RunStatus = "failed"
+    try:
+        session, state = opened(settings, executor, recorder, home)
+        spent = costs(session.worker, assignment.objectives) if assignment.objectives else {}
+        status = "interrupted"
+        for rung in assignment.rungs:
+            if rung <= state.step:  # it was reported, or nearly, by a process that is no more
+                yield Report(rung, _value(home, rung, assignment.metric), spent)
+        for _ in stretches(session, state, stopping.is_set, assignment.rungs):
+            home.commit()
+            if state.step in assignment.rungs:
+                status = "finished" if state.step == assignment.rungs[-1] else status
+                yield Report(state.step, _value(home, state.step, assignment.metric), spent)
+            else:
+                yield Report(state.step)
+    except (Diverged, TaskFailed):
+        status = "failed"
+        raise
+    finally:
+        recorder.close(status)
+        home.commit()
+
+
+@contextmanager
+def executing(settings: Config) -> Iterator[Executor]:
+    """The executor that `settings` name; its workers are within the trial's placement group."""
+    if settings.executor.name == "in_process":
+        yield InProcess(Worker(settings, device_for(settings.executor.gpus_per_worker)))
+        return
+    executor = RayExecutor(settings, ray.util.get_current_placement_group())
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def _home(assignment: Assignment) -> tuple[Run, Config]:
+    """The trial's run, as an earlier process left it or a new one, and its configuration, computed as is now said."""
+    now = read_config(assignment.config)
+    if is_home(assignment.place):
+        home = open_home(assignment.place)
+        kept = load_config(home.config)
+        told = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
+        tracking = replace(kept.tracking, uri=now.tracking.uri)
+        return home, replace(kept, executor=replace(kept.executor, **told), tracking=tracking)
+    if not is_uri(assignment.place):
+        shutil.rmtree(assignment.place, ignore_errors=True)  # half made, by a process that was killed
+    settings = settled(now)
+    heartbeat = settings.runs.heartbeat
+    return make_home(assignment.place, assignment.run_id, as_yaml(settings), environment(), heartbeat), settings
+
+
+def _inherit(home: Run, parent: str, step: int) -> None:
+    """The parent's checkpoint of `step`: parameters, optimisers, how far its tasks are used up; and the best before it,
+    where that is still kept.
+    """
+    if checkpoints.newest(home.checkpoints) is not None:
+        return
+    source = open_home(parent).checkpoints
+    snapshot = checkpoints.load(source, step)
+    best = snapshot["best"]["step"]
+    if (source / f"{best:08d}").exists() and best < step:
+        _copied(source, home.checkpoints, best, checkpoints.load(source, best))
+    elif best != step:
+        snapshot["best"] = vars(Best())
+    _copied(source, home.checkpoints, step, snapshot)  # the one that is gone on from last, so that all is there then
+    home.commit()
+
+
+def _copied(source: Path, target: Path, step: int, snapshot: Mapping[str, Any]) -> None:
+    checkpoints.save(target, step, snapshot, checkpoints.manifest(source, step)["extra"])
+
+
+@contextmanager
+def _owned(home: Run) -> Iterator[None]:
+    """Own the run. Its search has one driver, so that an owner from before is dead, or dying."""
+    deadline = time.monotonic() + _HANDOVER_S
+    while True:
+        owned = runs.own(home, take_over=True)
+        try:
+            owned.__enter__()
+            break
+        except RunOwnedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+    try:
+        yield
+    finally:
+        owned.__exit__(None, None, None)
+
+
+def _value(home: Run, step: int, metric: str) -> float:
+    """The metric as it was recorded at `step`; JSON has null for what is no number."""
+    lines = [line for line in read_lines(home.metrics) if line["step"] == step and "event" not in line]
+    found = {key: value for line in lines for key, value in line.items()}
+    if metric not in found:
+        known = ", ".join(sorted(key for key in found if key.startswith("validation/")))
+        raise ValueError(f"search.metric: {metric} was never reported: choose among {known}")
+    return float("nan") if found[metric] is None else float(found[metric])
+
+
+@ray.remote(num_cpus=0)
+class Bell:
+    """Rung when the search is to stop. Who waits for it hears that its driver is gone, too."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._rung = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Returns when it rings."""
+        await self._rung.wait()
+
+    async def ring(self) -> None:
+        """Now, and for everybody."""
+        self._rung.set()
+
+
+class TrialActor(tune.Trainable):
+    """A process that lives trials, one after another: importing what they need takes longer than many a rung."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Little: a step's failure is told in full, this one's is not."""
+        self._stopping = threading.Event()
+        threading.Thread(target=_listen, args=(config["bell"], self._stopping), daemon=True).start()
+        self._life = lived(Assignment(*config["assignment"]), self._stopping)
+
+    def step(self) -> dict[str, Any]:
+        """To the next rung."""
+        return {"report": tuple(next(self._life, Report(0)))}
+
+    def cleanup(self) -> None:
+        """The run is left as one that may go on."""
+        self._life.close()  # type: ignore[attr-defined]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """On to another trial."""
+        self.cleanup()
+        self._life = lived(Assignment(*new_config["assignment"]), self._stopping)
+        return True
+
+
+def _listen(bell: Any, stopping: threading.Event) -> None:
+    with suppress(RayError):
+        ray.get(bell.wait.remote())
+    stopping.set()
