@@ -25,7 +25,7 @@ def curves(shots: int = 10, **settings: Any) -> dict[str, Any]:
 
 
 def coloured(monkeypatch: pytest.MonkeyPatch, side: int = 28, strength: float = 1.0, grain: int = 4) -> dict[str, Any]:
-    """Photographs, near enough: fields of colour in `grain` by `grain` patches, a mean for each class, noise about it."""
+    """Photographs, near enough: `grain` by `grain` patches of colour, a mean for each class and noise about it."""
 
     def images(distribution: Any, indices: list[int]) -> Episode:
         generator = torch.Generator().manual_seed(indices[0])

@@ -14,6 +14,7 @@ from tests.search_folders import evil, grown, made, plan, population, searched, 
 from tests.test_report_browser import PROBE, browse, browser
 from tune.report import write
 from tune.report.collect import collect
+from tune.report.figures import trade_offs
 from tune.report.page import TRIALS, render
 from tune.search import Search
 
@@ -164,6 +165,12 @@ def test_a_search_with_objectives_shows_its_front(homes):
     page = page_of(homes["weighing"])
     for trial in story.history.front():
         assert f"metatrain train {homes['weighing'].path}/trials/{trial.number:04}/config.yaml" in page.text
+    rows, (drawn,) = trade_offs(story)
+    front = sum(row.on_front for row in rows)
+    assert [(curve.label, len(curve.dots)) for curve in drawn.curves] == [
+        ("trials", len(rows) - front),
+        ("on the front", front),
+    ]
     titles = re.findall(r"<title>(trial \d+: [^<]*)</title>", render(story))
     assert any(re.fullmatch(r"trial \d+: \d+\.\d\d.%, [\d.e+]+", title) for title in titles)
 

@@ -1,11 +1,17 @@
 """A search with experience: what it begins with, whom it trusts, and for how long."""
 
+import dataclasses
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tests.conformance_searchers import SCHEDULE, SPACE, loss, told
-from tune.experience import Experience, Observation, Source, source_of
+from tune.experience import Experience, Observation, Source, read_experience, source_of
 from tune.history import History, Trial
+from tune.search import Plan
+from tune.searchers import Searcher
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.kernels import fitted
@@ -35,14 +41,21 @@ def searched(best: float, count: int) -> History:
     return history
 
 
+def heeding(searcher: Warm, number: int, count: int = 20) -> list[int]:
+    """The first seeds with which a trial knows of the experience."""
+    return [seed for seed in range(10 * count) if searcher.heeds(seed, number)][:count]
+
+
 def rates(searcher: Warm, history: History, count: int = 20) -> list[float]:
-    return [searcher.suggest(RATE, history, len(history.trials), seed)["rate"] for seed in range(count)]
+    number = len(history.trials)
+    return [searcher.suggest(RATE, history, number, seed)["rate"] for seed in heeding(searcher, number, count)]
 
 
 def test_it_begins_with_the_best_of_each_source_the_most_alike_first():
     known = Experience((source(0.8, 0.9), source(0.2, 0.6), source(0.5, 0.01)))
     searcher = Warm(BOHB(), known)
-    assert [searcher.suggest(RATE, History(), number, 3)["rate"] for number in (0, 1)] == [0.8, 0.2]
+    begun = [number for number in range(4) if searcher.heeds(3, number)]
+    assert [searcher.suggest(RATE, History(), number, 3)["rate"] for number in begun] == [0.8, 0.2]
     assert searcher.first_configurations(RATE) == [{"rate": 0.8}, {"rate": 0.2}], "what is hardly alike is left out"
     assert Warm(BOHB(), known, firsts=1).first_configurations(RATE) == [{"rate": 0.8}]
 
@@ -53,9 +66,46 @@ def test_what_two_sources_found_is_tried_once():
 
 def test_what_a_source_lacks_is_drawn_from_the_prior():
     searcher = Warm(BOHB(), Experience((source(0.8),)))
-    found = [searcher.suggest(BOTH, History(), 0, seed) for seed in range(30)]
+    found = [searcher.suggest(BOTH, History(), 0, seed) for seed in heeding(searcher, 0, 30)]
     assert {one["rate"] for one in found} == {0.8} and len({one["width"] for one in found}) > 15
     assert all(BOTH.contains(one) for one in found)
+
+
+def test_one_trial_of_each_pair_heeds_experience_in_any_bracket():
+    searcher = Warm(BOHB(), Experience())
+    heeded = [searcher.heeds(7, number) for number in range(600)]
+    assert all(heeded[i] != heeded[i + 1] for i in range(0, 600, 2))
+    for brackets in (2, 3, 4):
+        for bracket in range(brackets):
+            assert 0.4 < np.mean(heeded[bracket::brackets]) < 0.6
+
+
+@pytest.mark.parametrize("searcher", [Random(), TPE(), Evolution(), BOHB()], ids=lambda one: type(one).__name__)
+def test_every_other_trial_is_the_searchers_own_however_sure_experience_is(searcher):
+    warm, heeded = Warm(searcher, Experience((source(0.8), source(0.2)))), 0
+    for number in range(20):
+        history, alone = searched(0.5, number), searcher.suggest(RATE, searched(0.5, number), number, 1)
+        if warm.heeds(1, number):
+            heeded += warm.suggest(RATE, history, number, 1) != alone
+        else:
+            assert warm.suggest(RATE, history, number, 1) == alone
+    assert heeded >= 2
+
+
+def test_a_journal_tells_both_searchers_and_experience_by_its_digest():
+    """Equal experience, equal header; the inner searcher by name, and nothing that grows with what is known."""
+    known = Experience((source(0.8),))
+    header = _header(Warm(BOHB(least=9), known))
+    assert header["name"] == "warm" and header["searcher"] == {"name": "bohb", **dataclasses.asdict(BOHB(least=9))}
+    assert len(header["experience"]) == 64 and len(json.dumps(header)) < 400
+    assert _header(Warm(BOHB(least=9), read_experience(known.plain()))) == header
+    assert _header(Warm(BOHB(least=9), Experience((source(0.8, 0.9),)))) != header
+    assert _header(Warm(TPE(), known))["searcher"]["name"] == "tpe"
+
+
+def _header(searcher: Searcher) -> dict[str, Any]:
+    found: dict[str, Any] = Plan(RATE, searcher, SCHEDULE, "validation/loss", "min").header()["searcher"]
+    return found
 
 
 @pytest.mark.parametrize("searcher", [Random(), TPE(), Evolution(), BOHB()], ids=lambda one: type(one).__name__)
@@ -71,7 +121,8 @@ def test_a_searcher_without_observations_goes_on_alone_after_the_first_ones():
     history = searched(0.3, 25)
     for searcher in (Random(), TPE(), Evolution()):
         warm = Warm(searcher, Experience((source(0.8),)))
-        assert warm.suggest(RATE, history, 25, 1) == searcher.suggest(RATE, history, 25, 1)
+        for number in (24, 25):
+            assert warm.suggest(RATE, history, number, 1) == searcher.suggest(RATE, history, number, 1)
 
 
 def test_the_model_suggests_near_what_was_good_before_anything_is_seen():
@@ -133,16 +184,19 @@ def test_agreement_is_kendalls():
     assert agreement(promise, 0 * signs) == 0.0
 
 
-def test_an_alike_search_makes_early_trials_better():
-    """Twenty trials each, over the space with conditions and with failures: the median of their losses."""
+def test_an_alike_search_makes_early_trials_better_that_heed_it():
+    """Of twenty each, over the space with conditions and with failures: the median of their losses."""
     earlier = told(BOHB(least=9), seed=50, trials=40)
     known = source_of("earlier", 1.0, earlier, 9, SPACE, {})
     assert known is not None and len(known.observations) == len(comparable(earlier))
+    cold, warm = BOHB(least=9), Warm(BOHB(least=9), Experience((known,)))
+    heeding_trials = [(seed, number) for seed in range(3) for number in range(20) if warm.heeds(seed, number)]
+    assert len(heeding_trials) == 30
     middles = []
-    for searcher in (BOHB(least=9), Warm(BOHB(least=9), Experience((known,)))):
+    for searcher in (cold, warm):
         histories = [told(searcher, seed, 20, SCHEDULE) for seed in range(3)]
-        losses = sorted(loss(dict(trial.configuration), 9) for history in histories for trial in history.trials)
-        middles.append(losses[len(losses) // 2])
+        found = [histories[seed].trial(number).configuration for seed, number in heeding_trials]
+        middles.append(float(np.median([loss(dict(configuration), 9) for configuration in found])))
     assert middles[1] < 0.7 * middles[0]
 
 

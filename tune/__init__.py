@@ -2,7 +2,8 @@
 
 Reading order: `domains` (what one parameter may be), `space` (all of them, and which depend on which), `history` (what
 was tried and seen), `objectives` and `costs` (what is better, where more than the metric counts), `searchers/` (what to
-try next), `rungs` and `population` (who goes on), `journal` (what a crash leaves), `search` (all of it together).
+try next), `rungs` and `population` (who goes on), `journal` (what a crash leaves), `search` (all of it together),
+`likeness` and `experience` (whose earlier searches tell a new one something, and what; `searchers/warm` listens).
 
     (space, history, number, seed) -> configuration        a searcher
     (history, number)              -> continue | stop      a schedule

@@ -7,7 +7,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ class Chronicle:
         self._home, self._document = home, document
         self.clock = Clock(home.path)
         self._display: Display = display_on(sys.stderr, "searching")
-        self._told = ""
+        self._told = self._missed = ""
         self._recorder = _parent(home, document)
 
     @property
@@ -134,7 +135,8 @@ class Chronicle:
             self._told = best
             self._keep_best(history)
         if self._recorder is not None:
-            self._recorder.record(history.steps, _numbers(history))
+            with self._patiently():
+                self._recorder.record(history.steps, _numbers(history))
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -143,15 +145,27 @@ class Chronicle:
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file for the parent run."""
         if self._recorder is not None:
-            self._recorder.artifact(path, folder)
+            with self._patiently():
+                self._recorder.artifact(path, folder)
 
     def close(self, history: History, status: RunStatus) -> None:
         """The terminal as it was, and MLflow told how it ended."""
         self.tell(history)
         self._display.close()
         if self._recorder is not None:
-            self._recorder.say_ended(_ended(self._home, history))
-            self._recorder.close(status)
+            with self._patiently():
+                self._recorder.say_ended(_ended(self._home, history))
+                self._recorder.close(status)
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """A search does not end because MLflow is away for a while: it is told again, or by `--resume`."""
+        try:
+            yield
+        except OSError as error:
+            if str(error) != self._missed:
+                self._missed = str(error)
+                self._display.say(f"not in MLflow yet: {error}")
 
     def _keep_best(self, history: History) -> None:
         best = history.best()

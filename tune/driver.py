@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from cluster.connection import connected
 from metatrain import runs
 from metatrain.checks import require
 from metatrain.config import resolved
+from metatrain.failures import RunFailed
 from metatrain.runs import Run
 from metatrain.types import RunStatus
 from tune.chronicle import Chronicle
@@ -25,7 +27,7 @@ from tune.report.collect import collect
 from tune.resources import Needs, at_once, needs
 from tune.search import Plan, Search
 from tune.searchers.warm import Warm
-from tune.session import Desk, conduct
+from tune.session import Desk, Room, conduct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def search(
     """Conduct a search in the folder `home` (a new one by default), going on where its journal ends.
 
     `stop` is asked twice a second; when it says so, trials keep their state and the outcome is not `ended`.
-    ValueError: it cannot be done so, or nothing like it; nothing is left behind then.
+    ValueError, OSError: it cannot be done so; nothing is left behind then. RunFailed: it began, and came to grief.
     """
     document = dataclasses.replace(document, base=resolved(document.base, {}))
     _check_metric(document)
@@ -76,8 +78,16 @@ def search(
         say(f"search {home.where}")
         owned = runs.own(home, take_over, heartbeat_s=document.base.runs.heartbeat)
         with owned, Search(plan(document, home), home.path / JOURNAL) as found:
-            home.commit()
-            return _conducted(found, document, home, (needed, together), stop)
+            try:
+                home.commit()
+                return _conducted(found, document, home, (needed, together), stop, say)
+            except (OSError, runs.RunLost) as error:
+                raise RunFailed(f"{' '.join(str(error).split())}\n{kept_in(home.where)}") from error
+
+
+def kept_in(place: str) -> str:
+    """How to go on with a search."""
+    return f"the search is kept in {place}: go on with `metatrain search --resume {shlex.quote(place)}`"
 
 
 def plan(document: Document, home: Run) -> Plan:
@@ -100,7 +110,12 @@ def plan(document: Document, home: Run) -> Plan:
 
 
 def _conducted(
-    found: Search, document: Document, home: Run, room: tuple[Needs, int], stop: Callable[[], bool]
+    found: Search,
+    document: Document,
+    home: Run,
+    room: tuple[Needs, int],
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Outcome:
     chronicle = Chronicle(home, document)
     minutes = document.search.minutes
@@ -114,7 +129,7 @@ def _conducted(
 
     desk = Desk(found, assign, home.commit, room[1], document.search.retries)
     with _told(chronicle, found) as close:
-        conduct(desk, room[0], attend)
+        conduct(desk, room[0], attend, Room(room[0], document.base.executor.deadline, say))
         outcome = found.outcome()
         late = minutes is not None and chronicle.clock.seconds >= 60 * minutes
         ended = desk.trouble or (outcome.reason if outcome is not None and not found.running else "")

@@ -17,6 +17,7 @@ configuration draws it.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,10 @@ class Experience:
         """As JSON keeps it."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
+
+    def digest(self) -> str:
+        """SHA-256 of its JSON: equal for equal experience, so that a journal's header need not hold it whole."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
 
 def read_experience(plain: Mapping[str, Any]) -> Experience:

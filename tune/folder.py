@@ -19,9 +19,9 @@ from metatrain.plain import load_yaml
 from metatrain.runs import Run, environment, fresh_id, replace_text
 from metatrain.storage.homes import make_home, open_home
 from tasks.places import is_uri
+from tune.assignment import Assignment
 from tune.document import Document, read_document
 from tune.history import Trial
-from tune.trial import Assignment
 
 JOURNAL, CLOCK, BEST = "journal.jsonl", "clock.jsonl", "best.yaml"
 EXPERIENCE, TASKS = "experience.json", "tasks.json"

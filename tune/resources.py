@@ -1,5 +1,6 @@
 """What a trial needs, and whether a cluster has it."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -39,16 +40,31 @@ def at_once(needed: Needs, wanted: int) -> int:
 
     ValueError: not even one has room.
     """
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in needed.total()}
-    total = needed.total()
-    each = all(any(_holds(node, bundle) for node in there) for bundle in needed.bundles)
+    problem = lacking(needed)
     remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
-    wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
-    nodes = f"on {len(there)} node{'s' * (len(there) != 1)}"
-    require(each and _holds(have, total), f"search: a trial needs {wants}, the cluster has {has} {nodes}: {remedy}")
-    room = min(int(have[kind] / amount) for kind, amount in needed.total().items())
+    require(problem is None, f"search: {problem}: {remedy}")
+    total, have = needed.total(), _together(needed.total(), _nodes())
+    room = min(int(have[kind] / amount) for kind, amount in total.items())
     return min(wanted, room) if wanted else room
+
+
+def lacking(needed: Needs) -> str | None:
+    """Why the cluster, were it idle, would have no room for one trial; None where it has."""
+    there, total = _nodes(), needed.total()
+    have = _together(total, there)
+    each = all(any(_holds(node, bundle) for node in there) for bundle in needed.bundles)
+    if each and _holds(have, total):
+        return None
+    wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
+    return f"a trial needs {wants}, the cluster has {has} on {len(there)} node{'s' * (len(there) != 1)}"
+
+
+def _nodes() -> list[Bundle]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _together(kinds: Iterable[str], nodes: Sequence[Bundle]) -> Bundle:
+    return {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in kinds}
 
 
 def _holds(there: Bundle, bundle: Bundle) -> bool:

@@ -18,6 +18,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from metatrain.checks import positive, require
+from tune.experience import Experience
 from tune.history import History, Mode, Trial
 from tune.journal import Event, Journal, after, replayed
 from tune.population import Population
@@ -218,4 +219,13 @@ def _standing(trial: Trial) -> Decision:
 
 
 def _told(settings: Any) -> dict[str, Any]:
-    return {"name": type(settings).__name__.lower(), **dataclasses.asdict(settings)}
+    """By name, and so what it holds that says what it is itself."""
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {"name": type(settings).__name__.lower(), **{name: _field(value) for name, value in fields.items()}}
+
+
+def _field(value: Any) -> Any:
+    """Plain as it is; a searcher within a searcher as that is told; experience, which may be long, by its digest."""
+    if isinstance(value, Experience):
+        return value.digest()
+    return _told(value) if dataclasses.is_dataclass(value) else value

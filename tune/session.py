@@ -10,26 +10,32 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metatrain.types import WorkersLost
+from tune.assignment import Assignment
 from tune.history import Trial
-from tune.resources import Needs
+from tune.resources import Needs, lacking
 from tune.search import Search
-from tune.trial import Assignment, Bell, Report, TrialActor
+from tune.trial import Bell, Report, TrialActor
 
 _GRACE_S = 120.0
 """How long trials may take to come to a halt before they are ended as they are."""
 _PAUSE_S = 5.0
 """Before a trial that lost its process is begun again."""
+_ROOM_S = 2.0
+"""How often the cluster is looked at."""
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one can be silenced
@@ -58,6 +64,8 @@ class Desk:
     """What ended the session, where it was neither its end nor its user."""
     running: dict[str, int] = field(default_factory=dict)
     """The trial that is lived by each of Tune's own."""
+    started: set[str] = field(default_factory=set)
+    """Those of Tune's own that have a process; the others wait for room."""
     lost: Counter[int] = field(default_factory=Counter)
     _after: float = 0.0
 
@@ -158,6 +166,17 @@ class Decisions(FIFOScheduler):
             self._desk.broke(number, trial.get_error())
 
 
+class Starts(tune.Callback):
+    """Notes which trials have a process."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """It has one."""
+        self._desk.started.add(trial.trial_id)
+
+
 class Halt(tune.Stopper):
     """Ends the session where trials do not come to a halt by themselves, or wait for resources."""
 
@@ -173,36 +192,61 @@ class Halt(tune.Stopper):
         if not self._desk.closing.is_set():
             return False
         self._since = self._since or time.monotonic()
-        return not self._desk.running or time.monotonic() - self._since > _GRACE_S
+        living = self._desk.running.keys() & self._desk.started
+        return not living or time.monotonic() - self._since > _GRACE_S
 
 
-def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool]) -> None:
+def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") -> None:
     """Run trials until the search is over; `attend` is called twice a second, and says whether to stop.
 
-    Raises what went wrong in Tune's thread. When it returns, no trial's process is left.
+    Raises what went wrong in Tune's thread. When it returns, no trial is left running.
     """
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    bell = Bell.remote()  # type: ignore[attr-defined]
-    rung = False
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     # In the main thread Tune would take the signals for itself.
     with ThreadPoolExecutor(1, "tune") as pool:
         session = pool.submit(_tuned, desk, needs, bell)
         try:
-            while not session.done():
-                if attend():
-                    desk.closing.set()
-                if desk.closing.is_set() and not rung:
-                    ray.get(bell.ring.remote())
-                    rung = True
+            while not (session.done() or desk.closing.is_set()):
+                desk.trouble = desk.trouble or room.given_up()
+                if attend() or desk.trouble:
+                    break
                 wait([session], 0.5)
         finally:
             desk.closing.set()
+            bell.ring.remote()
             session.result()
 
 
+class Room:
+    """Watches whether the cluster still has room for trials: it may come back, until a deadline."""
+
+    def __init__(self, needed: Needs, deadline: float, say: Callable[[str], None]) -> None:
+        self._needed, self._deadline, self._say = needed, deadline, say
+        self._asked = self._since = 0.0
+
+    def given_up(self) -> str:
+        """Why no more is waited for; "" while there is hope."""
+        now = time.monotonic()
+        if now - self._asked < _ROOM_S:
+            return ""
+        self._asked, problem = now, lacking(self._needed)
+        if problem is None:
+            if self._since:
+                self._say("there is room again")
+            self._since = 0.0
+            return ""
+        if not self._since:
+            self._since = now
+            self._say(f"no room for a trial: {problem}; waiting")
+        late = now - self._since > self._deadline
+        return f"{problem}, for longer than executor.deadline, {self._deadline:g} s" if late else ""
+
+
 def _tuned(desk: Desk, needs: Needs, bell: Any) -> None:
-    with tempfile.TemporaryDirectory(prefix="metatrain-search-") as aside:
+    with tempfile.TemporaryDirectory(prefix="metatrain-search-") as aside, _unwrapped():
         tune.Tuner(
             tune.with_resources(TrialActor, needs.placement()),
             tune_config=tune.TuneConfig(
@@ -212,10 +256,22 @@ def _tuned(desk: Desk, needs: Needs, bell: Any) -> None:
                 name="search",
                 storage_path=aside,
                 stop=Halt(desk),
+                callbacks=[Starts(desk)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """What we raised ourselves in Tune's loop, not its account of it."""
+    try:
+        yield
+    except TuneError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from error
 
 
 def _in_short(error: BaseException | None) -> str:

@@ -31,27 +31,11 @@ from metatrain.storage.homes import is_home, make_home, open_home
 from metatrain.types import Executor, RunStatus, TaskFailed
 from metatrain.worker import Worker, device_for
 from tasks.places import is_uri
+from tune.assignment import Assignment
 from tune.costs import costs
 
 _HANDOVER_S = 60.0
 """How long the process of a driver that was killed may still hold a trial."""
-
-
-class Assignment(NamedTuple):
-    """What a process needs to know of a trial. config: plain and whole; rungs: steps at which it reports `metric`.
-
-    parent: (place, step) of the checkpoint that it begins from, if any. objectives: the costs that it reports too.
-    """
-
-    number: int
-    run_id: str
-    place: str
-    config: Mapping[str, Any]
-    rungs: tuple[int, ...]
-    metric: str
-    tags: Mapping[str, str]
-    objectives: tuple[str, ...] = ()
-    parent: tuple[str, int] | None = None
 
 
 class Report(NamedTuple):
@@ -91,7 +75,8 @@ def _trained(
         for rung in assignment.rungs:
             if rung <= state.step:  # it was reported, or nearly, by a process that is no more
                 yield Report(rung, _value(home, rung, assignment.metric), spent)
-        for _ in stretches(session, state, stopping.is_set, assignment.rungs):
+        inherited = () if assignment.parent is None else (assignment.parent[1],)
+        for _ in stretches(session, state, stopping.is_set, (*inherited, *assignment.rungs)):
             home.commit()
             if state.step in assignment.rungs:
                 status = "finished" if state.step == assignment.rungs[-1] else status

@@ -2,16 +2,19 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.checks import require
 from metatrain.cli.words import Overrides
 from metatrain.config import as_yaml, load_config
 from metatrain.models import ARCHITECTURES
 from metatrain.preparation import tracked
+from metatrain.runs import Run
 from metatrain.schema import json_schema
 from metatrain.storage.homes import open_home
 from tasks.catalogue import CATALOGUE
@@ -25,14 +28,25 @@ def report_command(
         Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
     ] = None,
 ) -> None:
-    """Write one HTML page about one or several runs: results, curves, a task shown whole, how to go on."""
+    """Write one HTML page about one or several runs (results, curves, a task, how to go on), or about a search."""
     from metatrain import report  # jinja2, which training does without
+    from tune.folder import is_search
 
     homes = [open_home(place) for place in run_dirs]
+    if any(map(is_search, homes)):
+        _report_search(homes, out)
+        return
     print(page := report.write(homes, out))
     for home in homes:
         if why_not := report.record(home, page, tracked):
             print(why_not, file=sys.stderr)
+
+
+def _report_search(homes: Sequence[Run], out: Path | None) -> None:
+    require(len(homes) == 1, "RUN…: a search is reported by itself: give its folder alone")
+    from tune.report import write
+
+    print(write(homes[0], out))
 
 
 @config_app.command("show")

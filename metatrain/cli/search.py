@@ -38,17 +38,16 @@ def search_command(
     document, home = _asked(file, overrides or [], resume, take_over)
     prepare(document.base)
     settled(document.base)
-    from tune.driver import search  # with Ray, which takes seconds
+    from tune.driver import kept_in, search  # with Ray, which takes seconds
 
     with interruptible() as interruption:
         say = partial(print, file=sys.stderr, flush=True)
         outcome = search(document, home, take_over, interruption.is_set, say)
     _report(outcome, document, as_json)
-    go_on = f"go on with `metatrain search --resume {shlex.quote(outcome.place)}`"
     if outcome.failed:
-        raise RunFailed(f"{outcome.ended}\nthe search is kept in {outcome.place}: {go_on}")
+        raise RunFailed(f"{outcome.ended}\n{kept_in(outcome.place)}")
     if not outcome.ended:
-        print(f"interrupted: {go_on}", file=sys.stderr)
+        print(f"interrupted: {kept_in(outcome.place)}", file=sys.stderr)
         raise typer.Exit(128 + interruption.signal)
 
 

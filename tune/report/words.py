@@ -159,11 +159,11 @@ def _reason(trial: Trial) -> str:
 
 
 def fate(trial: Trial) -> str:
-    """How a trial ended, or that it did not; and from where it began."""
+    """From where a copy began, and how a trial ended, or that it did not."""
     reason = f": {trial.reason}" if trial.reason else ""
-    begun = f", begun from trial {trial.parent} at {steps(trial.start)}" if trial.parent is not None else ""
+    begun = f"begun from trial {trial.parent} at {steps(trial.start)}; " if trial.parent is not None else ""
     name = "not finite" if trial.status == "nan" else trial.status
-    return f"{name}{reason}{begun}"
+    return f"{begun}{name}{reason}"
 
 
 def edges(story: SearchStory) -> list[str]:

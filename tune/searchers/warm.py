@@ -30,8 +30,12 @@ _JUDGES = 50
 class Warm:
     """Another searcher, with experience.
 
-    The first trials are the best configuration of each source, the most alike first and `firsts` at most. What a
-    source lacks of them is drawn from the prior. After that a searcher without a model of observations goes on alone;
+    Of trials 2i and 2i + 1 one heeds experience, which is drawn. The other is what the searcher itself suggests, as if
+    there were none: experience that misleads where likeness promised otherwise spoils half of the trials at most, and
+    the fewer the longer the search.
+
+    The first heeding trials are the best configuration of each source, the most alike first and `firsts` at most. What
+    a source lacks of them is drawn from the prior. After that a searcher without a model of observations goes on alone;
     BOHB's densities have those of the sources too, each observation of source s with the weight
 
         v_s = w_s · max(0, (k + m τ_s) / (k + m)) · k / (k + n)
@@ -52,12 +56,19 @@ class Warm:
         positive("warm", trust=self.trust)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
-        begin = self.first_configurations(space)
-        if number < len(begin):
-            return space.completed(begin[number], draws(seed, "first", number, len(space.parameters)))
+        if not self.heeds(seed, number):
+            return self.searcher.suggest(space, history, number, seed)
+        begin, turn = self.first_configurations(space), number // 2
+        if turn < len(begin):
+            return space.completed(begin[turn], draws(seed, "first", number, len(space.parameters)))
         if isinstance(self.searcher, BOHB):
             return self.searcher.advised(space, history, number, seed, self.advice(space, history))
         return self.searcher.suggest(space, history, number, seed)
+
+    def heeds(self, seed: int, number: int) -> bool:
+        """Whether a trial knows of the experience: one of each pair, drawn lest a bracket of trials has all of them."""
+        (u,) = draws(seed, "heeds", number // 2, 1)
+        return (number % 2 == 1) == (u < 0.5)
 
     def first_configurations(self, space: Space) -> list[Mapping[str, Value]]:
         """The best of each source, none twice."""
