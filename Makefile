@@ -22,7 +22,7 @@ train: $(INSTALLED)  ## the first experiment: strokes, on a local Ray cluster wi
 test: $(INSTALLED) lint  ## everything that must hold, in under 15 minutes on two cores
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
-test-slow: $(INSTALLED)  ## what takes longer: the driver killed at twenty instants
+test-slow: $(INSTALLED)  ## what takes longer: drivers killed at many instants
 	$(BIN)/pytest -m slow
 
 chaos: $(INSTALLED)  ## kill workers, nodes and drivers, fail requests, and see that no bit changes: about ten minutes

@@ -1,10 +1,15 @@
 """Small configurations for tests: seconds, not minutes."""
 
+from pathlib import Path
 from typing import Any
 
 from metatrain.config import read_config
 from metatrain.plain import overridden
 from metatrain.settings import Config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SEARCHES = sorted(CONFIGS.glob("search-*.yaml"))
+SHIPPED = sorted(set(CONFIGS.glob("*.yaml")) - set(SEARCHES))
 
 TINY: dict[str, Any] = {
     "tasks": {

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,9 +11,7 @@ from metatrain.config import as_plain, as_yaml, load_config, read_config, resolv
 from metatrain.models import Conv4, Custom
 from metatrain.plain import flat, overridden
 from metatrain.schema import json_schema
-from tests.configurations import TINY, tiny
-
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+from tests.configurations import SHIPPED, TINY, tiny
 
 OWN = """
 from __future__ import annotations

@@ -5,7 +5,6 @@ import datetime
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +14,9 @@ from metatrain.config import load_config
 from metatrain.rehearsal import rehearse
 from metatrain.settings import Config
 from tests import drawings, pictures
-from tests.configurations import TINY
+from tests.configurations import SHIPPED, TINY
 
 MUTATIONS = 2000
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 VALUES: list[Any] = [
     *(0, -1, 1, 2, 3.5, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf"), 2**31, 2**63, 10**30),
     *(10**400, True, False, None, "", " ", "a", "maml", "10", "1e-3", "nan", "größe ✓ 日本", "x" * 5000, "a\nb\0c"),

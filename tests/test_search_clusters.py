@@ -64,6 +64,7 @@ def test_the_node_of_a_trial_is_lost(cluster, tmp_path, capsys):
     assert set(tracked.runs.values()) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_cluster_without_room_is_given_up(cluster, tmp_path):
     lost = cluster.add_node(num_cpus=1)
     with ThreadPoolExecutor(1) as pool:

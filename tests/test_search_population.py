@@ -194,19 +194,19 @@ def test_with_all_trials_begun_or_steps_computed_members_go_on_as_they_are(plan,
 
 def test_populations_that_cannot_be_are_refused():
     for change, wrong in (
-        ({"explored": ()}, "population.explored: is empty: name parameters"),
-        ({"members": 1}, "population.members: 1 has nobody to copy"),
-        ({"quantile": 0.6}, "population.quantile: 0.6 must be above 0 and at most 0.5"),
-        ({"factor": 1.0}, "population.factor: 1 must be above 1: set 1.2"),
-        ({"resample": 2.0}, "population.resample: 2 is no probability: set 0 to 1"),
+        ({"explored": ()}, "search.method.explored: is empty: name parameters"),
+        ({"members": 1}, "search.method.members: 1 has nobody to copy"),
+        ({"quantile": 0.6}, "search.method.quantile: 0.6 must be above 0 and at most 0.5"),
+        ({"factor": 1.0}, "search.method.factor: 1 must be above 1: set 1.2"),
+        ({"resample": 2.0}, "search.method.resample: 2 is no probability: set 0 to 1"),
     ):
         with pytest.raises(ValueError, match=wrong):
             Population(**{"explored": ("outer.lr",), "interval": 10, "max_budget": 100, **change})
     with pytest.raises(
-        ValueError, match=re.escape("population.explored: no 'outer.rate' in the space: choose among outer.lr")
+        ValueError, match=re.escape("search.method.explored: no 'outer.rate' in the space: choose among outer.lr")
     ):
         Population(("outer.rate",), 10, 100).check(SPACE)
-    with pytest.raises(ValueError, match=re.escape("population.explored: no 'outer.rate' in the space")):
+    with pytest.raises(ValueError, match=re.escape("search.method.explored: no 'outer.rate' in the space")):
         Plan(SPACE, Random(), Population(("outer.rate",), 10, 100), "loss", "min")
     with pytest.raises(ValueError, match=re.escape("search.trials: 8 leave a population of 8 none to copy with: set")):
         Plan(SPACE, Random(), PBT, "loss", "min", trials=8)

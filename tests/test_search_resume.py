@@ -119,7 +119,9 @@ def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
     assert manifest(trial / "checkpoints", 27)["extra"]["params_sha256"] in done.out
 
 
-@pytest.mark.parametrize("events", [2, 7, 12])
+@pytest.mark.parametrize(
+    "events", [pytest.param(2, marks=pytest.mark.slow), 7, pytest.param(12, marks=pytest.mark.slow)]
+)
 def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_path):
     searching = Searching(tmp_path / "room")
     process = searching.begin("tiny.yaml")
@@ -133,7 +135,7 @@ def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, undisturbed,
     same(searching, undisturbed)
 
 
-@pytest.mark.parametrize("events", [4, 11])
+@pytest.mark.parametrize("events", [4, pytest.param(11, marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_path):
     searching = Searching(tmp_path / "room")
     process = searching.begin("tiny.yaml")

@@ -80,11 +80,11 @@ def test_who_came_first_wins_a_tie():
 
 def test_schedules_that_cannot_be_are_refused():
     for make, wrong in (
-        (lambda: Halving(0, 9), "schedule.min_budget: 0 is not a positive number: set it above 0"),
-        (lambda: Halving(10, 9), "schedule.min_budget: 10 is above max_budget, 9: lower it"),
-        (lambda: Halving(1, 9, eta=1), "schedule.eta: 1 halves nothing: set 2 or more, such as 3"),
-        (lambda: Halving(1, 9, brackets=4), "schedule.brackets: 4 are more than the 3 rungs: set 3 or fewer"),
-        (lambda: Full(0), "schedule.max_budget: 0 is not a positive number: set it above 0"),
+        (lambda: Halving(0, 9), "search.method.min_budget: 0 is not a positive number: set it above 0"),
+        (lambda: Halving(10, 9), "search.method.min_budget: 10 is above max_budget, 9: lower it"),
+        (lambda: Halving(1, 9, eta=1), "search.method.eta: 1 halves nothing: set 2 or more, such as 3"),
+        (lambda: Halving(1, 9, brackets=4), "search.method.brackets: 4 are more than the 3 rungs: set 3 or fewer"),
+        (lambda: Full(0), "search.method.max_budget: 0 is not a positive number: set it above 0"),
     ):
         with pytest.raises(ValueError, match=wrong.replace("(", r"\(")):
             make()

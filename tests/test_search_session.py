@@ -93,7 +93,7 @@ def test_several_objectives_have_a_front(local_ray, tmp_path):
     results = [event for event in journal(Path(outcome.place)) if event["event"] == "result"]
     assert results and all(event["costs"]["parameters"] > 0 < event["costs"]["adaptation_seconds"] for event in results)
     page = (Path(outcome.place) / "report.html").read_text()
-    assert "Pareto" in page and (Path(outcome.place) / "plots" / "pareto.png").exists()
+    assert "Trade-offs" in page and (Path(outcome.place) / "plots" / "pareto.png").exists()
 
 
 def test_trials_have_workers_of_their_own(local_ray, tmp_path):

@@ -167,7 +167,7 @@ REFUSED = {
     "space: [1] is not a section": [1],
     "space: is empty: name a field": {},
     "space.a: no function 'unifrom' (did you mean uniform?): write one of": {"a": "unifrom(0, 1)"},
-    "space.a: 0.5 is no domain: write one of uniform": {"a": 0.5},
+    "space.a: 0.5 is no domain: write a list, or one of uniform": {"a": 0.5},
     "space.a: 'adam' is no domain": {"a": "adam"},
     "space.a: 2 to 1 is empty: give the lower bound first": {"a": "uniform(2, 1)"},
     "space.a: 1 to 1 is empty": {"a": "int(1, 1)"},

@@ -20,8 +20,13 @@ from typing import Any
 from metatrain.checks import require
 from metatrain.config import as_plain, read_config, read_settings
 from metatrain.plain import flat, load_yaml, overridden, short, written
-from metatrain.settings import Choice, Config
+from metatrain.settings import Choice as Named
+from metatrain.settings import Config
+from tune.domains import Choice, same
+from tune.experience import Experience
 from tune.methods import METHODS, read_method, written_method
+from tune.search import Plan
+from tune.searchers.warm import Warm
 from tune.settings import SearchSettings
 from tune.space import Configuration, Space, applied, read_space
 
@@ -50,7 +55,7 @@ class Document:
 
     def plain(self) -> dict[str, Any]:
         """`read_document` reads it back to an equal one."""
-        settings = dataclasses.asdict(dataclasses.replace(self.search, method=Choice("", ())))
+        settings = dataclasses.asdict(dataclasses.replace(self.search, method=Named("", ())))
         settings["method"] = written_method(self.search.method)
         listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
         return {**as_plain(self.base), "search": listed, "space": self.space.written()}
@@ -58,6 +63,22 @@ class Document:
     def text(self) -> str:
         """As YAML."""
         return written(self.plain())
+
+    def plan(self, experience: Experience | None = None) -> Plan:
+        """What the search itself is told, with the experience that it began with, if any. ValueError: see `Plan`."""
+        settings = self.search
+        searcher, schedule = settings.method.settings
+        return Plan(
+            space=self.space,
+            searcher=searcher if experience is None else Warm(searcher, experience),
+            schedule=schedule,
+            metric=settings.metric,
+            mode=settings.mode,
+            seed=settings.seed,
+            trials=settings.trials,
+            failures=settings.failures,
+            objectives=settings.objectives,
+        )
 
     def trial(self, configuration: Mapping[str, Any]) -> Config:
         """The configuration of one trial. ValueError: these values do not go together."""
@@ -84,6 +105,7 @@ def read_document(raw: Mapping[str, Any]) -> Document:
     space = read_space(raw["space"])
     document = Document(base, _read_search(raw["search"], base, space), space)
     _check_space(document)
+    document.plan()
     return document
 
 
@@ -147,13 +169,23 @@ def _check_space(document: Document) -> None:
             require(not within, f"space.{parameter.name}: {reason}")
     told = [(draw, _trouble(document, draw)) for draw in _looked_at(space)]
     for parameter in space.parameters:
-        mine = [trouble for draw, trouble in told if parameter.name in draw]
-        blamed = [trouble for trouble in mine if trouble is not None and trouble.startswith(f"{parameter.name}:")]
+        mine = [(draw, trouble) for draw, trouble in told if parameter.name in draw]
+        blamed = [trouble for _, trouble in mine if trouble is not None and _blames(trouble, parameter.name)]
         unknown = [trouble for trouble in blamed if "no such setting" in trouble]
-        if unknown or (blamed and len(blamed) == len(mine)):
-            raise ValueError(f"space.{(unknown or blamed)[0]}")
+        options = parameter.domain.options if isinstance(parameter.domain, Choice) else [None]
+        for option in options:
+            with_it = [trouble for draw, trouble in mine if option is None or same(draw[parameter.name], option)]
+            bad = [trouble for trouble in with_it if trouble in blamed]
+            if unknown or (bad and len(bad) == len(with_it)):
+                raise ValueError(f"space.{(unknown or bad)[0]}")
     if all(trouble is not None for _, trouble in told):
         raise ValueError(f"space: no configuration of it can be trained, {told[0][1]}")
+
+
+def _blames(trouble: str, name: str) -> bool:
+    """Whether it is said of this field, of its section, or of a setting within it."""
+    field = trouble.partition(":")[0]
+    return field == name or name.startswith(f"{field}.") or field.startswith(f"{name}.")
 
 
 def _looked_at(space: Space) -> list[Configuration]:

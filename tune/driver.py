@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from metatrain.runs import Run
 from metatrain.types import RunStatus
 from tune.chronicle import Chronicle
 from tune.document import Document
-from tune.experience import gathered, read_experience
+from tune.experience import Experience, gathered, read_experience
 from tune.folder import BEST, CLOCK, EXPERIENCE, JOURNAL, TASKS, assignment, new_search
 from tune.history import Trial
 from tune.likeness import signature
@@ -25,8 +24,7 @@ from tune.plots import plots
 from tune.report import write
 from tune.report.collect import collect
 from tune.resources import Needs, at_once, needs
-from tune.search import Plan, Search
-from tune.searchers.warm import Warm
+from tune.search import Search
 from tune.session import Desk, Room, conduct
 
 
@@ -72,12 +70,12 @@ def search(
     document = dataclasses.replace(document, base=resolved(document.base, {}))
     _check_metric(document)
     needed = needs(document.base.executor, document.search.cpus)
-    with connected(document.base.executor, besides=math.ceil(document.search.cpus)):
+    with connected(document.base.executor, besides=1 if document.base.executor.name == "ray" else 0):
         together = at_once(needed, document.search.at_once)
         home = home or new_search(document, _beside(document, say))
         say(f"search {home.where}")
         owned = runs.own(home, take_over, heartbeat_s=document.base.runs.heartbeat)
-        with owned, Search(plan(document, home), home.path / JOURNAL) as found:
+        with owned, Search(document.plan(_experience(home)), home.path / JOURNAL) as found:
             try:
                 home.commit()
                 return _conducted(found, document, home, (needed, together), stop, say)
@@ -88,25 +86,6 @@ def search(
 def kept_in(place: str) -> str:
     """How to go on with a search."""
     return f"the search is kept in {place}: go on with `metatrain search --resume {shlex.quote(place)}`"
-
-
-def plan(document: Document, home: Run) -> Plan:
-    """What the pure core is told; with the experience that the search began with, whatever has been learnt since."""
-    settings = document.search
-    searcher, schedule = settings.method.settings
-    if (kept := home.path / EXPERIENCE).exists():
-        searcher = Warm(searcher, read_experience(json.loads(kept.read_text(encoding="utf-8"))))
-    return Plan(
-        space=document.space,
-        searcher=searcher,
-        schedule=schedule,
-        metric=settings.metric,
-        mode=settings.mode,
-        seed=settings.seed,
-        trials=settings.trials,
-        failures=settings.failures,
-        objectives=settings.objectives,
-    )
 
 
 def _conducted(
@@ -187,6 +166,12 @@ def _beside(document: Document, say: Callable[[str], None]) -> dict[str, str]:
             say(f"experience: {source.name}: {len(source.observations)} observations, weight {source.weight:.2f}")
         found[EXPERIENCE] = json.dumps(experience.plain(), indent=1) + "\n"
     return found
+
+
+def _experience(home: Run) -> Experience | None:
+    """What the search began with, whatever has been learnt elsewhere since."""
+    kept = home.path / EXPERIENCE
+    return read_experience(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
 
 
 def _check_metric(document: Document) -> None:

@@ -46,11 +46,6 @@ def open_search(place: str) -> tuple[Run, Document]:
     return home, read_document(plain)
 
 
-def is_search(home: Run) -> bool:
-    """Whether it is a search's folder, not that of a single run."""
-    return (home.path / JOURNAL).exists()
-
-
 def trial_place(home: Run, number: int) -> str:
     """Where a trial's run is kept."""
     return f"{home.where}/trials/{number:04d}"

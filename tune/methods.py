@@ -4,6 +4,7 @@ Its settings are those of its two parts together, in one section: `method: {name
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def _usual(schedule: type[Schedule], section: Mapping[str, Any], steps: int, nam
     if schedule is Halving:
         eta = section.get("eta", Halving.eta)
         whole = isinstance(eta, int) and eta > 1
-        return {"min_budget": max(1, steps // eta**_RUNGS) if whole else 1}
+        return {"min_budget": math.ceil(steps / eta**_RUNGS) if whole else 1}
     if schedule is Population:
         explored = [name for name in names if name.partition(".")[0] not in ("model", "tasks")]
         return {"interval": max(1, steps // (_RUNGS + 1)), "explored": explored}

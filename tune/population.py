@@ -48,13 +48,13 @@ class Population:
     factor: float = 1.2
 
     def __post_init__(self) -> None:
-        positive("population", interval=self.interval, max_budget=self.max_budget, members=self.members)
-        require(len(self.explored) > 0, "population.explored: is empty: name parameters, such as outer.lr")
-        require(self.members >= 2, "population.members: 1 has nobody to copy: set 2 or more, such as 8")
-        share = f"population.quantile: {self.quantile:g} must be above 0 and at most 0.5: set 0.25"
+        positive("search.method", interval=self.interval, max_budget=self.max_budget, members=self.members)
+        require(len(self.explored) > 0, "search.method.explored: is empty: name parameters, such as outer.lr")
+        require(self.members >= 2, "search.method.members: 1 has nobody to copy: set 2 or more, such as 8")
+        share = f"search.method.quantile: {self.quantile:g} must be above 0 and at most 0.5: set 0.25"
         require(0 < self.quantile <= 0.5, share)
-        require(0 <= self.resample <= 1, f"population.resample: {self.resample:g} is no probability: set 0 to 1")
-        require(self.factor > 1, f"population.factor: {self.factor:g} must be above 1: set 1.2")
+        require(0 <= self.resample <= 1, f"search.method.resample: {self.resample:g} is no probability: set 0 to 1")
+        require(self.factor > 1, f"search.method.factor: {self.factor:g} must be above 1: set 1.2")
 
     def budgets(self, number: int) -> tuple[int, ...]:
         """When members are compared; the last is the whole budget."""
@@ -73,7 +73,7 @@ class Population:
         names = [parameter.name for parameter in space.parameters]
         for name in self.explored:
             there = ", ".join(names)
-            require(name in names, f"population.explored: no '{name}' in the space: choose among {there}")
+            require(name in names, f"search.method.explored: no '{name}' in the space: choose among {there}")
 
     def exploit(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
         """What a trial does after its newest result: copy, or go on as it is (None)."""

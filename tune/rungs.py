@@ -31,7 +31,7 @@ class Full:
     max_budget: int
 
     def __post_init__(self) -> None:
-        positive("schedule", max_budget=self.max_budget)
+        positive("search.method", max_budget=self.max_budget)
 
     def budgets(self, number: int) -> tuple[int, ...]:
         return (self.max_budget,)
@@ -56,12 +56,12 @@ class Halving:
     brackets: int = 1
 
     def __post_init__(self) -> None:
-        positive("schedule", min_budget=self.min_budget, max_budget=self.max_budget, brackets=self.brackets)
-        require(self.eta >= 2, f"schedule.eta: {self.eta} halves nothing: set 2 or more, such as 3")
-        above = f"schedule.min_budget: {self.min_budget} is above max_budget, {self.max_budget}: lower it"
+        positive("search.method", min_budget=self.min_budget, max_budget=self.max_budget, brackets=self.brackets)
+        require(self.eta >= 2, f"search.method.eta: {self.eta} halves nothing: set 2 or more, such as 3")
+        above = f"search.method.min_budget: {self.min_budget} is above max_budget, {self.max_budget}: lower it"
         require(self.min_budget <= self.max_budget, above)
         most = len(_ladder(self.min_budget, self.max_budget, self.eta))
-        many = f"schedule.brackets: {self.brackets} are more than the {most} rungs: set {most} or fewer"
+        many = f"search.method.brackets: {self.brackets} are more than the {most} rungs: set {most} or fewer"
         require(self.brackets <= most, many)
 
     def budgets(self, number: int) -> tuple[int, ...]:

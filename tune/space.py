@@ -3,13 +3,14 @@
     space:
       algorithm.inner_lr: loguniform(1e-3, 1)
       tasks.train.ways: int(5, 20)
-      model: choice({name: conv4}, {name: resnet12})
+      model: [{name: conv4}, {name: resnet12}]
       model.width:
         from: logint(16, 128)
         when: {model: {name: conv4}}
 
-A parameter with `when` is there only if every parameter named has the value given, or one of a list of values; a
-section stands for each option that has all of its settings. What is named must be a choice or an integer of the space.
+A list is a choice of its items. A parameter with `when` is there only if every parameter named has the value given, or
+one of a list of values; a section stands for each option that has all of its settings. What is named must be a choice
+or an integer of the space.
 
 A configuration of the space is a flat dict, {"algorithm.inner_lr": 0.1, "model": {"name": "conv4"}, …}, which `applied`
 puts over a whole one.
@@ -18,7 +19,7 @@ puts over a whole one.
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,10 +148,12 @@ def _listed(values: Any) -> tuple[Value, ...]:
 
 
 def _read_domain(name: str, written: Any) -> Domain:
+    if isinstance(written, list):  # of options, as YAML has them
+        return _made(name, lambda: Choice(tuple(written)))
     call = _CALL.fullmatch(written) if isinstance(written, str) else None
     known = ", ".join(f"{function}(…)" for function in FUNCTIONS)
     if call is None:
-        raise ValueError(f"space.{name}: {short(written)} is no domain: write one of {known}")
+        raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
     function, text = call.groups()
     if function not in FUNCTIONS:
         near = difflib.get_close_matches(function, FUNCTIONS, n=1)
@@ -163,8 +166,12 @@ def _read_domain(name: str, written: Any) -> Domain:
         raise ValueError(f"space.{name}: {short(written)} cannot be read: write its arguments as in a list") from error
     if function != "choice" and len(arguments) != 2:
         raise ValueError(f"space.{name}: {function} takes two bounds, not {len(arguments)}: give low and high")
+    return _made(name, lambda: FUNCTIONS[function](*arguments))
+
+
+def _made(name: str, domain: Callable[[], Domain]) -> Domain:
     try:
-        return FUNCTIONS[function](*arguments)
+        return domain()
     except ValueError as error:
         raise ValueError(f"space.{name}: {error}") from error
 

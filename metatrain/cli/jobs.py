@@ -17,7 +17,7 @@ from metatrain import runs, standing
 from metatrain.cli.words import AsJson
 from metatrain.config import load_config
 from metatrain.failures import RunFailed
-from metatrain.storage.homes import open_home
+from metatrain.storage.homes import is_search, open_home
 from tasks.places import is_uri
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ Profiles = Annotated[
     typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how the id of one alone begins.")]
-_RUN = re.compile(r"^run ((?:s3://|/).+)$", re.MULTILINE)
-"""How `metatrain train` names the run that it begins or goes on with."""
+_RUN = re.compile(r"^(?:run|search) ((?:s3://|/).+)$", re.MULTILINE)
+"""How `metatrain train` and `search` name what they begin or go on with."""
+_INSTEAD = ("waiting for workers", "searching ", "no room for a trial")
+"""How lines begin that tell of something else than steps."""
 
 
 def jobs_command(
@@ -124,10 +126,22 @@ def status_command(
 
 def _of_run(place: str) -> dict[str, Any]:
     home = open_home(place)
+    if is_search(home):
+        return _of_search(home)
     known = standing.of_run(home.metrics, load_config(home.config).outer.steps)
     owner = runs.owner(home)
     status = "FINISHED" if known is not None and known.tested else f"RUNNING ({owner})" if owner else "NOT RUNNING"
     return _told(home.where, status, known)
+
+
+def _of_search(home: runs.Run) -> dict[str, Any]:
+    from tune.chronicle import Standing
+    from tune.document import load_document
+    from tune.report.collect import collect
+
+    story, owner = collect(home), runs.owner(home)
+    line = Standing(story.history, load_document(home.config), max(story.seconds, default=0.0)).text()
+    return {"name": home.where, "status": f"RUNNING ({owner})" if owner else "NOT RUNNING", "line": line}
 
 
 def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
@@ -138,7 +152,7 @@ def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
     try:
         log = jobs.log(job.id)
         lines = log.splitlines()
-        waits = next((line for line in reversed(lines) if line.startswith("waiting for workers")), "no step yet")
+        waits = next((line for line in reversed(lines) if line.startswith(_INSTEAD)), "no step yet")
         run = {"run": places[-1]} if (places := _RUN.findall(log)) else {}
         return _told(job.id, _status(job), standing.last_told(lines), waits) | run
     except Unreadable as error:

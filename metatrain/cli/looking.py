@@ -16,7 +16,7 @@ from metatrain.models import ARCHITECTURES
 from metatrain.preparation import tracked
 from metatrain.runs import Run
 from metatrain.schema import json_schema
-from metatrain.storage.homes import open_home
+from metatrain.storage.homes import is_search, open_home
 from tasks.catalogue import CATALOGUE
 
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
@@ -30,7 +30,6 @@ def report_command(
 ) -> None:
     """Write one HTML page about one or several runs (results, curves, a task, how to go on), or about a search."""
     from metatrain import report  # jinja2, which training does without
-    from tune.folder import is_search
 
     homes = [open_home(place) for place in run_dirs]
     if any(map(is_search, homes)):

@@ -28,7 +28,7 @@ Env = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job; its value from here if not given."),
 ]
-SENT = ("train", "evaluate")
+SENT = ("train", "search", "evaluate")
 """The commands that a cluster runs."""
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 _OURS = ("metatrain", "tasks", "cluster", "tune")
@@ -72,7 +72,7 @@ def submit_command(
 def _arguments(command: Sequence[str], chosen: "Profile") -> list[str]:
     """What the cluster runs: `command`, a new run's settings those of the profile first; what can be checked, is."""
     known = bool(command) and command[0] in SENT
-    require(known, f"COMMAND: a cluster runs {' and '.join(SENT)}: begin with one, `submit -- train CONFIG`, say")
+    require(known, f"COMMAND: a cluster runs {', '.join(SENT)}: begin with one of them, `submit -- train CONFIG`, say")
     given = _parsed(command)
     run = given.get("run_dir") or given.get("resume")
     lasting = run is None or is_uri(run) or Path(run).is_absolute()
@@ -81,17 +81,34 @@ def _arguments(command: Sequence[str], chosen: "Profile") -> list[str]:
     )
     if run is not None:
         return list(command)
-    require(given["config"] is not None, "CONFIG: missing: give a YAML file of this folder, or --resume RUN")
-    at = command.index(given["config"])
+    file = _file(given)
+    if file is None:
+        raise ValueError("CONFIG: missing: give a YAML file of this folder, or --resume RUN")
+    at = command.index(file)
     arguments = [*command[: at + 1], *chosen.overrides(), *command[at + 1 :]]
     own = given["overrides"] or []
     try:
-        settings = load_config(Path(given["config"]), [*chosen.overrides(), *own])
+        settings = _loaded(command[0], file, [*chosen.overrides(), *own])
     except ValueError as error:
-        load_config(Path(given["config"]), own)  # which may be what is wrong
+        _loaded(command[0], file, own)  # which may be what is wrong
         raise ValueError(f"{error} (so the profile has it, under settings)") from error
     _require_lasting(settings)
     return arguments
+
+
+def _file(given: Mapping[str, Any]) -> str | None:
+    """The YAML file that a command names."""
+    file: str | None = given.get("config") or given.get("file")
+    return file
+
+
+def _loaded(command: str, file: str, overrides: Sequence[str]) -> Config:
+    """The configuration of the run, or of a search's trials."""
+    if command != "search":
+        return load_config(Path(file), overrides)
+    from tune.document import load_document  # with Optuna, which takes a second
+
+    return load_document(Path(file), overrides).base
 
 
 def _parsed(command: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +140,7 @@ def _require_sent(arguments: Sequence[str], files: Mapping[str, int]) -> None:
     whole = all(f"{package}/__init__.py" in files for package in _OURS)  # a checkout of metatrain, which is then used
     taken = sorted(tops & set(_OURS)) if not whole else []
     require(not taken, f"'{''.join(taken[:1])}': what is named so hides metatrain's own on the cluster: rename it")
-    config = _parsed(arguments).get("config")
+    config = _file(_parsed(arguments))
     if config is None or "=" in config:
         return
     path = Path(config)

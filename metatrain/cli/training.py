@@ -31,7 +31,7 @@ from metatrain.recorders import Several
 from metatrain.rehearsal import require_same
 from metatrain.settings import Config
 from metatrain.standing import of_run
-from metatrain.storage.homes import open_home
+from metatrain.storage.homes import is_search, open_home
 from metatrain.types import Executor, TaskFailed, WorkersLost
 from metatrain.worker import Worker, device_for
 
@@ -51,6 +51,7 @@ def train_command(
     home = open_home(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
+        require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
         settings = resumed(load_config(home.config), [config, *(overrides or [])] if config else [])
     elif config is not None:
         settings = load_config(Path(config), overrides or [])

@@ -64,6 +64,11 @@ def is_home(place: str) -> bool:
     return is_there(place)
 
 
+def is_search(run: Run) -> bool:
+    """Whether it is a search's folder, not that of a single run."""
+    return (run.path / "journal.jsonl").exists()
+
+
 def _room() -> Path:
     """Where folders that stand for runs lie. What processes that were killed have left there is removed."""
     room = cache_root(None) / "runs"

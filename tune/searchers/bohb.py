@@ -53,9 +53,9 @@ class BOHB:
     good: float = 0.1
 
     def __post_init__(self) -> None:
-        require(0 <= self.random <= 1, f"searcher.random: {self.random:g} is no share: set 0 to 1")
-        require(0 < self.good <= 0.5, f"searcher.good: {self.good:g} is not above 0 and at most 0.5: set 0.1")
-        positive("searcher", candidates=self.candidates, least=self.least, startup=self.startup)
+        require(0 <= self.random <= 1, f"search.method.random: {self.random:g} is no share: set 0 to 1")
+        require(0 < self.good <= 0.5, f"search.method.good: {self.good:g} is not above 0 and at most 0.5: set 0.1")
+        positive("search.method", candidates=self.candidates, least=self.least, startup=self.startup)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         return self.advised(space, history, number, seed, NOTHING)

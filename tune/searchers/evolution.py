@@ -19,8 +19,8 @@ class Evolution:
     tournament: int = 5
 
     def __post_init__(self) -> None:
-        positive("searcher", population=self.population, tournament=self.tournament)
-        above = f"searcher.tournament: {self.tournament} is above the population, {self.population}: lower it"
+        positive("search.method", population=self.population, tournament=self.tournament)
+        above = f"search.method.tournament: {self.tournament} is above the population, {self.population}: lower it"
         require(self.tournament <= self.population, above)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:

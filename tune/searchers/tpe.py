@@ -36,7 +36,7 @@ class TPE:
     candidates: int = 24
 
     def __post_init__(self) -> None:
-        positive("searcher", startup=self.startup, candidates=self.candidates)
+        positive("search.method", startup=self.startup, candidates=self.candidates)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         completed = [trial for trial in history.trials if trial.status == "completed"]

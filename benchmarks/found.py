@@ -1,0 +1,117 @@
+"""What a search has found, against a configuration that is there already: trained alike, on the same tasks, task by task.
+
+    python -m benchmarks.found FOUND.yaml OTHER.yaml 2000 [key=value…]      both for 2000 steps, with seeds 0, 1 and 2
+
+Prints JSON: each seed's scores, and the mean difference over all pairs of (seed, task) with two 95 % intervals: over tasks,
+for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t of three). Tasks are the test split's, unless
+`--validation` is given.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metatrain.config import load_config
+from metatrain.driver import new_run, run
+from metatrain.evaluation import shards_of
+from metatrain.executor import InProcess
+from metatrain.learner import best_params
+from metatrain.preparation import prepare, settled
+from metatrain.recorders import Silent
+from metatrain.settings import Config, ExecutorSettings, TrackingSettings
+from metatrain.types import Job
+from metatrain.worker import Worker
+from tasks.types import Split
+
+SEEDS = (0, 1, 2)
+TASKS = 1000
+
+
+class Trained(NamedTuple):
+    """One run: its score on each task, and how long it trained."""
+
+    scores: NDArray[np.float64]
+    minutes: float
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train six runs, two at a time, and compare."""
+    split: Split = "validation" if "--validation" in arguments else "test"
+    found, other, steps, *overrides = [argument for argument in arguments if argument != "--validation"]
+    asked = [(name, steps, overrides, seed, split) for seed in SEEDS for name in (found, other)]
+    with ProcessPoolExecutor(2) as pool:
+        done = list(pool.map(trained, *zip(*asked, strict=True)))
+    pairs = list(zip(done[::2], done[1::2], strict=True))
+    print(
+        json.dumps({"found": found, "other": other, "steps": int(steps), "split": split, **compared(pairs)}, indent=1)
+    )
+
+
+def trained(name: str, steps: str, overrides: Sequence[str], seed: int, split: Split) -> Trained:
+    """A run of `steps` steps in process, and its best state by validation, judged."""
+    config = load_config(Path(name), [f"outer.steps={steps}", f"seed={seed}", *overrides])
+    with TemporaryDirectory() as folder:
+        config = replace(
+            config,
+            runs=replace(config.runs, root=folder),
+            tracking=TrackingSettings(uri=None),
+            evaluation=replace(config.evaluation, baselines=False, tasks=2, validation_tasks=200, every=int(steps)),
+            executor=ExecutorSettings(shard_size=config.executor.shard_size),
+        )
+        prepare(config)
+        config = settled(config)
+        worker, home = Worker(config, torch.device("cpu")), new_run(config)
+        began = time.monotonic()
+        run(config, InProcess(worker), Silent(), home)
+        minutes = (time.monotonic() - began) / 60
+        params, _, _ = best_params(home)
+        return Trained(scores(InProcess(worker), params, split, config), minutes)
+
+
+def scores(executor: InProcess, params: Any, split: Split, config: Config) -> NDArray[np.float64]:
+    """After the last inner step, of each task. [TASKS]"""
+    shards = shards_of(0, TASKS, config.executor.shard_size)
+    parts = [part.values for part in executor.map(Job("score", split, 0), params, shards)]
+    name = "accuracy" if "accuracy" in parts[0] else "mse"
+    executor.close()
+    return np.concatenate([part[name][:, -1].double().numpy() for part in parts])
+
+
+def compared(pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, Any]:
+    """Found minus other, paired by seed and task."""
+    differences = np.stack([ours.scores - theirs.scores for ours, theirs in pairs])
+    within = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
+    each = [
+        {
+            "seed": seed,
+            **{name: told(one.scores) for name, one in (("found", ours), ("other", theirs))},
+            "difference": round(float(row.mean()), 5),
+            "ci95": round(1.96 * float(error), 5),
+            "minutes": [round(ours.minutes, 2), round(theirs.minutes, 2)],
+        }
+        for seed, (ours, theirs), row, error in zip(SEEDS, pairs, differences, within, strict=True)
+    ]
+    together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
+    t_of_two_degrees = 4.303
+    spread = t_of_two_degrees * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))
+    means = {"difference": round(float(differences.mean()), 5), "ci95_tasks": round(together, 5)}
+    return {"runs": each, **means, "ci95_seeds": round(float(spread), 5)}
+
+
+def told(values: NDArray[np.float64]) -> list[float]:
+    """[mean, half its 95 % interval]."""
+    return [round(float(values.mean()), 5), round(1.96 * float(values.std(ddof=1)) / len(values) ** 0.5, 5)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
