@@ -1,10 +1,10 @@
-"""What a search has found, against a configuration that is there already: trained alike, on the same tasks, task by task.
+"""What a search has found, against a configuration that was there already: trained alike, on the same tasks.
 
     python -m benchmarks.found FOUND.yaml OTHER.yaml 2000 [key=value…]      both for 2000 steps, with seeds 0, 1 and 2
 
-Prints JSON: each seed's scores, and the mean difference over all pairs of (seed, task) with two 95 % intervals: over tasks,
-for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t of three). Tasks are the test split's, unless
-`--validation` is given.
+Prints JSON: each seed's scores, and the mean difference over all pairs of (seed, task) with two 95 % intervals: over
+tasks, for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t of three). Tasks are the test split's,
+unless `--validation` is given.
 """
 
 import json
@@ -35,6 +35,8 @@ from tasks.types import Split
 
 SEEDS = (0, 1, 2)
 TASKS = 1000
+STUDENT = 4.303
+"""The 97.5 % quantile of Student's t with two degrees of freedom."""
 
 
 class Trained(NamedTuple):
@@ -102,8 +104,7 @@ def compared(pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, Any]:
         for seed, (ours, theirs), row, error in zip(SEEDS, pairs, differences, within, strict=True)
     ]
     together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
-    t_of_two_degrees = 4.303
-    spread = t_of_two_degrees * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))
+    spread = STUDENT * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))
     means = {"difference": round(float(differences.mean()), 5), "ci95_tasks": round(together, 5)}
     return {"runs": each, **means, "ci95_seeds": round(float(spread), 5)}
 
