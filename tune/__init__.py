@@ -10,7 +10,7 @@ try next), `rungs` and `population` (who goes on), `journal` (what a crash leave
 
 Both are pure functions, so a search that is rebuilt from its journal goes on as if it had not stopped.
 
-From there to `metatrain search`: `document` and `methods` (a search as it is written), `folder` (what it keeps), `trial`
+From there to `metatrain search`: `document`, `methods` (a search as it is written), `folder` (what it keeps), `trial`
 (one run, from rung to rung), `session` (Ray Tune asks, the search answers), `chronicle` (what is told meanwhile),
 `driver` (all of it, once), `report/`, `importance` and `plots` (what came of it).
 """
