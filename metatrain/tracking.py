@@ -127,12 +127,13 @@ class MLflowRecorder:
 
     def say_ended(self, others: Mapping[str, RunStatus]) -> None:
         """Of this run's children, by our ids: how those ended whose own process could not say so."""
-        query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status = 'RUNNING'"
+        query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status != 'FINISHED'"
         with one_line_errors(self.uri):
             experiment_id = _experiment(self._client, self._experiment, self._artifact_location)
             for run in self._client.search_runs([experiment_id], query):
-                if (status := others.get(run.data.tags.get(RUN_ID_TAG, ""))) is not None:
-                    self._client.set_terminated(run.info.run_id, STATUSES[status])
+                ended = others.get(run.data.tags.get(RUN_ID_TAG, ""))
+                if ended is not None and STATUSES[ended] != run.info.status:
+                    self._client.set_terminated(run.info.run_id, STATUSES[ended])
 
     def _started(self) -> str:
         assert self.mlflow_run_id is not None, "start() finds the run"

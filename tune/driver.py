@@ -21,8 +21,8 @@ from tune.folder import BEST, CLOCK, EXPERIENCE, JOURNAL, TASKS, assignment, new
 from tune.history import Trial
 from tune.likeness import signature
 from tune.plots import plots
-from tune.report import write
 from tune.report.collect import collect
+from tune.report.page import NAME, render
 from tune.resources import Needs, at_once, needs
 from tune.search import Search
 from tune.session import Desk, Room, conduct
@@ -140,8 +140,9 @@ def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus],
 def _kept(home: Run, chronicle: Chronicle) -> None:
     """Pictures and page are made, kept with the search and recorded."""
     home.commit()
-    pictures = plots(collect(home), home.path / "plots")
-    page = write(home, home.path / "report.html")
+    story = dataclasses.replace(collect(home), owner=None)  # by the time that it is read
+    pictures, page = plots(story, home.path / "plots"), home.path / NAME
+    runs.replace_text(page, render(story))
     files = [home.path / name for name in (JOURNAL, CLOCK, BEST, EXPERIENCE, TASKS)]
     for path in [*files, page]:
         if path.exists():

@@ -140,7 +140,7 @@ def _of_search(home: runs.Run) -> dict[str, Any]:
     from tune.report.collect import collect
 
     story, owner = collect(home), runs.owner(home)
-    line = Standing(story.history, load_document(home.config), max(story.seconds, default=0.0)).text()
+    line = Standing(story.history, load_document(home.config), story.spent).text()
     return {"name": home.where, "status": f"RUNNING ({owner})" if owner else "NOT RUNNING", "line": line}
 
 
