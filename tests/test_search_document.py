@@ -77,6 +77,8 @@ SPACES = {
     "outer.steps: int(1, 5)": ("space.outer.steps", "method's to decide"),
     "executor.workers: int(1, 5)": ("space.executor.workers", "the same for all"),
     "evaluation.inner_steps: int(1, 5)": ("space.evaluation.inner_steps", "the same for all"),
+    "tasks.test.shots: choice(1, 20)": ("space.tasks.test.shots", "only tasks.train"),
+    "tasks.name: choice(strokes, sinusoid)": ("space.tasks.name", "only tasks.train"),
     "seed: int(1, 5)": ("space.seed", "promises nothing"),
 }
 

@@ -116,10 +116,19 @@ def test_trials_that_always_fail_end_the_search(local_ray, tmp_path):
     assert "lower outer.lr" in outcome.ended
 
 
+def test_settings_that_do_not_go_together_fail_and_are_learned_from(local_ray, tmp_path):
+    sections = {"space": {"outer.optimizer": "choice(sgd, adam)", "outer.momentum": "choice(0.0, 0.9)"}}
+    outcome = found(tmp_path, "search.trials=8", "search.failures=8", "search.method=random", **sections)
+    assert not outcome.failed and outcome.trials == 8
+    ends = [event for event in journal(Path(outcome.place)) if event["event"] == "ended"]
+    assert ends and all("momentum" in event["reason"] for event in ends)
+    assert sum(event["event"] == "result" for event in journal(Path(outcome.place))) == 8 - len(ends)
+
+
 def test_time_is_up(local_ray, tmp_path):
-    outcome = found(tmp_path, "search.trials=1000", "search.minutes=0.25", "search.at_once=2")
-    assert outcome.ended == "its 0.25 minutes are over" and not outcome.failed
-    assert 0 < outcome.trials < 1000 and 15 <= outcome.seconds < 60
+    outcome = found(tmp_path, "search.trials=1000", "search.minutes=0.15", "search.at_once=2")
+    assert outcome.ended == "its 0.15 minutes are over" and not outcome.failed
+    assert 0 < outcome.trials < 1000 and 9 <= outcome.seconds < 60
     home, document = open_search(outcome.place)
     more = replace(document, search=replace(document.search, minutes=5.0, trials=outcome.trials))
     again = search(more, home)

@@ -4,6 +4,7 @@ All of it follows from the history, which may be looked at at any time; nothing 
 """
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -12,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metatrain.checks import require
 from metatrain.config import as_plain, as_yaml
 from metatrain.plain import flat
+from metatrain.preflight import preflight
 from metatrain.preparation import labels
 from metatrain.progress import Display, display_on
 from metatrain.runs import Run, replace_text
@@ -31,30 +34,59 @@ ENDS: dict[Status, RunStatus] = {
 }
 
 
+_TICK_S, _FLUSH_S, _AWAY_S = 60.0, 3.0, 60.0
+"""How often time is noted, MLflow is told, and it is tried again once it was away."""
+
+
 class Clock:
     """Seconds of a search, all its sessions together, kept beside each event of its journal."""
 
     def __init__(self, folder: Path) -> None:
         self._journal, self._path = folder / JOURNAL, folder / CLOCK
-        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
-        known = [json.loads(line) for line in lines[:-1]]
-        self._noted = len(known)
+        known = _whole(self._path)
+        self._noted = max((line["event"] for line in known), default=0)
         self._before = float(known[-1]["seconds"]) if known else 0.0
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
+        self._size = 0
+
+    @property
+    def events(self) -> int:
+        """Of the journal, so far."""
+        return self._noted
 
     @property
     def seconds(self) -> float:
         """So far."""
         return self._before + time.monotonic() - self._began
 
-    def note(self) -> None:
-        """A line for each event that is new."""
+    def note(self, last: bool = False) -> None:
+        """A line for each event that is new; now and then, and at the end, the last one's again, for the time."""
+        size = self._journal.stat().st_size
+        late = time.monotonic() - self._told > _TICK_S
+        if size == self._size and not (late or last):
+            return
+        self._size, self._told = size, time.monotonic()
         events = self._journal.read_bytes().count(b"\n") - 1
         now, seconds = round(time.time(), 1), round(self.seconds, 1)
         with self._path.open("a", encoding="utf-8") as file:
-            for number in range(self._noted + 1, events + 1):
+            for number in range(self._noted + (0 if late or last else 1), events + 1):
                 file.write(json.dumps({"event": number, "seconds": seconds, "time": now}) + "\n")
         self._noted = max(self._noted, events)
+
+
+def _whole(path: Path) -> list[dict[str, Any]]:
+    """The lines of a clock, up to one that a crash tore; what comes after it is cut off."""
+    found: list[dict[str, Any]] = []
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            require(line.endswith(b"\n"), "torn")
+            found.append(json.loads(line))
+        except ValueError:
+            os.truncate(path, kept)
+            break
+        kept += len(line)
+    return found
 
 
 class Standing(NamedTuple):
@@ -111,6 +143,7 @@ class Chronicle:
         self.clock = Clock(home.path)
         self._display: Display = display_on(sys.stderr, "searching")
         self._told = self._missed = ""
+        self._due = 0.0
         self._recorder = _parent(home, document)
 
     @property
@@ -134,9 +167,11 @@ class Chronicle:
         if best != self._told:
             self._told = best
             self._keep_best(history)
-        if self._recorder is not None:
+        if self._recorder is not None and time.monotonic() >= self._due:
             with self._patiently():
-                self._recorder.record(history.steps, _numbers(history))
+                self._recorder.record(history.steps, _found(history))
+                self._recorder.record(self.clock.events, _counts(history))
+                self._recorder.flush()
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -150,6 +185,7 @@ class Chronicle:
 
     def close(self, history: History, status: RunStatus) -> None:
         """The terminal as it was, and MLflow told how it ended."""
+        self._due = 0.0
         self.tell(history)
         self._display.close()
         if self._recorder is not None:
@@ -157,12 +193,23 @@ class Chronicle:
                 self._recorder.say_ended(_ended(self._home, history))
                 self._recorder.close(status)
 
+    def leave(self) -> None:
+        """The search is somebody else's: nothing more is told of it."""
+        self._display.close()
+        self._recorder = None
+
     @contextmanager
     def _patiently(self) -> Iterator[None]:
-        """A search does not end because MLflow is away for a while: it is told again, or by `--resume`."""
+        """A search does not end because its own run in MLflow cannot be told of: it is tried again, or by `--resume`.
+
+        MLflow's client alone would go on trying for minutes.
+        """
+        self._due = time.monotonic() + _FLUSH_S
         try:
+            preflight(self._document.base.tracking.uri or "")
             yield
         except OSError as error:
+            self._due = time.monotonic() + _AWAY_S
             if str(error) != self._missed:
                 self._missed = str(error)
                 self._display.say(f"not in MLflow yet: {error}")
@@ -178,12 +225,15 @@ def _ended(home: Run, history: History) -> dict[str, RunStatus]:
     return {trial_id(home, trial.number): ENDS[trial.status] for trial in history.trials if trial.status in ENDS}
 
 
-def _numbers(history: History) -> Mapping[str, float]:
+def _found(history: History) -> Mapping[str, float]:
     best = history.best()
+    return {"search/best": best.results[-1][1]} if best else {}
+
+
+def _counts(history: History) -> Mapping[str, float]:
     states = Counter(trial.status for trial in history.trials)
     counts = {f"search/{status}": float(states[status]) for status in ("running", "stopped", "completed", "failed")}
-    found = {**counts, "search/trials": float(len(history.trials))}
-    return {**found, "search/best": best.results[-1][1]} if best else found
+    return {**counts, "search/trials": float(len(history.trials))}
 
 
 def _parent(home: Run, document: Document) -> Any:

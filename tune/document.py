@@ -33,6 +33,7 @@ from tune.space import Configuration, Space, applied, read_space
 _OURS = ("base", "search", "space")
 _FIXED = {
     "outer.steps": "how long a trial lasts is its method's to decide: set it for all of them in the configuration",
+    "tasks": "trials must be judged on the same tasks: only tasks.train may be searched over",
     "seed": "a seed that was chosen for its result promises nothing: leave it out",
     **dict.fromkeys(
         ("executor", "runs", "checkpoint", "tracking", "evaluation"),
@@ -166,7 +167,7 @@ def _check_space(document: Document) -> None:
     for parameter in space.parameters:
         for fixed, reason in _FIXED.items():
             within = parameter.name == fixed or parameter.name.startswith(f"{fixed}.")
-            require(not within, f"space.{parameter.name}: {reason}")
+            require(not within or parameter.name.startswith("tasks.train."), f"space.{parameter.name}: {reason}")
     told = [(draw, _trouble(document, draw)) for draw in _looked_at(space)]
     for parameter in space.parameters:
         mine = [(draw, trouble) for draw, trouble in told if parameter.name in draw]

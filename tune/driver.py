@@ -109,16 +109,27 @@ def _conducted(
     desk = Desk(found, assign, home.commit, room[1], document.search.retries)
     with _told(chronicle, found) as close:
         conduct(desk, room[0], attend, Room(room[0], document.base.executor.deadline, say))
-        outcome = found.outcome()
-        late = minutes is not None and chronicle.clock.seconds >= 60 * minutes
-        ended = desk.trouble or (outcome.reason if outcome is not None and not found.running else "")
-        ended = ended or (f"its {minutes:g} minutes are over" if late else "")
-        failed = bool(desk.trouble) or (outcome is not None and outcome.failed)
+        ended, failed = _why(found, desk.trouble, document, chronicle.clock.seconds)
+        chronicle.tell(found.history)
+        chronicle.clock.note(last=True)
         _kept(home, chronicle)
         close("failed" if failed else "finished" if ended else "interrupted")
     history = found.history
     seconds = round(chronicle.clock.seconds, 1)
     return Outcome(home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best())
+
+
+def _why(found: Search, trouble: str, document: Document, seconds: float) -> tuple[str, bool]:
+    """Why a session is over, and whether that is a failure; "" where somebody wanted it to be."""
+    outcome, minutes = found.outcome(), document.search.minutes
+    if trouble:
+        return trouble, True
+    if outcome is not None and outcome.failed:
+        return f"{outcome.reason}: mend the space, or go on with a larger search.failures", True
+    if outcome is not None and not found.running:
+        return outcome.reason, False
+    late = minutes is not None and seconds >= 60 * minutes
+    return (f"its {minutes:g} minutes are over", False) if late else ("", False)
 
 
 @contextmanager
@@ -133,6 +144,9 @@ def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus],
 
     try:
         yield close
+    except runs.RunLost:
+        chronicle.leave()
+        raise
     finally:
         chronicle.close(found.history, status)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from metatrain.checks import require
 from metatrain.config import as_plain
 from metatrain.plain import load_yaml
-from metatrain.runs import Run, environment, fresh_id, replace_text
+from metatrain.runs import Run, environment, fresh_id
 from metatrain.storage.homes import make_home, open_home
 from tasks.places import is_uri
 from tune.assignment import Assignment
@@ -32,10 +32,8 @@ def new_search(document: Document, beside: dict[str, str]) -> Run:
     settings = document.base.runs
     root = settings.root if is_uri(settings.root) else str(Path(settings.root).absolute())
     search_id = fresh_id(settings.name)
-    home = make_home(f"{root.rstrip('/')}/{search_id}", search_id, document.text(), environment(), settings.heartbeat)
-    for name, text in beside.items():
-        replace_text(home.path / name, text)
-    return home
+    place = f"{root.rstrip('/')}/{search_id}"
+    return make_home(place, search_id, document.text(), environment(), settings.heartbeat, beside)
 
 
 def open_search(place: str) -> tuple[Run, Document]:

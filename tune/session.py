@@ -6,12 +6,13 @@ session the next one begins a new Tune experiment with the trials that the journ
 
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from metatrain.runs import RunOwnedError
 from metatrain.types import WorkersLost
 from tune.assignment import Assignment
 from tune.history import Trial
@@ -73,15 +75,23 @@ class Desk:
         """Tune keeps copies of what it is given, to go on from; nobody reads them."""
         return type(None), ()
 
-    def next(self) -> Trial | None:
+    def next(self) -> Assignment | None:
         """A trial to be begun or gone on with; None for the time being."""
         if self.closing.is_set() or len(self.running) >= self.at_once or time.monotonic() < self._after:
             return None
+        while (trial := self._waiting() or self.search.next_trial()) is not None:
+            self.keep()
+            try:
+                return self.assign(trial)
+            except ValueError as error:  # settings that do not go together, of which the searcher learns
+                self.search.failed(trial.number, " ".join(str(error).split()))
+                self.keep()
+        return None
+
+    def _waiting(self) -> Trial | None:
+        """One that has begun, and that no process lives."""
         taken = set(self.running.values())
-        waiting = [trial for trial in self.search.running if trial.number not in taken]
-        found = waiting[0] if waiting else self.search.next_trial()
-        self.keep()
-        return found
+        return next((trial for trial in self.search.running if trial.number not in taken), None)
 
     def is_over(self) -> bool:
         """Whether nothing is left to be begun, now or later."""
@@ -96,8 +106,15 @@ class Desk:
             decision = self.search.report(number, report.step, report.value, report.costs)
             self.keep()
             return decision == "continue" and not self.closing.is_set()
+        elif not self.closing.is_set():
+            self.give_up("a trial was told to stop, and the search was not: its bell is gone")
         self.keep()
         return False
+
+    def give_up(self, reason: str) -> None:
+        """The first reason ends the session."""
+        self.trouble = self.trouble or reason
+        self.closing.set()
 
     def broke(self, number: int, error: BaseException | None) -> None:
         """A trial's process is gone, or what it needs is: it is begun again, from its newest checkpoint, a few times.
@@ -105,13 +122,12 @@ class Desk:
         A trial that takes its process with it has failed. What others would lack too ends the session.
         """
         self.lost[number] += 1
-        self._after = time.monotonic() + _PAUSE_S
+        self._after = time.monotonic() + _PAUSE_S * 3 ** (self.lost[number] - 1)
         if self.lost[number] <= self.retries:
             return
         reason = f"{_in_short(error)} ({self.lost[number]} times)"
-        if isinstance(error, (OSError, WorkersLost)):
-            self.trouble = reason
-            self.closing.set()
+        if isinstance(error, (OSError, WorkersLost, RunOwnedError)):
+            self.give_up(reason)
         else:
             self.search.failed(number, reason)
             self.keep()
@@ -126,11 +142,11 @@ class Suggestions(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """None: ask again later."""
-        trial = self._desk.next()
-        if trial is None:
+        assignment = self._desk.next()
+        if assignment is None:
             return Searcher.FINISHED if self._desk.is_over() else None
-        self._desk.running[trial_id] = trial.number
-        return {"assignment": tuple(self._desk.assign(trial)), "bell": self._bell}
+        self._desk.running[trial_id] = assignment.number
+        return {"assignment": tuple(assignment), "bell": self._bell}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The scheduler hears of every result; this only of those whose trial goes on."""
@@ -205,18 +221,18 @@ def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    # In the main thread Tune would take the signals for itself.
-    with ThreadPoolExecutor(1, "tune") as pool:
-        session = pool.submit(_tuned, desk, needs, bell)
-        try:
-            while not (session.done() or desk.closing.is_set()):
-                desk.trouble = desk.trouble or room.given_up()
-                if attend() or desk.trouble:
-                    break
-                wait([session], 0.5)
-        finally:
-            desk.closing.set()
-            bell.ring.remote()
+    session = _begun(lambda: _tuned(desk, needs, bell))
+    try:
+        while not (session.done() or desk.closing.is_set()):
+            if attend():
+                break
+            if why := room.given_up():
+                desk.give_up(why)
+            wait([session], 0.5)
+    finally:
+        desk.closing.set()
+        bell.ring.remote()
+        if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C waits for nobody
             session.result()
 
 
@@ -243,6 +259,21 @@ class Room:
             self._say(f"no room for a trial: {problem}; waiting")
         late = now - self._since > self._deadline
         return f"{problem}, for longer than executor.deadline, {self._deadline:g} s" if late else ""
+
+
+def _begun(call: Callable[[], None]) -> "Future[None]":
+    """In another thread, since in the main one Tune would take the signals for itself; it ends with the process."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 (raised again by who waits)
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="tune", daemon=True).start()
+    return future
 
 
 def _tuned(desk: Desk, needs: Needs, bell: Any) -> None:

@@ -25,9 +25,9 @@ from metatrain.executor import InProcess
 from metatrain.outer import Best, Diverged
 from metatrain.preparation import prepare, recorders, settled
 from metatrain.recorders import read_lines
-from metatrain.runs import Run, RunOwnedError, environment
+from metatrain.runs import Run, RunLost, RunOwnedError, environment
 from metatrain.settings import Config
-from metatrain.storage.homes import is_home, make_home, open_home
+from metatrain.storage.homes import is_home, leave, make_home, open_home
 from metatrain.types import Executor, RunStatus, TaskFailed
 from metatrain.worker import Worker, device_for
 from tasks.places import is_uri
@@ -52,6 +52,7 @@ def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]
 
     Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError.
     """
+    home: Run | None = None
     try:
         home, settings = _home(assignment)
         prepare(settings)
@@ -59,21 +60,27 @@ def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]
             if assignment.parent is not None:
                 _inherit(home, *assignment.parent)
             yield from _trained(assignment, settings, home, executor, stopping)
+    except RunOwnedError:
+        raise
     except (Diverged, TaskFailed, ValueError) as error:
         yield Report(0, reason=" ".join(str(error).split()))
+    finally:
+        if home is not None:
+            leave(home)
 
 
 def _trained(
     assignment: Assignment, settings: Config, home: Run, executor: Executor, stopping: threading.Event
 ) -> Iterator[Report]:
     recorder = recorders(settings, home, tags=assignment.tags)
-    status: RunStatus = "failed"
+    status: RunStatus | None = "failed"
     try:
         session, state = opened(settings, executor, recorder, home)
         spent = costs(session.worker, assignment.objectives) if assignment.objectives else {}
         status = "interrupted"
         for rung in assignment.rungs:
             if rung <= state.step:  # it was reported, or nearly, by a process that is no more
+                status = "finished" if rung == assignment.rungs[-1] else status
                 yield Report(rung, _value(home, rung, assignment.metric), spent)
         inherited = () if assignment.parent is None else (assignment.parent[1],)
         for _ in stretches(session, state, stopping.is_set, (*inherited, *assignment.rungs)):
@@ -86,9 +93,13 @@ def _trained(
     except (Diverged, TaskFailed):
         status = "failed"
         raise
+    except RunLost:
+        status = None  # what is recorded is the new owner's affair
+        raise
     finally:
-        recorder.close(status)
-        home.commit()
+        if status is not None:
+            recorder.close(status)
+            home.commit()
 
 
 @contextmanager
@@ -126,7 +137,8 @@ def _inherit(home: Run, parent: str, step: int) -> None:
     """
     if checkpoints.newest(home.checkpoints) is not None:
         return
-    source = open_home(parent).checkpoints
+    origin = open_home(parent)
+    source = origin.checkpoints
     snapshot = checkpoints.load(source, step)
     best = snapshot["best"]["step"]
     if (source / f"{best:08d}").exists() and best < step:
@@ -134,6 +146,7 @@ def _inherit(home: Run, parent: str, step: int) -> None:
     elif best != step:
         snapshot["best"] = vars(Best())
     _copied(source, home.checkpoints, step, snapshot)  # the one that is gone on from last, so that all is there then
+    leave(origin)
     home.commit()
 
 

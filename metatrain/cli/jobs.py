@@ -1,6 +1,7 @@
 """`metatrain jobs`, `logs`, `stop`, `status`: runs on a cluster that is reached through its dashboard."""
 
 import json
+import math
 import os
 import re
 import shlex
@@ -33,7 +34,7 @@ Profiles = Annotated[
     typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how the id of one alone begins.")]
-_RUN = re.compile(r"^(?:run|search) ((?:s3://|/).+)$", re.MULTILINE)
+_RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
 """How `metatrain train` and `search` name what they begin or go on with."""
 _INSTEAD = ("waiting for workers", "searching ", "no room for a trial")
 """How lines begin that tell of something else than steps."""
@@ -140,7 +141,8 @@ def _of_search(home: runs.Run) -> dict[str, Any]:
     from tune.report.collect import collect
 
     story, owner = collect(home), runs.owner(home)
-    line = Standing(story.history, load_document(home.config), story.spent).text()
+    spent = 0.0 if math.isnan(story.spent) else story.spent
+    line = Standing(story.history, load_document(home.config), spent).text()
     return {"name": home.where, "status": f"RUNNING ({owner})" if owner else "NOT RUNNING", "line": line}
 
 
@@ -153,7 +155,7 @@ def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
         log = jobs.log(job.id)
         lines = log.splitlines()
         waits = next((line for line in reversed(lines) if line.startswith(_INSTEAD)), "no step yet")
-        run = {"run": places[-1]} if (places := _RUN.findall(log)) else {}
+        run = {"run": named[-1][1]} if (named := _RUN.findall(log)) else {}
         return _told(job.id, _status(job), standing.last_told(lines), waits) | run
     except Unreadable as error:
         return _told(job.id, _status(job), None, str(error))
@@ -211,10 +213,14 @@ def _go_on(jobs: "Jobs", job: "Job") -> str | None:
     from cluster.jobs import Unreadable
 
     try:
-        places = _RUN.findall(jobs.log(job.id))
+        named = _RUN.findall(jobs.log(job.id))
     except Unreadable:
         return None
-    return f"go on with `metatrain submit -- train --resume {shlex.quote(places[-1])}`" if places else None
+    if not named:
+        return None
+    word, place = named[-1]
+    command = "search" if word == "search" else "train"
+    return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}`"
 
 
 def _explain(job: "Job", log: str) -> None:

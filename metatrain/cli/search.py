@@ -11,10 +11,12 @@ import typer
 
 from metatrain.checks import require
 from metatrain.cli.words import AsJson, Overrides
+from metatrain.config import as_yaml
 from metatrain.failures import RunFailed
 from metatrain.interruption import interruptible
 from metatrain.preparation import prepare, settled
 from metatrain.runs import Run
+from tasks.places import is_uri
 
 if TYPE_CHECKING:
     from tune.document import Document
@@ -66,6 +68,16 @@ def _asked(
     return load_document(Path(file), overrides), None
 
 
+def _best(outcome: "Outcome", document: "Document") -> str:
+    """The best configuration's file; of a search in object storage a copy is made here."""
+    assert outcome.best is not None, "there is one"
+    if not is_uri(outcome.place):
+        return f"{outcome.place}/best.yaml"
+    copy = Path(f"{outcome.search_id}-best.yaml")
+    copy.write_text(as_yaml(document.trial(outcome.best.configuration)), encoding="utf-8")
+    return str(copy)
+
+
 def _report(outcome: "Outcome", document: "Document", as_json: bool) -> None:
     best = outcome.best
     if best is not None:
@@ -73,7 +85,7 @@ def _report(outcome: "Outcome", document: "Document", as_json: bool) -> None:
         print(f"best {document.search.metric} {value:.6g} by trial {best.number} after {step} steps:")
         for name, setting in best.configuration.items():
             print(f"  {name}: {json.dumps(setting)}")
-        print(f"train it alone: metatrain train {shlex.quote(outcome.place)}/best.yaml")
+        print(f"train it alone: metatrain train {shlex.quote(_best(outcome, document))}")
     because = f" ({outcome.ended})" if outcome.ended and not outcome.failed else ""
     print(f"{outcome.place}: {outcome.trials} trials, {outcome.steps} steps, {outcome.seconds:.0f} s{because}")
     if as_json:

@@ -18,6 +18,7 @@ from metatrain import runs
 from metatrain.checks import require
 from metatrain.cli.jobs import Address, ProfileName, Profiles, connected_jobs, shown
 from metatrain.config import load_config
+from metatrain.plain import load_yaml
 from metatrain.settings import Config
 from tasks.places import is_uri
 
@@ -143,13 +144,18 @@ def _require_sent(arguments: Sequence[str], files: Mapping[str, int]) -> None:
     config = _file(_parsed(arguments))
     if config is None or "=" in config:
         return
-    path = Path(config)
+    base = load_yaml(Path(config), "a configuration").get("base") if arguments[0] == "search" else None
+    for path in [Path(config), *([Path(config).parent / base] if base is not None else [])]:
+        _require_file(path, files)
+
+
+def _require_file(path: Path, files: Mapping[str, int]) -> None:
     require(
         not path.is_absolute() and ".." not in path.parts,
-        f"{config}: lies outside the folder that is sent: copy it there, or give --working-dir",
+        f"{path}: lies outside the folder that is sent: copy it there, or give --working-dir",
     )
     left = ".gitignore or .rayignore names it, or it lies behind a link to a folder"
-    require(path.as_posix() in files, f"{config}: is not sent, since {left}: mend that")
+    require(path.as_posix() in files, f"{path}: is not sent, since {left}: mend that")
 
 
 def _entered(working_dir: Path) -> Path:

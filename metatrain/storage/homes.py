@@ -5,9 +5,11 @@ That folder lies in the cache of this machine while a process works with the run
 
 import atexit
 import fcntl
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from metatrain.storage.mirror import Mirror
 
 _ALIVE = ".alive"
+_LEAVING: dict[Path, Callable[[], None]] = {}
+"""What is to be done with each folder when this process leaves it."""
 UNSENT = ".unsent"
 """In a folder that holds what the run does not."""
 
@@ -30,11 +34,24 @@ def new_home(root: str, name: str, config_text: str, environment: Mapping[str, A
     return make_home(f"{root.rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
 
 
-def make_home(place: str, run_id: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
-    """A new run at `place` itself, where nothing may be. ValueError, OSError: it cannot be made there."""
+def make_home(
+    place: str,
+    run_id: str,
+    config_text: str,
+    environment: Mapping[str, Any],
+    heartbeat_s: float,
+    beside: Mapping[str, str] | None = None,
+) -> Run:
+    """A new run at `place` itself, where nothing may be, with the texts `beside` kept in it from the first.
+
+    ValueError, OSError: it cannot be made there.
+    """
+    folder = _room() / f"{run_id}.{secrets.token_hex(3)}" if is_uri(place) else Path(place)
+    run = runs.make(folder, run_id, config_text, environment)
+    for name, text in (beside or {}).items():
+        runs.replace_text(run.path / name, text)
     if not is_uri(place):
-        return runs.make(Path(place), run_id, config_text, environment)
-    run = runs.make(_room() / f"{run_id}.{secrets.token_hex(3)}", run_id, config_text, environment)
+        return run
     try:
         mirror = _mirror(place, run.path, heartbeat_s)
         mirror.begin()
@@ -66,7 +83,8 @@ def is_home(place: str) -> bool:
 
 def is_search(run: Run) -> bool:
     """Whether it is a search's folder, not that of a single run."""
-    return (run.path / "journal.jsonl").exists()
+    begun = (run.path / "journal.jsonl").exists()
+    return begun or re.search("^search:", run.config.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _room() -> Path:
@@ -91,8 +109,17 @@ def _mirror(uri: str, folder: Path, heartbeat_s: float) -> "Mirror":
     mirror = Mirror(uri, folder, heartbeat_s)
     folder.mkdir(exist_ok=True)
     lock = _locked(folder)
-    atexit.register(_leave, mirror, lock)
+    _LEAVING[folder] = partial(_leave, mirror, lock)
+    atexit.register(_LEAVING[folder])
     return mirror
+
+
+def leave(home: Run) -> None:
+    """Give back the local folder that stands for a run, which a process that goes on to others need not keep."""
+    leaving = _LEAVING.pop(home.path, None)
+    if leaving is not None:
+        atexit.unregister(leaving)
+        leaving()
 
 
 def _leave(mirror: "Mirror", lock: TextIO | None) -> None:

@@ -68,7 +68,7 @@ def collect(home: Run) -> SearchStory:
     journal = home.path / "journal.jsonl"
     header, events = _journal(journal, plain)
     history = replayed(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
-    clock = _clock(home.path / "clock.jsonl")
+    clock, spent = _clock(home.path / "clock.jsonl")
     best = home.path / "best.yaml"
     return SearchStory(
         where=home.where,
@@ -82,7 +82,7 @@ def collect(home: Run) -> SearchStory:
         method=_name(plain["search"].get("method")),
         history=history,
         seconds=_arrived(history, events, clock),
-        spent=max(clock.values(), default=math.nan),
+        spent=spent,
         best=text_of(best, ELSEWHERE) if best.exists() else None,
         experience=_experience(home.path / "experience.json"),
         owner=owner(home),
@@ -137,15 +137,17 @@ def _name(method: Any) -> str:
     return str(method.get("name", "")) if isinstance(method, dict) else str(method or "")
 
 
-def _clock(path: Path) -> dict[int, float]:
-    """When each event of the journal was written, in seconds of the search."""
-    found = {}
+def _clock(path: Path) -> tuple[dict[int, float], float]:
+    """When each event of the journal was written, in seconds of the search; and how long that has lasted."""
+    found: dict[int, float] = {}
+    spent = math.nan
     for line in lines_of(path):
         event, seconds = line.get("event"), line.get("seconds")
         if not isinstance(event, int) or not isinstance(seconds, (int, float)):
             raise ValueError(f"{path}: a line without event and seconds: remove that file, the page does without it")
-        found[event] = float(seconds)
-    return found
+        spent = float(seconds)
+        found.setdefault(event, spent)  # later lines of one event tell how time went on
+    return found, spent
 
 
 def _arrived(history: History, events: Iterable[Event], clock: Mapping[int, float]) -> tuple[float, ...]:
