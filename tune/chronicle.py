@@ -8,10 +8,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metatrain.checks import require
 from metatrain.config import as_plain, as_yaml
@@ -25,6 +24,9 @@ from metatrain.types import RunStatus
 from tune.document import Document
 from tune.folder import BEST, CLOCK, JOURNAL, trial_id
 from tune.history import History, Status
+
+if TYPE_CHECKING:
+    from metatrain.tracking import MLflowRecorder
 
 ENDS: dict[Status, RunStatus] = {
     "completed": "finished",
@@ -167,11 +169,10 @@ class Chronicle:
         if best != self._told:
             self._told = best
             self._keep_best(history)
-        if self._recorder is not None and time.monotonic() >= self._due:
-            with self._patiently():
-                self._recorder.record(history.steps, _found(history))
-                self._recorder.record(self.clock.events, _counts(history))
-                self._recorder.flush()
+        if time.monotonic() >= self._due:
+            self._record(lambda to: to.record(history.steps, _found(history)))
+            self._record(lambda to: to.record(self.clock.events, _counts(history)))
+            self._record(lambda to: to.flush())
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -179,35 +180,32 @@ class Chronicle:
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file for the parent run."""
-        if self._recorder is not None:
-            with self._patiently():
-                self._recorder.artifact(path, folder)
+        self._record(lambda to: to.artifact(path, folder))
 
     def close(self, history: History, status: RunStatus) -> None:
         """The terminal as it was, and MLflow told how it ended."""
         self._due = 0.0
         self.tell(history)
         self._display.close()
-        if self._recorder is not None:
-            with self._patiently():
-                self._recorder.say_ended(_ended(self._home, history))
-                self._recorder.close(status)
+        self._record(lambda to: to.say_ended(_ended(self._home, history)))
+        self._record(lambda to: to.close(status))
 
     def leave(self) -> None:
         """The search is somebody else's: nothing more is told of it."""
         self._display.close()
         self._recorder = None
 
-    @contextmanager
-    def _patiently(self) -> Iterator[None]:
+    def _record(self, call: Callable[["MLflowRecorder"], None]) -> None:
         """A search does not end because its own run in MLflow cannot be told of: it is tried again, or by `--resume`.
 
         MLflow's client alone would go on trying for minutes.
         """
+        if self._recorder is None:
+            return
         self._due = time.monotonic() + _FLUSH_S
         try:
-            preflight(self._document.base.tracking.uri or "")
-            yield
+            preflight(self._recorder.uri)
+            call(self._recorder)
         except OSError as error:
             self._due = time.monotonic() + _AWAY_S
             if str(error) != self._missed:
@@ -236,7 +234,7 @@ def _counts(history: History) -> Mapping[str, float]:
     return {**counts, "search/trials": float(len(history.trials))}
 
 
-def _parent(home: Run, document: Document) -> Any:
+def _parent(home: Run, document: Document) -> "MLflowRecorder | None":
     if document.base.tracking.uri is None:
         return None
     from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
