@@ -2,9 +2,8 @@
 
     python -m benchmarks.found FOUND.yaml OTHER.yaml 2000 [key=value…]      both for 2000 steps, with seeds 0, 1 and 2
 
-Prints JSON: each seed's scores, and the mean difference over all pairs of (seed, task) with two 95 % intervals: over
-tasks, for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t of three). Tasks are the test split's,
-unless `--validation` is given.
+Prints JSON: on validation and on test tasks each seed's scores, and the mean difference over all pairs of (seed, task)
+with two 95 % intervals: over tasks, for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t).
 """
 
 import json
@@ -28,38 +27,38 @@ from metatrain.executor import InProcess
 from metatrain.learner import best_params
 from metatrain.preparation import prepare, settled
 from metatrain.recorders import Silent
-from metatrain.settings import Config, ExecutorSettings, TrackingSettings
-from metatrain.types import Job
+from metatrain.settings import ExecutorSettings, TrackingSettings
+from metatrain.types import Job, Params
 from metatrain.worker import Worker
 from tasks.types import Split
 
 SEEDS = (0, 1, 2)
+SPLITS: tuple[Split, ...] = ("validation", "test")
 TASKS = 1000
 STUDENT = 4.303
 """The 97.5 % quantile of Student's t with two degrees of freedom."""
 
 
 class Trained(NamedTuple):
-    """One run: its score on each task, and how long it trained."""
+    """One run: its score on each task of each split, and how long it trained."""
 
-    scores: NDArray[np.float64]
+    scores: dict[Split, NDArray[np.float64]]
     minutes: float
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train six runs, two at a time, and compare."""
-    split: Split = "validation" if "--validation" in arguments else "test"
-    found, other, steps, *overrides = [argument for argument in arguments if argument != "--validation"]
-    asked = [(name, steps, overrides, seed, split) for seed in SEEDS for name in (found, other)]
+    found, other, steps, *overrides = arguments
+    asked = [(name, steps, overrides, seed) for seed in SEEDS for name in (found, other)]
     with ProcessPoolExecutor(2) as pool:
         done = list(pool.map(trained, *zip(*asked, strict=True)))
     pairs = list(zip(done[::2], done[1::2], strict=True))
-    print(
-        json.dumps({"found": found, "other": other, "steps": int(steps), "split": split, **compared(pairs)}, indent=1)
-    )
+    minutes = [[round(one.minutes, 2) for one in pair] for pair in pairs]
+    said: dict[str, Any] = {"found": found, "other": other, "steps": int(steps), "minutes": minutes}
+    print(json.dumps(said | {split: compared(pairs, split) for split in SPLITS}, indent=1))
 
 
-def trained(name: str, steps: str, overrides: Sequence[str], seed: int, split: Split) -> Trained:
+def trained(name: str, steps: str, overrides: Sequence[str], seed: int) -> Trained:
     """A run of `steps` steps in process, and its best state by validation, judged."""
     config = load_config(Path(name), [f"outer.steps={steps}", f"seed={seed}", *overrides])
     with TemporaryDirectory() as folder:
@@ -77,31 +76,27 @@ def trained(name: str, steps: str, overrides: Sequence[str], seed: int, split: S
         run(config, InProcess(worker), Silent(), home)
         minutes = (time.monotonic() - began) / 60
         params, _, _ = best_params(home)
-        return Trained(scores(InProcess(worker), params, split, config), minutes)
+        return Trained({split: scores(worker, params, split) for split in SPLITS}, minutes)
 
 
-def scores(executor: InProcess, params: Any, split: Split, config: Config) -> NDArray[np.float64]:
+def scores(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
     """After the last inner step, of each task. [TASKS]"""
-    shards = shards_of(0, TASKS, config.executor.shard_size)
+    executor = InProcess(worker)
+    shards = shards_of(0, TASKS, worker.config.executor.shard_size)
     parts = [part.values for part in executor.map(Job("score", split, 0), params, shards)]
-    name = "accuracy" if "accuracy" in parts[0] else "mse"
     executor.close()
+    name = "accuracy" if "accuracy" in parts[0] else "mse"
     return np.concatenate([part[name][:, -1].double().numpy() for part in parts])
 
 
-def compared(pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, Any]:
+def compared(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> dict[str, Any]:
     """Found minus other, paired by seed and task."""
-    differences = np.stack([ours.scores - theirs.scores for ours, theirs in pairs])
+    both = [(ours.scores[split], theirs.scores[split]) for ours, theirs in pairs]
+    differences = np.stack([ours - theirs for ours, theirs in both])
     within = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
     each = [
-        {
-            "seed": seed,
-            **{name: told(one.scores) for name, one in (("found", ours), ("other", theirs))},
-            "difference": round(float(row.mean()), 5),
-            "ci95": round(1.96 * float(error), 5),
-            "minutes": [round(ours.minutes, 2), round(theirs.minutes, 2)],
-        }
-        for seed, (ours, theirs), row, error in zip(SEEDS, pairs, differences, within, strict=True)
+        {"seed": seed, "found": told(ours), "other": told(theirs), "difference": told(ours - theirs)}
+        for seed, (ours, theirs) in zip(SEEDS, both, strict=True)
     ]
     together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
     spread = STUDENT * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))

@@ -10,7 +10,7 @@ import pytest
 
 from metatrain.runs import Run, RunLost, RunOwnedError, own
 from metatrain.storage.bucket import StorageError
-from metatrain.storage.homes import new_home, open_home
+from metatrain.storage.homes import leave, make_home, new_home, open_home
 from metatrain.storage.mirror import Mirror
 from tests.far_pictures import forbid, reached_through_proxy
 from tests.fault_proxy import FaultProxy, Faults
@@ -256,3 +256,25 @@ def test_where_no_run_is_is_said(server, proxy):
     server.client().put_object(Bucket="runs", Key="odd/head.json", Body=b"{}")
     with pytest.raises(ValueError, match=r"^s3://runs/odd is not a run: its head.json is damaged"):
         open_home("s3://runs/odd")
+
+
+def test_a_process_that_goes_on_to_others_leaves_nothing_behind(home):
+    path = home.path
+    with own(home):
+        (path / "more.txt").write_text("kept")
+        home.commit()
+    leave(home)
+    assert not path.exists()
+    leave(home)
+    again = open_home(home.where)
+    assert (again.path / "more.txt").read_text() == "kept"
+
+
+def test_runs_within_a_run_are_not_swept_away(home):
+    inner = make_home(
+        f"{home.where}/trials/0000", "inner", "seed: 0\n", {}, 15.0, {"beside.txt": "there from the first"}
+    )
+    with own(home):
+        home.commit()
+    found = open_home(inner.where)
+    assert found.run_id == "inner" and (found.path / "beside.txt").read_text() == "there from the first"
