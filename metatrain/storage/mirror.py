@@ -33,6 +33,8 @@ STALE = 4
 """After so many missed heartbeats an owner is presumed dead."""
 _TOGETHER = 8
 _TRIES = 3
+_READS = 30
+"""How often a reader begins again who was overtaken by an owner that commits without a pause."""
 _PAUSE_S = 60.0
 _PRIVATE = ("owner.lock",)
 
@@ -88,7 +90,7 @@ class Mirror:
     def fetch(self) -> None:
         """Makes the folder what the run is now. ValueError: there is no run."""
         self._bucket.reachable()
-        for _ in range(_TRIES):
+        for _ in range(_READS):
             self._version, _ = self._read()
             if self._fetch_files(self._version.head) or self._read()[0].etag == self._version.etag:
                 return  # what is missing then is missing in the run
