@@ -18,6 +18,7 @@ PARTS = {
     "stopped": "one of two workers stopped, and going on",
     "search": "searches on objectives whose optima are known: BOHB, ASHA, random, Ray's Optuna",
     "search_experience": "searches with the experience of earlier ones, alike and misleading",
+    "found": "what a search has found against a shipped configuration, on the same tasks",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against the floor",
     "minutes": "minutes to an accuracy on Omniglot",
 }

@@ -1,13 +1,12 @@
 """What a search has found, against a configuration that was there already: trained alike, on the same tasks.
 
-    python -m benchmarks.found FOUND.yaml OTHER.yaml 2000 [key=value…]      both for 2000 steps, with seeds 0, 1 and 2
+    python -m benchmarks found sinusoid DIR/best.yaml configs/sinusoid-maml.yaml 2000 [key=value…]
 
-Prints JSON: on validation and on test tasks each seed's scores, and the mean difference over all pairs of (seed, task)
-with two 95 % intervals: over tasks, for these seeds (`ci95_tasks`), and over seeds (`ci95_seeds`, Student's t).
+trains both for 2000 steps with seeds 0, 1 and 2, two runs at a time, and judges each run's best state by validation on
+the same 1000 validation and 1000 test tasks.
 """
 
-import json
-import sys
+import argparse
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,11 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metatrain.config import load_config
+from benchmarks import results
+from metatrain.config import as_plain, load_config
 from metatrain.driver import new_run, run
 from metatrain.evaluation import shards_of
 from metatrain.executor import InProcess
 from metatrain.learner import best_params
+from metatrain.plain import flat
 from metatrain.preparation import prepare, settled
 from metatrain.recorders import Silent
 from metatrain.settings import ExecutorSettings, TrackingSettings
@@ -32,6 +33,8 @@ from metatrain.types import Job, Params
 from metatrain.worker import Worker
 from tasks.types import Split
 
+COLUMNS = ["tasks", "seed", "found", "shipped", "difference (interval)", "minutes"]
+CHANGED = ("algorithm.", "model.", "outer.", "tasks.train.")
 SEEDS = (0, 1, 2)
 SPLITS: tuple[Split, ...] = ("validation", "test")
 TASKS = 1000
@@ -46,16 +49,31 @@ class Trained(NamedTuple):
     minutes: float
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Train six runs, two at a time, and compare."""
-    found, other, steps, *overrides = arguments
-    asked = [(name, steps, overrides, seed) for seed in SEEDS for name in (found, other)]
+def main(argv: list[str]) -> None:
+    """Train six runs, and compare."""
+    parser = argparse.ArgumentParser(prog="benchmarks found", description=__doc__)
+    for name in ("name", "found", "other", "steps"):
+        parser.add_argument(name)
+    parser.add_argument("overrides", nargs="*", help="settings of both")
+    asked = parser.parse_args(argv)
+    runs = [(file, asked.steps, asked.overrides, seed) for seed in SEEDS for file in (asked.found, asked.other)]
     with ProcessPoolExecutor(2) as pool:
-        done = list(pool.map(trained, *zip(*asked, strict=True)))
+        done = list(pool.map(trained, *zip(*runs, strict=True)))
     pairs = list(zip(done[::2], done[1::2], strict=True))
-    minutes = [[round(one.minutes, 2) for one in pair] for pair in pairs]
-    said: dict[str, Any] = {"found": found, "other": other, "steps": int(steps), "minutes": minutes}
-    print(json.dumps(said | {split: compared(pairs, split) for split in SPLITS}, indent=1))
+    rows = [row for split in SPLITS for row in compared(pairs, split)]
+    settings = {key: value for key, value in flat(as_plain(load_config(Path(asked.found)))).items() if key.startswith(CHANGED)}
+    title = f"What a search has found: {asked.name}, {asked.steps} steps"
+    results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked.other), {"settings": settings})
+
+
+def _notes(other: str) -> list[str]:
+    return [
+        f"Against {Path(other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the same "
+        "for all. Mean (half its 95 % interval).",
+        "The difference is paired by task, within a seed; of all seeds by task (for these seeds) and, second, by seed "
+        "(Student's t of three).",
+        "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
+    ]
 
 
 def trained(name: str, steps: str, overrides: Sequence[str], seed: int) -> Trained:
@@ -89,25 +107,22 @@ def scores(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
     return np.concatenate([part[name][:, -1].double().numpy() for part in parts])
 
 
-def compared(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> dict[str, Any]:
-    """Found minus other, paired by seed and task."""
+def compared(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[list[Any]]:
+    """A row for each seed, and one for all: found, other, and found minus other, paired by seed and task."""
     both = [(ours.scores[split], theirs.scores[split]) for ours, theirs in pairs]
     differences = np.stack([ours - theirs for ours, theirs in both])
     within = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
-    each = [
-        {"seed": seed, "found": told(ours), "other": told(theirs), "difference": told(ours - theirs)}
-        for seed, (ours, theirs) in zip(SEEDS, both, strict=True)
-    ]
+    rows: list[list[Any]] = []
+    for seed, (ours, theirs), pair in zip(SEEDS, both, pairs, strict=True):
+        minutes = " and ".join(f"{one.minutes:.1f}" for one in pair)
+        rows.append([split, seed, told(ours), told(theirs), told(ours - theirs), minutes])
     together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
     spread = STUDENT * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))
-    means = {"difference": round(float(differences.mean()), 5), "ci95_tasks": round(together, 5)}
-    return {"runs": each, **means, "ci95_seeds": round(float(spread), 5)}
+    means = [f"{np.mean([pair[which].mean() for pair in both]):.4f}" for which in (0, 1)]
+    rows.append([split, "all", *means, f"{differences.mean():.4f} ({together:.4f}; {spread:.4f})", None])
+    return rows
 
 
-def told(values: NDArray[np.float64]) -> list[float]:
-    """[mean, half its 95 % interval]."""
-    return [round(float(values.mean()), 5), round(1.96 * float(values.std(ddof=1)) / len(values) ** 0.5, 5)]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def told(values: NDArray[np.float64]) -> str:
+    """Mean (half its 95 % interval)."""
+    return f"{values.mean():.4f} ({1.96 * values.std(ddof=1) / len(values) ** 0.5:.4f})"
