@@ -61,15 +61,16 @@ def main(argv: list[str]) -> None:
         done = list(pool.map(trained, *zip(*runs, strict=True)))
     pairs = list(zip(done[::2], done[1::2], strict=True))
     rows = [row for split in SPLITS for row in compared(pairs, split)]
-    settings = {key: value for key, value in flat(as_plain(load_config(Path(asked.found)))).items() if key.startswith(CHANGED)}
+    whole = flat(as_plain(load_config(Path(asked.found))))
+    settings = {key: value for key, value in whole.items() if key.startswith(CHANGED)}
     title = f"What a search has found: {asked.name}, {asked.steps} steps"
     results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked.other), {"settings": settings})
 
 
 def _notes(other: str) -> list[str]:
     return [
-        f"Against {Path(other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the same "
-        "for all. Mean (half its 95 % interval).",
+        f"Against {Path(other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the "
+        "same for all. Mean (half its 95 % interval).",
         "The difference is paired by task, within a seed; of all seeds by task (for these seeds) and, second, by seed "
         "(Student's t of three).",
         "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
