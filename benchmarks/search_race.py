@@ -15,8 +15,9 @@ from tune.domains import Choice
 from tune.history import History, Trial
 from tune.rungs import Full, Schedule
 from tune.searchers import Searcher
-from tune.searchers.bohb import BOHB
+from tune.searchers.bohb import BOHB, Advice
 from tune.searchers.prior import Random
+from tune.searchers.tpe import modelled
 from tune.space import Configuration, Space
 
 WORKERS = 4
@@ -41,6 +42,17 @@ class Ours:
         return self.searcher.suggest(self.space, history, number, self.seed)
 
     def told(self, trial: Trial) -> None: ...
+
+
+@dataclass(frozen=True)
+class OptunaBOHB(BOHB):
+    """BOHB with Optuna's multivariate TPE for its model: the same rungs, the same share at random."""
+
+    def advised(self, space: Space, history: History, number: int, seed: int, advice: Advice) -> Configuration:
+        budget = None if self.at_random(number, seed) else self.rung(history)
+        if budget is None:
+            return space.sample(seed, number)
+        return modelled(space, history, budget, self.candidates, (seed, number))
 
 
 class RayOptuna:
@@ -88,6 +100,7 @@ METHODS: dict[str, Method] = {
     "ASHA": lambda objective, seed: (Ours(Random(), objective.space, seed), objective.schedule),
     "Ray's Optuna": lambda objective, seed: (RayOptuna(objective.space, seed), full(objective)),
     "Ray's Optuna, ASHA": lambda objective, seed: (RayOptuna(objective.space, seed), objective.schedule),
+    "BOHB, Optuna's model": lambda objective, seed: (Ours(OptunaBOHB(), objective.space, seed), objective.schedule),
     "BOHB": lambda objective, seed: (Ours(BOHB(), objective.space, seed), objective.schedule),
 }
 

@@ -18,6 +18,8 @@ from metatrain.reduction import mean_metrics
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.types import Executor, Job, MetaGradient, Metrics, Params
 
+_OF_SETTINGS = ("momentum", "weight_decay")
+"""What an optimiser keeps beside its state, and settings say."""
 REST = "rest"
 """The group of the parameters that belong to no other."""
 
@@ -63,11 +65,17 @@ def begin(params: Params, settings: OuterSettings) -> TrainState:
 
 
 def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
-    """The state that `snapshot` was taken of; it shares no tensor with it."""
+    """The state that `snapshot` was taken of; it shares no tensor with it.
+
+    Momentum and weight decay are those of `settings`, as rates are: a member of a population goes on with its own.
+    """
     state = begin(snapshot["params"], settings)
     state.step, state.next_task = snapshot["step"], snapshot["next_task"]
     for group, one in state.optimizers.items():
+        now = [{name: leaves[name] for name in _OF_SETTINGS if name in leaves} for leaves in one.param_groups]
         one.load_state_dict(deepcopy(snapshot["optimizers"][group]))
+        for leaves, settings_now in zip(one.param_groups, now, strict=True):
+            leaves.update(settings_now)
     state.best = Best(**snapshot["best"])
     return state
 

@@ -30,10 +30,20 @@ def prepare(settings: Config) -> float:
 
 def settled(settings: Config) -> Config:
     """`settings` with everything decided that depends on this machine; what cannot be run is refused here."""
+    reach(settings)
+    return decided(settings)
+
+
+def reach(settings: Config) -> None:
+    """Ask for MLflow, where runs are recorded there. TrackingError: no answer. ValueError: it lets nobody in."""
     if settings.tracking.uri is not None:
         from metatrain.preflight import preflight
 
         preflight(settings.tracking.uri)
+
+
+def decided(settings: Config) -> Config:
+    """The same, whoever it is recorded by. ValueError: it cannot be trained, here or anywhere."""
     device = torch.device("cuda" if settings.executor.gpus_per_worker > 0 else "cpu")
     engine = rehearse(settings).engine_on(device)
     return resolved(settings, {"vectorize": engine.vectorize, "compile": "on" if engine.compile else "off"})

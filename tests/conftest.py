@@ -1,6 +1,7 @@
 """What tests share: one torch thread, data from the user's root alone, a Ray that each module starts once."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,16 @@ def tiny_imagenet_root() -> Path:
     if root is None:
         pytest.skip("set METATRAIN_DATA to a folder that holds tiny-imagenet/ to run this on real photographs")
     return Path(root) / "tiny-imagenet"
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        print(f"no {', '.join(names)} on the path")
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -45,12 +45,15 @@ class Person:
 
 
 @contextmanager
-def a_person(head: RayHead, room: Path) -> Iterator[Person]:
-    """With an empty home in `room`, and a profile that names the cluster and where runs are kept."""
+def a_person(head: RayHead, room: Path, **more: dict[str, str]) -> Iterator[Person]:
+    """With an empty home in `room`, and a profile that names the cluster and where runs are kept; `more` is more of it:
+    settings, env.
+    """
     folder = room / "project"
     folder.mkdir()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    profile = {"address": head.address, "token": "${LAB_TOKEN}", "settings": {"runs.root": f"{room}/shared/runs"}}
+    settings = {"runs.root": f"{room}/shared/runs", **more.pop("settings", {})}
+    profile = {"address": head.address, "token": "${LAB_TOKEN}", "settings": settings, **more}
     (folder / "profiles.yaml").write_text(yaml.safe_dump({"default": "lab", "profiles": {"lab": profile}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_TOKEN", head.token)

@@ -1,10 +1,7 @@
 """The page about runs in a real browser: headless Chromium, which can resolve no name."""
 
-import json
 import re
 import shutil
-import subprocess
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from metatrain.driver import new_run, run
 from metatrain.executor import InProcess
 from metatrain.recorders import JsonLines
 from metatrain.worker import Worker
+from tests.browsing import browse, probed
 from tests.configurations import tiny
 from tests.report_pages import SECTIONS, Page, evil
 
@@ -32,46 +30,6 @@ def made(tmp_path_factory) -> list[Path]:
         run(config, InProcess(Worker(config, torch.device("cpu"))), recorder, home)
         recorder.close("finished")
     return sorted(root.iterdir())
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        print(f"no {', '.join(names)} on the path")
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
-    return found
-
-
-def browse(browser: str, page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A headless browser that can resolve no name, on `page`."""
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *options]
-    command += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
-    command.append(page.absolute().as_uri())
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-PROBE = """<!doctype html><iframe width="{width}" height="800" srcdoc="{page}"></iframe><script>
-addEventListener("load", () => {{
-const {{contentDocument: page, contentWindow: view}} = document.querySelector("iframe")
-document.documentElement.dataset.found = JSON.stringify({{
-  pictures: [...page.images].map(image => image.complete && image.naturalWidth > 0),
-  asked_for: view.performance.getEntriesByType("resource").map(each => each.name).filter(it => !it.startsWith("data:")),
-  charts: [...page.querySelectorAll(".chart > svg")].map(svg => svg.getBoundingClientRect().width),
-  wide: page.documentElement.scrollWidth, window: view.innerWidth,
-}})}})</script>"""
-"""A window is never narrower than 500 pixels, a frame is."""
-
-
-def probed(browser: str, page: Path, tmp_path: Path, width: int) -> dict:
-    """What a script beside the page sees, which the page's own policy would not let run in it."""
-    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
-    (tmp_path / "probed.html").write_text(PROBE.format(width=width, page=escape(html)))
-    done = browse(browser, tmp_path / "probed.html", tmp_path / "profile", "--dump-dom")
-    return json.loads(Page(done.stdout).all("html")[0]["data-found"])
 
 
 @pytest.mark.parametrize("several", [False, True])

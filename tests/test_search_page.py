@@ -9,16 +9,14 @@ from html import escape
 import pytest
 
 from metatrain import runs
+from tests.browsing import PROBE, browse
 from tests.report_pages import EVIL, Page
 from tests.search_folders import evil, grown, made, plan, population, searched, weighing
-from tests.test_report_browser import PROBE, browse, browser
 from tune.report import write
 from tune.report.collect import collect
 from tune.report.figures import trade_offs
 from tune.report.page import TRIALS, render
 from tune.search import Search
-
-__all__ = ["browser"]
 
 SECTIONS = ["summary", "best", "progress", "rungs", "parallel", "importance", "trials", "configuration", "use"]
 NAMES = ("whole", "one", "none", "weighing", "population", "evil")

@@ -11,6 +11,7 @@ try next), `rungs` and `population` (who goes on), `journal` (what a crash leave
 Both are pure functions, so a search that is rebuilt from its journal goes on as if it had not stopped.
 
 From there to `metatrain search`: `document`, `methods` (a search as it is written), `folder` (what it keeps), `trial`
-(one run, from rung to rung), `session` (Ray Tune asks, the search answers), `chronicle` (what is told meanwhile),
-`driver` (all of it, once), `report/`, `importance` and `plots` (what came of it).
+(one run, from rung to rung), `desk` (who is begun, what became of whom), `resources` (whether there is room), `session`
+(Ray Tune asks, the desk answers), `chronicle` (what is told meanwhile), `driver` (all of it, once), `report/`,
+`importance` and `plots` (what came of it).
 """

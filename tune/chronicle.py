@@ -22,8 +22,8 @@ from metatrain.runs import Run, replace_text
 from metatrain.standing import duration, time_left
 from metatrain.types import RunStatus
 from tune.document import Document
-from tune.folder import BEST, CLOCK, JOURNAL, trial_id
-from tune.history import History, Status
+from tune.folder import BEST, CLOCK, JOURNAL, KEPT, trial_id
+from tune.history import BROKEN, History, Status
 
 if TYPE_CHECKING:
     from metatrain.tracking import MLflowRecorder
@@ -33,11 +33,12 @@ ENDS: dict[Status, RunStatus] = {
     "stopped": "interrupted",
     "failed": "failed",
     "nan": "failed",
+    "unfit": "failed",
 }
 
 
-_TICK_S, _FLUSH_S, _AWAY_S = 60.0, 3.0, 60.0
-"""How often time is noted, MLflow is told, and it is tried again once it was away."""
+_TICK_S, _FLUSH_S, _AWAY_S, _FILES_S = 60.0, 3.0, 60.0, 120.0
+"""How often time is noted, MLflow is told, it is tried again once it was away, and is sent files."""
 
 
 class Clock:
@@ -120,7 +121,7 @@ class Standing(NamedTuple):
     def _parts(self) -> list[str]:
         history = self.history
         states = Counter(trial.status for trial in history.trials)
-        broken = states["failed"] + states["nan"]
+        broken = sum(states[status] for status in BROKEN)
         begun = f"{len(history.trials)} trials, {states['running']} running" + (f", {broken} failed" if broken else "")
         rungs = Counter(budget for _, budget in history.arrivals)
         reached = ", ".join(f"{count} to {budget}" for budget, count in sorted(rungs.items()))
@@ -145,7 +146,7 @@ class Chronicle:
         self.clock = Clock(home.path)
         self._display: Display = display_on(sys.stderr, "searching")
         self._told = self._missed = ""
-        self._due = 0.0
+        self._due = self._files_due = 0.0
         self._recorder = _parent(home, document)
 
     @property
@@ -173,10 +174,19 @@ class Chronicle:
             self._record(lambda to: to.record(history.steps, _found(history)))
             self._record(lambda to: to.record(self.clock.events, _counts(history)))
             self._record(lambda to: to.flush())
+        if time.monotonic() >= self._files_due:  # should it be killed, others may learn from it as far as it came
+            self._files_due = time.monotonic() + _FILES_S
+            self.keep()
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self._display.say(text)
+
+    def keep(self) -> None:
+        """What the search's folder holds of it, in MLflow."""
+        for path in (self._home.path / name for name in KEPT):
+            if path.exists():
+                self.artifact(path)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file for the parent run."""
@@ -206,7 +216,7 @@ class Chronicle:
         try:
             preflight(self._recorder.uri)
             call(self._recorder)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # it does not answer, or lets us in no more
             self._due = time.monotonic() + _AWAY_S
             if str(error) != self._missed:
                 self._missed = str(error)
@@ -229,7 +239,7 @@ def _found(history: History) -> Mapping[str, float]:
 
 
 def _counts(history: History) -> Mapping[str, float]:
-    states = Counter(trial.status for trial in history.trials)
+    states = Counter("failed" if trial.broke else trial.status for trial in history.trials)
     counts = {f"search/{status}": float(states[status]) for status in ("running", "stopped", "completed", "failed")}
     return {**counts, "search/trials": float(len(history.trials))}
 

@@ -2,7 +2,7 @@
 
 Of ONE task of the shape of the test tasks, drawn from validation, so that a search looks at no test class: adapting to
 its support set with the evaluation's inner steps, and predicting its queries, by the algorithm's own functions of one
-task, eagerly, on the worker's device and with its threads.
+task, eagerly, on the CPU and with a worker's threads.
 """
 
 import time

@@ -157,6 +157,7 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")
     read = read_method(name, settings, base.outer.steps, [parameter.name for parameter in space.parameters])
     rest = {key: value for key, value in section.items() if key != "method"}
+    rest |= {key: [rest[key]] for key in ("warm_start", "objectives") if isinstance(rest.get(key), str)}
     found: SearchSettings = read_settings(SearchSettings, {**rest, "method": read}, "search")
     return found
 
@@ -178,9 +179,15 @@ def _check_space(document: Document) -> None:
             with_it = [trouble for draw, trouble in mine if option is None or same(draw[parameter.name], option)]
             bad = [trouble for trouble in with_it if trouble in blamed]
             if unknown or (bad and len(bad) == len(with_it)):
-                raise ValueError(f"space.{(unknown or bad)[0]}")
+                raise ValueError(f"space.{(unknown or bad)[0]}{_hint(space, parameter.name) if unknown else ''}")
     if all(trouble is not None for _, trouble in told):
         raise ValueError(f"space: no configuration of it can be trained, {told[0][1]}")
+
+
+def _hint(space: Space, name: str) -> str:
+    """For a field that only some options of a section have."""
+    above = [other.name for other in space.parameters if name.startswith(f"{other.name}.")]
+    return f"; if some options of {above[0]} have it, write its domain as from: and when:" if above else ""
 
 
 def _blames(trouble: str, name: str) -> bool:

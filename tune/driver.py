@@ -5,7 +5,11 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from ray.exceptions import RayError
+from ray.tune import TuneError
 
 from cluster.connection import connected
 from metatrain import runs
@@ -14,18 +18,20 @@ from metatrain.config import resolved
 from metatrain.failures import RunFailed
 from metatrain.runs import Run
 from metatrain.types import RunStatus
+from tasks.places import is_uri
 from tune.chronicle import Chronicle
+from tune.desk import Desk
 from tune.document import Document
 from tune.experience import Experience, gathered, read_experience
-from tune.folder import BEST, CLOCK, EXPERIENCE, JOURNAL, TASKS, assignment, new_search
+from tune.folder import EXPERIENCE, JOURNAL, TASKS, assignment, new_search
 from tune.history import Trial
 from tune.likeness import signature
 from tune.plots import plots
 from tune.report.collect import collect
 from tune.report.page import NAME, render
-from tune.resources import Needs, at_once, needs
+from tune.resources import Needs, at_once, needs, unseen
 from tune.search import Search
-from tune.session import Desk, Room, conduct
+from tune.session import Room, conduct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,9 @@ def search(
     _check_metric(document)
     needed = needs(document.base.executor, document.search.cpus)
     with connected(document.base.executor, besides=1 if document.base.executor.name == "ray" else 0):
-        together = at_once(needed, document.search.at_once)
+        settings = document.base.executor
+        together = at_once(needed, document.search.at_once, grows=not isinstance(settings.workers, int))
+        _check_shared(document, home)
         home = home or new_search(document, _beside(document, say))
         say(f"search {home.where}")
         owned = runs.own(home, take_over, heartbeat_s=document.base.runs.heartbeat)
@@ -79,7 +87,7 @@ def search(
             try:
                 home.commit()
                 return _conducted(found, document, home, (needed, together), stop, say)
-            except (OSError, runs.RunLost) as error:
+            except (OSError, ValueError, RayError, TuneError, runs.RunLost) as error:
                 raise RunFailed(f"{' '.join(str(error).split())}\n{kept_in(home.where)}") from error
 
 
@@ -108,7 +116,7 @@ def _conducted(
 
     desk = Desk(found, assign, home.commit, room[1], document.search.retries)
     with _told(chronicle, found) as close:
-        conduct(desk, room[0], attend, Room(room[0], document.base.executor.deadline, say))
+        conduct(desk, room[0], attend, _room(room[0], document, chronicle.say))
         ended, failed = _why(found, desk.trouble, document, chronicle.clock.seconds)
         chronicle.tell(found.history)
         chronicle.clock.note(last=True)
@@ -117,6 +125,10 @@ def _conducted(
     history = found.history
     seconds = round(chronicle.clock.seconds, 1)
     return Outcome(home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best())
+
+
+def _room(needed: Needs, document: Document, say: Callable[[str], None]) -> Room:
+    return Room(needed, document.search.at_once, document.base.executor.deadline, say)
 
 
 def _why(found: Search, trouble: str, document: Document, seconds: float) -> tuple[str, bool]:
@@ -157,10 +169,8 @@ def _kept(home: Run, chronicle: Chronicle) -> None:
     story = dataclasses.replace(collect(home), owner=None)  # by the time that it is read
     pictures, page = plots(story, home.path / "plots"), home.path / NAME
     runs.replace_text(page, render(story))
-    files = [home.path / name for name in (JOURNAL, CLOCK, BEST, EXPERIENCE, TASKS)]
-    for path in [*files, page]:
-        if path.exists():
-            chronicle.artifact(path)
+    chronicle.keep()
+    chronicle.artifact(page)
     for path in pictures:
         chronicle.artifact(path, "plots")
     home.commit()
@@ -187,6 +197,19 @@ def _experience(home: Run) -> Experience | None:
     """What the search began with, whatever has been learnt elsewhere since."""
     kept = home.path / EXPERIENCE
     return read_experience(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
+
+
+def _check_shared(document: Document, home: Run | None) -> None:
+    """ValueError: trials on other nodes would write where nobody finds it."""
+    root = document.base.runs.root if home is None else home.where
+    missing = 0 if is_uri(root) else unseen(Path(root).absolute())
+    remedy = "set it to s3://BUCKET/FOLDER, or to a disk that all of them share"
+    require(not missing, f"runs.root: '{root}' is not there for {missing} of the cluster's nodes: {remedy}")
+    uri = document.base.tracking.uri or ""
+    file = uri.removeprefix("sqlite:///")
+    missing = unseen(Path(file).absolute().parent) if file != uri else 0
+    remedy = "set it to a server's http://…, or to null"
+    require(not missing, f"tracking.uri: '{uri}' is not there for {missing} of the cluster's nodes: {remedy}")
 
 
 def _check_metric(document: Document) -> None:

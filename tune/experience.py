@@ -210,10 +210,11 @@ def _trained(run: Recorded, metric: str) -> _Trained:
 
 
 def _grouped(experiment: str, runs: Iterable[_Trained], space: Space, mode: Mode, signature: Signature) -> list[Source]:
-    """Runs on the same tasks, ranked among each other: one source for each kind of task."""
+    """Runs that learned and were judged on the same tasks, ranked among each other: a source for each kind of task."""
 
     def tasks(run: _Trained) -> str:
-        return json.dumps(coarse(run.document["tasks"]), sort_keys=True)
+        section = run.document["tasks"]
+        return json.dumps([coarse(section), section.get("test")], sort_keys=True)
 
     sources = []
     for number, (key, group) in enumerate(groupby(sorted(runs, key=tasks), tasks)):
@@ -222,7 +223,7 @@ def _grouped(experiment: str, runs: Iterable[_Trained], space: Space, mode: Mode
             # All have had what was theirs to have: they are compared at their ends.
             trial = Trial(len(history.trials), dict(run.document))
             history = history.began(trial).reported(trial.number, 1, run.value).ended(trial.number, "completed")
-        likeness = weight(distance(signature, json.loads(key)))
+        likeness = weight(distance(signature, json.loads(key)[0]))
         found = source_of(f"{experiment}, runs {number}", likeness, history, 1, space, {})
         sources += [found] if found is not None else []
     return sources

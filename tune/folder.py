@@ -25,6 +25,8 @@ from tune.history import Trial
 
 JOURNAL, CLOCK, BEST = "journal.jsonl", "clock.jsonl", "best.yaml"
 EXPERIENCE, TASKS = "experience.json", "tasks.json"
+KEPT = (JOURNAL, CLOCK, BEST, EXPERIENCE, TASKS)
+"""Files that MLflow's parent run has too."""
 
 
 def new_search(document: Document, beside: dict[str, str]) -> Run:

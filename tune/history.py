@@ -15,8 +15,11 @@ from tune.domains import Value
 from tune.objectives import pareto, ranked
 
 Mode = Literal["min", "max"]
-Status = Literal["running", "stopped", "completed", "failed", "nan"]
-"""stopped: by its schedule. completed: its whole budget. nan: a result was not a finite number."""
+Status = Literal["running", "stopped", "completed", "failed", "nan", "unfit"]
+"""stopped: by its schedule. completed: its whole budget. nan: a loss or a result was no finite number. unfit: its
+settings do not go together. failed: anything else that went wrong.
+"""
+BROKEN: tuple[Status, ...] = ("failed", "nan", "unfit")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Trial:
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def broke(self) -> bool:
+        """Whether it came to grief."""
+        return self.status in BROKEN
+
+    @property
     def budget(self) -> int:
         """Steps up to its last result, with those of its ancestors."""
         return self.results[-1][0] if self.results else self.start
@@ -50,6 +58,9 @@ class Trial:
 @dataclass(frozen=True)
 class History:
     """All trials by number, and how many have failed since one last did not, in the order in which they ended.
+
+    Once anything has a result, those that are nan or unfit are no such failures: a space may be full of them, and they
+    say nothing of the next trial.
 
     `arrivals` are the (trial, budget) of all results in the order in which they came. `objectives` are costs, to be
     small, that are weighed beside the metric.
@@ -119,8 +130,8 @@ class History:
         trial = self.trial(number)
         if trial.status != "running":
             return self
-        failures = self.failures_in_a_row + 1 if status in ("failed", "nan") else 0
-        return replace(self._with(replace(trial, status=status, reason=reason)), failures_in_a_row=failures)
+        ended = replace(trial, status=status, reason=reason)
+        return replace(self._with(ended), failures_in_a_row=self._failures(status))
 
     def trial(self, number: int) -> Trial:
         """By its number. ValueError: there is none."""
@@ -137,13 +148,20 @@ class History:
 
     def front(self) -> tuple[Trial, ...]:
         """Those with the largest budget that none of them dominates, the best metric first, whatever they cost; without
-        objectives those that are equally best.
+        objectives those that are equally best. Who broke later is among them only where everybody did.
         """
-        seen = [trial for trial in self.trials if trial.results]
+        results = [trial for trial in self.trials if trial.results]
+        seen = [trial for trial in results if not trial.broke] or results
         most = max((trial.budget for trial in seen), default=0)
         highest = [trial for trial in seen if trial.budget == most]
         points = [self.point(trial, trial.results[-1][1]) for trial in highest]
         return tuple(highest[i] for i in sorted(pareto(points), key=lambda i: points[i]))
+
+    def _failures(self, status: Status) -> int:
+        """In a row, with one more trial that ended so."""
+        if status not in BROKEN:
+            return 0
+        return self.failures_in_a_row + (status == "failed" or not self.arrivals)
 
     def _with(self, trial: Trial) -> "History":
         number = trial.number

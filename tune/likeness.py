@@ -8,8 +8,8 @@ A signature is plain JSON: what a configuration says of its tasks, and a few sta
     δ_ways    |ln(Nₐ / N_b)| / ln 20, at most 1; δ_shots likewise
     δ_k       |kₐ - k_b| of statistic k, at most 1 (`statistics`)
 
-What only one of the two has counts as 1. Statistics that both lack count as 1 each where the sources differ. An
-experience weighs exp(-d²).
+What only one of the two has counts as 1. Where one has no statistics at all, as single runs have none, they count as 0
+for the same source and as 1 each for another. An experience weighs exp(-d²).
 
 Statistics are of training tasks 0 to 31 of seed 0, of images brought to at most 14×14: the same tasks at a higher
 resolution are the same tasks, and so, but for δ_ways and δ_shots, are those with other ways and shots.
@@ -82,7 +82,7 @@ def distance(a: Signature, b: Signature) -> float:
     source = _apart(a, b)
     parts = [_ratio(a.get(part), b.get(part)) for part in ("ways", "shots")]
     ours, theirs = a.get("statistics", {}), b.get("statistics", {})
-    if ours or theirs:
+    if ours and theirs:
         parts += [_difference(ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())]
     else:
         parts += [float(a.get("source") != b.get("source"))] * _STATISTICS

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from metatrain.config import read_settings
 from metatrain.settings import Choice
-from tune.population import Population
+from tune.population import Population, explorable
 from tune.rungs import Full, Halving, Schedule
 from tune.searchers import Searcher
 from tune.searchers.bohb import BOHB
@@ -61,14 +61,11 @@ def written_method(method: Choice) -> dict[str, Any]:
 
 
 def _usual(schedule: type[Schedule], section: Mapping[str, Any], steps: int, names: Sequence[str]) -> dict[str, Any]:
-    """Four rungs below the end; of a population as many comparisons, and explored whatever a checkpoint outlives: all
-    but what shapes the model or its tasks.
-    """
+    """Four rungs below the end; of a population as many comparisons, and explored whatever a checkpoint outlives."""
     if schedule is Halving:
         eta = section.get("eta", Halving.eta)
         whole = isinstance(eta, int) and eta > 1
         return {"min_budget": math.ceil(steps / eta**_RUNGS) if whole else 1}
     if schedule is Population:
-        explored = [name for name in names if name.partition(".")[0] not in ("model", "tasks")]
-        return {"interval": max(1, steps // (_RUNGS + 1)), "explored": explored}
+        return {"interval": max(1, steps // (_RUNGS + 1)), "explored": [name for name in names if explorable(name)]}
     return {}

@@ -71,7 +71,11 @@ class Population:
     def check(self, space: Space) -> None:
         """ValueError: something explored is not in the space."""
         names = [parameter.name for parameter in space.parameters]
+        above = f"search.method.interval: {self.interval} steps are the whole budget, and nobody copies: lower it"
+        require(self.interval < self.max_budget, above)
         for name in self.explored:
+            fits = "a checkpoint of other settings would not fit it: leave it out of what is explored"
+            require(explorable(name), f"search.method.explored: '{name}': {fits}")
             there = ", ".join(names)
             require(name in names, f"search.method.explored: no '{name}' in the space: choose among {there}")
 
@@ -99,6 +103,12 @@ class Population:
                 domain, value = parameter.domain, changed[parameter.name]
                 changed[parameter.name] = domain.at(u) if anew < self.resample else domain.perturbed(value, factor)
         return space.completed(changed, quantiles[1::3])
+
+
+def explorable(name: str) -> bool:
+    """Whether a member may go on from a checkpoint with another value: not of what shapes parameters or optimisers."""
+    section, _, setting = name.partition(".")
+    return section not in ("model", "tasks") and bool(setting) and not name.endswith(("optimizer", "algorithm.name"))
 
 
 def living(history: History) -> list[Trial]:

@@ -1,15 +1,21 @@
 """What a trial needs, and whether a cluster has it."""
 
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
 
 Bundle = dict[str, float]
+_EPS = 1e-9
+_LOOK_S = 120.0
+"""How long nodes may take to look for a file: a process starts on each."""
 
 
 class Needs(NamedTuple):
@@ -35,37 +41,66 @@ def needs(settings: ExecutorSettings, cpus: float) -> Needs:
     return Needs(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.most_workers))))
 
 
-def at_once(needed: Needs, wanted: int) -> int:
+def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:
     """How many trials run at the same time on the cluster that is connected: `wanted`, or as many as there is room for.
 
-    ValueError: not even one has room.
+    grows: an autoscaler brings more nodes when it is asked to, so that one trial may wait for them. ValueError: not
+    even one has room.
     """
     problem = lacking(needed)
+    if problem is not None and grows:
+        return wanted or 1
     remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
     require(problem is None, f"search: {problem}: {remedy}")
-    total, have = needed.total(), _together(needed.total(), _nodes())
-    room = min(int(have[kind] / amount) for kind, amount in total.items())
-    return min(wanted, room) if wanted else room
+    free, room = _nodes(), 0
+    while (room < wanted or not wanted) and _placed(needed.bundles, free):
+        room += 1
+    return room
 
 
 def lacking(needed: Needs) -> str | None:
     """Why the cluster, were it idle, would have no room for one trial; None where it has."""
     there, total = _nodes(), needed.total()
-    have = _together(total, there)
-    each = all(any(_holds(node, bundle) for node in there) for bundle in needed.bundles)
-    if each and _holds(have, total):
+    if _placed(needed.bundles, _nodes()):
         return None
+    have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
     wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
+    if all(have[kind] >= total[kind] for kind in total):
+        wants += f" in {len(needed.bundles)} processes, each on one node,"
     return f"a trial needs {wants}, the cluster has {has} on {len(there)} node{'s' * (len(there) != 1)}"
 
 
+def unseen(folder: Path) -> int:
+    """How many nodes of the cluster have no such folder, or another one of that name; it is made here."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if len(nodes) == 1:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".seen-{secrets.token_hex(8)}"
+    probe.touch()
+    try:
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        asked = [_sees.options(scheduling_strategy=one).remote(str(probe)) for one in there]
+        return ray.get(asked, timeout=_LOOK_S).count(False)
+    finally:
+        probe.unlink()
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
 def _nodes() -> list[Bundle]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _together(kinds: Iterable[str], nodes: Sequence[Bundle]) -> Bundle:
-    return {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in kinds}
-
-
-def _holds(there: Bundle, bundle: Bundle) -> bool:
-    return all(there.get(kind, 0.0) >= amount for kind, amount in bundle.items())
+def _placed(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
+    """Whether each bundle finds a node, the largest first; what they take is taken from `free`."""
+    for bundle in sorted(bundles, key=lambda one: sum(one.values()), reverse=True):
+        node = next((one for one in free if all(one.get(kind, 0.0) >= bundle[kind] - _EPS for kind in bundle)), None)
+        if node is None:
+            return False
+        for kind, amount in bundle.items():
+            node[kind] -= amount
+    return True

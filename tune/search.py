@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 from metatrain.checks import positive, require
 from tune.experience import Experience
-from tune.history import History, Mode, Trial
+from tune.history import History, Mode, Status, Trial
 from tune.journal import Event, Journal, after, replayed
 from tune.population import Population
 from tune.rungs import Decision, Schedule
 from tune.searchers import Searcher
+from tune.searchers.evolution import Evolution
 from tune.space import Space
 
 
@@ -60,6 +61,13 @@ class Plan:
             members = self.schedule.members
             few = f"search.trials: {self.trials} leave a population of {members} none to copy with: set more than that"
             require(self.trials is None or self.trials > members, few)
+
+        if isinstance(self.searcher, Evolution) and self.trials is not None:
+            size = self.searcher.population
+            late = (
+                f"search.trials: {self.trials} are all drawn at random for a population of {size}: set more than that"
+            )
+            require(self.trials > size, late)
 
     def header(self) -> dict[str, Any]:
         """What makes it this search; how long it lasts is not part of that, and may be raised."""
@@ -124,7 +132,7 @@ class Search:
         """
         history, plan = self.history, self.plan
         if history.failures_in_a_row >= plan.failures:
-            broken = [trial for trial in history.trials if trial.status in ("failed", "nan")]
+            broken = [trial for trial in history.trials if trial.broke]
             last = f"trial {broken[-1].number} last: {broken[-1].reason}"
             return Outcome(True, f"{history.failures_in_a_row} trials failed one after the other, {last}")
         enough = self._enough(history)
@@ -177,10 +185,10 @@ class Search:
         self._do(result | self._decided(self.history.reported(number, budget, value, known), number))
         return _standing(self.history.trial(number))
 
-    def failed(self, number: int, reason: str) -> None:
-        """A trial broke, and will not be tried again."""
+    def failed(self, number: int, reason: str, status: Status = "failed") -> None:
+        """A trial broke, and will not be tried again; `status` is one of `history.BROKEN`."""
         if self.history.trial(number).status == "running":
-            self._do({"event": "ended", "trial": number, "status": "failed", "reason": reason})
+            self._do({"event": "ended", "trial": number, "status": status, "reason": reason})
 
     def _decided(self, seen: History, number: int) -> Event:
         """What follows from a trial's newest result, as the journal has it."""

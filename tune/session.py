@@ -5,39 +5,34 @@ session the next one begins a new Tune experiment with the trials that the journ
 """
 
 import logging
+import math
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from metatrain.runs import RunOwnedError
-from metatrain.types import WorkersLost
-from tune.assignment import Assignment
-from tune.history import Trial
-from tune.resources import Needs, lacking
-from tune.search import Search
+from tune.desk import Desk
+from tune.resources import Needs, at_once, lacking
 from tune.trial import Bell, Report, TrialActor
 
 _GRACE_S = 120.0
 """How long trials may take to come to a halt before they are ended as they are."""
-_PAUSE_S = 5.0
-"""Before a trial that lost its process is begun again."""
-_ROOM_S = 2.0
-"""How often the cluster is looked at."""
+_ROOM_S, _BUSY_S = 2.0, 60.0
+"""How often the cluster is looked at, and how long a trial waits before that is said."""
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one can be silenced
@@ -45,92 +40,6 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # of what Tune keeps nothing is read again
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-@dataclass
-class Desk:
-    """What Tune's thread and ours share. The history is an immutable value: it is read without a lock.
-
-    assign: what a trial's process is told. keep: makes the journal durable where the search is kept. at_once: trials
-    that run at the same time. retries: how often one is begun again after its process was lost.
-    """
-
-    search: Search
-    assign: Callable[[Trial], Assignment]
-    keep: Callable[[], None]
-    at_once: int
-    retries: int
-    closing: threading.Event = field(default_factory=threading.Event)
-    """Set when no more is to be begun."""
-    trouble: str = ""
-    """What ended the session, where it was neither its end nor its user."""
-    running: dict[str, int] = field(default_factory=dict)
-    """The trial that is lived by each of Tune's own."""
-    started: set[str] = field(default_factory=set)
-    """Those of Tune's own that have a process; the others wait for room."""
-    lost: Counter[int] = field(default_factory=Counter)
-    _after: float = 0.0
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Tune keeps copies of what it is given, to go on from; nobody reads them."""
-        return type(None), ()
-
-    def next(self) -> Assignment | None:
-        """A trial to be begun or gone on with; None for the time being."""
-        if self.closing.is_set() or len(self.running) >= self.at_once or time.monotonic() < self._after:
-            return None
-        while (trial := self._waiting() or self.search.next_trial()) is not None:
-            self.keep()
-            try:
-                return self.assign(trial)
-            except ValueError as error:  # settings that do not go together, of which the searcher learns
-                self.search.failed(trial.number, " ".join(str(error).split()))
-                self.keep()
-        return None
-
-    def _waiting(self) -> Trial | None:
-        """One that has begun, and that no process lives."""
-        taken = set(self.running.values())
-        return next((trial for trial in self.search.running if trial.number not in taken), None)
-
-    def is_over(self) -> bool:
-        """Whether nothing is left to be begun, now or later."""
-        ended = self.search.outcome() is not None and not self.search.running
-        return self.closing.is_set() or ended
-
-    def heard(self, number: int, report: Report) -> bool:
-        """A trial's report, kept; whether it goes on."""
-        if report.reason:
-            self.search.failed(number, report.reason)
-        elif report.value is not None:
-            decision = self.search.report(number, report.step, report.value, report.costs)
-            self.keep()
-            return decision == "continue" and not self.closing.is_set()
-        elif not self.closing.is_set():
-            self.give_up("a trial was told to stop, and the search was not: its bell is gone")
-        self.keep()
-        return False
-
-    def give_up(self, reason: str) -> None:
-        """The first reason ends the session."""
-        self.trouble = self.trouble or reason
-        self.closing.set()
-
-    def broke(self, number: int, error: BaseException | None) -> None:
-        """A trial's process is gone, or what it needs is: it is begun again, from its newest checkpoint, a few times.
-
-        A trial that takes its process with it has failed. What others would lack too ends the session.
-        """
-        self.lost[number] += 1
-        self._after = time.monotonic() + _PAUSE_S * 3 ** (self.lost[number] - 1)
-        if self.lost[number] <= self.retries:
-            return
-        reason = f"{_in_short(error)} ({self.lost[number]} times)"
-        if isinstance(error, (OSError, WorkersLost, RunOwnedError)):
-            self.give_up(reason)
-        else:
-            self.search.failed(number, reason)
-            self.keep()
 
 
 class Suggestions(Searcher):
@@ -179,7 +88,7 @@ class Decisions(FIFOScheduler):
         """Its process is gone, or raised what was not foreseen."""
         number = self._desk.running.get(trial.trial_id)
         if number is not None:
-            self._desk.broke(number, trial.get_error())
+            self._desk.broke(number, _raised(trial))
 
 
 class Starts(tune.Callback):
@@ -221,13 +130,17 @@ def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    if attend():  # it may have had its minutes before
+        desk.closing.set()
+        return
     session = _begun(lambda: _tuned(desk, needs, bell))
     try:
         while not (session.done() or desk.closing.is_set()):
             if attend():
                 break
-            if why := room.given_up():
+            if why := room.given_up(waiting=bool(desk.running.keys() - desk.started)):
                 desk.give_up(why)
+            desk.at_once = room.trials or desk.at_once
             wait([session], 0.5)
     finally:
         desk.closing.set()
@@ -237,14 +150,17 @@ def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") 
 
 
 class Room:
-    """Watches whether the cluster still has room for trials: it may come back, until a deadline."""
+    """Watches how much room the cluster has for trials: it may come back, until a deadline; and it may grow."""
 
-    def __init__(self, needed: Needs, deadline: float, say: Callable[[str], None]) -> None:
-        self._needed, self._deadline, self._say = needed, deadline, say
-        self._asked = self._since = 0.0
+    def __init__(self, needed: Needs, wanted: int, deadline: float, say: Callable[[str], None]) -> None:
+        """wanted: trials at the same time, 0 for as many as there is room for."""
+        self._needed, self._wanted, self._deadline, self._say = needed, wanted, deadline, say
+        self._asked = self._since = self._waits = 0.0
+        self.trials = 0
+        """That have room at the same time; 0 where it is not known."""
 
-    def given_up(self) -> str:
-        """Why no more is waited for; "" while there is hope."""
+    def given_up(self, waiting: bool) -> str:
+        """Why no more is waited for; "" while there is hope. waiting: whether a trial has begun and has no process."""
         now = time.monotonic()
         if now - self._asked < _ROOM_S:
             return ""
@@ -253,12 +169,24 @@ class Room:
             if self._since:
                 self._say("there is room again")
             self._since = 0.0
+            self.trials = at_once(self._needed, self._wanted)
+            self._note(waiting, now)
             return ""
         if not self._since:
             self._since = now
             self._say(f"no room for a trial: {problem}; waiting")
         late = now - self._since > self._deadline
         return f"{problem}, for longer than executor.deadline, {self._deadline:g} s" if late else ""
+
+    def _note(self, waiting: bool, now: float) -> None:
+        """Says once that a trial waits, where the cluster is others' for the time being."""
+        if not waiting:
+            self._waits = 0.0
+        elif not self._waits:
+            self._waits = now
+        elif now - self._waits > _BUSY_S:
+            self._waits = math.inf
+            self._say("no room for a trial: what it needs is in use, by others or by trials that end; waiting")
 
 
 def _begun(call: Callable[[], None]) -> "Future[None]":
@@ -305,6 +233,12 @@ def _unwrapped() -> Iterator[None]:
         raise error.__cause__ from error
 
 
-def _in_short(error: BaseException | None) -> str:
-    lines = str(error or "").strip().splitlines()
-    return lines[-1].strip()[:300] if lines else "its process ended"
+def _raised(trial: Any) -> BaseException | None:
+    """What ended a trial's process; None where nobody knows. Tune keeps it in a file beside the driver, and its own
+    `get_error` looks for it elsewhere.
+    """
+    if trial.pickled_error_file is None:
+        return None
+    error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, BaseException) else error if isinstance(error, BaseException) else None

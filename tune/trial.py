@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+import torch
 from ray import tune
 from ray.exceptions import RayError
 
@@ -23,8 +24,9 @@ from metatrain.config import as_yaml, load_config, read_config
 from metatrain.driver import opened, stretches
 from metatrain.executor import InProcess
 from metatrain.outer import Best, Diverged
-from metatrain.preparation import prepare, recorders, settled
+from metatrain.preparation import decided, prepare, reach, recorders
 from metatrain.recorders import read_lines
+from metatrain.rehearsal import require_same
 from metatrain.runs import Run, RunLost, RunOwnedError, environment
 from metatrain.settings import Config
 from metatrain.storage.homes import is_home, leave, make_home, open_home
@@ -33,37 +35,50 @@ from metatrain.worker import Worker, device_for
 from tasks.places import is_uri
 from tune.assignment import Assignment
 from tune.costs import costs
+from tune.history import Status
 
 _HANDOVER_S = 60.0
 """How long the process of a driver that was killed may still hold a trial."""
 
 
 class Report(NamedTuple):
-    """What a trial says. value: the metric at `step`; None where it was interrupted, or came to grief for `reason`."""
+    """What a trial says. value: the metric at `step`; None where it was interrupted, or came to grief for `reason`, and
+    so ended as `status`.
+    """
 
     step: int
     value: float | None = None
     costs: Mapping[str, float] = {}
     reason: str = ""
+    status: Status = "failed"
+
+
+class Unfit(Exception):
+    """Settings that do not go together, wherever they are tried."""
 
 
 def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]:
     """A trial's life, from rung to rung; a generator that is closed early leaves all in order.
 
-    Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError.
+    Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError,
+    and ValueError, of a node without its data, its GPU or its login, say.
     """
     home: Run | None = None
     try:
-        home, settings = _home(assignment)
-        prepare(settings)
+        asked = read_config(assignment.config)
+        reach(asked)
+        prepare(asked)
+        home, settings = _home(assignment, asked)
         with _owned(home), executing(settings) as executor:
             if assignment.parent is not None:
-                _inherit(home, *assignment.parent)
+                _inherit(home, settings, *assignment.parent)
             yield from _trained(assignment, settings, home, executor, stopping)
-    except RunOwnedError:
-        raise
-    except (Diverged, TaskFailed, ValueError) as error:
-        yield Report(0, reason=" ".join(str(error).split()))
+    except Unfit as error:
+        yield Report(0, reason=str(error), status="unfit")
+    except Diverged as error:
+        yield Report(0, reason=_in_one_line(error), status="nan")
+    except TaskFailed as error:
+        yield Report(0, reason=_in_one_line(error))
     finally:
         if home is not None:
             leave(home)
@@ -115,9 +130,8 @@ def executing(settings: Config) -> Iterator[Executor]:
         executor.close()
 
 
-def _home(assignment: Assignment) -> tuple[Run, Config]:
-    """The trial's run, as an earlier process left it or a new one, and its configuration, computed as is now said."""
-    now = read_config(assignment.config)
+def _home(assignment: Assignment, now: Config) -> tuple[Run, Config]:
+    """The trial's run, as an earlier process left it or a new one, and its configuration, computed as is `now` said."""
     if is_home(assignment.place):
         home = open_home(assignment.place)
         kept = load_config(home.config)
@@ -126,28 +140,50 @@ def _home(assignment: Assignment) -> tuple[Run, Config]:
         return home, replace(kept, executor=replace(kept.executor, **told), tracking=tracking)
     if not is_uri(assignment.place):
         shutil.rmtree(assignment.place, ignore_errors=True)  # half made, by a process that was killed
-    settings = settled(now)
+    settings = _fitting(now)
     heartbeat = settings.runs.heartbeat
     return make_home(assignment.place, assignment.run_id, as_yaml(settings), environment(), heartbeat), settings
 
 
-def _inherit(home: Run, parent: str, step: int) -> None:
+def _fitting(settings: Config) -> Config:
+    """With everything decided. Unfit: it cannot be trained."""
+    try:
+        return decided(settings)
+    except ValueError as error:
+        raise Unfit(_in_one_line(error)) from error
+
+
+def _inherit(home: Run, settings: Config, parent: str, step: int) -> None:
     """The parent's checkpoint of `step`: parameters, optimisers, how far its tasks are used up; and the best before it,
-    where that is still kept.
+    where that is still kept. Unfit: they are not laid out as `settings` have them.
     """
-    if checkpoints.newest(home.checkpoints) is not None:
+    newest = checkpoints.newest(home.checkpoints)
+    if newest is not None and newest.step >= step:
         return
     origin = open_home(parent)
     source = origin.checkpoints
     snapshot = checkpoints.load(source, step)
+    try:
+        require_same(snapshot["params"], Worker(settings, torch.device("cpu")))
+    except ValueError as error:
+        raise Unfit(_in_one_line(error)) from error
     best = snapshot["best"]["step"]
-    if (source / f"{best:08d}").exists() and best < step:
-        _copied(source, home.checkpoints, best, checkpoints.load(source, best))
-    elif best != step:
+    if best != step and not _copied_best(source, home.checkpoints, best, step):
         snapshot["best"] = vars(Best())
     _copied(source, home.checkpoints, step, snapshot)  # the one that is gone on from last, so that all is there then
     leave(origin)
     home.commit()
+
+
+def _copied_best(source: Path, target: Path, best: int, step: int) -> bool:
+    """Whether there was one before `step`; its run, where that goes on, may tidy it away at any moment."""
+    if not (0 <= best < step and (source / f"{best:08d}").exists()):
+        return False
+    try:
+        _copied(source, target, best, checkpoints.load(source, best))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _copied(source: Path, target: Path, step: int, snapshot: Mapping[str, Any]) -> None:
@@ -171,6 +207,10 @@ def _owned(home: Run) -> Iterator[None]:
         yield
     finally:
         owned.__exit__(None, None, None)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _value(home: Run, step: int, metric: str) -> float:

@@ -121,7 +121,7 @@ def _found(story: SearchStory) -> str:
 
 def _counted(story: SearchStory) -> str:
     """Of 40 trials 12 were completed, 25 stopped early and 3 failed."""
-    counts: Counter[str] = Counter("failed" if each.status == "nan" else each.status for each in story.history.trials)
+    counts: Counter[str] = Counter("failed" if each.broke else each.status for each in story.history.trials)
     copied = sum(each.parent is not None for each in story.history.trials)
     said = {"completed": "had the whole budget", "stopped": "were stopped early", "failed": "failed"}
     said["running"] = "are running" if story.owner else "are unfinished"
@@ -148,7 +148,7 @@ def _capital(text: str) -> str:
 
 def failures(story: SearchStory) -> list[tuple[str, int, int]]:
     """Why trials failed: (reason, how many, the last of them), the most frequent first."""
-    broken = [each for each in story.history.trials if each.status in ("failed", "nan")]
+    broken = [each for each in story.history.trials if each.broke]
     counts = Counter(_reason(each) for each in broken)
     last = {_reason(each): each.number for each in broken}
     return [(reason, many, last[reason]) for reason, many in counts.most_common()]

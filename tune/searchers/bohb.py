@@ -62,14 +62,19 @@ class BOHB:
 
     def advised(self, space: Space, history: History, number: int, seed: int, advice: Advice) -> Configuration:
         """A suggestion of a model that knows more than the history: from the first trial on, if there is advice."""
-        (u,) = draws(seed, "random-share", number, 1)
-        budget = None if u < self.random else self.rung(history)
-        if u < self.random or (budget is None and not advice.good):
+        at_random = self.at_random(number, seed)
+        budget = None if at_random else self.rung(history)
+        if at_random or (budget is None and not advice.good):
             return space.sample(seed, number)
         good, bad = ([], []) if budget is None else self._split(observations(history, budget))
         running = awaited(history, budget)
         densities = _mixed(space, good, advice.good), _mixed(space, [*bad, *running], advice.bad)
         return self._most_promising(space, *densities, running, (seed, number))
+
+    def at_random(self, number: int, seed: int) -> bool:
+        """Whether a trial is one of the share that no model suggests."""
+        (u,) = draws(seed, "random-share", number, 1)
+        return u < self.random
 
     def rung(self, history: History) -> int | None:
         """The highest with enough results that did not fail, else the lowest; None before that has enough to begin."""

@@ -29,14 +29,14 @@ class Evolution:
 
     def parent(self, history: History, number: int, seed: int) -> Trial | None:
         """Who won the tournament; None while the population is not complete, or nobody in it has a result."""
-        tried = [trial for trial in history.trials if trial.results or trial.status in ("failed", "nan")]
+        tried = [trial for trial in history.trials if trial.results or trial.broke]
         if len(tried) < self.population:
             return None
         members = tried[-self.population :]
         quantiles = draws(seed, "tournament", number, self.tournament)
         # Taking each from those left makes the draw one without replacement.
         drawn = [members.pop(int(u * len(members))) for u in quantiles]
-        fit = [trial for trial in drawn if trial.results and trial.status not in ("failed", "nan")]
+        fit = [trial for trial in drawn if trial.results and not trial.broke]
         most = max((trial.budget for trial in fit), default=0)
         furthest = [trial for trial in fit if trial.budget == most]
         losses = history.losses([(trial, trial.results[-1][1]) for trial in furthest])

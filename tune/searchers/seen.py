@@ -17,7 +17,7 @@ def observations(history: History, budget: int) -> list[tuple[Mapping[str, Value
     """
     results = [(trial, value) for trial in history.trials if (value := trial.at(budget)) is not None]
     losses = {trial.number: loss for (trial, _), loss in zip(results, history.losses(results), strict=True)}
-    broke = (trial.number for trial in history.trials if trial.status in ("failed", "nan"))
+    broke = (trial.number for trial in history.trials if trial.broke)
     losses |= {number: math.inf for number in broke if number not in losses}
     return [(trial.configuration, losses[trial.number]) for trial in history.trials if trial.number in losses]
 
@@ -29,7 +29,7 @@ def awaited(history: History, budget: int | None) -> list[Mapping[str, Value]]:
 
 def comparable(history: History) -> list[Trial]:
     """Those that have a result, or have broken, in order of number."""
-    return [trial for trial in history.trials if trial.results or trial.status in ("failed", "nan")]
+    return [trial for trial in history.trials if trial.results or trial.broke]
 
 
 def comparisons(history: History, trials: Sequence[Trial]) -> NDArray[np.float64]:
@@ -39,7 +39,7 @@ def comparisons(history: History, trials: Sequence[Trial]) -> NDArray[np.float64
     having come so early that it had nobody to be halved against. Who broke is worse than who did not.
     """
     signs = np.zeros((len(trials), len(trials)))
-    broken = np.array([trial.status in ("failed", "nan") for trial in trials], dtype=bool)
+    broken = np.array([trial.broke for trial in trials], dtype=bool)
     for budget in sorted({reached for trial in trials for reached, _ in trial.results}):
         there = [(i, value) for i, trial in enumerate(trials) if (value := trial.at(budget)) is not None]
         losses = np.where(broken, math.inf, math.nan)

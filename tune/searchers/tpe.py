@@ -42,25 +42,30 @@ class TPE:
         completed = [trial for trial in history.trials if trial.status == "completed"]
         if len(completed) < self.startup:
             return space.sample(seed, number)
-        whole = max(trial.budget for trial in completed)
-        with _quiet():
-            sampler = optuna.samplers.TPESampler(
-                n_startup_trials=1,
-                n_ei_candidates=self.candidates,
-                seed=int(words(seed, stream("search", "model"), [number], 1)[0, 0]),
-                multivariate=True,
-                group=space.conditional,
-                constant_liar=True,
-            )
-            study = optuna.create_study(direction="minimize", sampler=sampler)
-            study.add_trials([_frozen(space, x, loss) for x, loss in observations(history, whole)])
-            study.add_trials([_frozen(space, x, None) for x in awaited(history, whole)])
-            trial = study.ask()
-            found: Configuration = {}
-            for parameter in space.parameters:
-                if parameter.active(found):
-                    found[parameter.name] = _asked(trial, parameter.name, parameter.domain)
-        return found
+        return modelled(space, history, max(trial.budget for trial in completed), self.candidates, (seed, number))
+
+
+def modelled(space: Space, history: History, budget: int, candidates: int, address: tuple[int, int]) -> Configuration:
+    """What Optuna makes of the results at a budget; `address` is (seed, number)."""
+    seed, number = address
+    with _quiet():
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=1,
+            n_ei_candidates=candidates,
+            seed=int(words(seed, stream("search", "model"), [number], 1)[0, 0]),
+            multivariate=True,
+            group=space.conditional,
+            constant_liar=True,
+        )
+        study = optuna.create_study(direction="minimize", sampler=sampler)
+        study.add_trials([_frozen(space, x, loss) for x, loss in observations(history, budget)])
+        study.add_trials([_frozen(space, x, None) for x in awaited(history, budget)])
+        trial = study.ask()
+        found: Configuration = {}
+        for parameter in space.parameters:
+            if parameter.active(found):
+                found[parameter.name] = _asked(trial, parameter.name, parameter.domain)
+    return found
 
 
 def _frozen(space: Space, configuration: Mapping[str, Value], loss: float | None) -> FrozenTrial:
