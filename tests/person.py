@@ -45,15 +45,12 @@ class Person:
 
 
 @contextmanager
-def a_person(head: RayHead, room: Path, **more: dict[str, str]) -> Iterator[Person]:
-    """With an empty home in `room`, and a profile that names the cluster and where runs are kept; `more` is more of it:
-    settings, env.
-    """
+def a_person(head: RayHead, room: Path) -> Iterator[Person]:
+    """With an empty home in `room`, and a profile that names the cluster and where runs are kept."""
     folder = room / "project"
     folder.mkdir()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    settings = {"runs.root": f"{room}/shared/runs", **more.pop("settings", {})}
-    profile = {"address": head.address, "token": "${LAB_TOKEN}", "settings": settings, **more}
+    profile = {"address": head.address, "token": "${LAB_TOKEN}", "settings": {"runs.root": f"{room}/shared/runs"}}
     (folder / "profiles.yaml").write_text(yaml.safe_dump({"default": "lab", "profiles": {"lab": profile}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_TOKEN", head.token)

@@ -39,7 +39,13 @@ def difference(found: Params, expected: Params) -> float:
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+QUICK = ("maml", "reptile", "protonet")
+"""One of each way to a gradient; the others compile in `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_every_algorithm_compiled_in_float64(name):
     settings = {} if name == "protonet" else {"inner_lr": 0.01, "inner_steps": 3}
     if name == "reptile":
@@ -140,6 +146,7 @@ class WithDropout(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(16, 6), Dropout(0.5), nn.Tanh())
 
 
+@pytest.mark.slow
 def test_compiled_dropout_draws_the_same_masks():
     custom = Custom("tests.test_compilation:WithDropout")
     algorithm, model, params = model_and_params("maml", custom, inner_lr=0.1, inner_steps=3)
@@ -162,6 +169,7 @@ def steps(executor, state, config, until: int) -> None:
             return
 
 
+@pytest.mark.slow
 def test_compiled_runs_end_with_the_same_bits_on_workers_and_after_a_resume():
     import ray
 

@@ -166,6 +166,7 @@ def test_golden_curves(tmp_path, algorithm):
         assert values == pytest.approx(expected, rel=1e-4), key
 
 
+@pytest.mark.slow
 @pytest.mark.omniglot
 def test_a_minute_on_real_omniglot_beats_what_learned_nothing(tmp_path, omniglot_root):
     config = config_in(

@@ -109,6 +109,7 @@ def test_nodes_that_vanish_come_or_give_notice_change_no_bit(nodes):
         run.check()
 
 
+@pytest.mark.slow
 def test_what_workers_of_a_node_found_comes_as_one_vector(nodes):
     nodes.add(2)
     with running(on_ray(many_steps(LARGE), 2)) as run:
@@ -135,6 +136,7 @@ def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
         run.check()
 
 
+@pytest.mark.slow
 def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
     only = nodes.add()
     config = on_ray(tiny(f"runs.root={tmp_path}", "checkpoint.every=1000", "outer.steps=1000"), 1, deadline=15.0)

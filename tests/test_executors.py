@@ -55,7 +55,7 @@ def in_placement_group(config: Config) -> Iterator[Executor]:
 EXECUTORS: dict[str, Make] = {"in_process": in_process, "ray-1": on_ray(1), "ray-3": on_ray(3)}
 
 
-@pytest.fixture(params=list(EXECUTORS))
+@pytest.fixture(params=["in_process", pytest.param("ray-1", marks=pytest.mark.slow), "ray-3"])
 def make(request: pytest.FixtureRequest, local_ray: None) -> Make:
     return EXECUTORS[request.param]
 

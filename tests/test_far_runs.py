@@ -55,6 +55,7 @@ def steps_in(place: str) -> list[int]:
     return [line["step"] for line in read_lines(open_home(place).metrics) if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_is_resumed_by_a_machine_with_an_empty_disk(far, proxy, monkeypatch, tmp_path):
     folder, undisturbed = far
     began = subprocess.Popen(command("train", "far.yaml", "runs.root=s3://runs/killed"), cwd=folder)

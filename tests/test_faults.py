@@ -15,6 +15,7 @@ from tests.faults import harmful, many_steps, on_ray, running, stopped
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_waited_for_by_nobody_and_given_work_again_when_it_is_back(local_ray):
     config = many_steps()
     with running(on_ray(config, 2, timeout=60.0)) as run:
@@ -60,6 +61,7 @@ def test_the_only_worker_stopped_is_replaced_too(local_ray):
         run.check()
 
 
+@pytest.mark.slow
 def test_tasks_that_kill_every_worker_end_the_run_and_are_named(local_ray):
     with running(on_ray(harmful("kill", 21), 2)) as run:
         with pytest.raises(TaskFailed, match=r"^tasks 21 to 21 at step 2: .* workers died .*shard_size$"):

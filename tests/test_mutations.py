@@ -126,7 +126,7 @@ def downloads(config: Config) -> bool:
     return config.tasks.source.name == "omniglot" and config.tasks.source.settings.root is None
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
 def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, part, tmp_path, monkeypatch):
     chance = random.Random(part)
     (tmp_path / "cache").mkdir()

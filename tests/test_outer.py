@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,19 @@ def test_groups_have_optimisers_of_their_own_and_share_the_schedule():
         apply(one, gradient, settings)
     assert all(torch.equal(state.params[name], again.params[name]) for name in params)
     assert again.optimizers["a.b"].state_dict()["state"][0]["step"] == 3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_going_on_with_other_settings_moves_as_they_say(optimizer):
+    before, now = (OuterSettings(optimizer=optimizer, weight_decay=decay) for decay in (0.9, 0.1))
+    if optimizer == "sgd":
+        before, now = replace(before, momentum=0.9), replace(now, momentum=0.1)
+    state = begin({"w": torch.ones(2)}, before)
+    apply(state, MetaGradient({"w": torch.ones(2)}, {}, {}, torch.tensor(1.0)), before)
+    (leaves,) = restore(state.snapshot(), now).optimizers["rest"].param_groups
+    assert leaves["weight_decay"] == 0.1 and leaves.get("momentum", 0.1) == 0.1
+    (leaves,) = restore(state.snapshot(), before).optimizers["rest"].param_groups
+    assert leaves["weight_decay"] == 0.9 and leaves.get("momentum", 0.9) == 0.9
 
 
 def test_a_group_without_parameters_is_refused_with_what_there_is():

@@ -41,6 +41,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_the_node_of_a_trial_is_lost(cluster, tmp_path, capsys):
     """In mid-trial; another one comes later. The same trials, decisions and observations as where nothing happened."""
     lost = cluster.add_node(num_cpus=1)
@@ -85,6 +86,7 @@ def store(tmp_path, monkeypatch) -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.mark.slow
 def test_a_search_is_kept_in_object_storage(store, tmp_path, monkeypatch):
     """Its journal and its trials; killed, and gone on with by a driver that has nothing else."""
     monkeypatch.setenv("METATRAIN_CACHE", str(tmp_path / "cache"))

@@ -38,7 +38,7 @@ def test_it_is_read_back_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_has_settings_of_its_own(name):
-    document = tiny_search(f"search.method={name}", "search.trials=20")
+    document = tiny_search(f"search.method={name}", "search.trials=30")
     assert document.search.method.name == name
     assert read_document(document.plain()) == document
     with pytest.raises(ValueError, match=r"search\.method\.nonsense: no such setting"):
@@ -105,6 +105,8 @@ def test_a_bad_space_is_refused(text):
         "search.trials=null": "set search.trials, search.minutes",
         "search.objectives=[speed]": "search.objectives",
         "search.trial=3": "did you mean trials",
+        "search.method={name: evolution, population: 6}": "search.trials: 6 leave a population of 6 none to evolve",
+        "search.method={name: pbt, interval: 27}": "search.method.interval: 27 steps are the whole budget",
         "search=3": "search: 3 is no section",
         "space={}": "space: is empty",
     }.items(),

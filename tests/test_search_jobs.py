@@ -12,6 +12,7 @@ from tests.searches import TINY_SEARCH, journal
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_a_search_is_submitted(head, tmp_path):
     with a_person(head, tmp_path) as person:
         document = {**TINY_SEARCH, "search": {**TINY_SEARCH["search"], "trials": 2}}

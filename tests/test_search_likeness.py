@@ -107,9 +107,10 @@ def test_the_scale_of_targets_and_the_spread_of_tasks_are_seen():
     assert distance(SIGNATURES["sinusoids"], curves(amplitude=[0.1, 5.5])) < 0.3 < far
 
 
-def test_what_only_one_has_counts_as_unlike():
+def test_what_has_no_statistics_is_compared_by_the_rest():
     whole, bare = SIGNATURES["5-way"], SIGNATURES["by its configuration alone"]
-    assert distance(whole, bare) >= math.sqrt(6)
+    assert distance(whole, bare) == distance({**whole, "statistics": {}}, bare) < 1
+    assert distance({**whole, "source": "omniglot"}, bare) >= math.sqrt(6)
     assert distance(bare, SIGNATURES["mini-imagenet"]) == pytest.approx(math.sqrt(0.25 + 6))
     assert distance(bare, {**bare, "ways": 20}) == pytest.approx(math.log(4) / math.log(20))
 

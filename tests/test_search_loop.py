@@ -79,6 +79,36 @@ def test_failures_in_a_row_end_the_search_and_say_why(tmp_path):
         assert search.outcome() == Outcome(True, reason)
 
 
+def test_a_space_full_of_what_diverges_or_clashes_ends_no_search_that_has_results(tmp_path):
+    plan = Plan(SPACE, Random(), Full(9), "loss", "min", trials=50, failures=3)
+    with Search(plan, tmp_path / "journal.jsonl") as search:
+        search.report(search.next_trial().number, 9, 1.0)
+        for status in ("unfit", "nan", "nan", "unfit", "nan"):
+            search.failed(search.next_trial().number, "no number", status)
+        assert search.outcome() is None
+        for _ in range(3):
+            search.failed(search.next_trial().number, "no GPU")
+        assert search.outcome().failed
+    with Search(plan, tmp_path / "other.jsonl") as search:
+        for status in ("unfit", "nan", "unfit"):
+            assert search.outcome() is None
+            search.failed(search.next_trial().number, "no number", status)
+        assert search.outcome().failed, "nothing ever had a result"
+
+
+def test_who_broke_later_is_the_best_only_where_everybody_did(tmp_path):
+    plan = Plan(SPACE, Random(), Halving(1, 9), "loss", "min", trials=4)
+    with Search(plan, tmp_path / "journal.jsonl") as search:
+        for _ in range(2):
+            search.next_trial()
+        search.report(0, 1, 1.0)
+        search.report(0, 3, 0.5)
+        search.failed(0, "no number", "nan")
+        assert search.best().number == 0
+        search.report(1, 1, 2.0)
+        assert [trial.number for trial in search.front()] == [1]
+
+
 def test_a_search_ends_with_its_trials_or_its_steps_and_may_be_given_more(tmp_path):
     path = tmp_path / "journal.jsonl"
     assert len(searched(plan_of(Random(), trials=5), path)) == 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tune.history import History, Trial
-from tune.population import Population
+from tune.population import Population, explorable
 from tune.search import Outcome, Plan, Search
 from tune.searchers.prior import Random
 from tune.space import read_space
@@ -206,6 +206,13 @@ def test_populations_that_cannot_be_are_refused():
         ValueError, match=re.escape("search.method.explored: no 'outer.rate' in the space: choose among outer.lr")
     ):
         Population(("outer.rate",), 10, 100).check(SPACE)
+    assert [explorable(name) for name in ("outer.lr", "outer.momentum", "algorithm.inner_lr")] == [True] * 3
+    for name in ("outer.optimizer", "model.width", "algorithm", "tasks.train.ways"):
+        space = read_space({name: "choice(a, b)"})
+        with pytest.raises(ValueError, match=f"search.method.explored: '{name}': a checkpoint of other settings"):
+            Population((name,), 10, 100).check(space)
+    with pytest.raises(ValueError, match=r"search.method.interval: 100 steps are the whole budget"):
+        Population(("outer.lr",), 100, 100).check(SPACE)
     with pytest.raises(ValueError, match=re.escape("search.method.explored: no 'outer.rate' in the space")):
         Plan(SPACE, Random(), Population(("outer.rate",), 10, 100), "loss", "min")
     with pytest.raises(ValueError, match=re.escape("search.trials: 8 leave a population of 8 none to copy with: set")):

@@ -119,9 +119,7 @@ def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
     assert manifest(trial / "checkpoints", 27)["extra"]["params_sha256"] in done.out
 
 
-@pytest.mark.parametrize(
-    "events", [pytest.param(2, marks=pytest.mark.slow), 7, pytest.param(12, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("events", [pytest.param(events, marks=pytest.mark.slow) for events in (2, 7, 12)])
 def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_path):
     searching = Searching(tmp_path / "room")
     process = searching.begin("tiny.yaml")
@@ -146,6 +144,7 @@ def test_killed_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_
     same(searching, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_over_goes_on_with_more_trials(undisturbed):
     """The last test of this module: it changes the search."""
     before = (undisturbed.folder / "journal.jsonl").read_bytes()

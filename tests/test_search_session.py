@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -9,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from metatrain import checkpoints
 from metatrain.config import load_config
 from tests.searches import journal, tiny_search
 from tune.driver import Outcome, search
-from tune.folder import open_search
+from tune.folder import new_search, open_search
 
 pytestmark = pytest.mark.ray
 
@@ -26,6 +28,25 @@ def found(tmp_path: Path, *overrides: str, **sections: object) -> Outcome:
 
 def trial(outcome: Outcome, number: int) -> Path:
     return Path(outcome.place) / "trials" / f"{number:04d}"
+
+
+UNFORESEEN = """
+from dataclasses import dataclass
+from metatrain.algorithms.maml import MAML
+from tests.test_search_session import at_home
+
+@dataclass(frozen=True)
+class Method(MAML):
+    def init(self, model, spec, seed):
+        if not at_home():
+            raise KeyError("nobody knows")
+        return super().init(model, spec, seed)
+"""
+
+
+def at_home() -> bool:
+    """Whether this is the process of the search, and not one of its trials."""
+    return ray.get_runtime_context().get_actor_id() is None
 
 
 POPULATION = "search.method={name: pbt, members: 4, interval: 9, quantile: 0.5}"
@@ -81,6 +102,7 @@ def test_evolution_mutates_architectures(local_ray, tmp_path):
     assert widths == {configuration["model.width"] for configuration in begun}
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_front(local_ray, tmp_path):
     sections = {"space": {"model.width": "logint(4, 64)", "outer.lr": "loguniform(1e-3, 1e-2)"}}
     outcome = found(
@@ -96,6 +118,7 @@ def test_several_objectives_have_a_front(local_ray, tmp_path):
     assert "Trade-offs" in page and (Path(outcome.place) / "plots" / "pareto.png").exists()
 
 
+@pytest.mark.slow
 def test_trials_have_workers_of_their_own(local_ray, tmp_path):
     """Within the trial's placement group, and with the same parameters as in process."""
     both = [
@@ -116,15 +139,36 @@ def test_trials_that_always_fail_end_the_search(local_ray, tmp_path):
     assert "lower outer.lr" in outcome.ended
 
 
+def test_what_a_node_lacks_ends_the_session_and_not_the_trial(local_ray, tmp_path):
+    document = tiny_search(f"runs.root={tmp_path}", "search.retries=0", "search.trials=2", "search.method=random")
+    home = new_search(document, {})
+    (home.path / "trials").write_text("in the way")
+    outcome = search(document, home)
+    assert outcome.failed and re.fullmatch(r"no run can be made in .*: set runs.root .* \(1 times\)", outcome.ended)
+    assert [event["event"] for event in journal(home.path)] == ["began"], "nothing is held against its configuration"
+    (home.path / "trials").unlink()
+    again = search(document, home)
+    assert not again.failed and again.trials == 2
+
+
+def test_a_trial_that_raises_what_nobody_foresaw_has_failed_for_that_reason(local_ray, tmp_path, monkeypatch):
+    (tmp_path / "unforeseen.py").write_text(UNFORESEEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = {"algorithm": {"name": "unforeseen:Method", "inner_lr": 0.01}}
+    outcome = found(tmp_path, "search.retries=0", "search.failures=1", "search.trials=2", **changes)
+    assert outcome.failed and "KeyError: 'nobody knows' (1 times)" in outcome.ended
+
+
 def test_settings_that_do_not_go_together_fail_and_are_learned_from(local_ray, tmp_path):
     sections = {"space": {"outer.optimizer": "choice(sgd, adam)", "outer.momentum": "choice(0.0, 0.9)"}}
     outcome = found(tmp_path, "search.trials=8", "search.failures=8", "search.method=random", **sections)
     assert not outcome.failed and outcome.trials == 8
     ends = [event for event in journal(Path(outcome.place)) if event["event"] == "ended"]
-    assert ends and all("momentum" in event["reason"] for event in ends)
+    assert ends and all("momentum" in event["reason"] and event["status"] == "unfit" for event in ends)
     assert sum(event["event"] == "result" for event in journal(Path(outcome.place))) == 8 - len(ends)
 
 
+@pytest.mark.slow
 def test_time_is_up(local_ray, tmp_path):
     outcome = found(tmp_path, "search.trials=1000", "search.minutes=0.15", "search.at_once=2")
     assert outcome.ended == "its 0.15 minutes are over" and not outcome.failed

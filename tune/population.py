@@ -74,10 +74,10 @@ class Population:
         above = f"search.method.interval: {self.interval} steps are the whole budget, and nobody copies: lower it"
         require(self.interval < self.max_budget, above)
         for name in self.explored:
-            fits = "a checkpoint of other settings would not fit it: leave it out of what is explored"
-            require(explorable(name), f"search.method.explored: '{name}': {fits}")
             there = ", ".join(names)
             require(name in names, f"search.method.explored: no '{name}' in the space: choose among {there}")
+            fits = "a checkpoint of other settings would not fit it: leave it out of what is explored"
+            require(explorable(name), f"search.method.explored: '{name}': {fits}")
 
     def exploit(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
         """What a trial does after its newest result: copy, or go on as it is (None)."""

@@ -53,7 +53,7 @@ def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:
     remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
     require(problem is None, f"search: {problem}: {remedy}")
     free, room = _nodes(), 0
-    while (room < wanted or not wanted) and _placed(needed.bundles, free):
+    while (room < wanted or not wanted) and placed(needed.bundles, free):
         room += 1
     return room
 
@@ -61,12 +61,12 @@ def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:
 def lacking(needed: Needs) -> str | None:
     """Why the cluster, were it idle, would have no room for one trial; None where it has."""
     there, total = _nodes(), needed.total()
-    if _placed(needed.bundles, _nodes()):
+    if placed(needed.bundles, _nodes()):
         return None
     have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
     wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
     if all(have[kind] >= total[kind] for kind in total):
-        wants += f" in {len(needed.bundles)} processes, each on one node,"
+        wants += f" in {len(needed.bundles)} processes, each whole on a node"
     return f"a trial needs {wants}, the cluster has {has} on {len(there)} node{'s' * (len(there) != 1)}"
 
 
@@ -95,7 +95,7 @@ def _nodes() -> list[Bundle]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _placed(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
+def placed(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
     """Whether each bundle finds a node, the largest first; what they take is taken from `free`."""
     for bundle in sorted(bundles, key=lambda one: sum(one.values()), reverse=True):
         node = next((one for one in free if all(one.get(kind, 0.0) >= bundle[kind] - _EPS for kind in bundle)), None)

@@ -64,9 +64,7 @@ class Plan:
 
         if isinstance(self.searcher, Evolution) and self.trials is not None:
             size = self.searcher.population
-            late = (
-                f"search.trials: {self.trials} are all drawn at random for a population of {size}: set more than that"
-            )
+            late = f"search.trials: {self.trials} leave a population of {size} none to evolve: set more than that"
             require(self.trials > size, late)
 
     def header(self) -> dict[str, Any]:
