@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 from metatrain import checkpoints
@@ -28,25 +27,6 @@ def found(tmp_path: Path, *overrides: str, **sections: object) -> Outcome:
 
 def trial(outcome: Outcome, number: int) -> Path:
     return Path(outcome.place) / "trials" / f"{number:04d}"
-
-
-UNFORESEEN = """
-from dataclasses import dataclass
-from metatrain.algorithms.maml import MAML
-from tests.test_search_session import at_home
-
-@dataclass(frozen=True)
-class Method(MAML):
-    def init(self, model, spec, seed):
-        if not at_home():
-            raise KeyError("nobody knows")
-        return super().init(model, spec, seed)
-"""
-
-
-def at_home() -> bool:
-    """Whether this is the process of the search, and not one of its trials."""
-    return ray.get_runtime_context().get_actor_id() is None
 
 
 POPULATION = "search.method={name: pbt, members: 4, interval: 9, quantile: 0.5}"
@@ -149,14 +129,6 @@ def test_what_a_node_lacks_ends_the_session_and_not_the_trial(local_ray, tmp_pat
     (home.path / "trials").unlink()
     again = search(document, home)
     assert not again.failed and again.trials == 2
-
-
-def test_a_trial_that_raises_what_nobody_foresaw_has_failed_for_that_reason(local_ray, tmp_path, monkeypatch):
-    (tmp_path / "unforeseen.py").write_text(UNFORESEEN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    changes = {"algorithm": {"name": "unforeseen:Method", "inner_lr": 0.01}}
-    outcome = found(tmp_path, "search.retries=0", "search.failures=1", "search.trials=2", **changes)
-    assert outcome.failed and "KeyError: 'nobody knows' (1 times)" in outcome.ended
 
 
 def test_settings_that_do_not_go_together_fail_and_are_learned_from(local_ray, tmp_path):
