@@ -42,7 +42,7 @@ class Dashboard:
     """The one at `address`: http(s)://host:port, or host:port alone."""
 
     def __init__(self, address: str, token: Token | None) -> None:
-        self.address = (address if "://" in address else f"http://{address}").rstrip("/")
+        self.address = full_address(address)
         self.headers = {"Authorization": f"Bearer {_plain(token)}"} if token else {}
         self._token = token
         try:
@@ -86,16 +86,16 @@ class Dashboard:
         return f"what answers at {self.address} is not a Ray dashboard: give its address, whose port is 8265 by default"
 
     def _refused(self, error: urllib.error.HTTPError, text: str) -> Exception:
-        code, source = error.code, self._token.source if self._token else "nowhere"
-        if code == 401:
+        code = error.code
+        if code in (401, 403) and self._token is None:
             return ValueError(
                 f"the cluster at {self.address} asks for a token, and none was found: put the cluster's into "
                 "~/.ray/auth_token or RAY_AUTH_TOKEN, or name its file as token_file in a profile"
             )
-        if code == 403:
+        if code in (401, 403) and self._token is not None:
             return ValueError(
-                f"the cluster at {self.address} does not accept the token from {source}: it has another; copy the "
-                "auth_token of its head"
+                f"the cluster at {self.address} does not accept the token from {self._token.source}: it has another; "
+                "copy the auth_token of its head"
             )
         if code in (301, 302, 303, 307, 308):
             elsewhere = error.headers.get("Location", "elsewhere")
@@ -104,6 +104,11 @@ class Dashboard:
             return Unknown(self.not_ray())
         told = f"{self.address} answers {code} ({reason_in(text)})"
         return Failing(f"the cluster at {told}") if code >= 500 else ValueError(f"{told}: look into its logs")
+
+
+def full_address(address: str) -> str:
+    """With its scheme, without a slash at its end."""
+    return (address if "://" in address else f"http://{address}").rstrip("/")
 
 
 def reason_in(text: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ _STARTED = "Running entrypoint for job"
 _PING_S = 20.0
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.5
+_OPEN_S = 10.0
+_POLL_S = 3.0
 _WORKER_COMMAND = "--python_worker_command="
 
 Answer = TypeVar("Answer")
@@ -178,7 +181,7 @@ class Jobs:
         seen, told = 0, ""
         while (job := self._patiently(lambda: self._look(job_id), note)).status not in ENDED:
             at = 0
-            for piece in self._tail(job_id) if job.status != "PENDING" else ():
+            for piece in self._pieces(job_id) if job.status != "PENDING" else ():
                 at += len(piece)
                 if at > seen:
                     yield piece[seen - at :]
@@ -197,6 +200,17 @@ class Jobs:
                 "went with it; go on with its run, which `--resume` takes"
             ) from error
 
+    def _pieces(self, job_id: str) -> Iterator[str]:
+        """Those of `_tail`; where it gives none, behind a proxy without websockets say, all so far and a pause."""
+        mute = True
+        for piece in self._tail(job_id):
+            mute = False
+            yield piece
+        if mute:
+            with suppress(Unreadable):  # which is told once the job has ended
+                yield self._patiently(lambda: self.log(job_id))
+            time.sleep(_POLL_S)
+
     def _tail(self, job_id: str) -> Iterator[str]:
         """Pieces of the log as they come, from its beginning; ends with the job or the connection, by pings if mute."""
 
@@ -204,7 +218,8 @@ class Jobs:
             session = aiohttp.ClientSession(headers=self._dashboard.headers)
             try:
                 url = f"{self.address}{_path(job_id)}/logs/tail"
-                return session, await session.ws_connect(url, heartbeat=_PING_S, max_msg_size=0)
+                async with asyncio.timeout(_OPEN_S):
+                    return session, await session.ws_connect(url, heartbeat=_PING_S, max_msg_size=0)
             except BaseException:
                 await session.close()
                 raise
@@ -236,8 +251,11 @@ class Jobs:
                 time.sleep(2 * _PAUSE_S)
 
 
-def why(job: Job, log: str) -> str | None:
-    """What a person should know of a job of ours that could not even start, with the remedy; None where it could."""
+def why(job: Job, log: str | None) -> str | None:
+    """What a person should know of a job of ours that could not even start, with the remedy; None where it could.
+
+    log: None where it could not be read to its end, which then tells nothing.
+    """
     if job.status != "FAILED" or not job.ours:
         return None
     python = job.metadata.get("python", "its Python")
@@ -245,6 +263,8 @@ def why(job: Job, log: str) -> str | None:
         return (
             f"{python} {NOT_RUN[job.exit_code]} on the cluster: name the Python of its image as `python` in a profile"
         )
+    if log is None:
+        return None
     if "No module named metatrain" in log or "No module named 'metatrain'" in log:
         return (
             f"the cluster's Python ({python}) has no metatrain: install it there, or use an image that has it "

@@ -1,14 +1,15 @@
 """A working directory as one zip, the way it travels to a cluster: sources, not what runs and data leave beside them.
 
 What `.gitignore` and `.rayignore` name stays behind, in every folder for what lies below it (of two files that differ
-the stricter counts), and so does what `ALWAYS_LEFT` names; links to folders are not followed. The zip is a function of
-names and contents alone, so that a folder that has not changed is not sent again (Ray names it by its hash).
+the stricter counts), and so does what `ALWAYS_LEFT` names, and what a caller keeps; links to folders are not followed.
+The zip is a function of names and contents alone, so that a folder that has not changed is not sent again (Ray names it
+by its hash).
 """
 
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,9 @@ ALWAYS_LEFT = (
     "/mlflow.db*",
     "profiles.yaml",
     ".env",
+    ".env.*",
+    "*.pem",
+    "auth_token",
 )
 IGNORE_FILES = (".gitignore", ".rayignore")
 LARGEST = 100 * 2**20
@@ -81,13 +85,19 @@ class Parcel:
         return [f"{top} ({_mib(size)})" for top, size in weights.most_common(_NAMED)]
 
 
-def packed(folder: Path) -> Parcel:
-    """What is sent of `folder`, found by walking it; folders that stay behind are not walked."""
+def packed(folder: Path, keep: Iterable[Path] = ()) -> Parcel:
+    """What is sent of `folder`, found by walking it; folders that stay behind are not walked.
+
+    keep: files that stay here, by whatever name or link they would be sent.
+    """
     above = [(folder, GitIgnoreSpec.from_lines(ALWAYS_LEFT))]
-    return Parcel(folder, dict(sorted(_walk(folder, folder, above))))
+    kept = {(status.st_dev, status.st_ino) for status in (path.stat() for path in keep if path.exists())}
+    return Parcel(folder, dict(sorted(_walk(folder, folder, above, kept))))
 
 
-def _walk(top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[tuple[str, int]]:
+def _walk(
+    top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]], kept: set[tuple[int, int]]
+) -> Iterator[tuple[str, int]]:
     lines = [
         line
         for name in IGNORE_FILES
@@ -107,12 +117,15 @@ def _walk(top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]]) -> I
         if any(spec.match_file(path.relative_to(base).as_posix() + "/" * is_folder) for base, spec in specs):
             continue
         if is_folder:
-            yield from _walk(top, path, specs)
+            yield from _walk(top, path, specs, kept)
         elif path.is_file():  # of a link, what it leads to; sockets and dead links have no content
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in kept:
+                continue
             name = path.relative_to(top).as_posix()
             plain = name.encode(errors="replace").decode()
             require(plain == name, f"'{plain}': has a name that is not UTF-8: rename it, or name it in .rayignore")
-            yield name, entry.stat().st_size
+            yield name, status.st_size
 
 
 def _mib(size: int) -> str:

@@ -16,18 +16,21 @@ from typing import Any
 from metatrain.recorders import read_lines
 
 _NUMBER = r"[-+\w.]+"
+_COUNT = r"\d{1,15}"
+_TIME = rf"{_COUNT}(?::{_COUNT}){{0,2}}"
 _SCORE = (
     rf"(?:(?P<accuracy>{_NUMBER})(?: ± (?P<percent>{_NUMBER}))? %|mse (?P<mse>{_NUMBER})(?: ± (?P<ci95>{_NUMBER}))?)"
 )
 _LINE = re.compile(
-    r"^training (?P<step>\d+)/(?P<total>\d+)  (?P<seconds>[\d:]+), (?P<left>[\d:]+|\?) left(?: · (?P<parts>.*))?$"
+    rf"^training (?P<step>{_COUNT})/(?P<total>{_COUNT})  (?P<seconds>{_TIME}), (?P<left>{_TIME}|\?) left"
+    r"(?: · (?P<parts>.*))?$"
 )
 _PARTS = {
     "train": re.compile(rf"train (?:loss (?P<loss>{_NUMBER}))?(?:, )?(?:{_SCORE})?"),
     "validation": re.compile(rf"validation {_SCORE}"),
-    "best": re.compile(rf"best {_SCORE} at step (?P<step>\d+)"),
+    "best": re.compile(rf"best {_SCORE} at step (?P<step>{_COUNT})"),
     "time": re.compile(rf"(?P<tasks_per_second>{_NUMBER}) tasks/s"),
-    "cluster": re.compile(r"(?P<workers>\d+) workers?"),
+    "cluster": re.compile(rf"(?P<workers>{_COUNT}) workers?"),
 }
 _RECENT = 50
 """Steps over which a pace is taken."""
@@ -76,15 +79,23 @@ def parsed(text: str) -> Standing | None:
     found = _LINE.match(text)
     if found is None:
         return None
-    metrics: dict[str, float] = {}
-    for part in (found["parts"] or "").split(" · "):
-        for group, pattern in _PARTS.items():
-            if told := pattern.fullmatch(part):
-                metrics |= {f"{group}/{name}": value for name, value in _values(told.groupdict()).items()}
+    try:
+        metrics = _metrics(found["parts"] or "")
+    except ValueError:  # a word where a number should stand: somebody else's line
+        return None
     step, total, seconds = int(found["step"]), int(found["total"]), _seconds(found["seconds"])
     left = 0.0 if found["left"] == "?" else _seconds(found["left"])
     first = step if found["left"] == "?" else step - seconds * (total - step) / left if left else 0.0
     return Standing(step, total, seconds, metrics, max(0.0, first))
+
+
+def _metrics(parts: str) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for part in parts.split(" · "):
+        for group, pattern in _PARTS.items():
+            if told := pattern.fullmatch(part):
+                metrics |= {f"{group}/{name}": value for name, value in _values(told.groupdict()).items()}
+    return metrics
 
 
 def _values(told: Mapping[str, str | None]) -> dict[str, float]:

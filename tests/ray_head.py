@@ -67,11 +67,8 @@ def ray_head(cpus: int = 4, env: dict[str, str] | None = None) -> Iterator[RayHe
         _wait(process, f"{head.address}/api/gcs_healthz", room / "out")
         yield head
     finally:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # all at once, for Ray's own way to end takes up to half a minute
         process.wait()
         shutil.rmtree(room, ignore_errors=True)
 

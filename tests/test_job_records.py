@@ -57,12 +57,14 @@ def person(head: RayHead, stack: TrackingStack, tmp_path_factory: pytest.TempPat
             "env": stack.s3.environment() | stack.environment(),
         }
         (person.folder / "profiles.yaml").write_text(yaml.safe_dump({"default": "team", "profiles": {"team": team}}))
+        (person.folder / "profiles.yaml").chmod(0o600)  # it has passwords in it
         yield person
 
 
 @pytest.fixture(scope="module")
 def story(person: Person, head: RayHead) -> Story:
-    here = person("train", "tones.yaml", *BRIEFLY, "tracking.uri=null", "executor.name=in_process", "--json")
+    alone = ("tracking.uri=null", "executor.name=in_process", "evaluation.validation_tasks=2")
+    here = person("train", "tones.yaml", *BRIEFLY, *alone, "--json")
     assert here.code == 0, here.err
     done = person("submit", "--", "train", "tones.yaml", *BRIEFLY, "evaluation.validation_tasks=200")
     assert done.code == 0, done.err

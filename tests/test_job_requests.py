@@ -1,11 +1,13 @@
 """Wrong requests to a cluster: each gets one clear line with the remedy, and exit code 2; nothing is started."""
 
 import http.server
+import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,53 +52,103 @@ def one_line(done: Done, *parts: str) -> None:
     assert done.out == ""
 
 
+@contextmanager
+def answering(code: int) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
+    """The address of a server that answers so, and what it was asked: method, path and authorization."""
+    asked: list[tuple[str, str, str | None]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.command, self.path, self.headers.get("Authorization")))
+            self.send_response(code)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
+            self.end_headers()
+
+        do_CONNECT = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as address:
+        yield address, asked
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_an_address_where_nothing_answers(person: Person) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
+    done = person("jobs", "--address", nowhere)
+    refused(done, f"no Ray cluster answers at {nowhere}")
+    assert "profile 'lab' of profiles.yaml is set aside" in done.err
     for command in (["jobs"], ["submit", "--", "train", "tiny.yaml"], ["stop", "a"], ["status"]):
         at = command.index("--") if "--" in command else len(command)
-        done = person(*command[:at], "--address", nowhere, *command[at:])
+        done = person(*command[:at], "--profile", "lab", "--address", nowhere, *command[at:])
         one_line(done, f"no Ray cluster answers at {nowhere}", "Connection refused", "tunnel", "docs/cluster.md")
         assert done.seconds < 20
 
 
 def test_an_address_of_something_else(person: Person) -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        other = f"127.0.0.1:{server.server_port}"  # taken for http
-        one_line(person("jobs", "--address", other), "is not a Ray dashboard", "8265")
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(http.server.SimpleHTTPRequestHandler) as address:
+        other = address.removeprefix("http://")  # for which it is taken
+        refused(person("jobs", "--address", other), "is not a Ray dashboard", "8265")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         threading.Thread(target=lambda: mute.accept()[0].close(), daemon=True).start()
-        one_line(person("jobs", "--address", f"http://127.0.0.1:{mute.getsockname()[1]}"), "no Ray cluster answers")
+        refused(person("jobs", "--address", f"http://127.0.0.1:{mute.getsockname()[1]}"), "no Ray cluster answers")
     for wrong in ("ray://127.0.0.1:10001", "ftp://x", "http://"):
-        one_line(person("jobs", "--address", wrong), "http")
+        one_line(person("jobs", "--profile", "lab", "--address", wrong), "http")
 
 
 def test_a_redirect_is_told_and_gets_no_token(person: Person, tmp_path: Path) -> None:
-    seen: list[str | None] = []
-
-    class Elsewhere(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization"))
-            self.send_response(302)
-            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Elsewhere)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        one = profiles(person, tmp_path, token="${LAB_TOKEN}", address=f"http://127.0.0.1:{server.server_port}")
+    with answering(302) as (address, asked):
+        one = profiles(person, tmp_path, token="${LAB_TOKEN}", address=address)
         one_line(person("jobs", *one), "sends us on to http://localhost", "if you trust that")
-        assert seen == [f"Bearer {person.head.token}"]
-    finally:
-        server.shutdown()
-        server.server_close()
+    assert asked == [("GET", "/api/version", f"Bearer {person.head.token}")]
+
+
+def test_a_server_that_takes_no_token_of_ours(person: Person, tmp_path: Path) -> None:
+    with answering(401) as (address, _):
+        one = profiles(person, tmp_path, token="${LAB_TOKEN}", address=address)
+        one_line(person("jobs", *one), "does not accept the token from the profile")
+    with answering(403) as (address, _):
+        one_line(person("jobs", *profiles(person, tmp_path, address=address)), "asks for a token, and none was found")
+
+
+ASK = """
+import sys
+from cluster.dashboard import Dashboard, NoAnswer, Token
+
+for address in sys.argv[1:]:
+    try:
+        Dashboard(address, Token("secret", "the test")).get("/api/version")
+    except (NoAnswer, ValueError) as error:
+        print(error)
+"""
+
+
+def test_no_proxy_is_shown_a_token() -> None:
+    with answering(403) as (proxy, shown), answering(401) as (address, asked):
+        there = [address, f"https://127.0.0.1:{free_port()}", "http://lab.invalid:8265", "https://lab.invalid:8265"]
+        names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+        kept = {name: value for name, value in os.environ.items() if name.lower() not in names}
+        environment = {**kept, "http_proxy": proxy, "https_proxy": proxy}
+        command = [sys.executable, "-c", ASK, *there]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        taken, *rest = done.stdout.splitlines()
+    assert asked == [("GET", "/api/version", "Bearer secret")]
+    assert shown == [("CONNECT", "lab.invalid:8265", None)]
+    assert "does not accept the token" in taken
+    assert [f"no Ray cluster answers at {where}" in line for where, line in zip(there[1:], rest, strict=True)] == [
+        True
+    ] * 3
 
 
 def test_a_name_that_hides_one_of_ours_is_refused(person: Person) -> None:
@@ -114,7 +166,7 @@ def test_other_people_s_jobs_disturb_nobody(person: Person) -> None:
         metadata = {"id": "not it", "command": "two\nlines"}
         job = {"submission_id": job_id, "entrypoint": entrypoint, "metadata": metadata, "runtime_env": {}}
         until(lambda job=job: _submitted(dashboard, job))
-    until(lambda: all(person.jobs()[job_id]["ended"] for job_id in odd))
+    until(lambda: all(job["ended"] for job_id, job in person.jobs().items() if job_id in odd))
     assert person.jobs()["odd id"]["exit_code"] == 0
     listed = person("jobs")
     assert (listed.code, len(listed.out.splitlines())) == (0, 1 + len(person.jobs()))
@@ -228,12 +280,10 @@ def test_a_cluster_without_our_package(person: Person, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     token = {"token": "${LAB_TOKEN}"}
-    option = profiles(person, tmp_path, python=str(bare / "bin" / "python"), **token)
-    done = person("submit", *option, "--follow", "--", "train", "tiny.yaml")
-    refused(done, "has no metatrain", "install it there", "image")
-    job = next(iter(person.jobs()))
-    refused(person("logs", job), "has no metatrain")
     option = profiles(person, tmp_path, python="/no/such/python", **token)
-    refused(
-        person("submit", *option, "--follow", "--", "train", "tiny.yaml"), "/no/such/python is not there", "profile"
-    )
+    elsewhere = person("submit", *option, "--", "train", "tiny.yaml").out.strip()
+    option = profiles(person, tmp_path, python=str(bare / "bin" / "python"), **token)
+    done = person("submit", *option, "--follow", "--name", "bare", "--", "train", "tiny.yaml")
+    refused(done, "has no metatrain", "install it there", "image")
+    refused(person("logs", "bare"), "has no metatrain")
+    refused(person("logs", elsewhere, "--follow"), "/no/such/python is not there", "profile")

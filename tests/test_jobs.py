@@ -3,22 +3,36 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from metatrain.standing import parsed
+from tests.command_line import Done
+from tests.fault_proxy import Answer, FaultProxy, Faults
 from tests.person import Person, a_person, result_in, until
 from tests.ray_head import Line, RayHead
 
 pytestmark = pytest.mark.ray
 
-SLOW = ("outer.steps=2000", "evaluation.every=1", "evaluation.validation_tasks=1000")
+STEPS = 24
+SLOW = ("outer.steps=100", "evaluation.every=1", "evaluation.validation_tasks=400")
 """Each step takes seconds: more than Ray gives a job that is to end."""
+
+
+class WithoutWebsockets(FaultProxy):
+    """As many a company has one on the way; `lost`, it has no log either, as that of a node that is gone."""
+
+    lost = False
+
+    def forward(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
+        return Answer(500, [], b"") if self.lost and "/logs" in path else super().forward(method, path, headers, body)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +43,22 @@ def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def undisturbed(person: Person) -> str:
-    done = person("train", "tiny.yaml", "--json", f"runs.root={person.runs.parent}/here", "outer.steps=40")
+    done = person("train", "tiny.yaml", "--json", f"runs.root={person.runs.parent}/here", f"outer.steps={STEPS}")
     return result_in(done.out)["params_sha256"]
 
 
 def test_the_log_is_followed_as_it_comes_and_the_exit_code_is_the_job_s(person: Person, undisturbed: str) -> None:
-    arguments = ["--json", "outer.steps=40", "executor.name=ray", "executor.workers=2", "evaluation.every=10"]
+    arguments = ["--json", f"outer.steps={STEPS}", "executor.name=ray", "executor.workers=2", "evaluation.every=8"]
     with person.process("submit", "--follow", "--", "train", "tiny.yaml", *arguments) as process:
         came = [(time.monotonic(), line) for line in process.stdout]
     assert process.returncode == 0
     standings = [(moment, found) for moment, line in came if (found := parsed(line.rstrip())) is not None]
-    assert [found.step for _, found in standings if "validation/accuracy" in found.metrics][-1] == 40
+    assert [found.step for _, found in standings if "validation/accuracy" in found.metrics][-1] == STEPS
     assert came[-1][0] - standings[0][0] > 0.5  # it was not told at the end
     result = result_in("".join(line for _, line in came))
     assert result["params_sha256"] == undisturbed  # two workers of the cluster, or one process here
     assert result["run_dir"].startswith(str(person.runs))
-    assert sum(result["executor"]["workers"].values()) == 240
+    assert sum(result["executor"]["workers"].values()) == 6 * STEPS
     environment = json.loads((Path(result["run_dir"]) / "environment.json").read_text())
     assert environment["job"] in person.jobs()
 
@@ -62,49 +76,53 @@ def test_what_goes_wrong_there_comes_through(person: Person) -> None:
 
 
 def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, undisturbed: str) -> None:
-    slowly = ("evaluation.every=1", "evaluation.validation_tasks=40", "executor.name=ray", "executor.workers=2")
-    job = person.job("outer.steps=40", *slowly)
-    status = until(lambda: (told := json.loads(person("status", job, "--json").out)).get("step", 0) > 0 and told)
-    assert (status["status"], status["steps"], status["cluster/workers"]) == ("RUNNING", 40, 2)
-    assert status["time/tasks_per_second"] > 0
-    assert 0 < status["best/accuracy"] <= 1
-    line = rf"^{job}  RUNNING  \d+/40  .* left · train .* · best .* tasks/s · 2 workers  {status['run']}$"
-    assert re.search(line, person("status").out, re.MULTILINE)
-    stopped = person("stop", job[:-2])  # as much of its id as tells it from others
-    assert stopped.code == 0
+    """Seen through a connection that breaks and is made again."""
+    slowly = ("evaluation.every=1", "evaluation.validation_tasks=60", "executor.name=ray", "executor.workers=2")
+    job = person.job(f"outer.steps={STEPS}", *slowly)
+    with closing(Line(person.head.address)) as line, follower(person, job, line.address) as process:
+        came = [process.stdout.readline() for _ in range(2)]
+        line.down, cut = True, line.cut()
+        time.sleep(1.5)
+        line.down = False
+        status = until(lambda: "best/step" in (told := json.loads(person("status", job, "--json").out)) and told)
+        stopped = stopped_while_running(person, job, status)
+        came += process.stdout.readlines()
+    assert (process.returncode, cut > 0) == (143, True)
+    assert "".join(came) == person("logs", job).out
     place = re.search(r"go on with `metatrain submit -- train --resume (\S+)`", stopped.out)[1]
     newest = max(int(folder.name) for folder in (Path(place) / "checkpoints").iterdir())
-    assert newest < 40
-    followed = person("logs", job, "--follow")
-    assert (followed.code, f"interrupted at step {newest}: " in followed.out) == (143, True)
+    assert newest < STEPS
+    assert f"interrupted at step {newest}: " in "".join(came)
     assert person.jobs()[job]["status"] == "STOPPED"
     assert "had ended already" in person("stop", job).out
     done = person("submit", "--follow", "--", "train", "--resume", place, "--json")
     assert done.code == 0, done.out
     assert result_in(done.out)["params_sha256"] == undisturbed
     told = json.loads(person("status", place, "--json").out)
-    assert (told["status"], told["step"], told["best/step"] > 0) == ("FINISHED", 40, True)
+    assert (told["status"], told["step"], told["best/step"] > 0) == ("FINISHED", STEPS, True)
 
 
-def test_a_connection_that_breaks_is_made_again(person: Person) -> None:
-    line = Line(person.head.address)
-    try:
-        job = person.job("outer.steps=30", "evaluation.every=1")
-        with person.process("logs", job, "--follow", "--profile", "lab", "--address", line.address) as process:
-            came = [process.stdout.readline() for _ in range(2)]
-            line.down, cut = True, line.cut()
-            time.sleep(1.5)
-            line.down = False
-            came += process.stdout.readlines()
-        assert process.returncode == 0
-        assert cut > 0
-        assert "".join(came) == person("logs", job).out
-    finally:
-        line.close()
+def stopped_while_running(person: Person, job: str, status: dict) -> Done:
+    """Of a job that is looked at as it runs."""
+    assert (status["status"], status["steps"], status["cluster/workers"]) == ("RUNNING", STEPS, 2)
+    assert status["time/tasks_per_second"] > 0
+    assert 0 < status["best/accuracy"] <= 1
+    line = rf"^{job}  RUNNING  \d+/{STEPS}  .* left · train .* · best .* tasks/s · 2 workers  {status['run']}$"
+    assert re.search(line, person("status").out, re.MULTILINE)
+    stopped = person("stop", job[:-2])  # as much of its id as tells it from others
+    assert stopped.code == 0
+    return stopped
+
+
+def follower(person: Person, job: str, address: str) -> subprocess.Popen[str]:
+    """Somebody for whom the cluster has another address."""
+    return person.process("logs", job, "--follow", "--profile", "lab", "--address", address)
 
 
 def test_who_follows_may_leave_and_the_job_goes_on(person: Person) -> None:
-    job = person.job(*SLOW)
+    shutil.copy(person.folder / "profiles.yaml", person.folder / "team.yaml")
+    done = person("submit", "--profiles", "team.yaml", "--", "train", "tiny.yaml", *SLOW)
+    job = done.out.strip()
     with person.process("logs", job, "--follow") as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -112,22 +130,34 @@ def test_who_follows_may_leave_and_the_job_goes_on(person: Person) -> None:
     assert process.returncode == 130
     assert f"metatrain stop {job}" in told
     assert person.jobs()[job]["status"] in ("PENDING", "RUNNING")
-    until(lambda: "training 1/2000" in person("logs", job).out)
+    until(lambda: "training 1/100" in person("logs", job).out)
+    assert {tuple(sent_for(pid)) for pid in processes_of(job)} == {("tiny.yaml",)}  # and no profile, of any name
     assert "go on with `metatrain submit -- train --resume" in person("stop", job).out
 
 
 def test_a_driver_that_is_lost_with_its_node_leaves_a_run_to_go_on_with(person: Person) -> None:
     job = person.job(*SLOW, "checkpoint.every=1")
-    with person.process("logs", job, "--follow") as process:
-        until(lambda: "training 1/2000" in person("logs", job).out)
+    with WithoutWebsockets(person.head.address, Faults(), 0) as proxy, follower(person, job, proxy.url) as process:
+        assert any(line.startswith("training 1/100") for line in process.stdout)
+        assert person.jobs()[job]["status"] == "RUNNING"  # it was told as it came
+        proxy.lost = True
         (supervisor,) = [pid for pid in processes_of(job) if "JobSuper" in Path(f"/proc/{pid}/comm").read_text()]
         os.kill(supervisor, signal.SIGKILL)
         _, told = process.communicate()
-    assert process.returncode == 1
-    assert "its driver was lost on the cluster" in told
-    place = re.search(r"go on with `metatrain submit -- train --resume (\S+)`", told)[1]
-    assert (Path(place) / "checkpoints").is_dir()
+        late = person("logs", job, "--follow", "--profile", "lab", "--address", proxy.url)
+    found = person("logs", job, "--follow")
+    assert (process.returncode, late.code, found.code) == (1, 1, 1)
+    for said in (told, late.err, found.err):
+        assert "its driver was lost on the cluster" in said
+    for said in (told, found.err):  # of the first the log was gone in the end, but it had heard of the run
+        place = re.search(r"go on with `metatrain submit -- train --resume (\S+)`", said)[1]
+        assert (Path(place) / "checkpoints").is_dir()
     until(lambda: not processes_of(job), seconds=60)
+
+
+def sent_for(pid: int) -> list[str]:
+    """What a process has as its working directory, less what running it has left there."""
+    return sorted(path.name for path in Path(f"/proc/{pid}/cwd").iterdir() if path.name != "__pycache__")
 
 
 def processes_of(job: str) -> list[int]:

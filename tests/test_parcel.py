@@ -48,6 +48,18 @@ def test_sources_are_sent_and_what_runs_leave_is_not(project: Path) -> None:
     ]
 
 
+def test_secrets_stay_here_by_their_usual_names_and_those_that_are_named(project: Path, tmp_path: Path) -> None:
+    sent = set(packed(project).files)
+    for name in ("auth_token", "mine/auth_token", ".env", ".env.local", "mine/head.pem", "profiles.yaml"):
+        (project / name).write_text("secret")
+    (project / "team.yaml").write_text("secret")
+    (project / "mine" / "token").write_text("secret")
+    (project / "mine" / "link.yaml").symlink_to(project / "team.yaml")
+    assert packed(project).files.keys() - sent == {"team.yaml", "mine/token", "mine/link.yaml"}
+    keep = [project / "team.yaml", tmp_path / "project" / "mine" / ".." / "mine" / "token", project / "none"]
+    assert set(packed(project, keep).files) == sent
+
+
 def test_the_zip_holds_them_and_depends_on_nothing_else(project: Path, tmp_path: Path) -> None:
     (project / "mine" / "run.sh").write_text("#!/bin/sh\n")
     (project / "mine" / "run.sh").chmod(0o755)

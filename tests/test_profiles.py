@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metatrain.cli.profiles import Profile, read_profile, token_of
+from metatrain.cli.profiles import Profile, read_profile, secret_files, token_of
 from metatrain.config import read_config
 from metatrain.plain import overridden
 from tests.configurations import TINY
@@ -31,7 +31,8 @@ def test_settings_go_before_ones_own_and_leave_the_rest_of_a_section() -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES", "XDG_CONFIG_HOME"):
+    ours = ("METATRAIN_PROFILES", "XDG_CONFIG_HOME", "RAY_API_SERVER_ADDRESS")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *ours):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -87,9 +88,78 @@ def test_variables_are_filled_in(home: Path, monkeypatch) -> None:
     assert profile.overrides() == ["executor.workers=8", "runs.root=s3://lab/ada"]
 
 
-def test_a_default_profile_is_for_its_own_address_alone(home: Path) -> None:
-    file = {"default": "a", "profiles": {"a": {"address": "http://lab:8265", "token": "${PATH}"}}}
-    Path("profiles.yaml").write_text(yaml.safe_dump(file))
-    assert read_profile(None, None, "http://elsewhere:8265") == Profile()
+def the_default(**one: object) -> None:
+    Path("profiles.yaml").write_text(yaml.safe_dump({"default": "a", "profiles": {"a": one}}))
+
+
+def test_a_default_profile_is_for_its_own_address_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    the_default(address="http://lab:8265", token="${PATH}")
     assert read_profile(None, None, "http://lab:8265").token is not None
     assert read_profile("a", None, "http://elsewhere:8265").token is not None
+    assert capsys.readouterr().err == ""
+    assert read_profile(None, None, "http://elsewhere:8265") == Profile()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "profile 'a' of profiles.yaml is set aside: it is for http://lab:8265" in line
+    assert "give --profile a" in line
+
+
+@pytest.mark.parametrize("own", ["http://lab:8265", "lab:8265", "http://lab:8265/", "${LAB}:8265"])
+@pytest.mark.parametrize("named", ["http://lab:8265/", "lab:8265", "HTTP://Lab:8265"])
+def test_its_address_may_be_spelled_otherwise(home: Path, monkeypatch, own: str, named: str) -> None:
+    monkeypatch.setenv("LAB", "http://lab")
+    the_default(address=own, token="${PATH}")
+    assert read_profile(None, None, named).token is not None
+
+
+def test_an_address_that_is_not_known_here_is_another(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    the_default(address="${NOT_SET_ANYWHERE}", token="${PATH}")
+    assert read_profile(None, None, "http://lab:8265") == Profile()
+    assert "is set aside" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="export NOT_SET_ANYWHERE"):
+        read_profile(None, None)
+
+
+@pytest.mark.parametrize("token", [{"token": "${PATH}"}, {"token_file": "/t"}], ids=["token", "token_file"])
+@pytest.mark.parametrize("address", [{}, {"address": "${EMPTY}"}], ids=["none", "empty"])
+def test_a_token_without_an_address_goes_to_none_that_others_name(
+    home: Path, monkeypatch, capsys: pytest.CaptureFixture[str], token: dict[str, str], address: dict[str, str]
+) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    the_default(**token, **address)
+    assert read_profile(None, None) != Profile()  # for this machine's own
+    assert read_profile("a", None, "http://lab:8265") != Profile()
+    assert capsys.readouterr().err == ""
+    assert read_profile(None, None, "http://lab:8265") == Profile()
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+    assert read_profile(None, None) == Profile()
+    told = capsys.readouterr().err.splitlines()
+    assert ["a token but no address" in line for line in told] == [True, True]
+    assert "http://elsewhere:8265 is named" in told[1]
+    the_default(settings={"executor.name": "ray"})
+    assert read_profile(None, None, "http://lab:8265").settings
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "db_password", "AWS_SECRET_ACCESS_KEY", "API_KEY"])
+def test_secrets_of_jobs_are_not_for_everybody_to_read(home: Path, name: str) -> None:
+    the_default(env={name: "0123"})
+    Path("profiles.yaml").chmod(0o644)
+    with pytest.raises(ValueError, match=rf"everybody can read it, and profiles\.a\.env\.{name} .* chmod o-r"):
+        read_profile(None, None)
+    Path("profiles.yaml").chmod(0o600)
+    assert read_profile(None, None).env == {name: "0123"}
+    the_default(env={name: "${PATH}", f"{name}_FILE": "/run/secret", "REGION": "us-west-2"})
+    Path("profiles.yaml").chmod(0o644)
+    assert read_profile(None, None).env[name] == "${PATH}"
+
+
+def test_files_that_are_read_here_are_known_before_anything_is_sent(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ROOM", str(home))
+    files = {"a": {"token_file": "lab_token"}, "b": {"token_file": "${ROOM}/cloud_token"}, "c": {}}
+    Path("team.yaml").write_text(yaml.safe_dump({"default": "a", "profiles": files}))
+    here = Path.cwd()
+    named = {here / "team.yaml", here / "lab_token", home / "cloud_token"}
+    assert set(secret_files(Path("team.yaml"))) == named
+    assert secret_files(None) == []
+    monkeypatch.setenv("METATRAIN_PROFILES", "team.yaml")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "~/ray_token")
+    assert set(secret_files(None)) == named | {home / "ray_token"}

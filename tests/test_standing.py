@@ -68,6 +68,26 @@ def test_other_lines_are_no_standing(text: str) -> None:
     assert parsed("preparing omniglot 3000/32460  0:11, 1:48 left") is None
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "0:01, 0:08 left · validation foo %",
+        "0:01, 0:08 left · train loss 1.2.3",
+        "0:01, 0:08 left · - tasks/s",
+        "::, 0:08 left",
+        "0:01, : left",
+        f"0:01, 0:08 left · best {'9' * 400} % at step {'9' * 5000}",
+        f"{'9' * 400}, 0:08 left",
+    ],
+)
+def test_an_odd_line_in_somebody_s_log_tells_nothing_and_ends_nothing(rest: str) -> None:
+    for count in ("3/9", f"3/{'9' * 400}", f"{'9' * 5000}/9"):
+        told = last_told(["training 2/9  0:01, 0:08 left", f"training {count}  {rest}"])
+        assert json.loads(json.dumps(told.as_dict()))["steps"] == 9
+        assert told.line()
+    assert "workers" not in last_told([f"training 1/9  0:01, 0:08 left · {'9' * 400} workers"]).line()
+
+
 def test_the_last_one_of_a_log() -> None:
     lines = [
         "training 1/9  0:01, 0:08 left",

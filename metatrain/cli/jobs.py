@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -96,7 +95,7 @@ def stop_command(
         except TimeoutError as error:
             raise RunFailed(f"{job.id} does not stop: see `metatrain logs {job.id}`") from error
         print(f"{job.id}: {_status(job)}")
-        if told := _go_on(jobs, job):
+        if told := _go_on(_readable(jobs, job)):
             print(told)
 
 
@@ -171,12 +170,11 @@ def connected_jobs(address: str | None, profile: str | None, profiles: Path | No
     """The jobs of the cluster that is meant, and its profile."""
     from cluster.dashboard import NoAnswer
     from cluster.jobs import ContactLost, Jobs
-    from metatrain.cli.profiles import DEFAULT_ADDRESS, read_profile, token_of
+    from metatrain.cli.profiles import address_of, read_profile, token_of
 
     chosen = read_profile(profile, profiles, address)
-    where = address or chosen.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     try:
-        yield Jobs(where, token_of(chosen)), chosen
+        yield Jobs(address_of(chosen, address), token_of(chosen)), chosen
     except (ContactLost, NoAnswer) as error:
         raise RunFailed(str(error)) from error
 
@@ -186,11 +184,13 @@ def shown(jobs: "Jobs", job_id: str) -> None:
     from cluster.jobs import Unreadable
 
     log: list[str] = []
+    whole = True
     try:
         for piece in jobs.follow(job_id, lambda text: print(f"waiting: {' '.join(text.split())}", file=sys.stderr)):
             print(piece, end="", flush=True)
             log = [*log[:2], *log[2:][-20:], piece]  # its beginning and its end say why it came to grief
     except Unreadable as error:
+        whole = False
         print(f"{job_id}: {error}", file=sys.stderr)
     except SystemExit:
         print(
@@ -199,23 +199,28 @@ def shown(jobs: "Jobs", job_id: str) -> None:
         )
         raise
     job = jobs.ended(job_id)
-    _explain(job, "".join(log))
+    _explain(job, "".join(log) if whole else None)
     if job.status == "FAILED" and job.exit_code is None:
         told = [f"{job_id}: its driver was lost on the cluster ({' '.join(job.message.split())[:200]})"]
-        raise RunFailed("\n".join([*told, *filter(None, [_go_on(jobs, job)])]))
+        raise RunFailed("\n".join([*told, *filter(None, [_go_on("".join(log)) or _go_on(_readable(jobs, job))])]))
     print(f"job {job_id}: {_status(job)}", file=sys.stderr)
     if job.code:
         raise typer.Exit(job.code)
 
 
-def _go_on(jobs: "Jobs", job: "Job") -> str | None:
-    """The command that goes on with the run of a job that has begun one."""
+def _readable(jobs: "Jobs", job: "Job") -> str:
+    """What can be had of a job's log."""
     from cluster.jobs import Unreadable
 
     try:
-        named = _RUN.findall(jobs.log(job.id))
+        return jobs.log(job.id)
     except Unreadable:
-        return None
+        return ""
+
+
+def _go_on(log: str) -> str | None:
+    """The command that goes on with the run of a job that has begun one."""
+    named = _RUN.findall(log)
     if not named:
         return None
     word, place = named[-1]
@@ -223,7 +228,7 @@ def _go_on(jobs: "Jobs", job: "Job") -> str | None:
     return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}`"
 
 
-def _explain(job: "Job", log: str) -> None:
+def _explain(job: "Job", log: str | None) -> None:
     from cluster.jobs import why
 
     if reason := why(job, log):

@@ -16,19 +16,24 @@ import difflib
 import os
 import re
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.dashboard import Token
+from cluster.dashboard import Token, full_address
 from metatrain.checks import positive, require
 from metatrain.config import read_settings
 from metatrain.plain import in_one_line, load_yaml, parse_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"
 FILE = "profiles.yaml"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|KEY", re.IGNORECASE)
+"""How a variable's name tells that its value is one; a name that ends in FILE or PATH tells where it lies."""
+_PLACE = re.compile(r"(FILE|PATH)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class _File:
 def read_profile(name: str | None, file: Path | None, address: str | None = None) -> Profile:
     """The profile of that name, or the file's default one; an empty one where there is neither file nor name.
 
-    A default profile is that of its own address alone: where another is named, its token is not for that.
+    address: the one that the command line names. A default profile is that of its own address alone: where another is
+    named it is set aside, which is said, and its token is not for that.
     """
     path = file or _found()
     if path is None:
@@ -85,14 +91,29 @@ def read_profile(name: str | None, file: Path | None, address: str | None = None
     chosen = name or listed.default or (next(iter(listed.profiles)) if len(listed.profiles) == 1 else None)
     if chosen is None:
         return Profile()
-    meant = listed.profiles.get(chosen)
-    if name is None and meant is not None and address is not None and meant.address not in (None, address):
-        return Profile()
     if chosen not in listed.profiles:
         near = difflib.get_close_matches(chosen, listed.profiles, n=1)
         guess = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(listed.profiles) or 'none'}"
         raise ValueError(f"--profile: {path} has no profile '{chosen}': {guess}")
+    if name is None and (reason := _not_meant(listed.profiles[chosen], address)):
+        told = f"profile '{chosen}' of {path} is set aside: {reason}; give --profile {chosen} to have it all the same"
+        print(f"metatrain: {told}", file=sys.stderr)
+        return Profile()
     return _filled_in(listed.profiles[chosen], f"{path}, profile '{chosen}'")
+
+
+def address_of(chosen: Profile, address: str | None) -> str:
+    """The dashboard's address: the one given, the profile's, that of Ray's own variable, or this machine's."""
+    return address or chosen.address or os.environ.get(RAY_ADDRESS) or DEFAULT_ADDRESS
+
+
+def secret_files(file: Path | None) -> list[Path]:
+    """The files of profiles and tokens that are, or with another profile would be, read here: no job is sent them."""
+    path = file or _found()
+    listed = _read(path).profiles.values() if path is not None else ()
+    tokens = [os.path.expandvars(one.token_file) for one in listed if one.token_file is not None]
+    places = [*tokens, *filter(None, map(os.environ.get, ("RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES")))]
+    return [one.expanduser().absolute() for one in (*filter(None, [path]), *map(Path, places))]
 
 
 def token_of(chosen: Profile) -> Token | None:
@@ -106,6 +127,20 @@ def token_of(chosen: Profile) -> Token | None:
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return _token_in(Path(path).expanduser(), must=True)
     return _token_in(Path("~/.ray/auth_token").expanduser(), must=False)
+
+
+def _not_meant(one: Profile, address: str | None) -> str | None:
+    """Why a default profile is not for the address that is named; None where it may be."""
+    try:
+        own = _filled(one.address or "", "address")
+    except ValueError as error:
+        return f"its {error}, and {address} is named" if address else None  # else there is no way around that error
+    if own:
+        differs = address and full_address(address).lower() != full_address(own).lower()
+        return f"it is for {own}, and {address} is named" if differs else None
+    named = address or os.environ.get(RAY_ADDRESS)
+    has_token = one.token is not None or one.token_file is not None
+    return f"it has a token but no address, and {named} is named" if named and has_token else None
 
 
 def _token_in(path: Path, must: bool) -> Token | None:
@@ -132,14 +167,21 @@ def _read(path: Path) -> _File:
     listed: _File = read_settings(
         _File, load_yaml(path, "a file of profiles", "profiles, as docs/cluster.md does"), path.name
     )
-    secret = [name for name, one in listed.profiles.items() if one.token and not _VARIABLE.fullmatch(one.token)]
+    secret = [f"profiles.{name}.{key}" for name, one in listed.profiles.items() for key in _written_out(one)]
     open_to_all = bool(path.stat().st_mode & stat.S_IROTH)
     require(
         not (secret and open_to_all),
-        f"{path}: everybody can read it, and profile '{''.join(secret[:1])}' has a token in it: chmod o-r {path}, or "
-        "give token_file, or ${NAME} of a variable",
+        f"{path}: everybody can read it, and {''.join(secret[:1])} is a secret written out: chmod o-r {path}, or give "
+        "${NAME} of a variable, or token_file for the token",
     )
     return listed
+
+
+def _written_out(one: Profile) -> list[str]:
+    """The keys of a profile whose values are secrets, and not ${NAME}."""
+    named = [name for name in one.env if _SECRET.search(name) and not _PLACE.search(name)]
+    texts = {"token": one.token, **{f"env.{name}": one.env[name] for name in named}}
+    return [key for key, text in texts.items() if text and not _VARIABLE.fullmatch(text)]
 
 
 def _filled(text: str, where: str) -> str:

@@ -47,12 +47,15 @@ def submit_command(
 ) -> None:
     """Run a command on a cluster: this folder is sent there, with what of your own lies in it."""
     with connected_jobs(address, profile, profiles) as (jobs, chosen):
+        from metatrain.cli.profiles import secret_files
+
+        keep = secret_files(profiles)
         folder = _entered(working_dir)
         command = command[1:] if command[:1] == ["metatrain"] else command
         arguments = _arguments(command, chosen)
         from cluster.parcel import packed
 
-        parcel = packed(folder)
+        parcel = packed(folder, keep)
         _require_sent(arguments, parcel.files)
         job_id = _new_id(name or _stem(arguments))
         ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.user()}
@@ -154,7 +157,7 @@ def _require_file(path: Path, files: Mapping[str, int]) -> None:
         not path.is_absolute() and ".." not in path.parts,
         f"{path}: lies outside the folder that is sent: copy it there, or give --working-dir",
     )
-    left = ".gitignore or .rayignore names it, or it lies behind a link to a folder"
+    left = ".gitignore or .rayignore names it, it lies behind a link to a folder, or it is where secrets are kept"
     require(path.as_posix() in files, f"{path}: is not sent, since {left}: mend that")
 
 
