@@ -1,6 +1,7 @@
 """The files under deploy/ as data: what a Dockerfile says, what manifests and policies hold, what the code knows."""
 
 import fnmatch
+import json
 import re
 import shlex
 import tomllib
@@ -16,6 +17,13 @@ DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
 OURS = [DOCKERFILE, ROOT / ".dockerignore", *MANIFESTS, *sorted(p for p in AWS.iterdir() if p.is_file())]
 OURS += [KUBERNETES / "resumable.py"]
+MONITORING = ROOT / "deploy" / "monitoring"
+COMPOSED = {name: ROOT / "deploy" / name / "compose.yaml" for name in ("tracking", "monitoring")}
+DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
+]
+METRIC = re.compile(r"\b(?:ray_\w+|up)\b")
 REGISTRY = "registry.example.com"
 BUCKET = "metatrain-example"
 
@@ -156,3 +164,14 @@ def containers() -> dict[str, dict[str, Any]]:
     for name, pod in pod_templates().items():
         [found[name]] = pod["spec"]["containers"]
     return found
+
+
+def panels() -> list[dict[str, Any]]:
+    """The dashboard's, without the rows that part them."""
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> dict[str, list[str]]:
+    """What Prometheus is asked, by the title of a panel or the name of an alert."""
+    shown = {f"{panel['id']} {panel['title']}": [target["expr"] for target in panel["targets"]] for panel in panels()}
+    return shown | {rule["alert"]: [rule["expr"]] for rule in RULES}

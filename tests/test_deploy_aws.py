@@ -90,6 +90,20 @@ def test_images_are_those_of_the_node_types() -> None:
     assert f"--env=AWS_REGION={REGION}" in CLUSTER["docker"]["run_options"]
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_machines_have_an_image_with_a_driver_for_this_cuda(name: str) -> None:
+    """Ray's default is one of 2023; its node provider takes an id, and no parameter's name."""
+    from ray.autoscaler._private.aws.config import DEFAULT_AMI
+
+    image = TYPES[name]["node_config"]["ImageId"]
+    assert re.fullmatch(r"ami-[0-9a-f]{17}", image) and image not in DEFAULT_AMI.values()
+    text = (d.AWS / "cluster.yaml").read_text()
+    assert "latest_dlami" not in text and "resolve:ssm" not in text
+    assert image in (d.ROOT / "deploy" / "README.md").read_text(), "it is among the names to replace"
+    assert d.pinned()["cuda-toolkit"].startswith("13."), "CUDA 13 wants a driver of 580 or later: say another, here too"
+    assert "580" in text
+
+
 def options(command: str) -> dict[str, str]:
     return dict(re.findall(r"--([\w-]+)=(\S+)", command))
 
@@ -167,8 +181,13 @@ def arn(kind: str, name: str = "x", account: str = ACCOUNT) -> str:
 def test_instances_are_started_and_ended_in_this_cluster_alone(who: str) -> None:
     mine = CLUSTER["cluster_name"]
     [start] = allowing(who, "ec2:RunInstances", arn("instance"))
-    wanted = {"aws:RequestTag/ray-cluster-name": mine, "ec2:MetadataHttpTokens": "required"}
-    assert start["Condition"] == {"StringEquals": wanted}
+    conditions = dict(start["Condition"]["StringEquals"])
+    kinds = conditions.pop("ec2:InstanceType")
+    assert conditions == {"aws:RequestTag/ray-cluster-name": mine, "ec2:MetadataHttpTokens": "required"}
+    assert start["Condition"].keys() == {"StringEquals"}
+    own = {name for name in TYPES if (name == CLUSTER["head_node_type"]) == (who == "launcher")}
+    named = {TYPES[name]["node_config"]["InstanceType"] for name in own}
+    assert set([kinds] if isinstance(kinds, str) else kinds) == named, "each that cluster.yaml names, and none dearer"
     [disk] = allowing(who, "ec2:RunInstances", arn("volume"))
     assert disk["Condition"] == {"Bool": {"ec2:Encrypted": "true"}}
     [end] = allowing(who, "ec2:TerminateInstances", arn("instance"))

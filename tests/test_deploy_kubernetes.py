@@ -133,6 +133,10 @@ def test_the_job_uses_the_cluster_that_is_made_for_it() -> None:
     assert shards >= settings.executor.most_workers, "some workers would never have a shard"
 
 
+def test_the_job_waits_until_a_node_has_come_with_its_image() -> None:
+    assert configured().executor.deadline >= 1800
+
+
 def test_the_job_keeps_everything_where_a_retry_finds_it() -> None:
     settings = configured()
     [job] = d.of_kind("RayJob")
@@ -140,8 +144,8 @@ def test_the_job_keeps_everything_where_a_retry_finds_it() -> None:
     assert settings.runs.root.endswith(f"/{job['metadata']['name']}"), "resumable.py takes any run in there for its own"
     assert entrypoint()[1].endswith("/resumable.py"), "a retry would begin anew"
     assert job["spec"]["backoffLimit"] > 0
+    assert "activeDeadlineSeconds" not in job["spec"], "it would end a healthy run, and KubeRay would not try again"
     assert job["spec"]["shutdownAfterJobFinishes"] and job["spec"]["ttlSecondsAfterFinished"] > 0
-    assert job["spec"]["activeDeadlineSeconds"] > 3600
     assert settings.tasks.source.settings.root.startswith(f"s3://{d.BUCKET}/data/")
     assert set(yaml.safe_load(job["spec"]["runtimeEnvYAML"])) <= {"env_vars", "working_dir", "pip"}
     assert job["spec"]["submissionMode"] == "K8sJobMode"

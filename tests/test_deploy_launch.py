@@ -78,13 +78,15 @@ def account(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return Account(session)
 
 
-def holds(condition: dict[str, dict[str, str]], request: dict[str, Any]) -> bool:
+def holds(condition: dict[str, dict[str, str | list[str]]], request: dict[str, Any]) -> bool:
     """Whether a policy's condition is met by a request to start instances."""
     tags = {tag["Key"]: tag["Value"] for one in request["TagSpecifications"] for tag in one["Tags"]}
     seen = {f"aws:RequestTag/{key}": value for key, value in tags.items()}
+    seen["ec2:InstanceType"] = request["InstanceType"]
     seen["ec2:MetadataHttpTokens"] = request["MetadataOptions"]["HttpTokens"]
     seen["ec2:Encrypted"] = str(all(disk["Ebs"]["Encrypted"] for disk in request["BlockDeviceMappings"])).lower()
-    return all(seen.get(key) == value for wanted in condition.values() for key, value in wanted.items())
+    wanted = [(key, value) for each in condition.values() for key, value in each.items()]
+    return all(seen.get(key) in ([value] if isinstance(value, str) else value) for key, value in wanted)
 
 
 def test_ray_starts_this_cluster_within_the_policies(account: Account) -> None:
@@ -109,6 +111,8 @@ def test_ray_starts_this_cluster_within_the_policies(account: Account) -> None:
     assert len(nodes) == 3
     _check_instances(account)
     account.taken()
+    dearer = request | {"InstanceType": "p5.48xlarge"}
+    assert not any(holds(at["Condition"], dearer) for at in allowing("head", "ec2:RunInstances", arn("instance")))
     provider.set_node_tags(nodes[0], {"ray-node-status": "up-to-date"})
     provider.terminate_nodes(nodes)
     assert provider.non_terminated_nodes({}) == []

@@ -1,5 +1,6 @@
 """The pods of deploy/kubernetes: ports, probes, who may reach them, what they may do, how they are told to leave."""
 
+import configparser
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests import deployments as d
+from tests.tracking_stack import compose
 
 DASHBOARD, GCS, CLIENT, METRICS, AGENT = 8265, 6379, 10001, 8080, 52365
 PROBES = ("readinessProbe", "livenessProbe")
@@ -70,7 +72,7 @@ def references(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from references(part)
     elif isinstance(tree, dict):
         for key, part in tree.items():
-            if key in ("secretKeyRef", "secretRef", "configMapRef"):
+            if key in ("secretKeyRef", "secretRef", "configMapRef", "configMap"):
                 yield key, part
             else:
                 yield from references(part)
@@ -82,7 +84,7 @@ def test_secrets_and_maps_that_are_named_are_in_the_examples() -> None:
     named = set()
     for path in d.MANIFESTS:
         for kind, reference in references(d.documents(path)):
-            kept = maps if kind == "configMapRef" else secrets
+            kept = maps if kind in ("configMapRef", "configMap") else secrets
             assert reference["name"] in kept, f"{path.name}: {reference['name']}"
             assert "key" not in reference or reference["key"] in kept[reference["name"]], f"{path.name}: {reference}"
             named.add(reference["name"])
@@ -94,8 +96,51 @@ def test_secrets_are_an_example_and_nothing_else_holds_a_value() -> None:
     assert path.name == "secrets.example.yaml"
     assert {value for at in d.of_kind("Secret") for value in at["stringData"].values()} == {"REPLACE-ME"}
     for name, container in CONTAINERS.items():
-        for variable in container.get("env", []):
-            assert "value" not in variable, f"{name}: {variable['name']} comes from a secret, or from environment.yaml"
+        plain = {variable["name"]: variable["value"] for variable in container.get("env", []) if "value" in variable}
+        assert name == "mlflow" or not plain, f"{name}: {plain} come from a secret, or from environment.yaml"
+        assert not [variable for variable in plain if re.search("PASSWORD|SECRET|TOKEN|KEY|URI|USERNAME", variable)]
+
+
+def auth_settings(text: str) -> dict[str, str]:
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    return dict(parser["mlflow"])
+
+
+def test_both_tracking_servers_are_told_the_same() -> None:
+    """deploy/tracking and this one: what MLflow lets people do, and what it leaves alone."""
+    composed = compose(dict.fromkeys(re.findall(r"\$\{(\w+)", d.COMPOSED["tracking"].read_text()), "x"))
+    there = composed["services"]["mlflow"]["environment"]
+    here = {variable["name"]: variable.get("value") for variable in CONTAINERS["mlflow"]["env"]}
+    by_option = {"MLFLOW_SERVER_ALLOWED_HOSTS": "--allowed-hosts", "MLFLOW_WORKERS": "--workers"}
+    said = {word.partition("=")[0] for word in CONTAINERS["mlflow"]["args"]}
+    assert set(by_option.values()) <= said
+    only_there = {"MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"}  # here nobody comes but by port-forward, as localhost
+    asked = {name for name in there if name.startswith("MLFLOW_")}
+    assert here.keys() == asked - by_option.keys() - only_there
+    assert {name: there[name] for name, value in here.items() if value is not None} == {
+        name: value for name, value in here.items() if value is not None
+    }
+    assert here["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "seven processes more than the pod has room for"
+    [kept] = [at["data"] for at in d.of_kind("ConfigMap") if at["metadata"]["name"] == "metatrain-mlflow-auth"]
+    own, other = auth_settings(kept["mlflow-auth.ini"]), auth_settings(composed["configs"]["mlflow-auth"]["content"])
+    parted = own.pop("database_uri"), other.pop("database_uri")
+    assert own == other and own["default_permission"] == "EDIT"
+    mounts = {mount["mountPath"]: mount["name"] for mount in CONTAINERS["mlflow"]["volumeMounts"]}
+    [volume] = [at["name"] for at in PODS["mlflow"]["spec"]["volumes"] if "configMap" in at]
+    folder, _, file = here["MLFLOW_AUTH_CONFIG_PATH"].rpartition("/")
+    assert mounts[folder] == volume and file in kept
+    assert Path(parted[0].removeprefix("sqlite:///")).parent == Path(CONTAINERS["mlflow"]["workingDir"])
+    assert mounts[CONTAINERS["mlflow"]["workingDir"]] == "logins"
+
+
+def test_kubernetes_sets_no_variable_of_mlflows() -> None:
+    """By service links, a service called mlflow sets MLFLOW_PORT=tcp://…, which MLflow reads as its own."""
+    [service] = d.of_kind("Service")
+    package = Path(str(importlib.util.find_spec("mlflow").origin)).parent  # type: ignore[union-attr]
+    linked = f"{service['metadata']['name'].upper()}_PORT"
+    assert f'"{linked}"' in (package / "utils" / "cli_args.py").read_text()
+    assert PODS["mlflow"]["spec"]["enableServiceLinks"] is False
 
 
 def test_accounts_exist_and_only_the_head_has_a_token() -> None:

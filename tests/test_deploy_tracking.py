@@ -1,10 +1,9 @@
-"""deploy/tracking: its services as real processes, a real run recorded by them, and what its files promise."""
+"""deploy/tracking: its services as real processes, real runs recorded by them, and who may do what."""
 
 import base64
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,14 +20,12 @@ import yaml
 from botocore.exceptions import ClientError
 
 from metatrain.preflight import preflight
+from metatrain.tracking import MLflowRecorder
 from tests.configurations import TINY
-from tests.tracking_stack import COMPOSE, OURS, VARIABLE, TrackingStack, compose, tracking_stack
+from tests.tracking_stack import COMPOSE, OURS, TrackingStack, tracking_stack
 
 FOLDER = COMPOSE.parent
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
-KEPT = [name for name in SERVICES if name != "buckets"]
-"""Services that stay; one ends when its work is done."""
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +58,26 @@ def buckets() -> ModuleType:
     return module
 
 
-def asked(uri: str, login: tuple[str, str] | None = None, body: bytes | None = None, **headers: str) -> int:
+@pytest.fixture
+def team(stack: TrackingStack) -> Iterator[dict[str, tuple[str, str]]]:
+    """The logins of two people whom the administrator lets in, by their names."""
+    admin, users = (stack.user, stack.password), stack.uri + "/api/2.0/mlflow/users"
+    logins = {name: (name, f"{name}'s own password") for name in ("grace", "alan")}
+    for name, login in logins.items():
+        made = json.dumps({"username": name, "password": login[1]}).encode()
+        assert asked(f"{users}/create", admin, made) == 200
+    yield logins
+    for name in logins:
+        assert asked(f"{users}/delete", admin, json.dumps({"username": name}).encode(), "DELETE") == 200
+
+
+def asked(
+    uri: str, login: tuple[str, str] | None = None, body: bytes | None = None, method: str | None = None, **headers: str
+) -> int:
     """The status of the answer."""
     if login is not None:
         headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
-    request = urllib.request.Request(uri, body, {"Content-Type": "application/json", **headers})
+    request = urllib.request.Request(uri, body, {"Content-Type": "application/json", **headers}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status
@@ -104,6 +115,55 @@ def test_who_has_not_logged_in_learns_nothing(stack):
         assert asked(stack.uri + SEARCH, login) == asked(stack.uri + artifacts, login) == 401
     assert asked(stack.uri + SEARCH, (stack.user, stack.password)) == 200
     assert stack.rows("SELECT username, is_admin FROM users") == [(stack.user, True)]
+
+
+def made(stack: TrackingStack, login: tuple[str, str], experiment: str) -> str:
+    """The id of an experiment of somebody's own."""
+    body = json.dumps({"name": experiment}).encode()
+    assert asked(stack.uri + "/api/2.0/mlflow/experiments/create", login, body) == 200
+    ((found,),) = stack.rows("SELECT experiment_id FROM experiments WHERE name = %s", experiment)
+    return str(found)
+
+
+def test_a_second_person_records_into_an_experiment_that_another_made(stack, team, tmp_path, monkeypatch):
+    """As metatrain records: a run, its parameters, metrics and tags, an artifact."""
+    experiment = made(stack, team["grace"], "shared")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", team["alan"][0])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", team["alan"][1])
+    run = MLflowRecorder(stack.uri, experiment="shared", run_id="run-of-alan", params={"seed": 3}, tags={"who": "alan"})
+    run.start(0, 1)
+    run.record(1, {"train/loss": 0.5})
+    (tmp_path / "curves.png").write_bytes(b"png")
+    run.artifact(tmp_path / "curves.png", "plots")
+    run.close("finished")
+    query = (
+        "SELECT runs.name, status, params.value, metrics.value, artifact_uri FROM runs "
+        "JOIN params USING (run_uuid) JOIN metrics USING (run_uuid) WHERE experiment_id = %s"
+    )
+    ((*row, uri),) = stack.rows(query, int(experiment))
+    assert row == ["run-of-alan", "FINISHED", "3", 0.5]
+    (key,) = stack.s3.keys("mlflow", uri.removeprefix("mlflow-artifacts:/").lstrip("/"))
+    assert key.endswith("/artifacts/plots/curves.png")
+
+
+def test_a_second_person_neither_deletes_nor_gives_rights_away(stack, team):
+    experiment = made(stack, team["grace"], "grace's")
+    grant = {"resource_type": "experiment", "resource_id": experiment, "permission": "MANAGE"}
+    refused: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "3.0/mlflow/users/permissions/grant", {"username": "alan", **grant}),
+        ("POST", "2.0/mlflow/users/create", {"username": "mallory", "password": "twelve characters"}),
+        ("PATCH", "2.0/mlflow/users/update-admin", {"username": "alan", "is_admin": True}),
+        ("PATCH", "2.0/mlflow/users/update-password", {"username": "grace", "password": "twelve characters"}),
+        ("DELETE", "2.0/mlflow/users/delete", {"username": "grace"}),
+        ("POST", "2.0/mlflow/experiments/delete", {"experiment_id": experiment}),
+    ]
+    for method, path, body in refused:
+        status = asked(f"{stack.uri}/api/{path}", team["alan"], json.dumps(body).encode(), method)
+        assert status == 403, f"{method} {path}: {status}"
+    assert {name for (name,) in stack.rows("SELECT username FROM users")} == {stack.user, "grace", "alan"}
+    assert stack.rows("SELECT username FROM users WHERE is_admin") == [(stack.user,)]
+    owner = json.dumps({"username": "alan", **grant}).encode()
+    assert asked(f"{stack.uri}/api/3.0/mlflow/users/permissions/grant", team["grace"], owner) == 200
 
 
 def test_other_names_and_foreign_pages_are_refused(stack):
@@ -173,121 +233,6 @@ def test_buckets_can_be_made_twice_and_anywhere(buckets, stack, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["buckets.py"])
     with pytest.raises(SystemExit, match="usage"):
         buckets.main([])
-
-
-def variables() -> dict[str, str]:
-    """Every variable of compose.yaml, and what follows its name."""
-    text = "\n".join(line for line in COMPOSE.read_text().splitlines() if not line.lstrip().startswith("#"))
-    found: dict[str, str] = {}
-    for match in VARIABLE.finditer(text):
-        found[match["name"]] = max(found.get(match["name"], ""), (match["how"] or "") + match["rest"])
-    return found
-
-
-def example() -> dict[str, str]:
-    """Those that may be left out stand behind a #."""
-    return dict(re.findall(r"^(#?\w+)=(.*)$", (FOLDER / ".env.example").read_text(), re.MULTILINE))
-
-
-def test_the_example_names_every_variable_and_gives_none_away():
-    required = {name for name, how in variables().items() if how.startswith(":?")}
-    optional = {f"#{name}": how.removeprefix(":-") for name, how in variables().items() if name not in required}
-    assert example().keys() == required | optional.keys()
-    assert not any(example()[name] for name in required)  # which Compose refuses, until they are filled in
-    assert {name: example()[name] for name in optional} == optional
-    assert compose_secrets() <= required, "a secret has no default"
-
-
-def compose_secrets() -> set[str]:
-    return {name for name in variables() if re.search("PASSWORD|SECRET|KEY", name)}
-
-
-def test_what_has_to_be_set_is_asked_for_with_a_remedy():
-    given = dict.fromkeys(variables(), "x")
-    compose(given)
-    required = [name for name, how in variables().items() if how.startswith(":?")]
-    assert len(required) >= 8
-    for name in required:
-        with pytest.raises(LookupError, match=rf"{name}: .{{15,}}\.env"):
-            compose({**given, name: ""})
-
-
-def test_no_secret_stands_in_the_files():
-    for name, described in SERVICES.items():
-        for variable, value in (described.get("environment") or {}).items():
-            if re.search("PASSWORD|SECRET|ACCESS_KEY|URI$", variable):
-                assert "${" in str(value), f"{name}: {variable}"
-    text = COMPOSE.read_text() + (FOLDER / "buckets.py").read_text()
-    assert not re.search(r"://[^/\s:@]+:(?!\$\{)[^/\s@]+@", text), "a password in an address"
-    assert not re.search(r"\b[0-9a-f]{24,}\b", text)
-    assert "${" not in " ".join(" ".join(described.get("command", ())) for described in SERVICES.values())
-
-
-@pytest.mark.parametrize("name", list(SERVICES))
-def test_images_are_pinned_or_built_here(name):
-    described = SERVICES[name]
-    tag = described["image"].partition(":")[2]
-    assert re.fullmatch(r"v?\d+\.\d+[\w.-]*", tag), described["image"]
-    if "build" in described:
-        build = described["build"]
-        context = (FOLDER / build["context"]).resolve()
-        assert (context / "pyproject.toml").exists()
-        dockerfile = context / build["dockerfile"]
-        if dockerfile.exists():
-            targets = re.findall(r"^FROM \S+ AS (\S+)", dockerfile.read_text(), re.MULTILINE | re.IGNORECASE)
-            assert build["target"] in targets
-
-
-def test_only_mlflow_and_grafana_are_published_and_to_this_machine_alone():
-    published = {name: described["ports"] for name, described in SERVICES.items() if "ports" in described}
-    assert published == {"mlflow": ["127.0.0.1:5000:5000"], "grafana": ["127.0.0.1:3000:3000"]}
-    assert not any("network_mode" in described or described.get("privileged") for described in SERVICES.values())
-    networks = yaml.safe_load(COMPOSE.read_text())["networks"]
-    for name in ("postgres", "store", "buckets"):
-        assert all(networks[network]["internal"] for network in SERVICES[name]["networks"])
-    assert set(SERVICES["postgres"]["networks"]).isdisjoint(SERVICES["store"]["networks"])
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_a_service_that_stays_is_watched_started_again_and_limited(name):
-    described = SERVICES[name]
-    assert described["restart"] == "unless-stopped"
-    assert described["healthcheck"]["test"][0] == "CMD" and described["healthcheck"]["retries"] >= 3
-    assert described["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
-
-
-def test_each_waits_for_what_it_needs():
-    assert SERVICES["mlflow"]["depends_on"] == {
-        "postgres": {"condition": "service_healthy"},
-        "buckets": {"condition": "service_completed_successfully"},
-    }
-    assert SERVICES["buckets"]["depends_on"] == {"store": {"condition": "service_healthy"}}
-    assert SERVICES["buckets"]["restart"] == "no"
-    assert SERVICES["buckets"]["command"] == ["mlflow", "runs"]
-
-
-def test_volumes_are_named_and_files_that_are_mounted_exist():
-    document = yaml.safe_load(COMPOSE.read_text())
-    used = set()
-    for described in SERVICES.values():
-        for volume in described.get("volumes", ()):
-            source = VARIABLE.sub(lambda match: match["rest"], volume).partition(":")[0]
-            if source.startswith("."):
-                assert (FOLDER / source).is_file() and volume.endswith(":ro")
-            elif not source.startswith("/"):
-                used.add(source)
-    assert used == document["volumes"].keys() == {"postgres", "store", "prometheus", "grafana"}
-
-
-def test_mlflow_knows_every_variable_that_it_is_given():
-    """One that it does not know it would pass over in silence."""
-    folder = Path(importlib.util.find_spec("mlflow").origin).parent
-    known = "".join((folder / name).read_text() for name in ("environment_variables.py", "cli/__init__.py"))
-    known += "".join((folder / "utils" / name).read_text() for name in ("cli_args.py",))
-    known += (folder / "telemetry" / "utils.py").read_text()
-    given = [name for name in SERVICES["mlflow"]["environment"] if name.startswith("MLFLOW_")]
-    assert [name for name in given if not re.search(rf"\b{name}\b", known)] == []
-    assert SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
 def test_a_login_that_is_missing_or_wrong_is_told_before_a_run_is_made(stack, monkeypatch):

@@ -119,6 +119,7 @@ def follower(person: Person, job: str, address: str) -> subprocess.Popen[str]:
     return person.process("logs", job, "--follow", "--profile", "lab", "--address", address)
 
 
+@pytest.mark.slow
 def test_who_follows_may_leave_and_the_job_goes_on(person: Person) -> None:
     shutil.copy(person.folder / "profiles.yaml", person.folder / "team.yaml")
     done = person("submit", "--profiles", "team.yaml", "--", "train", "tiny.yaml", *SLOW)
@@ -135,6 +136,7 @@ def test_who_follows_may_leave_and_the_job_goes_on(person: Person) -> None:
     assert "go on with `metatrain submit -- train --resume" in person("stop", job).out
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_lost_with_its_node_leaves_a_run_to_go_on_with(person: Person) -> None:
     job = person.job(*SLOW, "checkpoint.every=1")
     with WithoutWebsockets(person.head.address, Faults(), 0) as proxy, follower(person, job, proxy.url) as process:

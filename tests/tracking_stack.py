@@ -77,9 +77,9 @@ class Service(NamedTuple):
             time.sleep(0.1)
 
 
-def compose(variables: Mapping[str, str]) -> dict[str, Any]:
+def compose(variables: Mapping[str, str], file: Path = COMPOSE) -> dict[str, Any]:
     """The file as Compose reads it. LookupError: a variable is missing that has to be there."""
-    return _filled(yaml.safe_load(COMPOSE.read_text()), variables)
+    return _filled(yaml.safe_load(file.read_text()), variables)
 
 
 def service(document: Mapping[str, Any], name: str, folder: Path, places: Mapping[str, str]) -> Service:
@@ -106,7 +106,7 @@ def tracking_stack(scratch: Path) -> Iterator[TrackingStack]:
         "MLFLOW_ADMIN_USERNAME": "ada", "MLFLOW_ADMIN_PASSWORD": secrets.token_hex(12),
         "S3_ACCESS_KEY_ID": KEY, "S3_SECRET_ACCESS_KEY": SECRET,
         "MLFLOW_HOSTS": f"127.0.0.1:{port}", "MLFLOW_ORIGINS": "https://mlflow.example.org",
-        "MLFLOW_WORKERS": "1", "GRAFANA_ADMIN_PASSWORD": "unused",
+        "MLFLOW_WORKERS": "1",
     }  # fmt: skip
     document = compose(variables)
     with postgres(document, scratch) as database, object_store(scratch) as store:
