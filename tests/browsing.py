@@ -1,10 +1,17 @@
 """A real browser without a window: Chromium, which can resolve no name and reaches this machine alone."""
 
+import base64
 import json
 import re
 import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 
 from tests.report_pages import Page
 
@@ -17,6 +24,40 @@ def browse(browser: str, page: Path | str, profile: Path, *options: str) -> subp
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
+
+
+@contextmanager
+def logged_in(uri: str, user: str, password: str) -> Iterator[str]:
+    """An address of this machine where `uri` answers whoever asks as it does `user`: headless, nobody types a login."""
+    login = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    class Passing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            kind = {"Content-Type": self.headers["Content-Type"]} if self.headers["Content-Type"] else {}
+            body = self.rfile.read(length) if self.command == "POST" else None
+            request = urllib.request.Request(uri + self.path, body, {"Authorization": login, **kind})
+            try:
+                answer = urllib.request.urlopen(request, timeout=30)
+            except HTTPError as error:
+                answer = error
+            with answer:
+                text = answer.read()
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+        do_POST = do_GET  # noqa: N815 (as http.server calls it)
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Passing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 PROBE = """<!doctype html><iframe width="{width}" height="800" srcdoc="{page}"></iframe><script>

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import yaml
 from PIL import Image
 
 from cluster.events import COUNTED, exported
-from tests.browsing import browse
+from tests.browsing import browse, logged_in
 from tests.person import Person, a_person, result_in, until
 from tests.ray_head import RayHead
 from tests.tracking_stack import TrackingStack, tracking_stack
@@ -128,12 +127,12 @@ def test_a_browser_shows_the_run(story: Story, stack: TrackingStack, browser: st
     ((run, experiment),) = stack.rows(
         "SELECT run_uuid, experiment_id FROM runs WHERE name = %s", story.result["run_id"]
     )
-    login = f"{stack.user}:{stack.password}@{urlsplit(stack.uri).netloc}"
-    page, wait = f"http://{login}/#/experiments/{experiment}/runs/{run}", "--virtual-time-budget=30000"
-    shown = browse(browser, page, tmp_path / "profile", "--dump-dom", wait).stdout
+    wait, picture = "--virtual-time-budget=30000", tmp_path / "run.png"
+    with logged_in(stack.uri, stack.user, stack.password) as address:
+        page = f"{address}/#/experiments/{experiment}/runs/{run}"
+        shown = browse(browser, page, tmp_path / "profile", "--dump-dom", wait).stdout
+        browse(browser, page, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1500,1100", wait)
     assert story.result["run_id"] in shown
     assert "validation/accuracy" in shown and "outer.tasks_per_step" in shown
-    picture = tmp_path / "run.png"
-    browse(browser, page, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1500,1100", wait)
     with Image.open(picture) as opened:
         assert len(np.unique(np.asarray(opened.convert("L")))) > 50
