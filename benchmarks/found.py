@@ -64,13 +64,14 @@ def main(argv: list[str]) -> None:
     whole = flat(as_plain(load_config(Path(asked.found))))
     settings = {key: value for key, value in whole.items() if key.startswith(CHANGED)}
     title = f"What a search has found: {asked.name}, {asked.steps} steps"
-    results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked.other), {"settings": settings})
+    results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked.other, asked.overrides), {"settings": settings})
 
 
-def _notes(other: str) -> list[str]:
+def _notes(other: str, overrides: Sequence[str]) -> list[str]:
+    set_for_both = f" Set for both: {', '.join(overrides)}." if overrides else ""
     return [
         f"Against {Path(other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the "
-        "same for all. Mean (half its 95 % interval).",
+        f"same for all.{set_for_both} Mean (half its 95 % interval).",
         "The difference is paired by task, within a seed; of all seeds by task (for these seeds) and, second, by seed "
         "(Student's t of three).",
         "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
