@@ -20,7 +20,7 @@ train: $(INSTALLED)  ## the first experiment: strokes, on a local Ray cluster wi
 	$(BIN)/metatrain train configs/strokes-protonet-5w1s.yaml
 
 test: $(INSTALLED) lint  ## everything that must hold, in under 15 minutes on two cores
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## what takes longer: drivers killed at many instants
 	$(BIN)/pytest -m slow

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start a cluster come first: they take longest, and two processes that share all files end together."""
+    clusters = {item.path for item in items if item.get_closest_marker("ray") is not None}
+    items.sort(key=lambda item: item.path not in clusters)
+
+
 @pytest.fixture(scope="session")
 def omniglot_root() -> Path:
     root = os.environ.get("METATRAIN_DATA")
@@ -51,9 +57,12 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head() -> "Iterator[RayHead]":
-    """A Ray cluster that is somebody else's: with a dashboard, a token, and a PATH without our Python."""
+    """A Ray cluster that is somebody else's: with a dashboard, a token, and a PATH without our Python.
+
+    Of one module: idle, it takes a quarter of a core from all tests that come later.
+    """
     from tests.ray_head import ray_head
 
     with ray_head() as head:

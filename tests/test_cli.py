@@ -118,7 +118,8 @@ def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(folde
 LONG = ["outer.steps=400", "evaluation.every=100", "checkpoint.every=20"]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(folder, number):
     running = subprocess.Popen(command("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True)
     run = wait_for_step(folder, 5)

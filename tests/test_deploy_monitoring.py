@@ -70,7 +70,7 @@ def while_training(address: str, seconds: float = 300) -> str:
     Ray forgets a gauge that was not set twice in a row, so what was seen once is kept. The first step waits for a
     worker, which is minutes on a machine that others use as well.
     """
-    config = tiny("outer.steps=100000")
+    config = tiny("outer.steps=100000", "engine.compile=off")  # which so many steps would be worth a minute
     config = replace(config, executor=replace(config.executor, name="ray", workers=1))
     executor, deadline, seen = RayExecutor(config), time.monotonic() + seconds, set[str]()
     wanted = {exported("bytes"), "metatrain_step", 'part="adapt"', "node_cpu_utilization", 'Name="ShardActor"'}

@@ -151,6 +151,7 @@ def test_time_is_up(local_ray, tmp_path):
     assert again.trials == outcome.trials and "have begun" in again.ended
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_is_gone_on_with(local_ray, tmp_path):
     """killed twice, by signal; nothing is computed twice, and nothing is lost."""
     killed: list[int] = []

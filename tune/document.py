@@ -26,6 +26,7 @@ from tune.domains import Choice, same
 from tune.experience import Experience
 from tune.methods import METHODS, read_method, written_method
 from tune.search import Plan
+from tune.searchers.evolution import Evolution
 from tune.searchers.warm import Warm
 from tune.settings import SearchSettings
 from tune.space import Configuration, Space, applied, read_space
@@ -159,6 +160,10 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     rest = {key: value for key, value in section.items() if key != "method"}
     rest |= {key: [rest[key]] for key in ("warm_start", "objectives") if isinstance(rest.get(key), str)}
     found: SearchSettings = read_settings(SearchSettings, {**rest, "method": read}, "search")
+    searcher, _ = read.settings
+    if isinstance(searcher, Evolution) and found.trials is not None:
+        few = f"search.trials: {found.trials} leave a population of {searcher.population} none to evolve: set more"
+        require(found.trials > searcher.population, few)
     return found
 
 

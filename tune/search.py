@@ -24,7 +24,6 @@ from tune.journal import Event, Journal, after, replayed
 from tune.population import Population
 from tune.rungs import Decision, Schedule
 from tune.searchers import Searcher
-from tune.searchers.evolution import Evolution
 from tune.space import Space
 
 
@@ -61,11 +60,6 @@ class Plan:
             members = self.schedule.members
             few = f"search.trials: {self.trials} leave a population of {members} none to copy with: set more than that"
             require(self.trials is None or self.trials > members, few)
-
-        if isinstance(self.searcher, Evolution) and self.trials is not None:
-            size = self.searcher.population
-            late = f"search.trials: {self.trials} leave a population of {size} none to evolve: set more than that"
-            require(self.trials > size, late)
 
     def header(self) -> dict[str, Any]:
         """What makes it this search; how long it lasts is not part of that, and may be raised."""
