@@ -2,8 +2,8 @@
 
     python -m benchmarks found sinusoid DIR/best.yaml configs/sinusoid-maml.yaml 2000 [key=value…]
 
-trains both for 2000 steps with seeds 0, 1 and 2 (or `--seeds 1`), two runs at a time, and judges each run's best state by
-validation on the same 1000 validation and 1000 test tasks.
+trains both for 2000 steps with seeds 0, 1 and 2 (or `--seeds 1`), two runs at a time, and judges each run's best state
+by validation on the same 1000 validation and 1000 test tasks.
 """
 
 import argparse
@@ -65,18 +65,17 @@ def main(argv: list[str]) -> None:
     whole = flat(as_plain(load_config(Path(asked.found))))
     settings = {key: value for key, value in whole.items() if key.startswith(CHANGED)}
     title = f"What a search has found: {asked.name}, {asked.steps} steps"
-    results.write(
-        f"found-{asked.name}", title, COLUMNS, rows, _notes(asked.other, asked.overrides), {"settings": settings}
-    )
+    results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked), {"settings": settings})
 
 
-def _notes(other: str, overrides: Sequence[str]) -> list[str]:
-    set_for_both = f" Set for both: {', '.join(overrides)}." if overrides else ""
+def _notes(asked: argparse.Namespace) -> list[str]:
+    told = [setting for setting in asked.overrides if not setting.startswith("tasks.root=")]
+    set_for_both = f" Set for both: {', '.join(told)}." if told else ""
     return [
-        f"Against {Path(other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the "
+        f"Against {Path(asked.other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the "
         f"same for all.{set_for_both} Mean (half its 95 % interval).",
-        "The difference is paired by task, within a seed; of all seeds, where there are three, by task (for these seeds) "
-        "and, second, by seed (Student's t of three).",
+        "The difference is paired by task, within a seed; of all seeds, where there are three, by task (for these "
+        "seeds) and, second, by seed (Student's t of three).",
         "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
     ]
 
