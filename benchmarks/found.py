@@ -72,8 +72,8 @@ def _notes(asked: argparse.Namespace) -> list[str]:
     told = [setting for setting in asked.overrides if not setting.startswith("tasks.root=")]
     set_for_both = f" Set for both: {', '.join(told)}." if told else ""
     return [
-        f"Against {Path(asked.other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, the "
-        f"same for all.{set_for_both} Mean (half its 95 % interval).",
+        f"Against {Path(asked.other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, "
+        f"the same for all.{set_for_both} Mean (half its 95 % interval).",
         "The difference is paired by task, within a seed; of all seeds, where there are three, by task (for these "
         "seeds) and, second, by seed (Student's t of three).",
         "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
