@@ -208,6 +208,13 @@ def test_a_store_where_two_drivers_could_own_a_run_is_refused(buckets, looks):
         buckets.check(Careless(looks), "runs")
 
 
+def test_stores_are_tried_when_buckets_are_made(buckets, monkeypatch):
+    monkeypatch.setattr(buckets.boto3, "client", lambda *service, **config: Careless(True))
+    monkeypatch.setattr(buckets, "make", lambda store, bucket: None)
+    with pytest.raises(SystemExit, match="cannot hold runs"):
+        buckets.main(["runs"])
+
+
 def test_a_store_that_ignores_only_if_match_is_refused(buckets, stack):
     client = stack.s3.client()
 
