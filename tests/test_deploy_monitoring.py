@@ -41,9 +41,9 @@ class Node(NamedTuple):
 
 
 def named() -> set[str]:
-    """All metrics of all expressions; what stands in quotes is a label's value."""
+    """All metrics of all expressions, where what stands in quotes is a label's value, and of what is to be chosen."""
     text = " ".join(re.sub('"[^"]*"', "", expr) for each in d.expressions().values() for expr in each)
-    return set(d.METRIC.findall(text))
+    return set(d.METRIC.findall(text + json.dumps(d.DASHBOARD["templating"])))
 
 
 @pytest.fixture(scope="module")
