@@ -178,10 +178,6 @@ class Chronicle:
             self._files_due = time.monotonic() + _FILES_S
             self.keep()
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._display.say(text)
-
     def keep(self) -> None:
         """What the search's folder holds of it, in MLflow."""
         for path in (self._home.path / name for name in KEPT):

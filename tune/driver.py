@@ -116,7 +116,7 @@ def _conducted(
 
     desk = Desk(found, assign, home.commit, room[1], document.search.retries)
     with _told(chronicle, found) as close:
-        conduct(desk, room[0], attend, _room(room[0], document, chronicle.say))
+        conduct(desk, room[0], attend, _room(room[0], document, say))
         ended, failed = _why(found, desk.trouble, document, chronicle.clock.seconds)
         chronicle.tell(found.history)
         chronicle.clock.note(last=True)
