@@ -69,7 +69,7 @@ class Population:
         return sum(trial.parent is None for trial in history.trials) >= self.members
 
     def check(self, space: Space) -> None:
-        """ValueError: something explored is not in the space."""
+        """ValueError: what is explored is not in the space, or fits no checkpoint; or nobody is ever compared."""
         names = [parameter.name for parameter in space.parameters]
         above = f"search.method.interval: {self.interval} steps are the whole budget, and nobody copies: lower it"
         require(self.interval < self.max_budget, above)

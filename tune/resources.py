@@ -9,7 +9,6 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from metatrain.checks import require
 from metatrain.settings import ExecutorSettings
 
 Bundle = dict[str, float]
@@ -47,21 +46,21 @@ def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:
     grows: an autoscaler brings more nodes when it is asked to, so that one trial may wait for them. ValueError: not
     even one has room.
     """
-    problem = lacking(needed)
-    if problem is not None and grows:
-        return wanted or 1
-    remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
-    require(problem is None, f"search: {problem}: {remedy}")
     free, room = _nodes(), 0
     while (room < wanted or not wanted) and placed(needed.bundles, free):
         room += 1
+    if not room and grows:
+        return wanted or 1
+    remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
+    if not room:
+        raise ValueError(f"search: {lacking(needed)}: {remedy}")
     return room
 
 
 def lacking(needed: Needs) -> str | None:
     """Why the cluster, were it idle, would have no room for one trial; None where it has."""
     there, total = _nodes(), needed.total()
-    if placed(needed.bundles, _nodes()):
+    if placed(needed.bundles, [dict(node) for node in there]):
         return None
     have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
     wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
@@ -92,7 +91,7 @@ def _sees(path: str) -> bool:
 
 
 def _nodes() -> list[Bundle]:
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def placed(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
