@@ -3,9 +3,12 @@
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import ray
@@ -78,7 +81,7 @@ def _start(cores: int) -> None:
     # Parameters and gradients of small networks then travel within messages: a step of theirs idles half as long.
     os.environ.setdefault(_LIMIT, str(1 << 20))
     try:
-        ray.init(
+        _init(
             address="local",  # without it Ray would join what runs here already, if something does
             num_cpus=cores,
             include_dashboard=False,
@@ -100,7 +103,7 @@ def _start(cores: int) -> None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise ValueError(str(error)) from error
@@ -111,6 +114,14 @@ def _join(address: str) -> None:
             f"executor.address: no Ray cluster answers at '{address}' ({reason}): start one with `ray start --head`, "
             "or leave the address out for one on this machine"
         ) from error
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, which takes SIGTERM for itself and aborts on it: who had it before has it again."""
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(**options)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _other_versions(address: str, told: str) -> str:

@@ -119,14 +119,15 @@ def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
     assert manifest(trial / "checkpoints", 27)["extra"]["params_sha256"] in done.out
 
 
-@pytest.mark.parametrize("events", [pytest.param(events, marks=pytest.mark.slow) for events in (2, 7, 12)])
-def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(("events", "number"), [(2, signal.SIGINT), (7, signal.SIGTERM), (12, signal.SIGINT)])
+def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, number, undisturbed, tmp_path):
     searching = Searching(tmp_path / "room")
     process = searching.begin("tiny.yaml")
     searching.until(events, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert f"metatrain search --resume {searching.folder}" in err
     assert Tracked(searching.room / "mlflow.db").runs[searching.folder.name] == "KILLED"
     searching.whole("--resume", str(searching.folder))
