@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tune.history import History, Trial
 from tune.rungs import Full, Halving, Schedule
@@ -208,8 +209,8 @@ def _lived_in(search: Search, number: int) -> None:
             return
 
 
-def plan_of(searcher: Searcher, trials: int = 30, schedule: Schedule = SCHEDULE, seed: int = 0) -> Plan:
-    return Plan(SPACE, searcher, schedule, "loss", "min", seed, trials)
+def plan_of(searcher: Searcher, trials: int = 30, schedule: Schedule = SCHEDULE, seed: int = 0, **others: Any) -> Plan:
+    return Plan(SPACE, searcher, schedule, "loss", "min", seed, trials, **others)
 
 
 def check_resume(row: Row, folder: Path) -> None:

@@ -24,6 +24,7 @@ from metatrain.settings import Choice as Named
 from metatrain.settings import Config
 from tune.domains import Choice, same
 from tune.experience import Experience
+from tune.firsts import first_configuration
 from tune.methods import METHODS, read_method, written_method
 from tune.search import Plan
 from tune.searchers.evolution import Evolution
@@ -80,6 +81,7 @@ class Document:
             trials=settings.trials,
             failures=settings.failures,
             objectives=settings.objectives,
+            first=tuple(first_configuration(given, self.space, as_plain(self.base)) for given in settings.first),
         )
 
     def trial(self, configuration: Mapping[str, Any]) -> Config:
@@ -107,7 +109,9 @@ def read_document(raw: Mapping[str, Any]) -> Document:
     space = read_space(raw["space"])
     document = Document(base, _read_search(raw["search"], base, space), space)
     _check_space(document)
-    document.plan()
+    for first in document.plan().first:
+        trouble = _trouble(document, first)
+        require(trouble is None, f"search.first: {trouble}")
     return document
 
 
@@ -158,7 +162,9 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")
     read = read_method(name, settings, base.outer.steps, [parameter.name for parameter in space.parameters])
     rest = {key: value for key, value in section.items() if key != "method"}
-    rest |= {key: [rest[key]] for key in ("warm_start", "objectives") if isinstance(rest.get(key), str)}
+    rest |= {key: [rest[key]] for key in ("warm_start", "objectives", "first") if isinstance(rest.get(key), str)}
+    if isinstance(rest.get("first"), list):
+        rest["first"] = [{} if one == "base" else one for one in rest["first"]]
     found: SearchSettings = read_settings(SearchSettings, {**rest, "method": read}, "search")
     searcher, _ = read.settings
     if isinstance(searcher, Evolution) and found.trials is not None:

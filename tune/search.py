@@ -24,7 +24,7 @@ from tune.journal import Event, Journal, after, replayed
 from tune.population import Population
 from tune.rungs import Decision, Schedule
 from tune.searchers import Searcher
-from tune.space import Space
+from tune.space import Configuration, Space
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Plan:
     Where the schedule is a population, `trials` counts copies as it does members: once so many have begun, members
     train on as they are. Without it, or `steps`, the population ends when its members have had their budgets.
 
-    objectives: costs, to be small, that are weighed beside the metric; they come with results.
+    objectives: costs, to be small, that are weighed beside the metric; they come with results. first: configurations
+    that are tried before any that the searcher suggests, in their order.
     """
 
     space: Space
@@ -51,10 +52,16 @@ class Plan:
     steps: int | None = None
     failures: int = 5
     objectives: tuple[str, ...] = ()
+    first: tuple[Configuration, ...] = ()
 
     def __post_init__(self) -> None:
         positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
         require(self.mode in ("min", "max"), f"search.mode: {self.mode!r}: set min or max")
+        for configuration in self.first:
+            require(self.space.contains(configuration), f"search.first: {configuration} is not of the space: mend it")
+        begun = self.schedule.members if isinstance(self.schedule, Population) else self.trials
+        many = f"search.first: has {len(self.first)} configurations, and {begun} trials are begun: leave some out"
+        require(begun is None or len(self.first) <= begun, many)
         if isinstance(self.schedule, Population):
             self.schedule.check(self.space)
             members = self.schedule.members
@@ -72,7 +79,8 @@ class Plan:
             "schedule": _told(self.schedule),
         }
         # Left out where there are none, as in journals from before there could be.
-        return header | ({"objectives": list(self.objectives)} if self.objectives else {})
+        header |= {"objectives": list(self.objectives)} if self.objectives else {}
+        return header | ({"first": list(self.first)} if self.first else {})
 
 
 class Outcome(NamedTuple):
@@ -138,8 +146,12 @@ class Search:
         """Begin one more; None: see `outcome`, and where that is None all members of a population have begun."""
         if self.outcome() is not None or self._complete():
             return None
-        number = len(self.history.trials)
-        configuration = self.plan.searcher.suggest(self.plan.space, self.history, number, self.plan.seed)
+        plan, number = self.plan, len(self.history.trials)
+        given = len(plan.first)
+        if number < given:
+            configuration = dict(plan.first[number])
+        else:
+            configuration = plan.searcher.suggest(plan.space, self.history, number - given, plan.seed)
         began = {"event": "began", "trial": number, "configuration": configuration, "parent": None, "start": 0}
         self._do(began)
         return self.history.trial(number)

@@ -1,7 +1,7 @@
 """Every key of a search, on one page: what stands under `search:` in its file, beside the space and a configuration."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from metatrain.checks import not_negative, positive, require
 from metatrain.settings import Choice
@@ -21,7 +21,8 @@ class SearchSettings:
     trials, minutes: so many are begun at most; so long it lasts, all its parts together. at_once: trials that run at
     the same time; 0 for as many as the cluster has room for. cpus: of each trial's own process, beside its workers.
     failures: so many trials that fail one after the other end the search. retries: how often a trial is begun again
-    after its node or process was lost. objectives: costs weighed beside the metric. warm_start: MLflow experiments.
+    after its node or process was lost. objectives: costs weighed beside the metric. first: configurations to begin
+    with, each over the base's own values. warm_start: MLflow experiments.
     """
 
     method: Choice
@@ -34,6 +35,7 @@ class SearchSettings:
     failures: int = 5
     retries: int = 3
     objectives: tuple[Cost, ...] = ()
+    first: tuple[dict[str, Any], ...] = ()
     warm_start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

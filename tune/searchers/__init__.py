@@ -18,7 +18,7 @@ class Searcher(Protocol):
     """Suggests configurations. What it may be told is its fields; they are part of the function."""
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
-        """The configuration of trial `number`, of `space`, given all that is known before it begins."""
+        """The searcher's suggestion `number`, from 0 on, of `space`, given all that is known when it begins."""
         ...
 
 
