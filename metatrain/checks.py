@@ -1,6 +1,8 @@
 """Checks on settings: each failure is one line that names the field and the remedy."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 MOST = 2**31 - 1
 """No setting counts further: what is counted could not be kept, nor waited for."""
@@ -32,6 +34,12 @@ def at_most(section: str, most: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value > most:
             raise ValueError(f"{_path(section, name)}: {shown(value)} is too much: lower it to {most} or less")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What was meant by a name that is not among those known, as a hint in brackets; "" where none is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shown(value: float | int) -> str:

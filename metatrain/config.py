@@ -4,7 +4,6 @@ A bad configuration raises ValueError with one line: the field, what is wrong, t
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.checks import nearest
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.plain import LONGEST, flat, load_yaml, overridden, short, written
 from metatrain.settings import Choice, Config, Tasks
@@ -96,7 +96,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
         raise ValueError(f"{what}.name: missing: {choices}")
     name = _checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
-        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{_nearest(name, known)}: {choices}")
+        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{nearest(name, known)}: {choices}")
     return str(name)
 
 
@@ -151,12 +151,7 @@ def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
         if key not in known:
             written = str(key)[:LONGEST]
             path = f"{where}.{written}" if where else written
-            raise ValueError(f"{path}: no such setting{_nearest(written, known)}: it may be {', '.join(sorted(known))}")
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(f"{path}: no such setting{nearest(written, known)}: it may be {', '.join(sorted(known))}")
 
 
 def as_plain(config: Config) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What MLflow has kept of earlier searches and runs, for a search that begins with their experience."""
 
-import difflib
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from metatrain.checks import nearest
 from metatrain.preflight import TrackingError, preflight, resolve, without_login
 from metatrain.tracking import RUN_ID_TAG, client_of, one_line_errors
 
@@ -57,8 +57,7 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     if found is not None and found.lifecycle_stage == "active":
         return str(found.experiment_id)
     known = [experiment.name for experiment in client.search_experiments()]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = nearest(name, known)
     there = f"choose among {', '.join(known)}" if known else "record some runs first"
     raise ValueError(f"search.warm_start: no experiment '{name}' in {without_login(uri)}{hint}: {there}")
 

@@ -51,20 +51,6 @@ def test_what_is_none_of_the_space_is_refused(given, says):
     assert str(refused.value).startswith("search.first: ") and says in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("override", "says"),
-    {
-        "search.first=[{outer.lr: 3}]": "search.first: outer.lr: 3 is not of loguniform(0.0001, 0.1)",
-        "search.first=[nonsense]": "search.first",
-        "search.first=[base, base, base, base, base, base, base]": "7 configurations, and 6 trials are begun",
-    }.items(),
-)
-def test_a_search_that_cannot_begin_so_is_refused(override, says):
-    with pytest.raises(ValueError) as refused:
-        tiny_search(override)
-    assert says in str(refused.value) and "\n" not in str(refused.value)
-
-
 def test_a_base_outside_of_its_space_is_told_to_whoever_wants_to_begin_with_it():
     space = {"outer.lr": "loguniform(0.01, 0.1)"}
     with pytest.raises(ValueError, match=r"outer\.lr is 0\.001 in the configuration, not of loguniform"):

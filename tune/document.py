@@ -11,13 +11,12 @@ A bad one raises ValueError with one line: the field, what is wrong, the remedy.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metatrain.checks import require
+from metatrain.checks import nearest, require
 from metatrain.config import as_plain, read_config, read_settings
 from metatrain.plain import flat, load_yaml, overridden, short, written
 from metatrain.settings import Choice as Named
@@ -155,8 +154,7 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     require(isinstance(method, dict) and "name" in method, "search.method: name one, such as {name: bohb}")
     name = method["name"]
     if not isinstance(name, str) or name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = nearest(str(name), METHODS)
         raise ValueError(f"search.method.name: no {short(name)}{hint}: choose among {', '.join(METHODS)}")
     settings = {key: value for key, value in method.items() if key != "name"}
     require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")

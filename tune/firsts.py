@@ -1,10 +1,9 @@
 """What a search is told to begin with: `search.first: [base, {outer.lr: 0.01}]`, each over the base's own values."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from metatrain.checks import require
+from metatrain.checks import nearest, require
 from metatrain.plain import short
 from tune.domains import Choice, Domain, Value
 from tune.space import Configuration, Parameter, Space, applied, matches
@@ -19,8 +18,7 @@ def first_configuration(given: Mapping[str, Value], space: Space, base: Mapping[
     """
     known = [parameter.name for parameter in space.parameters]
     for name in given:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = nearest(str(name), known)
         unknown = f"search.first: no parameter {short(name)} in this space{hint}: it has {', '.join(known)}"
         require(name in known, unknown)
     found: Configuration = {}

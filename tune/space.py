@@ -17,13 +17,12 @@ puts over a whole one.
 """
 
 import copy
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metatrain.checks import require
+from metatrain.checks import nearest, require
 from metatrain.plain import overridden, short
 from tasks.randomness import stream, uniforms
 from tune.domains import FUNCTIONS, Choice, Domain, Integer, Value, same
@@ -156,9 +155,9 @@ def _read_domain(name: str, written: Any) -> Domain:
         raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
     function, text = call.groups()
     if function not in FUNCTIONS:
-        near = difflib.get_close_matches(function, FUNCTIONS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"space.{name}: no function '{short(function)[1:-1]}'{hint}: write one of {known}")
+        raise ValueError(
+            f"space.{name}: no function '{short(function)[1:-1]}'{nearest(function, FUNCTIONS)}: write one of {known}"
+        )
     # The arguments are YAML, as everywhere else: sections, words and 1e-3 mean what they do in a configuration.
     try:
         arguments = overridden({}, [f"options=[{text}]"])["options"]
@@ -178,8 +177,7 @@ def _made(name: str, domain: Callable[[], Domain]) -> Domain:
 
 def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: Mapping[str, Parameter]) -> None:
     if on not in parameters:
-        near = difflib.get_close_matches(on, parameters, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = nearest(on, parameters)
         raise ValueError(f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or drop it")
     domain = parameters[on].domain
     if not isinstance(domain, (Choice, Integer)):

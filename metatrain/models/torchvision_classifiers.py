@@ -3,7 +3,6 @@
 torchvision is imported where it is first needed: the core does without it.
 """
 
-import difflib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metatrain.checks import require
+from metatrain.checks import nearest, require
 from metatrain.models.dropout import Dropout
 from metatrain.models.layers import Attention, GlobalMean, HardSigmoid
 from metatrain.models.normalization import TaskNorm
@@ -37,10 +36,9 @@ class Torchvision:
 
     def __post_init__(self) -> None:
         known = _torchvision_models().list_models(module=_torchvision_models())
-        close = difflib.get_close_matches(self.classifier, known, n=1)
         require(
             self.classifier in known,
-            f"model.classifier: no '{self.classifier}'{f' (did you mean {close[0]}?)' if close else ''}: choose a "
+            f"model.classifier: no '{self.classifier}'{nearest(self.classifier, known)}: choose a "
             "classifier of torchvision.models, such as resnet18, densenet121 or vit_b_16",
         )
 
