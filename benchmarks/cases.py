@@ -13,8 +13,8 @@ import torch
 
 from metatrain.models import ARCHITECTURES, Model, build_model
 from metatrain.types import Params
-from tasks.randomness import stream
-from tasks.sinusoid import Sinusoid
+from tasks.random import stream
+from tasks.sources.sinusoid import Sinusoid
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskDistribution, TaskSpec
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def find(name: str) -> Case:
 
 def config_of(case: Case, **sections: dict[str, Any]) -> "Config":
     """The configuration that meta-trains on this case, its first step computing exactly the case."""
-    from metatrain.config import read_config  # pydantic, which a bare GPU image has not
+    from metatrain.config.load import read_config  # pydantic, which a bare GPU image has not
 
     shape = {"ways": case.ways, "shots": case.shots, "queries": case.queries}
     return read_config(

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from benchmarks import cases
 from benchmarks.contenders import CONTENDERS, Gradient
-from metatrain.worker import keep_freed_memory
+from metatrain.training.worker import keep_freed_memory
 
 
 def main() -> None:

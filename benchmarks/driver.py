@@ -27,18 +27,18 @@ import torch
 
 from benchmarks import cost_model, results
 from cluster.actor import Answer, Hello, Sums, Ticket, unpack_gradient
-from cluster.campaign import Campaign, Desk
-from cluster.crew import IN_FLIGHT, Seat
+from cluster.dispatcher import Campaign, Desk
 from cluster.executor import RayExecutor, broadcast
-from metatrain.config import read_config
-from metatrain.outer import TrainState, apply, begin
-from metatrain.progress import Progress
-from metatrain.recorders import JsonLines
-from metatrain.reduction import Block, TreeSum, flatten
+from cluster.worker_pool import IN_FLIGHT, Seat
+from metatrain.config.load import read_config
 from metatrain.settings import Config, OuterSettings
+from metatrain.tracking.console import Progress
+from metatrain.tracking.jsonl import JsonLines
+from metatrain.training.outer_loop import TrainState, apply, begin
+from metatrain.training.profiling import Meter, Usage
+from metatrain.training.tree_sum import Block, TreeSum, flatten
+from metatrain.training.worker import keep_freed_memory
 from metatrain.types import Job, Params, Recorder, Shard
-from metatrain.usage import Meter, Usage
-from metatrain.worker import keep_freed_memory
 
 PER_STEP = ("flatten", "put", "unpack", "finite", "optimise")
 PER_SHARD = ("submit", "wait", "get", "add")
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     left_out = sorted(set(arguments.millions) - set(sizes))
     ray.init("local", num_cpus=max(_ACTORS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     try:
-        with patch("cluster.crew.ShardActor", Echo):
+        with patch("cluster.worker_pool.ShardActor", Echo):
             executor = RayExecutor(config_with(_ACTORS))
             executor.pids()
             rows = [row for millions in sizes for row in measure(executor, millions, arguments)]
@@ -269,7 +269,7 @@ def record(repeats: int) -> list[list[Any]]:
             recorder.start(0, repeats)
             rows.append([name, "record", _timed(lambda n, r=recorder: r.record(n + 1, named), repeats)])
             recorder.close("finished")
-        from metatrain.tracking import MLflowRecorder  # imports mlflow: seconds
+        from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
         mlflow = MLflowRecorder(f"sqlite:///{scratch}/mlflow.db", "benchmark", "one", {}, {}, send_seconds=1e9)
         mlflow.start(0, repeats)

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from metatrain.worker import keep_freed_memory
-from tasks.decoding import silent
+from metatrain.training.worker import keep_freed_memory
 from tasks.few_shot import FewShot
-from tasks.omniglot import Omniglot
-from tasks.pool import StorePool
-from tasks.randomness import Integers, stream, uniforms
-from tasks.store import ClassSlice, Header, Images, Store, open_store, write_store
-from tasks.strokes import Strokes
+from tasks.random import Integers, stream, uniforms
+from tasks.sources.omniglot import Omniglot
+from tasks.sources.strokes import Strokes
+from tasks.store.class_pool import StorePool
+from tasks.store.decoding import silent
+from tasks.store.store import ClassSlice, Header, Images, Store, open_store, write_store
 from tasks.types import EpisodeShape
 
 SHAPE = EpisodeShape(ways=5, shots=1, queries=15)

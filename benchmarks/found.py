@@ -20,17 +20,17 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import results
-from metatrain.config import as_plain, load_config
-from metatrain.driver import new_run, run
-from metatrain.evaluation import shards_of
-from metatrain.executor import InProcess
-from metatrain.learner import best_params
-from metatrain.plain import flat
-from metatrain.preparation import prepare, settled
-from metatrain.recorders import Silent
+from metatrain.config.load import as_plain, load_config
+from metatrain.evaluation.evaluate import shards_of
+from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
+from metatrain.setup import prepare, settled
+from metatrain.tracking.jsonl import Silent
+from metatrain.trainer import new_run, run
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
 from metatrain.types import Job, Params
-from metatrain.worker import Worker
+from metatrain.yaml_config import flat
 from tasks.types import Split
 
 COLUMNS = ["tasks", "seed", "found", "shipped", "difference (interval)", "minutes"]

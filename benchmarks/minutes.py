@@ -15,10 +15,8 @@ import torch
 
 from benchmarks import results
 from metatrain.algorithms.maml import MAML
-from metatrain.evaluation import Evaluation, evaluate, shards_of
-from metatrain.executor import InProcess
+from metatrain.evaluation.evaluate import Evaluation, evaluate, shards_of
 from metatrain.models import Conv4
-from metatrain.outer import begin, train
 from metatrain.settings import (
     Choice,
     Config,
@@ -28,9 +26,11 @@ from metatrain.settings import (
     OuterSettings,
     Tasks,
 )
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 from metatrain.types import Job, Params
-from metatrain.worker import Worker
-from tasks.omniglot import Omniglot
+from tasks.sources.omniglot import Omniglot
 from tasks.types import EpisodeShape, Split
 
 _SHARD = 200

@@ -17,7 +17,7 @@ import torch
 from benchmarks.cases import Case, config_of, model_of
 from metatrain.algorithms.maml import MAML
 from metatrain.engine import Engine, resolve_vectorize
-from metatrain.evaluation import shards_of
+from metatrain.evaluation.evaluate import shards_of
 from metatrain.models.dropout import SILENT
 from metatrain.types import Context, Job, Params
 from tasks.types import Episode

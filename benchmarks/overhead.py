@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     cores = max(*arguments.workers, os.cpu_count() or 1)
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     try:
-        with patch("cluster.crew.ShardActor", Echo):
+        with patch("cluster.worker_pool.ShardActor", Echo):
             rows = [row for workers in arguments.workers for row in _rows(workers, arguments)]
     finally:
         ray.shutdown()

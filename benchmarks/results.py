@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.durable import replacing
+from tasks.io.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

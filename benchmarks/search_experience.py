@@ -20,11 +20,11 @@ from benchmarks import results
 from benchmarks.search import final, interval, reached
 from benchmarks.search_objectives import OBJECTIVES, Objective, Values
 from benchmarks.search_race import METHODS, Method, Ours, Trace, race, raced
-from tasks.randomness import stream, uniforms
-from tune.domains import Choice, Domain, Value
-from tune.experience import Experience, source_of
+from tasks.random import stream, uniforms
 from tune.searchers.bohb import BOHB
-from tune.searchers.warm import Warm
+from tune.searchers.warm_start import Warm
+from tune.space.distributions import Choice, Domain, Value
+from tune.transfer.prior_studies import Experience, source_of
 
 EARLIER = 3
 WARP = 0.3

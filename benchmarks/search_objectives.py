@@ -12,9 +12,9 @@ from itertools import product
 
 import numpy as np
 
-from tasks.randomness import stream, uniforms
-from tune.rungs import Halving
-from tune.space import Space, read_space
+from tasks.random import stream, uniforms
+from tune.schedulers.asha import Halving
+from tune.space.search_space import Space, read_space
 
 Values = Mapping[str, float]
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from benchmarks.search_objectives import Objective
-from tune.domains import Choice
-from tune.history import History, Trial
-from tune.rungs import Full, Schedule
+from tune.history.trials import History, Trial
+from tune.schedulers.asha import Full, Schedule
 from tune.searchers import Searcher
 from tune.searchers.bohb import BOHB, Advice
-from tune.searchers.prior import Random
+from tune.searchers.random_search import Random
 from tune.searchers.tpe import modelled
-from tune.space import Configuration, Space
+from tune.space.distributions import Choice
+from tune.space.search_space import Configuration, Space
 
 WORKERS = 4
 

@@ -10,9 +10,9 @@ import torch
 from benchmarks import results
 from cluster.connection import connected
 from cluster.executor import RayExecutor
-from metatrain.config import read_config
-from metatrain.outer import begin, train
-from metatrain.worker import Worker
+from metatrain.config.load import read_config
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 
 COLUMNS = ["phase", "tasks/s", "of before", "blocks done twice"]
 _NOTES = [

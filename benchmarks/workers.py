@@ -25,12 +25,12 @@ import torch
 
 from benchmarks import results
 from metatrain.cli.training import executing
-from metatrain.config import load_config
-from metatrain.outer import begin, train
-from metatrain.preparation import prepare, settled
+from metatrain.config.load import load_config
 from metatrain.settings import Config
+from metatrain.setup import prepare, settled
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 from metatrain.types import Executor, Job, MetaGradient, Params, Shard
-from metatrain.worker import Worker
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "omniglot-maml-5w1s.yaml"
 _PARTS = ("adapt", "sample", "idle", "broadcast", "add", "outside")

@@ -11,12 +11,12 @@ import numpy as np
 import ray
 import torch
 
-from metatrain.reduction import Block, TreeSum, flatten, layout_of, unflatten
 from metatrain.settings import Config
-from metatrain.transport import narrowed, widened
+from metatrain.training.profiling import Usage
+from metatrain.training.transport import narrowed, widened
+from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, unflatten
+from metatrain.training.worker import Worker, device_for
 from metatrain.types import Job, MetaGradient, Params, Scores, Shard
-from metatrain.usage import Usage
-from metatrain.worker import Worker, device_for
 
 Vector = np.ndarray[Any, Any]
 

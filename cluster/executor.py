@@ -21,15 +21,15 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import Sums, Vector, unpack_gradient
-from cluster.campaign import Arrival, Campaign, Desk
 from cluster.connection import within_messages
-from cluster.crew import IN_FLIGHT, Crew
+from cluster.dispatcher import Arrival, Campaign, Desk
 from cluster.events import Events
-from metatrain.reduction import Block, TreeSum, flatten
+from cluster.worker_pool import IN_FLIGHT, Crew
 from metatrain.settings import Config
-from metatrain.transport import widened
+from metatrain.training.profiling import Meter, Usage, as_report
+from metatrain.training.transport import widened
+from metatrain.training.tree_sum import Block, TreeSum, flatten
 from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard, WorkersLost
-from metatrain.usage import Meter, Usage, as_report
 
 LARGEST_BLOCK = 1024
 _ANSWER_S = 10.0

@@ -1,13 +1,13 @@
 """Every key of a configuration, on one page, beside those of the named choices (tasks, model, algorithm).
 
-Plain frozen dataclasses that check themselves; `metatrain/config.py` reads them from YAML.
+Plain frozen dataclasses that check themselves; `metatrain/config/load.py` reads them from YAML.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metatrain.checks import at_most, not_negative, positive, require
+from metatrain.validation import at_most, not_negative, positive, require
 from tasks.types import EpisodeShape
 
 _MOST_TASKS = 10**7

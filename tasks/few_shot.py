@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.randomness import Integers, choose, stream, uniforms
+from tasks.random import Integers, choose, stream, uniforms
 from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 
 

@@ -4,8 +4,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks import store
-from tasks.omniglot import Omniglot
+from tasks.sources.omniglot import Omniglot
+from tasks.store import store
 from tests import drawings, pictures
 
 MINE = '''
@@ -17,7 +17,7 @@ from torch import nn
 
 from metatrain.algorithms.maml import MAML
 from metatrain.types import MetaGradient
-from tasks.strokes import Strokes
+from tasks.sources.strokes import Strokes
 from tasks.types import Episode, Examples, TaskSpec
 
 

@@ -54,7 +54,7 @@ class CommandLine:
 
 def serve() -> None:
     import metatrain.cli
-    import metatrain.tracking  # noqa: F401
+    import metatrain.tracking.mlflow_recorder  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from metatrain.config import read_config
-from metatrain.plain import overridden
+from metatrain.config.load import read_config
 from metatrain.settings import Config
+from metatrain.yaml_config import overridden
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEARCHES = sorted(CONFIGS.glob("search-*.yaml"))

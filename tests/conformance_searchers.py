@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune.history import History, Trial
-from tune.rungs import Full, Halving, Schedule
-from tune.search import Plan, Search
+from tune.history.trials import History, Trial
+from tune.schedulers.asha import Full, Halving, Schedule
 from tune.searchers import Searcher
-from tune.space import Configuration, read_space
+from tune.space.search_space import Configuration, read_space
+from tune.study import Plan, Search
 
 SPACE = read_space(
     {

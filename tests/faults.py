@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from cluster.executor import RayExecutor
-from metatrain.checkpoints import params_sha256
-from metatrain.executor import InProcess
-from metatrain.outer import begin, train
+from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config, WorkerRange
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 from metatrain.types import Event, Executor
-from metatrain.worker import Worker
-from tasks.strokes import Strokes
+from tasks.sources.strokes import Strokes
 from tests.configurations import tiny
 
 CPU = torch.device("cpu")

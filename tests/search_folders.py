@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from metatrain import runs
-from metatrain.config import as_plain
-from metatrain.plain import written
+from metatrain.config.load import as_plain
+from metatrain.yaml_config import written
 from tests.configurations import tiny
 from tests.report_pages import EVIL, edit
-from tune.history import Trial
-from tune.population import Population
-from tune.rungs import Halving
-from tune.search import Plan, Search
+from tune.history.trials import Trial
+from tune.schedulers.asha import Halving
+from tune.schedulers.pbt import Population
 from tune.searchers.bohb import BOHB
-from tune.searchers.prior import Random
-from tune.space import applied, read_space
+from tune.searchers.random_search import Random
+from tune.space.search_space import applied, read_space
+from tune.study import Plan, Search
 
 SPACE: dict[str, Any] = {
     "algorithm.inner_lr": "loguniform(1e-3, 1)",

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from metatrain.plain import overridden
-from tune.document import Document, read_document
+from metatrain.yaml_config import overridden
+from tune.config.search_config import Document, read_document
 
 TINY_SEARCH: dict[str, Any] = {
     "tasks": {"name": "sinusoid", "train": {"ways": None, "shots": 5, "queries": 5}, "test": {"ways": None}},

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.engine import Engine
-from metatrain.evaluation import score_tasks
+from metatrain.evaluation.evaluate import score_tasks
 from metatrain.models import Conv4, Model, build_model
 from metatrain.types import Algorithm, Context, Params
 from tasks.types import Episode, Examples

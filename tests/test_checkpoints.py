@@ -15,7 +15,7 @@ import numpy
 import pytest
 import torch
 
-from metatrain import checkpoints
+from metatrain.runs import checkpoints
 
 
 def snapshot(value: float = 1.0) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_params_sha256_is_of_raw_bytes_in_name_order() -> None:
 SAVER = """
 import itertools, sys, torch
 from pathlib import Path
-from metatrain import checkpoints
+from metatrain.runs import checkpoints
 folder = Path(sys.argv[1])
 found = checkpoints.newest(folder)
 first = found.step if found else 0

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from metatrain.recorders import read_lines
+from metatrain.tracking.jsonl import read_lines
 from tests.configurations import TINY
 
 KEYS = {"run_id", "run_dir", "steps", "seconds", "tasks_per_second", "params_sha256", "test"}
@@ -239,7 +239,7 @@ def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
 OWN = """
 from dataclasses import dataclass
 from metatrain.algorithms.maml import MAML
-from tasks.strokes import Strokes
+from tasks.sources.strokes import Strokes
 from torch import nn
 
 class Net(nn.Sequential):

@@ -13,12 +13,12 @@ from torch import nn
 from metatrain.algorithms import ALGORITHMS
 from metatrain.engine import Engine, NotCompilable, resolve_compile, unrolled_gradient
 from metatrain.engine.compilation import identity
-from metatrain.executor import InProcess
 from metatrain.models import MLP, Conv4, Dropout, Model, build_model
 from metatrain.models.architectures import Custom
-from metatrain.outer import begin, restore, train
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import begin, restore, train
+from metatrain.training.worker import Worker
 from metatrain.types import InnerLoop, Params
-from metatrain.worker import Worker
 from tasks.types import Episode, Examples
 from tests.configurations import tiny
 from tests.episodes import classification_spec, context_of, random_episodes
@@ -228,8 +228,8 @@ from pathlib import Path
 import torch
 from tests.configurations import tiny
 from metatrain.types import Job
-from metatrain.evaluation import shards_of
-from metatrain.worker import Worker
+from metatrain.evaluation.evaluate import shards_of
+from metatrain.training.worker import Worker
 settings = ("model={name: mlp, width: 8, depth: 1}", "algorithm.inner_steps=1", "engine.compile=on")
 worker = Worker(tiny(*settings), torch.device("cpu"))
 shards = shards_of(0, 2, 2)

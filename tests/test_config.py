@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 import yaml
 
-from metatrain.config import as_plain, as_yaml, load_config, read_config, resolved
+from metatrain.config.json_schema import json_schema
+from metatrain.config.load import as_plain, as_yaml, load_config, read_config, resolved
 from metatrain.models import Conv4, Custom
-from metatrain.plain import flat, overridden
-from metatrain.schema import json_schema
+from metatrain.yaml_config import flat, overridden
 from tests.configurations import SHIPPED, TINY, tiny
 
 OWN = """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 import torch
 from metatrain.algorithms import MAML
-from tasks.strokes import Strokes
+from tasks.sources.strokes import Strokes
 
 @dataclass(frozen=True)
 class Tasks:

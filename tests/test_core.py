@@ -5,6 +5,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from setuptools import find_packages
+
 BARE = """
 import sys
 REFUSED = {"boto3", "matplotlib", "mlflow", "PIL", "pydantic", "ray", "rich", "torchvision", "typer", "yaml"}
@@ -17,17 +19,17 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 
 import torch
-from metatrain import checkpoints
+from metatrain.runs import checkpoints
 from metatrain.algorithms import MAML
-from metatrain.evaluation import evaluate
-from metatrain.executor import InProcess
+from metatrain.evaluation.evaluate import evaluate
+from metatrain.training.in_process import InProcess
 from metatrain.models import Conv4
-from metatrain.outer import begin, restore, train
+from metatrain.training.outer_loop import begin, restore, train
 from metatrain.settings import Choice, Config, ExecutorSettings, OuterSettings, Tasks
 from metatrain.types import Job
-from metatrain.worker import Worker
+from metatrain.training.worker import Worker
 from pathlib import Path
-from tasks.strokes import Strokes
+from tasks.sources.strokes import Strokes
 from tasks.types import EpisodeShape
 
 config = Config(
@@ -63,7 +65,8 @@ def test_training_needs_neither_ray_nor_mlflow_nor_any_reader_of_configurations(
 
 def test_every_package_is_installed_with_the_project():
     root = Path(__file__).parents[1]
-    listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    include = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    listed = set(find_packages(str(root), include=include))
     tops = ("cluster", "metatrain", "tasks", "tune")
     folders = {file.parent.relative_to(root) for top in tops for file in root.glob(f"{top}/**/__init__.py")}
     assert listed == {".".join(folder.parts) for folder in folders}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.archive import Archive
-from tasks.decoding import decodable, decode_files, filled, image_decoder, silent, squared
+from tasks.store.archive import Archive
+from tasks.store.decoding import decodable, decode_files, filled, image_decoder, silent, squared
 from tests import pictures
 
 RED = (200, 40, 90)

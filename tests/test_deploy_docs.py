@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metatrain.config import load_config
+from metatrain.config.load import load_config
 from tests import deployments as d
 
 PAGE = (d.ROOT / "docs" / "cluster.md").read_text()

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from metatrain.config import load_config
+from metatrain.config.load import load_config
 from metatrain.settings import Config
 from tests import deployments as d
 from tests.object_store import ObjectStore, object_store
@@ -215,7 +215,7 @@ def resumable(store: ObjectStore, folder: Path, *words: str) -> subprocess.Compl
 
 
 def test_a_retry_goes_on_with_the_newest_run(store: ObjectStore, tmp_path: Path) -> None:
-    from metatrain.storage.mirror import HEAD
+    from metatrain.runs.remote import HEAD
 
     words = entrypoint()[2:]
     root = configured().runs.root

@@ -22,8 +22,8 @@ from ray.dashboard.modules.reporter import reporter_agent
 from cluster.actor import ShardActor
 from cluster.events import COUNTED, exported
 from cluster.executor import RayExecutor
-from metatrain.outer import begin, train
-from metatrain.worker import Worker
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 from tests import deployments as d
 from tests.configurations import tiny
 

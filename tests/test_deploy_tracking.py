@@ -19,8 +19,8 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
-from metatrain.preflight import preflight
-from metatrain.tracking import MLflowRecorder
+from metatrain.tracking.mlflow_connection import preflight
+from metatrain.tracking.mlflow_recorder import MLflowRecorder
 from tests.configurations import TINY
 from tests.tracking_stack import COMPOSE, OURS, TrackingStack, tracking_stack
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.evaluation import evaluate, interval, shards_of, table
-from metatrain.executor import InProcess
+from metatrain.evaluation.evaluate import evaluate, interval, shards_of, table
 from metatrain.settings import Config
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
 from metatrain.types import Context, Job
-from metatrain.worker import Worker
 from tasks.types import Examples
 from tests.configurations import tiny
 

@@ -15,13 +15,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.executor import RayExecutor
 from metatrain.algorithms import ALGORITHMS
-from metatrain.checkpoints import params_sha256
-from metatrain.evaluation import shards_of
-from metatrain.executor import InProcess
-from metatrain.outer import begin, train
+from metatrain.evaluation.evaluate import shards_of
+from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.worker import Worker
 from metatrain.types import Executor, Job
-from metatrain.worker import Worker
 from tests.configurations import tiny
 
 CPU = torch.device("cpu")

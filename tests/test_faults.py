@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.evaluation import shards_of
+from metatrain.evaluation.evaluate import shards_of
 from metatrain.types import Job, TaskFailed, WorkersLost
 from tests.faults import harmful, many_steps, on_ray, running, stopped
 

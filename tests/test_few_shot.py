@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.few_shot import FewShot
-from tasks.image_folder import ImageFolder
-from tasks.mini_imagenet import MiniImageNet
-from tasks.omniglot import Omniglot
-from tasks.randomness import Integers
-from tasks.strokes import Strokes
+from tasks.random import Integers
+from tasks.sources.image_folder import ImageFolder
+from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.omniglot import Omniglot
+from tasks.sources.strokes import Strokes
 from tasks.types import SPLITS, EpisodeShape, Shape, TaskSource
 from tests import conformance_distributions as conformance
 from tests import drawings, pictures

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.config import as_plain, read_config
-from tasks.cache import remembered_key
-from tasks.image_folder import ImageFolder
-from tasks.layout import named_lists, shared_folder, shuffled_splits
-from tasks.pool import StorePool
-from tasks.randomness import stream, uniforms
-from tasks.store import Store
+from metatrain.config.load import as_plain, read_config
+from tasks.random import stream, uniforms
+from tasks.sources.image_folder import ImageFolder
+from tasks.sources.image_layout import named_lists, shared_folder, shuffled_splits
+from tasks.store.cache import remembered_key
+from tasks.store.class_pool import StorePool
+from tasks.store.store import Store
 from tasks.types import SPLITS, EpisodeShape
 from tests import conformance_distributions as conformance
 from tests import pictures

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.dashboard import Dashboard, NoAnswer, Token
+from cluster.jobs.dashboard import Dashboard, NoAnswer, Token
 from tests.command_line import Done
 from tests.object_store import free_port
 from tests.person import Person, a_person, until
@@ -124,7 +124,7 @@ def test_a_server_that_takes_no_token_of_ours(person: Person, tmp_path: Path) ->
 
 ASK = """
 import sys
-from cluster.dashboard import Dashboard, NoAnswer, Token
+from cluster.jobs.dashboard import Dashboard, NoAnswer, Token
 
 for address in sys.argv[1:]:
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.standing import parsed
+from metatrain.tracking.status_line import parsed
 from tests.command_line import Done
 from tests.fault_proxy import Answer, FaultProxy, Faults
 from tests.person import Person, a_person, result_in, until

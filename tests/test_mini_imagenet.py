@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.mini_imagenet import MiniImageNet, read_part
-from tasks.store import Store
+from tasks.io.safe_pickle import load_arrays
+from tasks.sources.mini_imagenet import MiniImageNet, read_part
+from tasks.store.store import Store
 from tasks.types import SPLITS, EpisodeShape
-from tasks.unpickling import load_arrays
 from tests import pictures
 
 PARTS = tuple(pictures.SPLIT_SIZES)
@@ -206,7 +206,7 @@ def bombs(marker: Path) -> Iterator[tuple[str, bytes]]:
     yield "numpy.load", b"cnumpy\nload\n."
     yield "numpy.memmap", b"cnumpy\nmemmap\n."
     yield "copyreg._reconstructor", b"ccopyreg\n_reconstructor\n."
-    yield "tasks.unpickling.load_arrays", b"ctasks.unpickling\nload_arrays\n."
+    yield "tasks.io.safe_pickle.load_arrays", b"ctasks.unpickling\nload_arrays\n."
 
 
 def test_what_a_pickle_would_run_is_not_run(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from metatrain.config import load_config
-from metatrain.rehearsal import rehearse
+from metatrain.config.dry_run import rehearse
+from metatrain.config.load import load_config
 from metatrain.settings import Config
 from tests import drawings, pictures
 from tests.configurations import SHIPPED, TINY

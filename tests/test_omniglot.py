@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.omniglot import Omniglot, alphabet_split, character_split
+from tasks.sources.omniglot import Omniglot, alphabet_split, character_split
 from tasks.types import SPLITS, EpisodeShape
 from tests import drawings
 

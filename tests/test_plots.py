@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metatrain import plots
-from metatrain.demonstration import Demonstration
+from metatrain.evaluation.predictions import Demonstration
+from metatrain.report import plots
 from tasks.types import Episode, Examples
 
 EVALUATION = {
@@ -115,7 +115,8 @@ def test_long_curves_are_averaged_in_blocks() -> None:
 def test_nothing_is_imported_before_it_is_needed_and_pyplot_never(tmp_path: Path) -> None:
     training(tmp_path / "m.jsonl")
     program = (
-        "import sys; from pathlib import Path; from metatrain import plots, progress, recorders, tracking\n"
+        "import sys; from pathlib import Path; from metatrain.report import plots; "
+        "from metatrain.tracking import console, jsonl, mlflow_recorder\n"
         "assert not {'matplotlib', 'mlflow', 'rich'} & sys.modules.keys()\n"
         f"plots.curves(Path({str(tmp_path / 'm.jsonl')!r}), Path({str(tmp_path / 'c.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from metatrain.cli.profiles import Profile, read_profile, secret_files, token_of
-from metatrain.config import read_config
-from metatrain.plain import overridden
+from metatrain.config.load import read_config
+from metatrain.yaml_config import overridden
 from tests.configurations import TINY
 
 

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from metatrain import checkpoints, report, runs
-from metatrain.config import as_yaml
+from metatrain import report, runs
+from metatrain.config.load import as_yaml
 from metatrain.report.collect import collect
-from metatrain.report.facts import commands
-from metatrain.report.words import best_step, comparison, summary
+from metatrain.report.metadata import commands
+from metatrain.report.text import best_step, comparison, summary
+from metatrain.runs import checkpoints
 from tests.configurations import TINY, tiny
 from tests.report_pages import EVIL, SECTIONS, Page, edit, evil, page_of
 from tests.test_cli import metatrain

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from metatrain import report, runs
-from metatrain.driver import new_run, run
-from metatrain.executor import InProcess
-from metatrain.recorders import JsonLines
-from metatrain.worker import Worker
+from metatrain.tracking.jsonl import JsonLines
+from metatrain.trainer import new_run, run
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
 from tests.browsing import browse, probed
 from tests.configurations import tiny
 from tests.report_pages import SECTIONS, Page, evil

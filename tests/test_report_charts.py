@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from metatrain import report, runs
-from metatrain.config import as_yaml
+from metatrain.config.load import as_yaml
 from metatrain.report.charts import Curve, chart
 from metatrain.report.collect import collect
 from metatrain.report.page import render

@@ -16,13 +16,13 @@ import ray
 import yaml
 from ray.cluster_utils import Cluster
 
-from metatrain import checkpoints
-from metatrain.storage.homes import open_home
+from metatrain.runs import checkpoints
+from metatrain.runs.locations import open_home
 from tests.object_store import ObjectStore, object_store
 from tests.person import until
 from tests.searches import TINY_SEARCH, Tracked, journal, tiny_search
-from tune.driver import search
-from tune.folder import open_search
+from tune.runner import search
+from tune.search_dir import open_search
 
 pytestmark = pytest.mark.ray
 S3 = ("runs.root=s3://searches/team", "search.trials=3", "search.method=random")

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.config import read_config
-from metatrain.losses import task_loss
+from metatrain.config.load import read_config
+from metatrain.metrics import task_loss
+from metatrain.training.worker import Worker
 from metatrain.types import Job, Shard
-from metatrain.worker import Worker
 from tests.configurations import tiny
-from tune.costs import COSTS, adaptation, costs
+from tune.execution.costs import COSTS, adaptation, costs
 
 SIZES = [(1, 16), (16, 16), (16, 1)]
 """Inputs and outputs of each layer of the MLP below."""

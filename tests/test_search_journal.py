@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance_searchers import plan_of, searched
-from tune.journal import Journal, replayed
-from tune.search import Plan, Search
-from tune.searchers.prior import Random
+from tune.history.journal import Journal, replayed
+from tune.searchers.random_search import Random
+from tune.study import Plan, Search
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_lines_are_on_the_disk_before_anyone_acts(tmp_path, monkeypatch):
     """At each fsync the file holds what the caller is about to be told."""
     synced: list[bytes] = []
     path = tmp_path / "journal.jsonl"
-    monkeypatch.setattr("tune.journal.os.fsync", lambda number: synced.append(path.read_bytes()))
+    monkeypatch.setattr("tune.history.journal.os.fsync", lambda number: synced.append(path.read_bytes()))
     with Search(plan_of(Random()), path) as search:
         trial = search.next_trial()
         assert json.loads(synced[-1].splitlines()[-1])["configuration"] == trial.configuration

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from tests.conformance_searchers import SPACE, plan_of, searched
-from tune.rungs import Full, Halving
-from tune.search import Outcome, Plan, Search
-from tune.searchers.prior import Random
+from tune.schedulers.asha import Full, Halving
+from tune.searchers.random_search import Random
+from tune.study import Outcome, Plan, Search
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tune.report import write
 from tune.report.collect import collect
 from tune.report.figures import trade_offs
 from tune.report.page import TRIALS, render
-from tune.search import Search
+from tune.study import Search
 
 SECTIONS = ["summary", "best", "progress", "rungs", "parallel", "importance", "trials", "configuration", "use"]
 NAMES = ("whole", "one", "none", "weighing", "population", "evil")

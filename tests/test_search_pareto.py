@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance_searchers import SPACE, plan_of, searched
-from tune.history import History, Trial
-from tune.objectives import crowding, dominates, fronts, hypervolume, pareto, ranked
-from tune.population import Population
-from tune.rungs import Full, Halving
-from tune.search import Plan, Search
+from tune.history.pareto import crowding, dominates, fronts, hypervolume, pareto, ranked
+from tune.history.trials import History, Trial
+from tune.schedulers.asha import Full, Halving
+from tune.schedulers.pbt import Population
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
-from tune.searchers.prior import Random
-from tune.searchers.seen import observations
-from tune.space import read_space
+from tune.searchers.observations import observations
+from tune.searchers.random_search import Random
+from tune.space.search_space import read_space
+from tune.study import Plan, Search
 
 
 def clouds(numbers, most=12):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.search_folders import accuracy, evil, grown, made, plan, population, searched, weighing
-from tune.plots import PLOTS, plots
 from tune.report.collect import collect
-from tune.search import Search
-from tune.searchers.prior import Random
+from tune.report.plots import PLOTS, plots
+from tune.searchers.random_search import Random
+from tune.study import Search
 
 
 def names(paths: list[Path]) -> list[str]:

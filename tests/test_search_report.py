@@ -11,18 +11,18 @@ import pytest
 
 from metatrain import runs
 from tests.search_folders import SPACE, grown, made, plan, population, searched, weighing
-from tune.experience import Experience, Observation, Source
-from tune.history import History, Trial
-from tune.importance import importances, level
-from tune.journal import Journal
+from tune.history.journal import Journal
+from tune.history.trials import History, Trial
+from tune.report.analysis import ancestry, leads, ranked, rungs, weighed
 from tune.report.collect import collect
-from tune.report.parallel import ABSENT, parallel
-from tune.report.reading import ancestry, leads, ranked, rungs, weighed
-from tune.report.words import edges, failures, lasted, summary
-from tune.rungs import Full
-from tune.search import Search
-from tune.searchers.prior import Random
-from tune.space import read_space
+from tune.report.importance import importances, level
+from tune.report.parallel_coordinates import ABSENT, parallel
+from tune.report.text import edges, failures, lasted, summary
+from tune.schedulers.asha import Full
+from tune.searchers.random_search import Random
+from tune.space.search_space import read_space
+from tune.study import Search
+from tune.transfer.prior_studies import Experience, Observation, Source
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metatrain.config import load_config
+from metatrain.config.load import load_config
 from tests.searches import TINY_SEARCH, Tracked, journal
 
 pytestmark = pytest.mark.ray
@@ -101,7 +101,7 @@ def test_a_search_keeps_what_it_found(undisturbed):
 
 def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
     """Parameters to the bit, from the configuration that the trial was found with."""
-    from metatrain.checkpoints import manifest
+    from metatrain.runs.checkpoints import manifest
     from tests.command_line import CommandLine
 
     best = (undisturbed.folder / "best.yaml").read_text()

@@ -6,13 +6,13 @@ import pytest
 
 from tests import conformance_searchers as conformance
 from tests.conformance_searchers import Row
-from tune.experience import Experience, Observation, Source
-from tune.history import History, Trial
+from tune.history.trials import History, Trial
 from tune.searchers import SEARCHERS
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.tpe import TPE
-from tune.searchers.warm import Warm
+from tune.searchers.warm_start import Warm
+from tune.transfer.prior_studies import Experience, Observation, Source
 
 
 def _experience() -> Experience:

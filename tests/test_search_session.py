@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from metatrain import checkpoints
-from metatrain.config import load_config
+from metatrain.config.load import load_config
+from metatrain.runs import checkpoints
 from tests.searches import journal, tiny_search
-from tune.driver import Outcome, search
-from tune.folder import new_search, open_search
+from tune.runner import Outcome, search
+from tune.search_dir import new_search, open_search
 
 pytestmark = pytest.mark.ray
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metatrain.config import read_config
+from metatrain.config.load import read_config
 from tests.conformance_searchers import SPACE
-from tune.domains import Choice, Integer, Real, same
-from tune.space import Space, applied, read_space
+from tune.space.distributions import Choice, Integer, Real, same
+from tune.space.search_space import Space, applied, read_space
 
 UNIT = st.floats(0, 1, exclude_max=True)
 WORDS = st.text(min_size=0, max_size=8)

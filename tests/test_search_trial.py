@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from metatrain import checkpoints
-from metatrain.config import as_plain, as_yaml
-from metatrain.outer import Best
-from metatrain.preparation import decided
-from metatrain.runs import environment
-from metatrain.storage.homes import leave, make_home
+from metatrain.config.load import as_plain, as_yaml
+from metatrain.runs import checkpoints, environment
+from metatrain.runs.locations import leave, make_home
+from metatrain.setup import decided
+from metatrain.training.outer_loop import Best
 from tests.configurations import tiny
-from tune.assignment import Assignment
-from tune.trial import Report, lived
+from tune.execution.trial import Report, lived
+from tune.execution.trial_spec import Assignment
 
 RUNGS = (2, 4)
 KEPT = ("executor.shard_size=6", "checkpoint.keep=9")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.sinusoid import Sinusoid
+from tasks.sources.sinusoid import Sinusoid
 from tasks.types import EpisodeShape
 from tests import conformance_distributions as conformance
 

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks import store as store_module
-from tasks.archive import find_archive, opened, raw_files
-from tasks.cache import build_once, cache_root, content_key
-from tasks.durable import replacing
-from tasks.pool import StorePool
-from tasks.store import ClassSlice, Header, Images, open_store, write_store
+from tasks.io.atomic import replacing
+from tasks.store import store as store_module
+from tasks.store.archive import find_archive, opened, raw_files
+from tasks.store.cache import build_once, cache_root, content_key
+from tasks.store.class_pool import StorePool
+from tasks.store.store import ClassSlice, Header, Images, open_store, write_store
 
 HEADER = Header(
     name="tiny",
@@ -184,7 +184,7 @@ def test_cache_root_in_order_of_precedence(monkeypatch: pytest.MonkeyPatch, tmp_
 BUILDER = """
 import sys, time
 from pathlib import Path
-from tasks.cache import build_once
+from tasks.store.cache import build_once
 
 def build(path):
     with (Path(sys.argv[1]) / "builds").open("a") as log:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.strokes import DRAWINGS, Strokes, render
+from tasks.sources.strokes import DRAWINGS, Strokes, render
 from tasks.types import SPLITS, EpisodeShape, Split
 
 

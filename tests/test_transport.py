@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.executor import RayExecutor
-from metatrain.checkpoints import params_sha256
-from metatrain.executor import InProcess
-from metatrain.outer import begin, train
-from metatrain.transport import narrowed, rounded, widened
+from metatrain.runs.checkpoints import params_sha256
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import begin, train
+from metatrain.training.transport import narrowed, rounded, widened
+from metatrain.training.worker import Worker
 from metatrain.types import Executor, MetaGradient
-from metatrain.worker import Worker
 from tests.configurations import tiny
 
 FORMATS = ("float32", "bfloat16", "float16")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from metatrain.checks import not_negative, positive, require
 from metatrain.settings import Choice
-from tune.history import Mode
+from metatrain.validation import not_negative, positive, require
+from tune.history.trials import Mode
 
 METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "min", "validation/mse": "min"}
 """What every validation records, and which way is better."""

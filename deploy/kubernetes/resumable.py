@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from pyarrow import fs
 
-from tasks.places import opened_filesystem
+from tasks.io.remote_fs import opened_filesystem
 
 MARKS = ("head.json", "run.json")
 """What a folder holds that is a run, in object storage and on a disk; one without was never begun."""

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.checks import positive, require
 from metatrain.engine import Engine, loss_gradient
-from metatrain.losses import task_loss
+from metatrain.metrics import task_loss
 from metatrain.models import Model, fold
 from metatrain.types import Context, MetaGradient, Params, Prediction
+from metatrain.validation import positive, require
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 LAMBDA, SCALE = "ridge.log_lambda", "ridge.log_scale"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.randomness import Reals, choose, stream, uniforms
+from tasks.random import Reals, choose, stream, uniforms
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
 RATE = 4000

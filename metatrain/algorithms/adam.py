@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad
 
 from metatrain.algorithms.gradient_descent import query_loss
-from metatrain.losses import task_loss
+from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold, hashed, positions
 from metatrain.types import Context, InnerLoop, Params

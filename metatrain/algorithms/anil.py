@@ -14,12 +14,12 @@ from metatrain.algorithms.gradient_descent import (
     through_the_loop,
     weights_with_head,
 )
-from metatrain.checks import positive
-from metatrain.losses import task_loss
+from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.models.model import HEAD
 from metatrain.types import Context, InnerLoop, Params, Prediction
+from metatrain.validation import positive
 from tasks.types import Examples, Tree
 
 

@@ -10,10 +10,10 @@ from metatrain.algorithms.gradient_descent import (
     through_the_loop,
     weights_with_head,
 )
-from metatrain.checks import positive
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop
+from metatrain.validation import positive
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from metatrain.algorithms.gradient_descent import (
     predict_adapted,
     through_the_loop,
 )
-from metatrain.checks import positive
 from metatrain.models import Model
 from metatrain.types import InnerLoop
+from metatrain.validation import positive
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metatrain.checks import require
 from metatrain.engine import Engine, unrolled_gradient
-from metatrain.losses import task_loss
+from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from metatrain.validation import require
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 

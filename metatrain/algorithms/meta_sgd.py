@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from metatrain.algorithms.gradient_descent import descend, gradient_descent, predict_adapted, through_the_loop
-from metatrain.checks import positive
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
+from metatrain.validation import positive
 from tasks.types import TaskSpec
 
 RATE = "inner_lr."

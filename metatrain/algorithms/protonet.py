@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.checks import require
 from metatrain.engine import Engine, loss_gradient
-from metatrain.losses import task_loss
+from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.types import Context, MetaGradient, Params, Prediction
+from metatrain.validation import require
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from metatrain.algorithms.adam import AdamState, adam_on_batches
 from metatrain.algorithms.gradient_descent import Adapted, descend, model_weights, predict_adapted
-from metatrain.checks import positive
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from metatrain.validation import positive
 from tasks.types import Episode, Tree
 
 

@@ -13,13 +13,13 @@ import typer
 
 from metatrain import runs
 from metatrain.cli.data import data_app
+from metatrain.cli.inspect import config_app, list_command, report_command
 from metatrain.cli.jobs import jobs_command, logs_command, status_command, stop_command
-from metatrain.cli.looking import config_app, list_command, report_command
 from metatrain.cli.search import search_command
 from metatrain.cli.submission import submit_command
 from metatrain.cli.training import evaluate_command, train_command
-from metatrain.failures import RunFailed
-from metatrain.interruption import leave_at_once
+from metatrain.errors import RunFailed
+from metatrain.signals import leave_at_once
 from metatrain.types import TaskFailed, WorkersLost
 
 app = typer.Typer(

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from metatrain.checks import require
-from metatrain.cli.words import Overrides
-from metatrain.config import read_config
-from metatrain.plain import overridden
-from metatrain.progress import counter
+from metatrain.cli.options import Overrides
+from metatrain.config.load import read_config
+from metatrain.tracking.console import counter
+from metatrain.validation import require
+from metatrain.yaml_config import overridden
 from tasks.types import SPLITS, Episode, EpisodeShape
 
 data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def data_show(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("episode.png"),
 ) -> None:
     """Draw one task, support set and queries, as a PNG."""
-    from tasks.gallery import save_episode  # pillow, which training does without
+    from tasks.episode_figure import save_episode  # pillow, which training does without
 
     require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
     require(0 <= index < 2**63, f"--index: {index} is no task's: give 0 or more, below 2^63")

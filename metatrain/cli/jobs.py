@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metatrain import runs, standing
-from metatrain.cli.words import AsJson
-from metatrain.config import load_config
-from metatrain.failures import RunFailed
-from metatrain.storage.homes import is_search, open_home
-from tasks.places import is_uri
+from metatrain import runs
+from metatrain.cli.options import AsJson
+from metatrain.config.load import load_config
+from metatrain.errors import RunFailed
+from metatrain.runs.locations import is_search, open_home
+from metatrain.tracking import status_line
+from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
-    from cluster.jobs import Job, Jobs
+    from cluster.jobs.client import Job, Jobs
     from metatrain.cli.profiles import Profile
 
 Address = Annotated[
@@ -63,7 +64,7 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="Until it ends; leave with its exit code.")] = False,
 ) -> None:
     """What a job has said."""
-    from cluster.jobs import Unreadable
+    from cluster.jobs.client import Unreadable
 
     with connected_jobs(address, profile, profiles) as (jobs, _):
         job = jobs.find(job_id)
@@ -82,7 +83,7 @@ def stop_command(
 ) -> None:
     """Stop a job after its step and a checkpoint, and say how to go on with its run."""
     with connected_jobs(address, profile, profiles) as (jobs, chosen):
-        from cluster.jobs import ENDED
+        from cluster.jobs.client import ENDED
 
         job = jobs.find(job_id)
         wait = job.metadata.get("stop_wait", "")
@@ -111,7 +112,7 @@ def status_command(
         told = [_of_run(which)]
     else:
         with connected_jobs(address, profile, profiles) as (jobs, _):
-            from cluster.jobs import ENDED
+            from cluster.jobs.client import ENDED
 
             running = (job for job in jobs.all() if job.ours and job.status not in ENDED)
             told = [_of_job(jobs, job) for job in ([jobs.find(which)] if which is not None else running)]
@@ -128,15 +129,15 @@ def _of_run(place: str) -> dict[str, Any]:
     home = open_home(place)
     if is_search(home):
         return _of_search(home)
-    known = standing.of_run(home.metrics, load_config(home.config).outer.steps)
+    known = status_line.of_run(home.metrics, load_config(home.config).outer.steps)
     owner = runs.owner(home)
     status = "FINISHED" if known is not None and known.tested else f"RUNNING ({owner})" if owner else "NOT RUNNING"
     return _told(home.where, status, known)
 
 
 def _of_search(home: runs.Run) -> dict[str, Any]:
-    from tune.chronicle import Standing
-    from tune.document import load_document
+    from tune.config.search_config import load_document
+    from tune.monitor import Standing
     from tune.report.collect import collect
 
     story, owner = collect(home), runs.owner(home)
@@ -146,7 +147,7 @@ def _of_search(home: runs.Run) -> dict[str, Any]:
 
 
 def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
-    from cluster.jobs import Unreadable
+    from cluster.jobs.client import Unreadable
 
     if job.status == "PENDING":
         return _told(job.id, job.status, None, job.message)
@@ -155,12 +156,12 @@ def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
         lines = log.splitlines()
         waits = next((line for line in reversed(lines) if line.startswith(_INSTEAD)), "no step yet")
         run = {"run": named[-1][1]} if (named := _RUN.findall(log)) else {}
-        return _told(job.id, _status(job), standing.last_told(lines), waits) | run
+        return _told(job.id, _status(job), status_line.last_told(lines), waits) | run
     except Unreadable as error:
         return _told(job.id, _status(job), None, str(error))
 
 
-def _told(name: str, status: str, known: standing.Standing | None, instead: str = "no step yet") -> dict[str, Any]:
+def _told(name: str, status: str, known: status_line.Standing | None, instead: str = "no step yet") -> dict[str, Any]:
     line = known.line() if known is not None else " ".join(instead.split())
     return {"name": name, "status": status, "line": line} | (known.as_dict() if known is not None else {})
 
@@ -168,8 +169,8 @@ def _told(name: str, status: str, known: standing.Standing | None, instead: str 
 @contextmanager
 def connected_jobs(address: str | None, profile: str | None, profiles: Path | None) -> "Iterator[tuple[Jobs, Profile]]":
     """The jobs of the cluster that is meant, and its profile."""
-    from cluster.dashboard import NoAnswer
-    from cluster.jobs import ContactLost, Jobs
+    from cluster.jobs.client import ContactLost, Jobs
+    from cluster.jobs.dashboard import NoAnswer
     from metatrain.cli.profiles import address_of, read_profile, token_of
 
     chosen = read_profile(profile, profiles, address)
@@ -181,7 +182,7 @@ def connected_jobs(address: str | None, profile: str | None, profiles: Path | No
 
 def shown(jobs: "Jobs", job_id: str) -> None:
     """Shows the log to its end, then leaves with the job's exit code."""
-    from cluster.jobs import Unreadable
+    from cluster.jobs.client import Unreadable
 
     log: list[str] = []
     whole = True
@@ -210,7 +211,7 @@ def shown(jobs: "Jobs", job_id: str) -> None:
 
 def _readable(jobs: "Jobs", job: "Job") -> str:
     """What can be had of a job's log."""
-    from cluster.jobs import Unreadable
+    from cluster.jobs.client import Unreadable
 
     try:
         return jobs.log(job.id)
@@ -229,7 +230,7 @@ def _go_on(log: str) -> str | None:
 
 
 def _explain(job: "Job", log: str | None) -> None:
-    from cluster.jobs import why
+    from cluster.jobs.client import why
 
     if reason := why(job, log):
         raise ValueError(f"{job.id}: {reason}")
@@ -248,7 +249,7 @@ def _times(job: "Job") -> tuple[str, str]:
     if job.started is None:
         return "", ""
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
-    return began, standing.duration((job.ended or time.time()) - job.started)
+    return began, status_line.duration((job.ended or time.time()) - job.started)
 
 
 def _told_command(job: "Job") -> str:

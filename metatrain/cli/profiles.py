@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.dashboard import Token, full_address
-from metatrain.checks import positive, require
-from metatrain.config import read_settings
-from metatrain.plain import in_one_line, load_yaml, parse_yaml
+from cluster.jobs.dashboard import Token, full_address
+from metatrain.config.load import read_settings
+from metatrain.validation import positive, require
+from metatrain.yaml_config import in_one_line, load_yaml, parse_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metatrain.checks import require
-from metatrain.cli.words import AsJson, Overrides
-from metatrain.config import as_yaml
-from metatrain.failures import RunFailed
-from metatrain.interruption import interruptible
-from metatrain.preparation import prepare, settled
+from metatrain.cli.options import AsJson, Overrides
+from metatrain.config.load import as_yaml
+from metatrain.errors import RunFailed
 from metatrain.runs import Run
-from tasks.places import is_uri
+from metatrain.setup import prepare, settled
+from metatrain.signals import interruptible
+from metatrain.validation import require
+from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
-    from tune.document import Document
-    from tune.driver import Outcome
+    from tune.config.search_config import Document
+    from tune.runner import Outcome
 
 
 def search_command(
@@ -40,7 +40,7 @@ def search_command(
     document, home = _asked(file, overrides or [], resume, take_over)
     prepare(document.base)
     settled(document.base)
-    from tune.driver import kept_in, search  # with Ray, which takes seconds
+    from tune.runner import kept_in, search  # with Ray, which takes seconds
 
     with interruptible() as interruption:
         say = partial(print, file=sys.stderr, flush=True)
@@ -56,8 +56,8 @@ def search_command(
 def _asked(
     file: str | None, overrides: list[str], resume: str | None, take_over: bool
 ) -> tuple["Document", Run | None]:
-    from tune.document import load_document, resumed_document
-    from tune.folder import open_search
+    from tune.config.search_config import load_document, resumed_document
+    from tune.search_dir import open_search
 
     require(not take_over or resume is not None, "--take-over: is for --resume alone: leave it out")
     if resume is not None:

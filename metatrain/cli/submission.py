@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metatrain import runs
-from metatrain.checks import require
 from metatrain.cli.jobs import Address, ProfileName, Profiles, connected_jobs, shown
-from metatrain.config import load_config
-from metatrain.plain import load_yaml
+from metatrain.config.load import load_config
 from metatrain.settings import Config
-from tasks.places import is_uri
+from metatrain.validation import require
+from metatrain.yaml_config import load_yaml
+from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
     from metatrain.cli.profiles import Profile
@@ -53,7 +53,7 @@ def submit_command(
         folder = _entered(working_dir)
         command = command[1:] if command[:1] == ["metatrain"] else command
         arguments = _arguments(command, chosen)
-        from cluster.parcel import packed
+        from cluster.jobs.working_dir import packed
 
         parcel = packed(folder, keep)
         _require_sent(arguments, parcel.files)
@@ -110,7 +110,7 @@ def _loaded(command: str, file: str, overrides: Sequence[str]) -> Config:
     """The configuration of the run, or of a search's trials."""
     if command != "search":
         return load_config(Path(file), overrides)
-    from tune.document import load_document  # with Optuna, which takes a second
+    from tune.config.search_config import load_document  # with Optuna, which takes a second
 
     return load_document(Path(file), overrides).base
 

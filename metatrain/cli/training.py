@@ -13,27 +13,27 @@ import torch
 import typer
 
 from metatrain import runs
-from metatrain.checkpoints import params_sha256
-from metatrain.checks import require
-from metatrain.cli.words import AsJson, Overrides
-from metatrain.config import as_plain, load_config, read_config, resumed
-from metatrain.driver import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
-from metatrain.evaluation import shards_of, table
-from metatrain.executor import InProcess
-from metatrain.failures import RunFailed, go_on, story
-from metatrain.interruption import interruptible
-from metatrain.learner import best_params
-from metatrain.outer import Diverged
-from metatrain.plain import overridden
-from metatrain.preparation import prepare, recorders, settled, tracked
-from metatrain.progress import Progress
-from metatrain.recorders import Several
-from metatrain.rehearsal import require_same
+from metatrain.cli.options import AsJson, Overrides
+from metatrain.config.dry_run import require_same
+from metatrain.config.load import as_plain, load_config, read_config, resumed
+from metatrain.errors import RunFailed, go_on, story
+from metatrain.evaluation.evaluate import shards_of, table
+from metatrain.inference import best_params
+from metatrain.runs.checkpoints import params_sha256
+from metatrain.runs.locations import is_search, open_home
 from metatrain.settings import Config
-from metatrain.standing import of_run
-from metatrain.storage.homes import is_search, open_home
+from metatrain.setup import prepare, recorders, settled, tracked
+from metatrain.signals import interruptible
+from metatrain.tracking.console import Progress
+from metatrain.tracking.jsonl import Several
+from metatrain.tracking.status_line import of_run
+from metatrain.trainer import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import Diverged
+from metatrain.training.worker import Worker, device_for
 from metatrain.types import Executor, TaskFailed, WorkersLost
-from metatrain.worker import Worker, device_for
+from metatrain.validation import require
+from metatrain.yaml_config import overridden
 
 
 def train_command(

@@ -1,9 +1,9 @@
 """Where one task becomes many. Reading order: `lifting.py`, `gradients.py`, `compilation.py`, `choices.py`."""
 
-from metatrain.engine.choices import resolve_compile, resolve_vectorize
+from metatrain.engine.auto import resolve_compile, resolve_vectorize
 from metatrain.engine.compilation import NotCompilable
 from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
-from metatrain.engine.lifting import Engine
+from metatrain.engine.vectorize import Engine
 
 __all__ = [
     "Engine",

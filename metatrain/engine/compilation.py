@@ -19,8 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from metatrain.types import Params
-from tasks.cache import cache_root
-from tasks.imports import failure
+from tasks.plugins import failure
+from tasks.store.cache import cache_root
 from tasks.types import Tree
 
 Stage = Callable[..., Tree]

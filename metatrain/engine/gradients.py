@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 from torch.utils._pytree import tree_map
 
-from metatrain.engine.lifting import Engine, device_of
+from metatrain.engine.vectorize import Engine, device_of
 from metatrain.types import Context, InnerLoop, MetaGradient, Params
 from tasks.types import Episode, Examples, Tree
 

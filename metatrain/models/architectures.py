@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from metatrain.checks import at_most, positive, require
 from metatrain.models.layers import GlobalMean
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import ADDED, Normalization
 from metatrain.models.resnet12 import ResNet12
 from metatrain.models.torchvision_classifiers import Torchvision
-from tasks.imports import FAILURES, failure, import_target
+from metatrain.validation import at_most, positive, require
+from tasks.plugins import FAILURES, failure, import_target
 from tasks.types import TaskSpec
 
 

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metatrain.checks import require
 from metatrain.models.dropout import ADDRESSED, fold
 from metatrain.models.normalization import TaskNorm, statistics_of_first
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, outputs_for
 from metatrain.types import Params
-from tasks.imports import FAILURES, failure
+from metatrain.validation import require
+from tasks.plugins import FAILURES, failure
 from tasks.types import TaskSpec
 
 BODY, HEAD = "model.body.", "model.head."

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metatrain.checks import positive, require
 from metatrain.models.dropout import DropBlock, Dropout
 from metatrain.models.layers import GlobalMean
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import ADDED, Normalization
+from metatrain.validation import positive, require
 from tasks.types import TaskSpec
 
 SLOPE = 0.1

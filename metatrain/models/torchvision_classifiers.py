@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metatrain.checks import nearest, require
 from metatrain.models.dropout import Dropout
 from metatrain.models.layers import Attention, GlobalMean, HardSigmoid
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import NONE, outputs_for
+from metatrain.validation import nearest, require
 from tasks.types import Shape, TaskSpec
 
 

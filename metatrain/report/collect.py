@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from metatrain.plain import flat
-from metatrain.plots import Series, read_series
-from metatrain.recorders import read_lines
+from metatrain.report.plots import Series, read_series
 from metatrain.runs import Run
+from metatrain.tracking.jsonl import read_lines
+from metatrain.yaml_config import flat
 
 AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""

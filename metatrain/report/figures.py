@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metatrain.plots import Series, smoothed, spans_decades, thinned
 from metatrain.report.charts import Chart, Curve, chart
 from metatrain.report.collect import Story
+from metatrain.report.plots import Series, smoothed, spans_decades, thinned
 
 POINTS = 1000
 """No curve of a page has more: there are no more pixels to show them."""

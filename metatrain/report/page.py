@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from metatrain.config import load_config
-from metatrain.recorders import Several
-from metatrain.report import facts, figures, words
+from metatrain.config.load import load_config
+from metatrain.report import figures, metadata, text
 from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
 from metatrain.runs import Run, RunOwnedError, own, replace_text
 from metatrain.settings import Config
+from metatrain.tracking.jsonl import Several
 from metatrain.types import Recorder
 
 NAME = "report.html"
@@ -106,19 +106,19 @@ def _context(stories: Sequence[Story]) -> dict[str, Any]:
         "title": stories[0].name if one else f"{len(stories)} runs compared",
         "one": one,
         "runs": list(zip(labels, stories, strict=True)),
-        "words": words,
-        "facts": facts,
+        "text": text,
+        "metadata": metadata,
         "as_trained": AS_TRAINED,
-        "unlike": words.unlike(stories),
-        "comparison": words.comparison(stories, labels),
+        "unlike": text.unlike(stories),
+        "comparison": text.comparison(stories, labels),
         "differences": differences,
         "differing": [row.key for row in differences if row.key != "runs.name"],
         "groups": _groups(stories, labels, axes),
         "axis": "; ".join("0 to 100 %" if score == "accuracy" else f"0 to {end:.3g}" for score, end in axes.items()),
         "curves": figures.training(stories, labels),
         "adaptation": figures.adaptation(stories, labels),
-        "environment": _beside([facts.environment(story.environment) for story in stories]),
-        "timing": _beside([facts.timing(story) for story in stories]),
+        "environment": _beside([metadata.environment(story.environment) for story in stories]),
+        "timing": _beside([metadata.timing(story) for story in stories]),
         "width": WIDTH,
         "height": HEIGHT,
     }
@@ -167,12 +167,12 @@ def _row(row: Mapping[str, Any], trained: bool, full: Mapping[str, float]) -> Ro
     value, margin = row[row["score"]], row["ci95"]
     along = [min(1.0, max(0.0, at / full[row["score"]])) for at in (value, value - margin, value + margin)]
     return Row(
-        learner=words.called(row["learner"]),
-        score=words.score(row),
+        learner=text.called(row["learner"]),
+        score=text.score(row),
         loss=f"{row['loss']:.4g}" if "loss" in row else "–",
         steps=max(row["curve"]["steps"], default=0) if "curve" in row else 0,
-        tasks=words.count(row["tasks"]),
-        kind=words.kind(row),
+        tasks=text.count(row["tasks"]),
+        kind=text.kind(row),
         trained=trained,
         dot=along[0],
         low=along[1],

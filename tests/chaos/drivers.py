@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from metatrain.recorders import read_lines
-from metatrain.storage.homes import open_home
+from metatrain.runs.locations import open_home
+from metatrain.tracking.jsonl import read_lines
 
 STEPS = 200
 CONFIG: dict[str, Any] = {

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metatrain.plain import flat, parse_yaml
 from metatrain.report.collect import json_of, text_of
 from metatrain.runs import Run, owner
-from tune.history import History, Mode
-from tune.journal import FORMAT, Event, replayed
+from metatrain.yaml_config import flat, parse_yaml
+from tune.history.journal import FORMAT, Event, replayed
+from tune.history.trials import History, Mode
 from tune.settings import METRICS
-from tune.space import Space, read_space
+from tune.space.search_space import Space, read_space
 
 ELSEWHERE = "search in another folder"
 

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from metatrain.plots import Series, spans_decades
 from metatrain.report.charts import Axis, Chart, Curve, chart
-from tune.domains import Choice, Integer, Real
-from tune.history import Trial
-from tune.importance import Importances, level
-from tune.report import words
+from metatrain.report.plots import Series, spans_decades
+from tune.history.trials import Trial
+from tune.report import text
+from tune.report.analysis import Lead, Weighed, ancestry, leads, ranked, weighed
 from tune.report.collect import SearchStory
-from tune.report.reading import Lead, Weighed, ancestry, leads, ranked, weighed
-from tune.space import Parameter
+from tune.report.importance import Importances, level
+from tune.space.distributions import Choice, Integer, Real
+from tune.space.search_space import Parameter
 
 RESPONSES = 8
 """No more parameters have a chart of their own: the most important."""
@@ -21,17 +21,17 @@ MEMBERS = 12
 
 def title(story: SearchStory) -> str:
     """Validation accuracy (%)."""
-    name, _, unit = words.measured(story.metric)
+    name, _, unit = text.measured(story.metric)
     return f"{name[0].upper()}{name[1:]}{f' ({unit})' if unit else ''}"
 
 
 def _scaled(story: SearchStory, values: Sequence[float]) -> list[float]:
-    scale = words.measured(story.metric)[1]
+    scale = text.measured(story.metric)[1]
     return [scale * value for value in values]
 
 
 def _log(story: SearchStory, values: Sequence[float]) -> bool:
-    return not words.measured(story.metric)[2] and spans_decades(Series([], list(values)))
+    return not text.measured(story.metric)[2] and spans_decades(Series([], list(values)))
 
 
 def anytime(story: SearchStory) -> list[Chart]:
@@ -54,7 +54,7 @@ def _anytime(story: SearchStory, found: Sequence[Lead], along: str, at: Sequence
         stairs_x += [x, x]
         stairs_y += [before, after]
     told = [
-        f"trial {lead.trial}: {words.value(story, lead.value)} after {words.steps(lead.budget)} of its own"
+        f"trial {lead.trial}: {text.value(story, lead.value)} after {text.steps(lead.budget)} of its own"
         for lead in found
     ]
     # Two curves of one look: the stairs have no dots at their corners, which are not all results.
@@ -62,7 +62,7 @@ def _anytime(story: SearchStory, found: Sequence[Lead], along: str, at: Sequence
         Curve("best so far", 1, [*stairs_x, end], [*stairs_y, y[-1]], said=[""] * (len(stairs_x) + 1)),
         Curve("a trial takes the lead", 2, list(at), y, loose=True, said=told),
     ]
-    unit = words.measured(story.metric)[2]
+    unit = text.measured(story.metric)[2]
     drawn = chart(f"{title(story)}, best so far", Axis(along), curves, unit, _log(story, y))
     line = drawn.curves[0]._replace(dots=[], sample="")
     return drawn._replace(curves=[line, *drawn.curves[1:]])
@@ -93,11 +93,11 @@ def _response(story: SearchStory, parameter: Parameter, budget: int) -> Chart | 
     curves = []
     for label, look, rows in groups:
         x = [_along(parameter, trial) for trial, _ in rows]
-        told = [f"trial {trial.number}: {words.value(story, value)}" for trial, value in rows]
+        told = [f"trial {trial.number}: {text.value(story, value)}" for trial, value in rows]
         if rows:
             curves.append(Curve(label, look, x, _scaled(story, [value for _, value in rows]), loose=True, said=told))
     every = [y for curve in curves for y in curve.y]
-    return chart(name, _axis(parameter), curves, words.measured(story.metric)[2], _log(story, every))
+    return chart(name, _axis(parameter), curves, text.measured(story.metric)[2], _log(story, every))
 
 
 def _along(parameter: Parameter, trial: Trial) -> float:
@@ -109,7 +109,7 @@ def _axis(parameter: Parameter) -> Axis:
     domain = parameter.domain
     if isinstance(domain, Choice):
         room = max(4, 44 // len(domain.options))
-        names = [words.setting(option) for option in domain.options]
+        names = [text.setting(option) for option in domain.options]
         return Axis(parameter.name, options=[text if len(text) <= room else f"{text[: room - 1]}…" for text in names])
     if isinstance(domain, (Real, Integer)):
         return Axis(parameter.name, domain.log, isinstance(domain, Integer), span=(domain.low, domain.high))
@@ -126,14 +126,14 @@ def trade_offs(story: SearchStory) -> tuple[list[Weighed], list[Chart]]:
         for label, look, chosen in (("trials", 0, False), ("on the front", 1, True)):
             some = [(at, row) for at, row in zip(x, rows, strict=True) if row.on_front is chosen]
             some.sort(key=lambda one: one[0])
-            told = [f"trial {row.trial.number}: {words.value(story, row.value)}, {at:.4g}" for at, row in some]
+            told = [f"trial {row.trial.number}: {text.value(story, row.value)}, {at:.4g}" for at, row in some]
             y = _scaled(story, [row.value for _, row in some])
             # Of two objectives the front is a line; of more it is a surface, of which the points are seen.
             loose = not chosen or len(objectives) > 1
             if some:
                 curves.append(Curve(label, look, [at for at, _ in some], y, loose=loose, said=told))
-        axis = Axis(words.COSTS.get(name, name), log=spans_decades(Series([], x)))
-        charts.append(chart(title(story), axis, curves, words.measured(story.metric)[2]))
+        axis = Axis(text.COSTS.get(name, name), log=spans_decades(Series([], x)))
+        charts.append(chart(title(story), axis, curves, text.measured(story.metric)[2]))
     return rows, charts
 
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metatrain.report import facts
+from metatrain.report import metadata
 from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.page import templates
-from metatrain.report.words import count
+from metatrain.report.text import count
 from metatrain.runs import Run, replace_text
-from tasks.places import is_uri
-from tune.importance import Importances, importances
-from tune.report import figures, words
+from tasks.io.remote_fs import is_uri
+from tune.report import figures, text
+from tune.report.analysis import ranked, rungs
 from tune.report.collect import SearchStory, collect
-from tune.report.parallel import ABSENT, MOST, Parallel, parallel
-from tune.report.reading import ranked, rungs
+from tune.report.importance import Importances, importances
+from tune.report.parallel_coordinates import ABSENT, MOST, Parallel, parallel
 
 NAME = "report.html"
 TRIALS = 200
@@ -77,8 +77,8 @@ def _context(story: SearchStory) -> dict[str, Any]:
     many = parallel(story)
     return {
         "story": story,
-        "words": words,
-        "facts": facts,
+        "text": text,
+        "metadata": metadata,
         "count": count,
         "best": story.history.best(),
         "measure": figures.title(story),
@@ -100,7 +100,7 @@ def _context(story: SearchStory) -> dict[str, Any]:
         "lineage": figures.lineage(story),
         "rows": rows(story),
         "hidden": max(0, len(story.history.trials) - TRIALS),
-        "environment": facts.environment(story.environment),
+        "environment": metadata.environment(story.environment),
         "width": WIDTH,
         "height": HEIGHT,
     }
@@ -131,14 +131,14 @@ def rows(story: SearchStory) -> list[Row]:
         Row(
             number=trial.number,
             best=trial is best,
-            value=words.value(story, trial.results[-1][1]) if trial.results else "–",
+            value=text.value(story, trial.results[-1][1]) if trial.results else "–",
             budget=count(trial.budget),
-            costs=[words.cost(trial.costs.get(name, math.nan)) for name in story.history.objectives],
+            costs=[text.cost(trial.costs.get(name, math.nan)) for name in story.history.objectives],
             settings=[
-                words.setting(trial.configuration[one.name]) if one.name in trial.configuration else "–"
+                text.setting(trial.configuration[one.name]) if one.name in trial.configuration else "–"
                 for one in story.space.parameters
             ],
-            fate=words.fate(trial),
+            fate=text.fate(trial),
         )
         for trial in ranked(story.history)[:TRIALS]
     ]
@@ -151,11 +151,11 @@ def copies(story: SearchStory) -> list[Copied]:
         if trial.parent is not None:
             parent = story.history.trials[trial.parent].configuration
             changes = [
-                f"{name} {words.setting(parent[name]) if name in parent else '–'} → {words.setting(value)}"
+                f"{name} {text.setting(parent[name]) if name in parent else '–'} → {text.setting(value)}"
                 for name, value in trial.configuration.items()
                 if name not in parent or parent[name] != value
             ]
-            found.append(Copied(trial.number, trial.parent, words.steps(trial.start), changes))
+            found.append(Copied(trial.number, trial.parent, text.steps(trial.start), changes))
     return found
 
 

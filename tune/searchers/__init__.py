@@ -6,12 +6,12 @@ there is nothing to save, and a search that was resumed suggests what the undist
 
 from typing import Protocol
 
-from tune.history import History
+from tune.history.trials import History
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
-from tune.searchers.prior import Random
+from tune.searchers.random_search import Random
 from tune.searchers.tpe import TPE
-from tune.space import Configuration, Space
+from tune.space.search_space import Configuration, Space
 
 
 class Searcher(Protocol):

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metatrain.checks import positive, require
-from tasks.randomness import stream, uniforms
-from tune.domains import Value
-from tune.history import History
-from tune.searchers.kernels import Density, fitted, quantiles
-from tune.searchers.seen import awaited, observations
-from tune.space import Configuration, Space, draws
+from metatrain.validation import positive, require
+from tasks.random import stream, uniforms
+from tune.history.trials import History
+from tune.searchers.kde import Density, fitted, quantiles
+from tune.searchers.observations import awaited, observations
+from tune.space.distributions import Value
+from tune.space.search_space import Configuration, Space, draws
 
 LEAST_GOOD = 3
 Seen = tuple[Mapping[str, Value], float]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from metatrain.checks import positive, require
-from tune.history import History, Trial
-from tune.space import Configuration, Space, draws
+from metatrain.validation import positive, require
+from tune.history.trials import History, Trial
+from tune.space.search_space import Configuration, Space, draws
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from metatrain.checks import positive
-from tasks.randomness import stream, words
-from tune.domains import Choice, Domain, Value
-from tune.history import History
-from tune.searchers.seen import awaited, observations
-from tune.space import Configuration, Space
+from metatrain.validation import positive
+from tasks.random import stream, words
+from tune.history.trials import History
+from tune.searchers.observations import awaited, observations
+from tune.space.distributions import Choice, Domain, Value
+from tune.space.search_space import Configuration, Space
 
 _UNIT = FloatDistribution(0.0, 1.0)
 

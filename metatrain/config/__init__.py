@@ -1,0 +1,1 @@
+"""Load, resolve and check configurations."""

@@ -1,0 +1,169 @@
+"""What is tried before a run is made, so that a request that cannot work is refused while nothing is there yet.
+
+That there is memory for the model and for a shard of tasks; that the groups of the outer optimiser have members; and,
+where a part is the user's own, one task: its episode, its meta-gradient and its scores, against what is promised.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metatrain.models import Custom, Torchvision
+from metatrain.settings import Config
+from metatrain.training.outer_loop import grouped
+from metatrain.training.worker import Worker
+from metatrain.types import Job, MetaGradient, Params, Shard, TaskFailed
+from metatrain.validation import require
+from tasks.plugins import FAILURES, failure
+from tasks.types import SPLITS, Episode, EpisodeShape, Examples, TaskSpec
+
+_COPIES = 4
+"""A parameter is there as itself, as a gradient and as two moments of Adam; an example, at least, as itself, on its way
+through the network and back, and in a batch.
+"""
+_TASKS = 2
+"""Tasks of one's own that are looked at, so that what is stacked shows."""
+
+
+def rehearse(config: Config) -> Worker:
+    """A worker of `config` on the CPU, once everything above was tried. ValueError: the field, and the remedy."""
+    with told(config):
+        _refuse_what_no_memory_holds(config)
+        worker = Worker(config, torch.device("cpu"))
+        grouped(worker.initial(), config.outer)
+        if any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm)):
+            _try_one_task(worker)
+    return worker
+
+
+def require_same(params: Params, worker: Worker) -> None:
+    """ValueError where `params`, of a checkpoint, are not laid out as the configuration's own."""
+    found, wanted = _shapes(params), _shapes(worker.initial())
+    differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"model, algorithm or tasks.train: they make {name} {wanted.get(name, 'absent')}, and the run has it "
+            f"{found.get(name, 'absent')}: leave them as the run was trained"
+        )
+
+
+@contextmanager
+def told(config: Config) -> Iterator[None]:
+    """What somebody's code raises, as ValueError that names the part of it that is the user's own."""
+    parts = (("algorithm", config.algorithm), ("model", config.model), ("tasks", config.tasks.source))
+    own = [f"{part}.name" for part, choice in parts if ":" in choice.name]
+    fields = " or ".join(own) if own else "model"
+    try:
+        yield
+    except TaskFailed as error:
+        raise ValueError(f"{fields}: {error}") from error
+    except (ValueError, OSError):
+        raise
+    except FAILURES as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            raise ValueError(f"model: {failure(error)}: lower its width or its depth") from error
+        if not own:
+            raise
+        raise ValueError(f"{fields}: {failure(error)}: mend that code") from error
+
+
+def _refuse_what_no_memory_holds(config: Config) -> None:
+    """ValueError where the parameters, or the tasks of a shard, are larger than all the memory of this machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    tasks, evaluation = config.tasks, config.evaluation
+    shapes = (
+        ("train", tasks.train, config.outer.tasks_per_step),
+        ("test", tasks.test, max(evaluation.tasks, evaluation.validation_tasks)),
+    )
+    for part, shape, count in shapes:
+        spec = tasks.source.settings.distribution(part, shape, 0).spec
+        together = min(config.executor.shard_size, count)
+        needed = _COPIES * together * _bytes_of(shape, spec)
+        require(
+            needed <= memory,
+            f"tasks.{part}: {together} tasks of {shape.shots} shots and {shape.queries} queries need {_size(needed)} "
+            f"of memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
+        )
+        if part == "train" and not isinstance(config.model.settings, (Custom, Torchvision)):
+            with torch.device("meta"):
+                body = config.model.settings.build(spec)
+            needed = _COPIES * sum(p.numel() * p.element_size() for p in body.parameters())
+            require(
+                needed <= memory,
+                f"model: its parameters, gradients and the optimizer's state need {_size(needed)}, and this machine's "
+                f"memory is {_size(memory)}: lower model.width or its like",
+            )
+
+
+def _bytes_of(shape: EpisodeShape, spec: TaskSpec) -> int:
+    examples = (shape.ways or 1) * (shape.shots + shape.queries)
+    return examples * math.prod(spec.x) * torch.get_default_dtype().itemsize
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count < 1e15 else f"{count / 1e15:.3g} million GB"
+
+
+def _try_one_task(worker: Worker) -> None:
+    config = worker.config
+    for split in SPLITS:
+        distribution = worker.distribution(split)
+        try:
+            found = distribution.episodes(range(_TASKS))
+        except FAILURES as error:
+            raise ValueError(f"tasks.name: the first {split} tasks: {failure(error)}: mend that code") from error
+        _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.tasks.source.name}'")
+    params, shard = worker.initial(), Shard(0, (0,))
+    worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it
+    found = worker.gradient(Job("gradient", "train", 0), params, shard)
+    _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.algorithm.name}'")
+    worker.score(Job("score", "test", 0), params, shard)
+
+
+def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
+    """ValueError unless `found` is two tasks of `spec`."""
+    parts = found if isinstance(found, Episode) else ()
+    whole = bool(parts) and all(isinstance(part, Examples) and isinstance(part.y, Tensor) for part in parts)
+    require(whole, f"{who} gives a {type(found).__name__}: return a tasks.types.Episode of two Examples")
+    for name, part in zip(Episode._fields, parts, strict=True):
+        dtype = torch.int64 if spec.kind == "classification" else torch.get_default_dtype()
+        _check_tensor(part.y, spec.y, dtype, f"{who}: {name}.y")
+        if spec.ways is not None:
+            fits = int(part.y.min()) >= 0 and int(part.y.max()) < spec.ways
+            require(fits, f"{who}: {name}.y has labels beyond the task's {spec.ways} ways: give 0 to {spec.ways - 1}")
+        if isinstance(part.x, Tensor):
+            _check_tensor(part.x, spec.x, torch.get_default_dtype(), f"{who}: {name}.x")
+
+
+def _check_tensor(found: Tensor, shape: tuple[int, ...], dtype: torch.dtype, what: str) -> None:
+    fits = found.dim() == 2 + len(shape) and len(found) == _TASKS and tuple(found.shape[2:]) == shape
+    wanted = f"[{', '.join(['tasks', 'examples', *map(str, shape)])}]"
+    require(fits, f"{what} has shape {list(found.shape)} for {_TASKS} tasks: give {wanted}, as the spec says")
+    require(found.dtype == dtype, f"{what} is {found.dtype}: give {dtype}")
+    require(bool(torch.isfinite(found).all()), f"{what} holds values that are not finite: give finite ones")
+
+
+def _check_gradient(found: Any, params: Params, who: str) -> None:
+    """ValueError unless `found` is a MetaGradient for `params`."""
+    is_one = isinstance(found, MetaGradient) and isinstance(found.grads, Mapping)
+    require(is_one, f"{who} gives a {type(found).__name__}: return a metatrain.types.MetaGradient")
+    got, wanted = _shapes(found.grads), _shapes(params)
+    differing = sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
+    if differing:
+        name = differing[0]
+        have, need = got.get(name, "nothing"), wanted.get(name, "nothing")
+        raise ValueError(f"{who} gives {have} for {name}, and not {need}: give the gradient of every parameter")
+    loss = found.metrics.get("loss") if isinstance(found.metrics, Mapping) else None
+    scalar = isinstance(loss, Tensor) and loss.numel() == 1
+    require(scalar, f"{who} gives no metrics['loss']: give the sum of the query losses")
+
+
+def _shapes(params: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in params.items()}

@@ -1,0 +1,80 @@
+"""The JSON schema of a configuration, for editors: named choices as alternatives, beside one's own.
+
+The least value of a number is what the settings' own check lets through, found by asking it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter
+
+from metatrain.algorithms import ALGORITHMS
+from metatrain.models.architectures import ARCHITECTURES
+from metatrain.settings import Config
+from tasks.registry import CATALOGUE
+from tasks.types import EpisodeShape
+
+
+def json_schema() -> dict[str, Any]:
+    """As a plain dict, ready for JSON."""
+    hints = get_type_hints(Config)
+    episode = _of(EpisodeShape, {})
+    properties: dict[str, Any] = {
+        "seed": {"type": "integer", "minimum": 0, "default": 0},
+        "tasks": _choices(CATALOGUE, {"train": episode, "test": episode}),
+        "model": _choices(ARCHITECTURES, {}),
+        "algorithm": _choices(ALGORITHMS, {}),
+    }
+    for name, cls in hints.items():
+        if name not in properties:
+            properties[name] = _of(cls, {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "metatrain configuration",
+        "type": "object",
+        "required": ["tasks", "model", "algorithm"],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _of(cls: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    schema = TypeAdapter(cls).json_schema()
+    schema.pop("$defs", None)  # sections by name, written out below: a reference would point past the whole
+    properties = schema.get("properties", {})
+    for name, kind in get_type_hints(cls).items():
+        if get_origin(kind) is dict and is_dataclass(get_args(kind)[-1]):
+            properties[name]["additionalProperties"] = _of(get_args(kind)[-1], {})
+        elif sections := [one for one in get_args(kind) if is_dataclass(one)]:
+            plain = [one for one in properties[name]["anyOf"] if "$ref" not in one]
+            properties[name]["anyOf"] = [*plain, *(_of(section, {}) for section in sections)]
+    for name, described in properties.items():
+        for kind in (described, *described.get("anyOf", ())):
+            if kind.get("type") in ("integer", "number"):
+                kind |= _least(cls, name, whole=kind["type"] == "integer")
+    schema["properties"] = {**extra, **properties}
+    return {**schema, "additionalProperties": False}
+
+
+def _choices(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"properties": {"name": {"type": "string", "pattern": ":"}, **extra}, "required": ["name"]}
+    ours = [_of(cls, {"name": {"const": name}, **extra}) | {"required": ["name"]} for name, cls in known.items()]
+    return {"type": "object", "anyOf": [*ours, own]}
+
+
+def _least(cls: Any, name: str, whole: bool) -> dict[str, Any]:
+    """{"minimum": n} where n - 1 is refused and n is not; {"exclusiveMinimum": 0} for what must be above zero."""
+    taken = {value: _takes(cls, name, value) for value in (-1, 0, 1, 2)}
+    if taken[-1] or not any(taken.values()):
+        return {}
+    least = min(value for value, takes in taken.items() if takes)
+    return {"minimum": least} if whole or least == 0 else {"exclusiveMinimum": least - 1}
+
+
+def _takes(cls: Any, name: str, value: int) -> bool:
+    try:
+        cls(**{name: value})
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""Configurations at the edge: YAML and `key=value` in, a validated `Config` out, and back to plain values.
+
+A bad configuration raises ValueError with one line: the field, what is wrong, the remedy.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from metatrain.algorithms import ALGORITHMS
+from metatrain.models.architectures import ARCHITECTURES, Custom
+from metatrain.settings import Choice, Config, Tasks
+from metatrain.validation import nearest
+from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
+from tasks.io.remote_fs import is_uri
+from tasks.plugins import FAILURES, failure, import_target
+from tasks.registry import CATALOGUE, source_type
+from tasks.types import EpisodeShape
+
+_METHODS = ("init", "trajectory", "predict", "meta_gradient")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
+    begin = "tasks, model and algorithm, as configs/*.yaml do"
+    return read_config(overridden(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
+
+
+def read_config(raw: Mapping[str, Any]) -> Config:
+    """The Config that a plain mapping describes."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    _refuse_unknown(raw, known, "")
+    missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
+    if missing:
+        raise ValueError(f"{missing[0]}: missing: name one, such as {missing[0]}: {{name: …}} (see `metatrain list`)")
+    hints = get_type_hints(Config)
+    values: dict[str, Any] = {
+        "tasks": _read_tasks(_section(raw, "tasks")),
+        "model": _read_choice(_section(raw, "model"), "model", ARCHITECTURES),
+        "algorithm": _read_choice(_section(raw, "algorithm"), "algorithm", ALGORITHMS),
+    }
+    for name in raw:
+        if name not in values and dataclasses.is_dataclass(hints[name]):
+            values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
+    return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
+
+
+def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
+    section = raw[name]
+    if not isinstance(section, dict):
+        raise ValueError(f"{within}{name}: {short(section)} is not a section: write its settings below it, key: value")
+    return dict(section)
+
+
+def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
+    """YAML takes on and off for true and false: `compile: on` means the word."""
+    words = {True: "on", False: "off"}
+    return {key: words[value] if key == "compile" and type(value) is bool else value for key, value in section.items()}
+
+
+def _read_tasks(section: dict[str, Any]) -> Tasks:
+    name = _name_of(section, "tasks", CATALOGUE)
+    shapes = {
+        split: read_settings(EpisodeShape, _section(section, split, "tasks."), f"tasks.{split}")
+        for split in ("train", "test")
+        if split in section
+    }
+    settings = {key: value for key, value in section.items() if key not in ("train", "test")}
+    return Tasks(Choice(name, read_settings(source_type(name), settings, "tasks", also=("train", "test"))), **shapes)
+
+
+def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> Choice:
+    name = _name_of(section, what, known)
+    if ":" not in name:
+        return Choice(name, read_settings(known[name], section, what))
+    if what == "model":
+        _refuse_unknown(section, ("arguments", "head"), what)
+        return Choice(name, read_settings(Custom, {"target": name, **section}, what))
+    made: Any = import_target(f"{what}.name", name)
+    if not dataclasses.is_dataclass(made):
+        raise ValueError(f"{what}.name: '{name}' is not a dataclass: decorate it with @dataclass(frozen=True)")
+    lacking = [method for method in _METHODS if not callable(getattr(made, method, None))]
+    if lacking:
+        methods = "give it the methods of metatrain.types.Algorithm"
+        raise ValueError(f"{what}.name: '{name}' lacks {' and '.join(lacking)}: {methods}")
+    return Choice(name, read_settings(made, section, what))
+
+
+def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> str:
+    """Takes the name out of a section; unknown ones, unless they are import paths, are refused with the nearest."""
+    choices = f"choose among {', '.join(known)}, or give package.module:Name"
+    if "name" not in section:
+        raise ValueError(f"{what}.name: missing: {choices}")
+    name = _checked(str, section.pop("name"), f"{what}.name")
+    if name not in known and ":" not in name:
+        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{nearest(name, known)}: {choices}")
+    return str(name)
+
+
+def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> Any:
+    """An instance of the settings dataclass `cls`, every value checked against its field's type."""
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    _refuse_unknown(section, [*known, *also], where)
+    try:
+        hints = get_type_hints(cls)
+    except FAILURES as error:
+        raise ValueError(
+            f"{where}.name: {cls.__name__} has types without a meaning ({failure(error)}): mend it"
+        ) from error
+    values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
+    except FAILURES as error:  # of a class of the user's own, which may want what is not given
+        raise ValueError(
+            f"{where}: {cls.__name__} cannot be made of these settings ({failure(error)}): mend them, or it"
+        ) from error
+
+
+def _read_value(kind: Any, value: Any, where: str) -> Any:
+    """One setting: a value, a list where a tuple is meant (YAML knows no tuples), or sections by name."""
+    kinds = [kind, *get_args(kind)]
+    if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
+        value = tuple(value)
+    section = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    if section is not None and get_origin(kind) is not dict and isinstance(value, dict):
+        return read_settings(section, value, where)
+    if get_origin(kind) is dict and dataclasses.is_dataclass(kinds[-1]) and isinstance(value, dict):
+        names = [_checked(str, name, where) for name in value]
+        return {name: read_settings(kinds[-1], _section(value, name, f"{where}."), f"{where}.{name}") for name in names}
+    return _checked(kind, value, where)
+
+
+def _checked(kind: Any, value: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {short(value)}") from error
+    except (OverflowError, PydanticUserError) as error:
+        raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): give another value") from error
+
+
+def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in section:
+        if key not in known:
+            written = str(key)[:LONGEST]
+            path = f"{where}.{written}" if where else written
+            raise ValueError(f"{path}: no such setting{nearest(written, known)}: it may be {', '.join(sorted(known))}")
+
+
+def as_plain(config: Config) -> dict[str, Any]:
+    """The one plain dict of a run: `read_config` reads it back to an equal Config."""
+    plain: dict[str, Any] = {"seed": config.seed}
+    shapes = {"train": dataclasses.asdict(config.tasks.train), "test": dataclasses.asdict(config.tasks.test)}
+    plain["tasks"] = _plain_choice(config.tasks.source) | shapes
+    plain["model"] = _plain_choice(config.model)
+    plain["model"].pop("target", None)
+    plain["algorithm"] = _plain_choice(config.algorithm)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in plain:
+            plain[field.name] = dataclasses.asdict(value)
+    return plain
+
+
+def _plain_choice(choice: Choice) -> dict[str, Any]:
+    return {"name": choice.name} | dataclasses.asdict(choice.settings)
+
+
+def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
+    """The configuration as it is run and kept, so that a resume from another folder finds the same: `auto` decided,
+    relative paths made absolute.
+    """
+    plain = as_plain(config)
+    plain["engine"].update(engine)
+    if plain["tasks"].get("root") is not None and not is_uri(plain["tasks"]["root"]):
+        plain["tasks"]["root"] = str(Path(plain["tasks"]["root"]).expanduser().absolute())
+    scheme, slashes, file = (plain["tracking"]["uri"] or "").partition("sqlite:///")
+    if slashes and not scheme:
+        plain["tracking"]["uri"] = f"sqlite:///{Path(file).absolute()}"
+    return read_config(plain)
+
+
+_FREE = (
+    *("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline"),
+    *("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment"),
+)
+_PLACES = ("tasks.root", "tasks.cache")
+"""Where the same files lie now."""
+
+
+def resumed(config: Config, overrides: Sequence[str]) -> Config:
+    """A run's configuration for going on with it: what is computed stays; who computes and who is told may change.
+
+    The change is of this going on alone: the run keeps the configuration it began with.
+    """
+    before = as_plain(config)
+    changed = read_config(overridden(before, overrides))
+    old, new = flat(before), flat(as_plain(changed))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_FREE, *_PLACES)):
+            raise ValueError(
+                f"{key}: a run goes on as it began, to end as if it had not stopped: leave it out, or train anew; "
+                "executor.workers, checkpoint.every and tracking.uri may be set"
+            )
+    return changed
+
+
+_ABSENT = object()
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved configuration, ready for `metatrain train`."""
+    return written(as_plain(config))

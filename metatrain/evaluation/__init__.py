@@ -1,0 +1,1 @@
+"""Score learners on held-out tasks."""

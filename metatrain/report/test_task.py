@@ -1,0 +1,72 @@
+"""A test task drawn with what the learner made of it: images with their predicted classes, or a fitted curve."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_map
+
+import metatrain.report.plots as plots
+from metatrain.evaluation.predictions import Demonstration, demonstrated
+from metatrain.models.dropout import SILENT
+from metatrain.training.worker import Worker
+from metatrain.types import Context, Params
+from tasks.types import Episode, TaskDistribution, TaskSpec
+
+TASK = 0
+"""Index of the task that is shown, in the test split."""
+FINE = 200
+"""Queries on a fitted curve, whatever number of them the run is judged on."""
+
+
+def exhibit(worker: Worker, params: Params, folder: Path, name: str) -> Path | None:
+    """Draw the first test task; the PNG, or None for tasks that are neither images nor curves.
+
+    `folder`/`name`-episode.png for images [1 or 3, H, W] in classes, `folder`/`name`-fit.png for one number of one
+    number.
+    """
+    distribution = worker.distribution("test")
+    if _is_images(distribution.spec):
+        return _episode(worker, params, distribution, folder / f"{name}-episode.png")
+    if _is_curve(distribution.spec):
+        return _fit(worker, params, distribution, folder / f"{name}-fit.png")
+    return None
+
+
+def _is_images(spec: TaskSpec) -> bool:
+    return spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3)
+
+
+def _is_curve(spec: TaskSpec) -> bool:
+    return spec.kind == "regression" and spec.x == (1,) and spec.y == (1,)
+
+
+def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
+    from tasks.episode_figure import save_episode  # pillow, which training does without
+
+    shown = _demonstration(worker, params, distribution)
+    episode = shown.episode
+    visible = getattr(distribution, "visible", None)  # of sources that deliver images normalised
+    if visible is not None:
+        episode = Episode(*(part._replace(x=visible(part.x)) for part in episode))
+    names = getattr(distribution, "class_names", None)
+    save_episode(out, episode, _title(worker), names(TASK) if names else None, shown.classes)
+    return out
+
+
+def _fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
+    with suppress(ValueError):  # a source may have no more queries than it was asked for
+        distribution = worker.distribution("test", queries=FINE)
+    plots.fit(_demonstration(worker, params, distribution), _title(worker), out)
+    return out
+
+
+def _demonstration(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> Demonstration:
+    task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([TASK]))
+    context = Context(torch.tensor(0, device=worker.device), torch.tensor(SILENT, device=worker.device))
+    model = worker.model.for_tasks(distribution.spec, params)
+    return demonstrated(worker.evaluated, model, params, task, context)
+
+
+def _title(worker: Worker) -> str:
+    return f"{worker.config.tasks.source.name}, test task {TASK}"

@@ -1,0 +1,222 @@
+"""Checkpoints that survive whatever kills their writer, and that are read without running code.
+
+    <folder>/00000120/state.pt         the snapshot, by torch.save
+    <folder>/00000120/manifest.json    {"format": 1, "step", "size", "sha256", "extra": {...}}, written last
+
+A checkpoint is valid when its manifest parses and agrees with state.pt. It is written under the name 00000120.new and
+renamed when whole. To replace one, the old folder is removed once the new one is whole: a kill in between leaves a
+valid 00000120.new, which readers accept and the next save of that step puts in its place.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metatrain.runs.run import write_json
+from tasks.io.atomic import sync
+
+FORMAT = 1
+STATE, MANIFEST, NEW = "state.pt", "manifest.json", ".new"
+PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.Size)
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what its writer wrote. The message says how."""
+
+
+class Found(NamedTuple):
+    """The newest valid checkpoint, and why newer ones were passed over."""
+
+    snapshot: dict[str, Any]
+    step: int
+    damaged: list[str]
+
+
+def save(folder: Path, step: int, snapshot: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> Path:
+    """Write `snapshot` as the checkpoint of `step` and return its folder; what was there is replaced when it is whole.
+
+    `snapshot`: dicts, lists and tuples of tensors and plain values; `extra`: a few JSON values for the manifest.
+    TypeError names a leaf that could not be read back without running code.
+    """
+    _check_plain(dict(snapshot), "snapshot")
+    final, new = _names(folder, step)
+    if _is_valid(new, step):
+        _put_in_place(new, final)
+    _remove(new)
+    new.mkdir(parents=True)
+    with _writable(new / STATE), (new / STATE).open("wb") as file:
+        torch.save(dict(snapshot), file)
+        file.flush()
+        os.fsync(file.fileno())
+    manifest = {"format": FORMAT, "step": step, **_fingerprint(new / STATE), "extra": dict(extra or {})}
+    write_json(new / MANIFEST, manifest)
+    _put_in_place(new, final)
+    return final
+
+
+def newest(folder: Path) -> Found | None:
+    """The newest valid checkpoint, on the CPU; None where none was ever finished.
+
+    DamagedError: there are checkpoints and not one is valid.
+    """
+    skipped: list[str] = []
+    lost = False
+    for step, path in _entries(folder):
+        try:
+            return Found(_read(path, step), step, skipped)
+        except DamagedError as error:
+            skipped.append(str(error))
+            lost = lost or not _is_unfinished(path)
+    if lost:
+        reasons = "; ".join(skipped)
+        raise DamagedError(f"no checkpoint in {folder} is valid ({reasons}): restore one from a copy or train anew")
+    return None
+
+
+def load(folder: Path, step: int) -> dict[str, Any]:
+    """The snapshot of `step`, on the CPU. DamagedError: it is there and not valid. ValueError: it is not there."""
+    paths = [path for at, path in _entries(folder) if at == step]
+    if not paths:
+        steps = sorted({at for at, _ in _entries(folder)})
+        raise ValueError(f"{folder} has no checkpoint of step {step}: choose one of {steps}")
+    return _read(next((path for path in paths if _is_valid(path, step)), paths[-1]), step)
+
+
+def manifest(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of the checkpoint of `step`; the writer's own part is under "extra". DamagedError: not valid."""
+    final, new = _names(folder, step)
+    return _verify(new if _is_valid(new, step) else final, step)
+
+
+def files(folder: Path, step: int) -> list[Path]:
+    """The files that make up the checkpoint of `step`."""
+    final, new = _names(folder, step)
+    return sorted((new if _is_valid(new, step) else final).iterdir())
+
+
+def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
+    """Remove what is older than the `keep` newest valid checkpoints, except those of the steps `spared`.
+
+    Nothing goes before `keep` valid ones are there; a damaged one between them is left for a person to look at.
+    """
+    if keep < 1:
+        raise ValueError(f"checkpoint.keep must be at least 1, not {keep}")
+    valid: set[int] = set()
+    for step, path in list(_entries(folder)):
+        if len(valid) < keep:
+            if step not in valid and _is_valid(path, step):
+                valid.add(step)
+        elif step not in valid and step not in spared:
+            _remove(path)
+
+
+def params_sha256(params: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the raw bytes of the parameters, contiguous, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        flat = params[name].detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """torch says RuntimeError where a disk is full."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {path} ({reason}): free some space on that disk") from error
+
+
+def _names(folder: Path, step: int) -> tuple[Path, Path]:
+    return folder / f"{step:08d}", folder / f"{step:08d}{NEW}"
+
+
+def _entries(folder: Path) -> Iterator[tuple[int, Path]]:
+    """(step, path) of everything named like a checkpoint: newest step first, a replacement before what it replaces."""
+    matches = [re.fullmatch(r"(\d{8,})(\.new)?", path.name) for path in folder.glob("*")]
+    found = [(int(match[1]), match[0]) for match in matches if match]
+    return ((step, folder / name) for step, name in sorted(found, reverse=True))
+
+
+def _read(path: Path, step: int) -> dict[str, Any]:
+    _verify(path, step)
+    try:
+        snapshot: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DamagedError(f"{path.name}: {STATE} cannot be read without running code it carries") from error
+    return snapshot
+
+
+def _verify(path: Path, step: int) -> dict[str, Any]:
+    """The manifest at `path`, once the state has been found to agree with it."""
+    try:
+        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        claims = {key: found[key] for key in ("format", "step", "size", "sha256", "extra")}
+        seen = {"format": FORMAT, "step": step, **_fingerprint(path / STATE)}
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name}: unfinished, {Path(error.filename).name} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path.name}: {MANIFEST} or {STATE} cannot be read ({error})") from error
+    for key, value in seen.items():
+        if claims[key] != value:
+            raise DamagedError(f"{path.name}: {key} is {value} where {MANIFEST} says {claims[key]}")
+    return claims
+
+
+def _fingerprint(state: Path) -> dict[str, Any]:
+    with state.open("rb") as file:
+        return {"size": state.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _is_valid(path: Path, step: int) -> bool:
+    try:
+        _verify(path, step)
+    except DamagedError:
+        return False
+    return True
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether `path` is a save that was cut short, which never was a checkpoint and is no loss."""
+    return path.name.endswith(NEW) and not (path / MANIFEST).exists()
+
+
+def _put_in_place(new: Path, final: Path) -> None:
+    _remove(final)
+    new.rename(final)
+    sync(final.parent)
+
+
+def _remove(path: Path) -> None:
+    """Manifest first, so that what a kill leaves behind does not pass for a checkpoint."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _check_plain(tree: Any, where: str) -> None:
+    if type(tree) in (dict, OrderedDict):
+        for key, value in tree.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(value, f"{where}[{key!r}]")
+    elif type(tree) in (list, tuple):
+        for number, value in enumerate(tree):
+            _check_plain(value, f"{where}[{number}]")
+    elif type(tree) not in PLAIN and not isinstance(tree, Tensor):
+        raise TypeError(
+            f"{where} is a {type(tree).__module__}.{type(tree).__name__}, which a checkpoint cannot hold:"
+            " make it a tensor or a plain value"
+        )

@@ -1,0 +1,1 @@
+"""Record runs: JSON lines, MLflow, the terminal."""

@@ -1,0 +1,187 @@
+"""Recorders that need nothing but a file: JSON lines, several at once, none at all.
+
+A line of metrics.jsonl is an object of one outer step, in one of two forms, with "time" in unix seconds:
+
+    {"step": 120, "time": 1770000000.1, "train/loss": 0.31, "train/accuracy": 0.89}
+    {"step": 120, "time": 1770000000.2, "event": "checkpoint", "text": "saved 00000120"}
+
+A value that is not finite is null, since JSON has no word for it.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from metatrain.types import Recorder, RunStatus
+from tasks.io.atomic import sync
+
+
+class JsonLines:
+    """A recorder that appends to one file, which a killed process may have left with half a line at its end.
+
+    A line is handed to the system when it is recorded, and is on the disk after `flush`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last: dict[str, int] = {}
+        self._file: TextIO | None = None
+
+    def start(self, step: int, total: int) -> None:
+        """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
+        self._last = _cut_back(self.path, step) if self.path.exists() else {}
+        self._file = self.path.open("a", encoding="utf-8")
+        sync(self.path.parent)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line with the metrics that have no value at this step or a later one yet; none, no line."""
+        fresh = new_points(self._last, step, metrics)
+        if fresh:
+            finite = {key: value if math.isfinite(value) else None for key, value in fresh.items()}
+            self._write({"step": step, "time": time.time(), **finite})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Nothing: files of a run are kept in its folder already."""
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """One line with the keys "event" and "text"."""
+        self._write({"step": step, "time": time.time(), "event": kind, "text": text})
+
+    def flush(self) -> None:
+        """fsync."""
+        assert self._file is not None, "start() opens the file"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self, status: RunStatus) -> None:
+        """Flush, and close the file; nothing where it was never started."""
+        if self._file is not None:
+            self.flush()
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._file is not None, "start() opens the file"
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+class Several:
+    """Fans out to `recorders`, in order. All are closed, even where one fails to."""
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self.recorders = tuple(recorders)
+
+    def start(self, step: int, total: int) -> None:
+        """Start each."""
+        for recorder in self.recorders:
+            recorder.start(step, total)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record with each."""
+        for recorder in self.recorders:
+            recorder.record(step, metrics)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Hand the file to each."""
+        for recorder in self.recorders:
+            recorder.artifact(path, folder)
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Tell each."""
+        for recorder in self.recorders:
+            recorder.event(step, kind, text)
+
+    def flush(self) -> None:
+        """Flush each."""
+        for recorder in self.recorders:
+            recorder.flush()
+
+    def close(self, status: RunStatus) -> None:
+        """Close each, in order; an error is raised once all were tried."""
+        with ExitStack() as stack:
+            for recorder in reversed(self.recorders):
+                stack.callback(recorder.close, status)
+
+
+class Silent:
+    """Records nothing."""
+
+    def start(self, step: int, total: int) -> None:
+        """Nothing."""
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Nothing."""
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self, status: RunStatus) -> None:
+        """Nothing."""
+
+
+def new_points(last: MutableMapping[str, int], step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are not replays; `last`, the last step recorded of each key, is brought up to date."""
+    fresh = {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
+    last.update(dict.fromkeys(fresh, step))
+    return fresh
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a metrics.jsonl that may still be written to; half a line at its end is left out.
+
+    ValueError: a line before the last is not JSON.
+    """
+    return (line for _, line in _parsed(path))
+
+
+def _parsed(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    torn: int | None = None
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if torn is not None:
+                raise ValueError(f"{path} line {torn} is not a JSON object: remove that line and try again")
+            line = _as_object(raw)
+            if line is None:
+                torn = number
+            else:
+                yield raw, line
+
+
+def _as_object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(raw) if raw.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+
+
+def _cut_back(path: Path, step: int) -> dict[str, int]:
+    """Drop the lines after `step` and a torn one from `path`, atomically; the last step of each key that is kept."""
+    last: dict[str, int] = {}
+    size = 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as kept:
+        for raw, line in _parsed(path):
+            if line["step"] <= step:
+                kept.write(raw)
+                size += len(raw)
+                last.update(dict.fromkeys(line.keys() - {"step", "time", "event", "text"}, line["step"]))
+        kept.flush()
+        os.fsync(kept.fileno())
+    if size == path.stat().st_size:
+        temporary.unlink()
+    else:
+        temporary.replace(path)
+    return last

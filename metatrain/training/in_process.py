@@ -1,0 +1,55 @@
+"""The plain executor: everything in the driver's own process. `cluster/` has the one on Ray."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+from metatrain.training.profiling import as_report
+from metatrain.training.tree_sum import tree_sum
+from metatrain.training.worker import Worker
+from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard
+
+
+class InProcess:
+    """Computes shards one after another, here; the next one's tasks are sampled meanwhile."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._tasks_done = 0
+        self._sampler = ThreadPoolExecutor(1, "sampler")
+
+    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+        for shard, tasks in self._sampled(job, shards):
+            yield self.worker.score(job, params, shard, tasks)
+
+    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        gradients = (self.worker.gradient(job, params, shard, tasks) for shard, tasks in self._sampled(job, shards))
+        self._tasks_done += sum(len(shard.indices) for shard in shards)
+        return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
+
+    def compile(self, shards: Sequence[Shard]) -> None:
+        self.worker.compile(shards)
+
+    def events(self) -> list[Event]:
+        return []
+
+    def health(self) -> Mapping[str, float]:
+        return {}
+
+    def report(self) -> Mapping[str, Any]:
+        usage = [self.worker.meter.usage()]
+        return {"workers": {str(os.getpid()): self._tasks_done}, "retries": 0} | as_report(usage)
+
+    def close(self) -> None:
+        self._sampler.shutdown(cancel_futures=True)
+
+    def _sampled(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+        """Every shard with its tasks, one ahead of what is computed."""
+        tasks = self.worker.tasks(job, shards[0])
+        for shard, following in pairwise(shards):
+            ahead = self._sampler.submit(self.worker.tasks, job, following)
+            yield shard, tasks
+            tasks = ahead.result()
+        yield shards[-1], tasks

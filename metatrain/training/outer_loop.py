@@ -1,0 +1,169 @@
+"""The outer loop: the one place where anything changes.
+
+`train` owns the parameters and the optimiser, and yields after every step; what to do about it (record, evaluate,
+checkpoint, stop) is its caller's affair.
+"""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metatrain.evaluation.evaluate import shards_of
+from metatrain.settings import GroupSettings, OuterSettings
+from metatrain.training.tree_sum import mean_metrics
+from metatrain.types import Executor, Job, MetaGradient, Metrics, Params
+
+_OF_SETTINGS = ("momentum", "weight_decay")
+"""What an optimiser keeps beside its state, and settings say."""
+REST = "rest"
+"""The group of the parameters that belong to no other."""
+
+
+@dataclass
+class Best:
+    """The best validation score so far, and the step that reached it; higher is better (mse enters negated)."""
+
+    step: int = -1
+    score: float = -math.inf
+
+
+@dataclass
+class TrainState:
+    """Where training stands. Valid until the next iteration of `train`; `snapshot` copies."""
+
+    step: int
+    next_task: int
+    params: Params
+    optimizers: dict[str, torch.optim.Optimizer]
+    """By group; REST moves what belongs to none."""
+    best: Best
+
+    def snapshot(self) -> dict[str, Any]:
+        """A tree of tensors and plain values from which `restore` goes on, bit for bit."""
+        return {
+            "step": self.step,
+            "next_task": self.next_task,
+            "params": {name: value.detach().clone() for name, value in self.params.items()},
+            "optimizers": {group: deepcopy(one.state_dict()) for group, one in self.optimizers.items()},
+            "best": {"step": self.best.step, "score": self.best.score},
+        }
+
+
+def begin(params: Params, settings: OuterSettings) -> TrainState:
+    """Step 0. ValueError, with the remedy, for a group that no parameter belongs to."""
+    owned = {name: value.detach().clone() for name, value in params.items()}
+    optimizers = {
+        group: build_optimizer([owned[name] for name in names], group_settings(settings, group))
+        for group, names in grouped(owned, settings).items()
+    }
+    return TrainState(0, 0, owned, optimizers, Best())
+
+
+def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
+    """The state that `snapshot` was taken of; it shares no tensor with it.
+
+    Momentum and weight decay are those of `settings`, as rates are: a member of a population goes on with its own.
+    """
+    state = begin(snapshot["params"], settings)
+    state.step, state.next_task = snapshot["step"], snapshot["next_task"]
+    for group, one in state.optimizers.items():
+        now = [{name: leaves[name] for name in _OF_SETTINGS if name in leaves} for leaves in one.param_groups]
+        one.load_state_dict(deepcopy(snapshot["optimizers"][group]))
+        for leaves, settings_now in zip(one.param_groups, now, strict=True):
+            leaves.update(settings_now)
+    state.best = Best(**snapshot["best"])
+    return state
+
+
+def grouped(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
+    """The names of every group's parameters, sorted: each parameter's is the longest prefix of its name."""
+    members: dict[str, list[str]] = {group: [] for group in (REST, *settings.groups)}
+    for name in sorted(params):
+        prefixes = [group for group in settings.groups if name.startswith(f"{group}.")]
+        members[max(prefixes, key=len, default=REST)].append(name)
+    for group in settings.groups:
+        known = ", ".join(sorted({".".join(name.split(".")[:2]) for name in params}))
+        if not members[group]:
+            raise ValueError(f"outer.groups.{group}: no parameter begins with '{group}.': they begin with {known}")
+    return {group: names for group, names in members.items() if names}
+
+
+def group_settings(settings: OuterSettings, group: str) -> GroupSettings:
+    """How `group` is moved."""
+    return settings.rest if group == REST else settings.groups[group]
+
+
+def build_optimizer(leaves: list[Tensor], settings: GroupSettings) -> torch.optim.Optimizer:
+    """A `torch.optim` optimiser over `leaves`."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(leaves, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(leaves, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def rate(settings: OuterSettings, step: int, group: str = REST) -> float:
+    """The learning rate of step 0, 1, …: a pure function, so that a resumed run needs no scheduler's state."""
+    done = step / settings.steps
+    first, last = group_settings(settings, group).lr, group_settings(settings, group).final_lr
+    match settings.schedule:
+        case "constant":
+            return first
+        case "linear":
+            return first + (last - first) * done
+        case "cosine":
+            return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
+        case "halving":
+            return first * 0.5 ** (step // settings.halve_every)
+
+
+def clip(params: Params, settings: OuterSettings) -> float:
+    """Clips the gradients in place, elementwise and then by norm; returns the norm before."""
+    leaves = [params[name] for name in sorted(params)]
+    grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
+    if settings.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(leaves, settings.clip_value)
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(leaves, settings.clip_norm)
+    return float(norm)
+
+
+def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) -> Metrics:
+    """One optimiser step along the mean meta-gradient; returns the step's metrics."""
+    for name, value in state.params.items():
+        value.grad = gradient.grads[name] / gradient.num_tasks
+    norm = clip(state.params, settings)
+    rates = {}
+    for group, optimizer in state.optimizers.items():
+        lr = rate(settings, state.step, group)
+        rates["lr" if group == REST else f"lr.{group}"] = lr
+        for leaves in optimizer.param_groups:
+            leaves["lr"] = lr
+        optimizer.step()
+    return mean_metrics(gradient) | {"gradient_norm": norm} | rates
+
+
+class Diverged(ArithmeticError):
+    """The loss or its gradient is no longer a number."""
+
+
+def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:
+    """Steps `state` to `settings.steps`, yielding the metrics of each: {"loss", "accuracy", "gradient_norm", "lr"}."""
+    while state.step < settings.steps:
+        shards = shards_of(state.next_task, settings.tasks_per_step, shard_size)
+        gradient = executor.sum(Job("gradient", "train", state.step), state.params, shards)
+        finite = all(bool(torch.isfinite(grad).all()) for grad in gradient.grads.values())
+        if not (finite and math.isfinite(float(gradient.metrics["loss"]))):
+            raise Diverged(
+                f"the loss became {float(gradient.metrics['loss'])} or its gradient did at step {state.step}, "
+                f"tasks {state.next_task} to {state.next_task + settings.tasks_per_step - 1}: "
+                "lower outer.lr or algorithm.inner_lr, or set outer.clip_norm"
+            )
+        metrics = apply(state, gradient, settings)
+        state.step += 1
+        state.next_task += settings.tasks_per_step
+        yield metrics

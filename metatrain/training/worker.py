@@ -1,0 +1,198 @@
+"""What computes shards: one task distribution a split, one algorithm, one model, one engine.
+
+The same object works in the driver's process and inside a Ray actor. It keeps no state between shards: what it
+returns is a function of the configuration, the parameters and the shard.
+"""
+
+import ctypes
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from metatrain.algorithms.baselines import BASELINES
+from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
+from metatrain.evaluation.evaluate import score_tasks
+from metatrain.models import Model, build_model
+from metatrain.models.dropout import SILENT
+from metatrain.settings import Config
+from metatrain.training.profiling import Meter
+from metatrain.training.transport import rounded
+from metatrain.training.tree_sum import to_cpu
+from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard, TaskFailed
+from metatrain.validation import require
+from tasks.plugins import FAILURES, failure
+from tasks.random import stream, words
+from tasks.types import SPLITS, Split, TaskDistribution
+
+
+class Worker:
+    """Computes the shards of one run on one device."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.meter = Meter()
+        self._distributions: dict[Split, TaskDistribution[Any]] = {split: self.distribution(split) for split in SPLITS}
+        trained_for = self._distributions["train"].spec
+        self.model: Model = build_model(config.model.settings, trained_for, config.seed).to(device)
+        self.algorithm: Algorithm = config.algorithm.settings
+        self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
+        self.engine = self.engine_on(device)
+        for distribution in self._distributions.values():
+            self.model.for_tasks(distribution.spec, self.initial())
+        torch.set_num_threads(config.engine.threads)
+        keep_freed_memory()
+
+    def engine_on(self, device: torch.device) -> Engine:
+        """The engine of the configuration, what is `auto` decided for workers on `device`."""
+        config, settings = self.config, self.config.engine
+        vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
+        tasks = config.outer.steps * config.outer.tasks_per_step
+        known = not any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm))
+        adapts = hasattr(self.algorithm, "inner")
+        chosen = resolve_compile(settings.compile, adapts, known, tasks, device)
+        precise = (
+            "engine.precision: tf32 is a GPU's, and the workers have none: set executor.gpus_per_worker, or float32"
+        )
+        require(settings.precision != "tf32" or device.type == "cuda", precise)
+        return Engine(vectorize, chosen == "on", settings.chunk, settings.precision)
+
+    def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
+        """The tasks of `split`, or the same with another number of queries. ValueError: more than there are."""
+        config = self.config
+        shape, seed = (
+            (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
+        )
+        asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
+        found: TaskDistribution[Any] = config.tasks.source.settings.distribution(split, asked, seed)
+        return found
+
+    @cached_property
+    def convolves(self) -> bool:
+        """Whether the model has convolutions, which decides how it is vectorised."""
+        return any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in self.model.body.modules())
+
+    @cached_property
+    def _untrained(self) -> Model:
+        """The network for who begins from scratch: with as many outputs as the test tasks have classes, if those are
+        more than in training, where methods without a head go on as they are.
+        """
+        trained, tested = (self._distributions[split].spec for split in ("train", "test"))
+        if tested.ways is None or trained.ways is None or tested.ways <= trained.ways:
+            return self.model
+        return build_model(self.config.model.settings, tested, self.config.seed).to(self.device)
+
+    def initial(self) -> Params:
+        """The meta-parameters before the first step."""
+        return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
+
+    def tasks(self, job: Job, shard: Shard) -> Any:
+        """The tasks of a shard, on this worker's device: what may be done while another shard computes."""
+        with _told(job, shard), self.meter.part("sample"):
+            return self._here(self._distributions[job.split].episodes(shard.indices))
+
+    def gradient(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
+        """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
+        tasks = self.tasks(job, shard) if tasks is None else tasks
+        with _told(job, shard):
+            context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
+            params = self._here(params)
+            with self.meter.part("adapt"):
+                gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
+                return rounded(to_cpu(gradient), self.config.executor.gradients)
+
+    def score(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> Scores:
+        """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
+        tasks = self.tasks(job, shard) if tasks is None else tasks
+        with _told(job, shard):
+            silent = torch.full((len(shard.indices),), SILENT, device=self.device)
+            context = Context(torch.tensor(job.step, device=self.device), silent)
+            spec = self._distributions[job.split].spec
+            model = (self._untrained if job.learner == "from_scratch" else self.model).for_tasks(spec, params)
+            algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
+            with self.meter.part("score"):
+                return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]
+
+    def compile(self, shards: Sequence[Shard]) -> None:
+        """Has the engine compile what shards of these sizes need, by computing one of each."""
+        sizes = {len(shard.indices): shard for shard in shards}
+        for shard in sizes.values():
+            with self.meter.part("compile"):
+                self.gradient(Job("gradient", "train", 0), self.initial(), shard)
+
+    def compute(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
+        """What `job` asks for, of `tasks` where they were sampled beforehand."""
+        if job.kind == "gradient":
+            return self.gradient(job, params, shard, tasks)
+        return self.score(job, params, shard, tasks)
+
+    def transductive(self, learner: str) -> bool:
+        """Whether the queries of a task influence each other's predictions."""
+        return learner != "nearest_neighbour" and self.model.normalization == "transductive"
+
+    def _noise(self, shard: Shard) -> Tensor:
+        """Each task's own key: 62 bits of (seed, "noise", index)."""
+        low, high = words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
+        return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
+
+    def _here(self, tree: Any) -> Any:
+        if self.device.type == "cpu":
+            return tree
+        # From pinned memory the copy does not wait for what the device is computing.
+        return tree_map(lambda leaf: leaf.pin_memory().to(self.device, non_blocking=True), tree)
+
+
+@contextmanager
+def _told(job: Job, shard: Shard) -> Iterator[None]:
+    """What computing a shard raises, as TaskFailed with the tasks, the step and the line of code."""
+    try:
+        yield
+    except NotCompilable:
+        raise
+    except FAILURES as error:
+        last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
+        where = f"{job.split} task {shard.indices[0]}{last} at step {job.step}"
+        remedy = "lower executor.shard_size" if _is_memory(error) else "mend that code"
+        raise TaskFailed(f"{where}: {failure(error)}: {remedy}") from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error)
+
+
+def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm:
+    """The same learner with another number of inner steps (MAML on Omniglot: 1 in training, 3 in evaluation)."""
+    if inner_steps is None:
+        return algorithm
+    fields = {field.name for field in dataclasses.fields(algorithm)}  # type: ignore[arg-type]
+    name = type(algorithm).__name__
+    require("inner_steps" in fields, f"evaluation.inner_steps: {name} takes no inner steps: leave it out")
+    return dataclasses.replace(algorithm, inner_steps=inner_steps)  # type: ignore[type-var]
+
+
+def device_for(gpus: float) -> torch.device:
+    """The device of one worker; ValueError where a GPU is asked for and there is none."""
+    if gpus <= 0:
+        return torch.device("cpu")
+    require(
+        torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus:g} asked for, and torch sees no GPU: set it to 0"
+    )
+    return torch.device("cuda")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks for the next tensor, which otherwise costs a page fault per 4 KiB: 15 % here."""
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        m_mmap_threshold, m_trim_threshold = -3, -1
+        mallopt(m_mmap_threshold, 1 << 30)
+        mallopt(m_trim_threshold, 1 << 30)

@@ -1,0 +1,1 @@
+"""Define the task sources that ship with metatrain, one file each; `tasks.registry` names them."""

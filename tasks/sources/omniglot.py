@@ -1,0 +1,193 @@
+"""Omniglot (Lake et al. 2015): 1623 characters of 50 alphabets, each drawn by 20 people.
+
+From the official archives, zipped or unpacked, to a store of 28×28 images in which ink is 1 and paper 0.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from tasks.few_shot import FewShot
+from tasks.random import stream, uniforms
+from tasks.store.archive import Archive, find_archive, raw_files
+from tasks.store.cache import RawFile, cache_root, content_key, locked
+from tasks.store.class_pool import StorePool
+from tasks.store.decoding import decode_files, silent
+from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
+from tasks.store.store_cache import Plan, Raw, raw_at, stored
+from tasks.types import SPLITS, EpisodeShape, Progress, Split
+
+FOLDERS = ("images_background", "images_evaluation")
+SIDE = 28
+
+_PREPROCESSING = f"inverted, so that ink is 255; Lanczos to {SIDE}×{SIDE}; drawings in order of file name"
+_SOURCE = "https://github.com/brendenlake/omniglot"
+_CITATION = (
+    "Lake, B. M., Salakhutdinov, R., and Tenenbaum, J. B. (2015). Human-level concept learning through "
+    "probabilistic program induction. Science, 350(6266), 1332-1338."
+)
+_ARCHIVES = " and ".join(f"{folder}.zip" for folder in FOLDERS)
+
+Splitting = Mapping[Split, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Omniglot as a task source.
+
+    root: a folder with images_background.zip and images_evaluation.zip, or with what they unpack to (torchvision's
+    `omniglot-py/` in it serves too); None downloads them into the cache. It is only ever read. It may be a URI, such
+    as s3://BUCKET/FOLDER.
+    cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
+    is a cache that machines share; each keeps what it fetches in the folder that None names.
+    splitting: "characters" mixes the characters of all alphabets, 1100 for training, 100 for validation and 423 for
+    test, in one fixed order: the split of MAML (Finn et al. 2017), whose own order was that of an unsorted folder and
+    cannot be had. "alphabets" keeps alphabets whole: those of the evaluation set are the test, a sixth of the
+    background alphabets the validation (Lake et al. 2015).
+    rotations: in training, each character turned by 90°, 180° and 270° is a further class (Santoro et al. 2016).
+    """
+
+    root: str | None = None
+    cache: str | None = None
+    splitting: Literal["characters", "alphabets"] = "characters"
+    rotations: bool = True
+
+    def prepare(self, progress: Progress) -> str:
+        """Build the store unless it is there. Returns a line that says what it holds and where it lies."""
+        store = self.store(progress)
+        splitting = store.header.splittings[self.splitting]
+        split = ", ".join(f"{len(splitting[split])} {split}" for split in SPLITS)
+        return (
+            f"omniglot: {len(store.images)} drawings of characters ({split}; split by {self.splitting}) in {store.path}"
+        )
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
+        """Few-shot episodes over one split's characters."""
+        store = self.store(silent)
+        numbers = store.header.splittings[self.splitting][split]
+        turns = 4 if self.rotations and split == "train" else 1
+        return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
+
+    def store(self, progress: Progress) -> Store:
+        """The store of this archive, built first where this machine has not got it."""
+        if self.root is None:
+            folder = cache_root(self.cache) / "omniglot"
+            raw = Raw("the official archives", [], lambda: _downloaded(folder))
+        else:
+            raw = raw_at(self.root, self.cache, _needed)
+        return stored("omniglot", raw, _PREPROCESSING, self.cache, lambda here: _plan(here, progress))
+
+
+def character_split(characters: int) -> Splitting:
+    """A fixed shuffle into 423/1623 test, 100/1623 validation and the rest training (1100 of 1623)."""
+    order = np.argsort(uniforms(0, stream("omniglot", "characters"), [0], characters)[0], kind="stable").tolist()
+    test, validation = round(characters * 423 / 1623), max(1, round(characters * 100 / 1623))
+    train = characters - test - validation
+    parts: dict[Split, list[int]] = {
+        "train": order[:train],
+        "validation": order[train : train + validation],
+        "test": order[train + validation :],
+    }
+    return {split: tuple(sorted(numbers)) for split, numbers in parts.items()}
+
+
+def alphabet_split(background: list[str], evaluation: list[str]) -> Splitting:
+    """Whole alphabets. background, evaluation: the alphabet of each character, background characters first."""
+    alphabets = sorted(set(background))
+    order = np.argsort(uniforms(0, stream("omniglot", "alphabets"), [0], len(alphabets))[0], kind="stable")
+    held_out = {alphabets[i] for i in order[: max(1, round(len(alphabets) / 6))]}
+    return {
+        "train": tuple(i for i, alphabet in enumerate(background) if alphabet not in held_out),
+        "validation": tuple(i for i, alphabet in enumerate(background) if alphabet in held_out),
+        "test": tuple(range(len(background), len(background) + len(evaluation))),
+    }
+
+
+def _plan(root: Path, progress: Progress) -> Plan:
+    archives = _archives(root)
+    files = [_drawings(archive) for archive in archives]
+
+    def build(path: Path) -> None:
+        header = _header(files)
+        names = [[file.name for file in file_list] for file_list in files]
+        sources = list(zip(archives, names, strict=True))
+        write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
+
+    return Plan(content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION), build)
+
+
+def _needed(names: Sequence[str]) -> Iterator[str]:
+    """Of all files in a root, those of the archives that `_archives` finds there."""
+    for folder in FOLDERS:
+        for place in (f"{inner}{folder}{end}" for inner in ("", "omniglot-py/") for end in (".zip", "/")):
+            found = [name for name in names if name == place or (place.endswith("/") and name.startswith(place))]
+            if found:
+                yield from found
+                break
+
+
+def _archives(root: Path) -> list[Archive]:
+    roots = [root, root / "omniglot-py"]
+    found = [find_archive(roots, folder) for folder in FOLDERS]
+    archives = [archive for archive in found if archive is not None]
+    if len(archives) < len(FOLDERS):
+        lacking = " and ".join(folder for folder, archive in zip(FOLDERS, found, strict=True) if archive is None)
+        reason = f"has no {lacking}" if root.is_dir() else "is not a folder"
+        raise ValueError(f"{root} {reason}: set tasks.root=FOLDER holding {_ARCHIVES}, or what they unpack to")
+    return archives
+
+
+def _drawings(archive: Archive) -> list[RawFile]:
+    files = [file for file in raw_files(archive, ".png") if PurePosixPath(file.name).match("*/*/*/*.png")]
+    if not files:
+        reason = f"holds no drawings as {archive.folder}/ALPHABET/CHARACTER/DRAWING.png"
+        raise ValueError(f"{archive.path} {reason}: put a whole copy in its place")
+    return files
+
+
+def _downloaded(folder: Path) -> Path:
+    """The folder into which torchvision downloads Omniglot, which it does the first time."""
+    with locked(folder / "download.lock"):
+        if all((folder / "omniglot-py" / name / ".whole").exists() for name in FOLDERS):
+            return folder
+        from torchvision.datasets import Omniglot as Download
+
+        try:
+            for name in FOLDERS:
+                Download(os.fspath(folder), background=name == FOLDERS[0], download=True)
+                (folder / "omniglot-py" / name / ".whole").touch()
+        except (OSError, RuntimeError) as error:
+            reason = f"no network, or the download failed ({error})"
+            raise OSError(f"{reason}: set tasks.root=FOLDER holding {_ARCHIVES}") from error
+    return folder
+
+
+def _header(files: list[list[RawFile]]) -> Header:
+    """The classes, in order of set, alphabet and character, and both splittings."""
+    classes: list[ClassSlice] = []
+    for file_list in files:
+        for folder, members in groupby(file_list, key=lambda file: str(PurePosixPath(file.name).parent)):
+            start = classes[-1].stop if classes else 0
+            classes.append(ClassSlice("/".join(PurePosixPath(folder).parts[-2:]), start, start + len(list(members))))
+    boundary = len({PurePosixPath(file.name).parent for file in files[0]})
+    alphabets = [PurePosixPath(c.name).parts[0] for c in classes]
+    splittings = {
+        "characters": character_split(len(classes)),
+        "alphabets": alphabet_split(alphabets[:boundary], alphabets[boundary:]),
+    }
+    return Header("omniglot", (1, SIDE, SIDE), tuple(classes), splittings, _SOURCE, _CITATION, _PREPROCESSING)
+
+
+def _decode_drawing(content: bytes) -> Images:
+    """A PNG of black ink on white paper to [1, 28, 28] uint8, ink 255."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        grey = ImageOps.invert(image.convert("L"))
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[None]

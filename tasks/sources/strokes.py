@@ -1,0 +1,213 @@
+"""Strokes: characters drawn as they are asked for, endless and without any file.
+
+A class is a character: two to four pen strokes, cubic Bézier curves that mostly start where an earlier stroke passes.
+A member is a drawing of it, by a hand that slants, scales, shifts and trembles and a pen that is broader or finer.
+Both are addressed: the character by (seed, split, class), the drawing by (seed, split, class, drawing).
+
+Lengths are in units of half a character; a canvas is 28×28 pixels of ink between 0 and 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.few_shot import FewShot
+from tasks.random import Integers, Reals, stream, uniforms
+from tasks.types import EpisodeShape, Progress, Shape, Split
+
+SIDE = 28
+DRAWINGS = 2**20
+
+_STROKES = 4
+_POINTS = 32
+_UNIT = 9.2
+"""Pixels in one unit of length."""
+_PEN = 0.56
+"""Standard deviation of the pen's ink across its line, in pixels."""
+_GAIN = 2.2
+"""How much ink flows: the line is saturated, with an edge that is softer the less there is."""
+_WIDEN = 1.7
+"""How much the shorter side of a character may be stretched beyond the longer, to fill its square."""
+_CHUNK = 128
+"""Drawings rendered at a time, so that what is between the formulas stays in the processor's cache."""
+
+# Standard deviations from drawing to drawing, at jitter 1.
+_TREMBLE = 0.09
+_STRAY = 0.07
+_TURN = math.radians(13)
+_SLANT = 0.2
+_STRETCH = 0.14
+_SHIFT = 0.15
+_BROADEN = 0.15
+
+_T = (np.arange(_POINTS) + 0.5) / _POINTS
+_BERNSTEIN = np.stack([(1 - _T) ** 3, 3 * _T * (1 - _T) ** 2, 3 * _T**2 * (1 - _T), _T**3])
+_SPEED = np.stack([-((1 - _T) ** 2), (1 - _T) * (1 - 3 * _T), _T * (2 - 3 * _T), _T**2]) * 3
+_PER_CLASS = 1 + 7 * _STROKES
+_PER_DRAWING = _STROKES * 10 + 8
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Procedurally drawn characters as a task source.
+
+    seed: another seed is another alphabet. classes: how many characters each split has. jitter: how much two drawings
+    of a character differ; 1 makes nearest neighbours on pixels a poor guide, 0 makes all drawings equal.
+    """
+
+    seed: int = 0
+    classes: int = 1_000_000
+    jitter: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ValueError(f"classes: {self.classes} leaves nothing to tell apart: set tasks.classes to 2 or more")
+        if not 0 <= self.jitter < math.inf:
+            raise ValueError(f"jitter: {self.jitter} is no amount of jitter: set tasks.jitter to 0 or more")
+
+    def prepare(self, progress: Progress) -> str:
+        """There is nothing to prepare."""
+        return f"strokes: {self.classes:,} characters each for train, validation and test, drawn as they are needed"
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
+        """Few-shot episodes over the characters of one split."""
+        return FewShot(StrokePool(self.seed, self.classes, self.jitter, split), episode, seed, split)
+
+
+@dataclass(frozen=True)
+class StrokePool:
+    """The characters of one split as a pool of classes; no two splits share an address."""
+
+    seed: int
+    num_classes: int
+    jitter: float
+    split: Split
+
+    name = "strokes"
+    image_shape: Shape = (1, SIDE, SIDE)
+    smallest = DRAWINGS
+
+    def sizes(self, classes: Integers) -> Integers:
+        """Every character has DRAWINGS drawings."""
+        return np.full(len(classes), DRAWINGS)
+
+    def images(self, classes: Integers, members: Integers) -> Tensor:
+        """Drawing members[r] of character classes[r]. classes, members: [R]. Returns float32 [R, 1, 28, 28].
+
+        Greys are rounded to 8 bits, as in a stored image.
+        """
+        distinct, which = np.unique(classes, return_inverse=True)
+        control, present = characters(uniforms(self.seed, stream("strokes", self.split), distinct, _PER_CLASS))
+        images = np.empty((len(classes), *self.image_shape), dtype=np.float32)
+        for at in range(0, len(classes), _CHUNK):
+            part = slice(at, at + _CHUNK)
+            address = classes[part] * DRAWINGS + members[part]
+            hand = _normals(uniforms(self.seed, stream("strokes", self.split, "hand"), address, _PER_DRAWING))
+            drawn, pen = redraw(control[which[part]], self.jitter * hand)
+            images[part, 0] = render(drawn, present[which[part]], pen)
+        return torch.from_numpy(images)
+
+    def visible(self, x: Tensor) -> Tensor:
+        """Ink is in [0, 1] as it is."""
+        return x
+
+    def class_names(self, classes: Integers) -> list[str]:
+        """A character is called by its number."""
+        return [f"character {number}" for number in classes]
+
+
+def characters(numbers: Reals) -> tuple[Reals, Reals]:
+    """numbers: [R, 29] in [0, 1). Returns control points [R, strokes, 4, 2] in [-1, 1], and presence [R, strokes].
+
+    A stroke leaves its start p0 along u(θ0) and arrives at p3 along u(θ1): p1 = p0 + a·u(θ0), p2 = p3 - a·u(θ1).
+    """
+    count, each = numbers[:, 0], numbers[:, 1:].reshape(len(numbers), _STROKES, 7)
+    present = np.stack([np.ones_like(count), np.ones_like(count), count > 0.3, count > 0.75], axis=1).astype(np.float64)
+    control = np.zeros((len(numbers), _STROKES, 4, 2))
+    for s in range(_STROKES):
+        place_x, place_y, joined, heading, kind, bend, length = each[:, s].T
+        start = np.stack([place_x, place_y], axis=1) * 1.6 - 0.8
+        if s:
+            earlier = (place_x * s).astype(np.int64)
+            passing = _BERNSTEIN.T[(place_y * _POINTS).astype(np.int64)]
+            joint = (control[np.arange(len(numbers)), earlier] * passing[:, :, None]).sum(axis=1)
+            start = np.where(joined[:, None] < 0.6, joint, start)
+        # Headings gather around the eight compass points; a stroke is straight, a bow, or all but a ring.
+        theta = (np.floor(heading * 8) + 0.7 * (heading * 8 % 1)) * (math.pi / 4)
+        sign = np.where(bend < 0.5, -1.0, 1.0)
+        strength = bend * 2 % 1
+        turn = np.select([kind < 0.35, kind < 0.8], [0.4 * strength, 1.0 + 2.0 * strength], 3.6 + 1.6 * strength) * sign
+        reach = np.where(kind < 0.8, 0.7 + 1.0 * length, 0.3 + 0.4 * length)
+        handle = np.where(kind < 0.8, 0.4 * reach, 1.0 + 0.4 * length)
+        end = start + reach[:, None] * _direction(theta + turn / 2)
+        control[:, s, 0], control[:, s, 3] = start, end
+        control[:, s, 1] = start + handle[:, None] * _direction(theta)
+        control[:, s, 2] = end - handle[:, None] * _direction(theta + turn)
+    return _fitted(control, present), present
+
+
+def redraw(control: Reals, hand: Reals) -> tuple[Reals, Reals]:
+    """The same characters by another hand. control: [R, strokes, 4, 2], hand: [R, 48] of mean zero.
+
+    Returns control points in pixels [R, strokes, 4, 2] and the width of the pen in pixels [R].
+    """
+    rows = len(control)
+    whole, strays = hand[:, :8], hand[:, 8 : 8 + 2 * _STROKES].reshape(rows, _STROKES, 1, 2)
+    trembles = hand[:, 8 + 2 * _STROKES :].reshape(rows, _STROKES, 4, 2)
+    x, y = np.moveaxis(control + _STRAY * strays + _TREMBLE * trembles, -1, 0)
+    turn, slant, stretch_x, stretch_y, shift_x, shift_y, width = whole.T[:7, :, None, None]
+    cos, sin = np.cos(_TURN * turn), np.sin(_TURN * turn)
+    x = np.exp(_STRETCH * stretch_x) * (x + _SLANT * slant * y)
+    y = np.exp(_STRETCH * stretch_y) * y
+    placed = np.stack([cos * x - sin * y + _SHIFT * shift_x, sin * x + cos * y + _SHIFT * shift_y], axis=-1)
+    return placed * _UNIT + SIDE / 2, _PEN * np.exp(_BROADEN * width[:, 0, 0])
+
+
+def render(control: Reals, present: Reals, pen: Reals) -> Floats:
+    """Ink of strokes on a canvas: [R, 28, 28] in [0, 1].
+
+    control: [R, strokes, 4, 2] in pixels, present: [R, strokes], pen: [R] in pixels. The ink at a pixel is
+    1 - exp(-g/σ ∫ exp(-d(t)² / 2σ²) |B'(t)| dt) over all curves, d being its distance to the pen. The Gaussian is
+    separable, so the integral, as a sum over points of the curves, is one matrix product per drawing.
+    """
+    rows = len(control)
+    points = sum(control[:, :, i, :, None] * _BERNSTEIN[i] for i in range(4))
+    speeds = sum(control[:, :, i, :, None] * _SPEED[i] for i in range(4))
+    length = np.sqrt(np.square(speeds).sum(axis=2)) * present[:, :, None]
+    weight = (length / (_POINTS * pen[:, None, None])).astype(np.float32).reshape(rows, 1, -1)
+    across = np.arange(SIDE, dtype=np.float32)[:, None] + np.float32(0.5)
+    sharpness = (-0.5 / pen**2).astype(np.float32)[:, None, None]
+    x, y = (points[:, :, axis].astype(np.float32).reshape(rows, 1, -1) for axis in (0, 1))
+    columns = np.exp(sharpness * np.square(across - x))
+    lines = np.exp(sharpness * np.square(across - y)) * weight
+    ink = 1 - np.exp(np.float32(-_GAIN) * (lines @ columns.transpose(0, 2, 1)))
+    greys: Floats = np.rint(ink * np.float32(255)) * np.float32(1 / 255)
+    return greys
+
+
+def _fitted(control: Reals, present: Reals) -> Reals:
+    """Centre each character and scale it to [-1, 1]; a slim one stays slim, if less so. Shapes as above."""
+    points = (control[:, :, :, :, None] * _BERNSTEIN[None, None, :, None, :]).sum(axis=2)
+    there = present[:, :, None, None] > 0
+    low = np.where(there, points, math.inf).min(axis=(1, 3))[:, None, None, :]
+    high = np.where(there, points, -math.inf).max(axis=(1, 3))[:, None, None, :]
+    extent = (high - low).max(axis=-1, keepdims=True)
+    fitted: Reals = (control - (low + high) / 2) * np.minimum(2 / (high - low), _WIDEN * 2 / extent)
+    return fitted
+
+
+def _direction(angle: Reals) -> Reals:
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def _normals(numbers: Reals) -> Reals:
+    """Box and Muller (1958): pairs of uniforms to pairs of standard normals, cut at 2.5 so that no hand runs wild."""
+    radius = np.sqrt(-2 * np.log1p(-numbers[:, 0::2]))
+    angle = 2 * math.pi * numbers[:, 1::2]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).clip(-2.5, 2.5)

@@ -1,0 +1,178 @@
+"""The one store format: a class-sorted Arrow IPC file that memory-maps into an array of images.
+
+    schema metadata   "metatrain.header": JSON (`Header`), "metatrain.header_sha256": its checksum
+    one record batch  column "image": fixed_size_list<uint8>[C*H*W], a class being a contiguous slice of rows
+
+Any Arrow reader can open it. Ours checks version and checksums, maps it, and pickles it by its path.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.io.atomic import replacing
+from tasks.types import Split
+
+FORMAT_VERSION = 1
+
+Images = NDArray[np.uint8]
+
+_HEADER = b"metatrain.header"
+_HEADER_SHA256 = b"metatrain.header_sha256"
+
+
+@dataclass(frozen=True)
+class ClassSlice:
+    """One class: rows start to stop of the store."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself. `splittings["characters"]["train"]` lists numbers of classes."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[ClassSlice, ...]
+    splittings: Mapping[str, Mapping[Split, tuple[int, ...]]]
+    source: str
+    citation: str
+    preprocessing: str
+
+
+class DamagedStoreError(ValueError):
+    """A file that is no whole store of this version. Its arguments are the file's path and the reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return f"cannot use the store {path}: {reason}; delete it and run `metatrain data prepare NAME`"
+
+
+class Store:
+    """An open store: its header, and its images [rows, C, H, W] uint8, read-only and memory-mapped.
+
+    Pickled by path; within one process, all stores opened from one file share its mapping.
+    """
+
+    def __init__(self, path: str, header: Header, images: Images) -> None:
+        self.path = path
+        self.header = header
+        self.images = images
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+
+def write_store(path: Path, header: Header, images: Images) -> None:
+    """Write a store atomically. images: [rows, C, H, W], sorted by class as header.classes says."""
+    assert images.shape[1:] == header.image_shape, "the images have another shape than the header says"
+    assert not header.classes or header.classes[-1].stop == len(images), "the classes do not cover the images"
+    flat = pa.array(np.ascontiguousarray(images).reshape(-1), type=pa.uint8())
+    column = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.image_shape)))
+    text = json.dumps({"version": FORMAT_VERSION, "sha256": _sha256(images), **asdict(header)}, sort_keys=True).encode()
+    metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
+    schema = pa.schema([pa.field("image", column.type, nullable=False)], metadata=metadata)
+    try:
+        with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+            writer = pa.ipc.new_file(sink, schema)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            writer.close()
+    except OSError as error:
+        remedy = "free some space, or set tasks.cache=FOLDER (or METATRAIN_CACHE) to a folder you may write to"
+        raise OSError(f"cannot write the store {path} ({error}): {remedy}") from error
+
+
+def open_store(path: str | Path) -> Store:
+    """Map a store into memory, its version and checksums verified once per process.
+
+    Raises ValueError, with the remedy, for a file that is not there, not whole, or of another version.
+    """
+    resolved = Path(path).absolute()
+    try:
+        status = resolved.stat()
+    except FileNotFoundError:
+        raise ValueError(f"no store at {resolved}: run `metatrain data prepare NAME` on this machine") from None
+    return _open(str(resolved), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _open(path: str, *_identity: int) -> Store:
+    with _arrow_errors_named(path):
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        metadata = reader.schema.metadata or {}
+    fields = _fields(path, metadata)
+    sha256 = fields.pop("sha256")
+    header = _header(fields)
+    with _arrow_errors_named(path):
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        column = batch.column(0)
+    images = _images(path, column, header)
+    if _sha256(images) != sha256:
+        raise DamagedStoreError(path, "its images do not match their checksum")
+    return Store(path, header, images)
+
+
+@contextmanager
+def _arrow_errors_named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        raise DamagedStoreError(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
+
+
+def _fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The header as JSON gives it, once its checksum and version are found right."""
+    text = metadata.get(_HEADER, b"")
+    if hashlib.sha256(text).hexdigest().encode() != metadata.get(_HEADER_SHA256):
+        raise DamagedStoreError(path, "its header does not match its checksum")
+    fields: dict[str, Any] = json.loads(text)
+    version = fields.pop("version")
+    if version != FORMAT_VERSION:
+        raise DamagedStoreError(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+    return fields
+
+
+def _images(path: str, column: Any, header: Header) -> Images:
+    size = int(np.prod(header.image_shape))
+    rows = max((c.stop for c in header.classes), default=0)
+    if column.type != pa.list_(pa.uint8(), size) or len(column) != rows or column.offset or column.null_count:
+        raise DamagedStoreError(path, "its images are not laid out as its header says")
+    pixels = column.values
+    if len(pixels) != rows * size or pixels.buffers()[1] is None or pixels.buffers()[1].size < rows * size:
+        raise DamagedStoreError(path, "some of its images are missing")
+    flat: Images = pixels.to_numpy(zero_copy_only=True)
+    return flat.reshape(rows, *header.image_shape)
+
+
+def _header(fields: Mapping[str, Any]) -> Header:
+    return Header(
+        **{
+            **fields,
+            "image_shape": tuple(fields["image_shape"]),
+            "classes": tuple(ClassSlice(**c) for c in fields["classes"]),
+            "splittings": {
+                name: {split: tuple(numbers) for split, numbers in splitting.items()}
+                for name, splitting in fields["splittings"].items()
+            },
+        }
+    )
+
+
+def _sha256(images: Images) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).reshape(-1).data).hexdigest()

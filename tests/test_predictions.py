@@ -1,0 +1,192 @@
+"""One task shown whole: the predictions are those that are scored, and the picture is of the task it says it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metatrain.evaluation.predictions import Demonstration, demonstrated
+from metatrain.models.dropout import SILENT
+from metatrain.report.test_task import exhibit
+from metatrain.settings import Config
+from metatrain.tracking.jsonl import Silent
+from metatrain.trainer import Session, keep_results, new_run
+from metatrain.trainer import test as score_on_test_tasks
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
+from metatrain.types import Context, Job, Shard
+from tasks.episode_figure import episode_picture
+from tasks.sources.strokes import Strokes
+from tasks.types import Episode, EpisodeShape, Examples, Split, TaskSpec
+from tests.configurations import tiny
+
+CPU = torch.device("cpu")
+SILENTLY = Context(torch.tensor(0), torch.tensor(SILENT))
+REGRESSION = (
+    "tasks={name: 'tests.test_predictions:Waves', train: {ways: null}, test: {ways: null, shots: 5, queries: 7}}",
+    "model={name: mlp, width: 8}",
+    "evaluation.inner_steps=12",
+    "evaluation.baselines=false",
+)
+
+
+@dataclass(frozen=True)
+class WaveTasks:
+    """a·sin(x − p): row r of task i is drawn by itself, so that more queries leave the rest as it was."""
+
+    shots: int
+    queries: int
+    inputs: int = 1
+    outputs: int = 1
+
+    @property
+    def spec(self) -> TaskSpec:
+        return TaskSpec("regression", None, (self.inputs,), (self.outputs,))
+
+    def episodes(self, indices: list[int]) -> Episode:
+        rows = torch.arange(self.shots + self.queries)
+        x = torch.stack([torch.frac((rows + 1) * 0.618 + index * 0.1) * 6 - 3 for index in indices])
+        scale = torch.tensor([1.0 + index for index in indices])[:, None]
+        y = (scale * torch.sin(x - scale))[..., None].repeat(1, 1, self.outputs)
+        x = x[..., None].repeat(1, 1, self.inputs)
+        return Episode(*(Examples(x[:, part], y[:, part]) for part in (slice(self.shots), slice(self.shots, None))))
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Of one number or several; with at most `most` queries, as a data set would have it."""
+
+    inputs: int = 1
+    outputs: int = 1
+    most: int = 1000
+
+    def prepare(self, progress: object) -> str:
+        return "waves"
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> WaveTasks:
+        if episode.queries > self.most:
+            raise ValueError(f"tasks.test.queries: there are {self.most}: lower it")
+        return WaveTasks(episode.shots, episode.queries, self.inputs, self.outputs)
+
+
+@dataclass(frozen=True)
+class Negative(Strokes):
+    """Strokes delivered as −1 … 1, with the way back to what a person may see."""
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "NegativeTasks":
+        return NegativeTasks(super().distribution(split, episode, seed))
+
+
+@dataclass(frozen=True)
+class NegativeTasks:
+    inner: object
+
+    @property
+    def spec(self) -> TaskSpec:
+        return self.inner.spec
+
+    def episodes(self, indices: list[int]) -> Episode:
+        return Episode(*(part._replace(x=2 * part.x - 1) for part in self.inner.episodes(indices)))
+
+    def class_names(self, index: int) -> list[str]:
+        return self.inner.class_names(index)
+
+    def visible(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
+
+
+def shown(config: Config) -> tuple[Worker, Demonstration]:
+    worker = Worker(config, CPU)
+    task = Episode(*(Examples(*(leaf[0] for leaf in part)) for part in worker.distribution("test").episodes([0])))
+    return worker, demonstrated(worker.evaluated, worker.model, worker.initial(), task, SILENTLY)
+
+
+@pytest.mark.parametrize("overrides", [("algorithm={name: maml}",), ("algorithm={name: protonet}",), REGRESSION])
+def test_what_is_shown_is_what_is_scored(overrides: tuple[str, ...]) -> None:
+    worker, demonstration = shown(tiny(*overrides))
+    scores = worker.score(Job("score", "test", 0), worker.initial(), Shard(0, (0,))).values
+    query, predictions = demonstration.episode.query.y, demonstration.predictions
+    if "accuracy" in scores:
+        found = [(logits.argmax(1) == query).float().mean() for logits in predictions]
+        assert demonstration.classes.tolist() == predictions[-1].argmax(1).tolist()
+    else:
+        assert len(predictions) == 13
+        found = [(values - query).square().mean() for values in predictions]
+    expected = scores["accuracy" if "accuracy" in scores else "mse"][0]
+    assert [float(found[0]), float(found[-1])] == pytest.approx([float(expected[0]), float(expected[-1])], rel=1e-5)
+
+
+def test_images_are_drawn_with_what_they_were_taken_for(tmp_path: Path) -> None:
+    worker, demonstration = shown(tiny())
+    path = exhibit(worker, worker.initial(), tmp_path, "test")
+    assert path == tmp_path / "test-episode.png"
+    episode, classes = demonstration.episode, demonstration.classes
+    names = worker.distribution("test").class_names(0)
+    expected = episode_picture(episode, "strokes, test task 0", names, classes)
+    with Image.open(path) as picture:
+        assert (np.asarray(picture) == np.asarray(expected)).all()
+        right = int((classes == episode.query.y).sum())
+        assert f"{right} of 9 queries right" in picture.text["Description"]
+
+
+def test_normalised_images_are_shown_as_they_were(tmp_path: Path) -> None:
+    """The same drawings, whatever form the learner is given them in."""
+    plain = Worker(tiny(), CPU)
+    negative = Worker(tiny("tasks.name=tests.test_predictions:Negative"), CPU)
+    one = exhibit(plain, plain.initial(), tmp_path, "plain")
+    other = exhibit(negative, negative.initial(), tmp_path, "negative")
+    sides = []
+    for path in (one, other):
+        with Image.open(path) as picture:
+            sides.append(np.asarray(picture, dtype=int)[174:, :280])  # names and support: what was predicted is beside
+    assert (sides[0] < 60).all(-1).sum() > 500, "ink"
+    assert abs(sides[0] - sides[1]).max() <= 1
+
+
+def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Demonstration] = []
+    monkeypatch.setattr("metatrain.report.plots.fit", lambda found, title, out: drawn.append(found))
+    worker, demonstration = shown(tiny(*REGRESSION))
+    assert exhibit(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"
+    assert len(drawn[0].episode.query.x) == 200
+    assert torch.equal(drawn[0].episode.support.x, demonstration.episode.support.x)
+    assert len(drawn[0].predictions) == 13
+
+    few = Worker(tiny(*REGRESSION, "tasks.most=50", "tasks.train.queries=7"), CPU)
+    exhibit(few, few.initial(), tmp_path, "test")
+    assert len(drawn[1].episode.query.x) == 7, "a source may have no more"
+
+
+@pytest.mark.parametrize("several", ["tasks.inputs=2", "tasks.outputs=2"])
+def test_other_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: str) -> None:
+    worker = Worker(tiny(*REGRESSION, several), CPU)
+    assert exhibit(worker, worker.initial(), tmp_path, "test") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+class Kept(Silent):
+    """Remembers which files it was given."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        self.names.append(f"{folder}/{path.name}")
+
+
+@pytest.mark.parametrize(("overrides", "picture"), [((), "test-episode.png"), (REGRESSION, "test-fit.png")])
+def test_the_picture_is_kept_with_the_results(tmp_path: Path, overrides: tuple[str, ...], picture: str) -> None:
+    config = tiny(f"runs.root={tmp_path}", *overrides)
+    recorder, home, worker = Kept(), new_run(config), Worker(config, CPU)
+    session = Session(config, InProcess(worker), recorder, home, worker)
+    params = worker.initial()
+    keep_results(session, params, score_on_test_tasks(session, params), home.evaluations / "test.json")
+    assert f"plots/{picture}" in recorder.names
+    with Image.open(home.plots / picture) as image:
+        image.load()

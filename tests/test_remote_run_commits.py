@@ -1,0 +1,280 @@
+"""A run in object storage: whole commits, one owner, and nothing lost to an endpoint that fails."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metatrain.runs import Run, RunLost, RunOwnedError, own
+from metatrain.runs.locations import leave, make_home, new_home, open_home
+from metatrain.runs.remote import Mirror
+from metatrain.runs.s3 import StorageError
+from tests.fault_proxy import FaultProxy, Faults
+from tests.object_store import ObjectStore, object_store
+from tests.remote_pictures import forbid, reached_through_proxy
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("server")) as store:
+        store.make_bucket("runs")
+        yield store
+
+
+@pytest.fixture
+def proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    monkeypatch.setenv("METATRAIN_CACHE", str(tmp_path / "cache"))
+    with reached_through_proxy(server, monkeypatch) as between:
+        yield between
+
+
+@pytest.fixture
+def home(proxy: FaultProxy) -> Run:
+    return new_home("s3://runs/team", "far", "seed: 0\n", {"python": "3"}, 15.0)
+
+
+def again(home: Run) -> Run:
+    """The same run as another machine meets it."""
+    return open_home(home.where)
+
+
+def head_of(server: ObjectStore, home: Run) -> dict:
+    key = home.where.removeprefix("s3://runs/") + "/head.json"
+    return json.loads(server.client().get_object(Bucket="runs", Key=key)["Body"].read())
+
+
+def test_what_is_committed_is_what_another_machine_finds(server, home):
+    with own(home):
+        (home.checkpoints / "00000001").mkdir()
+        (home.checkpoints / "00000001" / "state.pt").write_bytes(bytes(range(256)) * 99)
+        home.metrics.write_text("one\n")
+        home.commit()
+        home.metrics.write_text("one\ntwo\n")
+        (home.path / "owner.lock").write_text("a file of this machine's own")
+        home.commit()
+        (home.checkpoints / "00000001" / "state.pt").unlink()
+        (home.checkpoints / "00000002").mkdir()
+        (home.checkpoints / "00000002" / "state.pt").write_bytes(b"second")
+        assert again(home).metrics.read_text() == "one\ntwo\n", "what is not committed is not there"
+        home.commit()
+    other = again(home)
+    files = {path.relative_to(other.path).as_posix(): path.read_bytes() for path in other.path.rglob("[!.]*.*")}
+    always = {"config.yaml", "environment.json", "run.json"}
+    assert files.keys() == always | {"metrics.jsonl", "checkpoints/00000002/state.pt"}
+    assert files["checkpoints/00000002/state.pt"] == b"second"
+    assert (other.run_id, other.created) == (home.run_id, home.created)
+    assert len(server.keys("runs", home.where.removeprefix("s3://runs/"))) == len(files) + 1, "nothing old is left"
+
+
+def test_a_second_owner_is_refused_until_the_first_one_leaves(home):
+    with own(home):
+        with pytest.raises(RunOwnedError, match=r"trained by another process \(pid \d+ on .* s ago\).*--take-over"):
+            own(again(home)).__enter__()
+        home.metrics.write_text("mine\n")
+        home.commit()
+    with own(again(home)):
+        pass
+
+
+def test_an_owner_presumed_dead_can_write_nothing_more(server, home):
+    with own(home):
+        home.metrics.write_text("before\n")
+        home.commit()
+        with own(other := again(home), take_over=True):
+            (other.path / "metrics.jsonl").write_text("of the new owner\n")
+            other.commit()
+            before = head_of(server, home), server.keys("runs")
+            home.metrics.write_text("of the old owner\n")
+            with pytest.raises(RunLost, match="was taken over by pid"):
+                home.commit()
+            with pytest.raises(RunLost, match="stops"):
+                home.check()
+            assert head_of(server, home) == before[0]
+            other.commit()
+    assert again(home).metrics.read_text() == "of the new owner\n"
+    with own(final := again(home)):
+        final.commit()
+    left = [key for key in server.keys("runs", home.where.removeprefix("s3://runs/")) if "metrics" in key]
+    assert len(left) == 1, "what the old owner had uploaded in vain is swept away"
+
+
+def test_of_many_who_take_a_run_at_once_one_gets_it(home):
+    homes, got, refused = [again(home) for _ in range(6)], [], []
+    ready, leave = threading.Barrier(len(homes)), threading.Event()
+
+    def take(one: Run) -> None:
+        ready.wait()
+        try:
+            with own(one):
+                got.append(one)
+                leave.wait(30)
+        except RunOwnedError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=take, args=(one,)) for one in homes]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 30
+    while len(got) + len(refused) < len(homes) and time.monotonic() < until:
+        time.sleep(0.01)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, len(homes) - 1)
+
+
+def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, monkeypatch):
+    slow = Mirror(home.where, again(home).path, 1.0)
+    beating = slow.owned(False, False, None)
+    beating.__enter__()
+    time.sleep(6)  # a server tells time in whole seconds
+    with pytest.raises(RunOwnedError):
+        own(again(home)).__enter__()
+    beating.__exit__(None, None, None)
+    monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
+    silent = Mirror(home.where, again(home).path, 1.0)
+    with silent.owned(False, False, None):
+        time.sleep(6)
+        with own(again(home)):
+            pass
+        (silent.folder / "metrics.jsonl").write_text("too late\n")
+        with pytest.raises(RunLost):
+            silent.commit()
+
+
+def test_an_endpoint_that_fails_one_request_in_five_loses_nothing(proxy, home):
+    proxy.faults = Faults(refuse=0.1, lose=0.06, cut=0.04)
+    with own(home):
+        for step in range(25):
+            with home.metrics.open("a") as file:
+                file.write(f"{step}\n")
+            home.commit()
+    found = again(home)
+    assert found.metrics.read_text().split() == [str(step) for step in range(25)]
+    assert sum(bool(request.fault) for request in proxy.requests()) > 10
+
+
+def test_a_reader_meets_whole_commits_while_the_owner_goes_on(home):
+    done = threading.Event()
+
+    def go_on() -> None:
+        with own(home):
+            for number in range(40):
+                home.metrics.write_text(f"{number}\n")
+                home.evaluations.joinpath("one.json").write_text(f"{number}\n")
+                home.commit()
+        done.set()
+
+    owner = threading.Thread(target=go_on)
+    owner.start()
+    met = 0
+    while not done.is_set():
+        found = again(home)
+        if found.metrics.exists():
+            assert found.metrics.read_text() == (found.evaluations / "one.json").read_text()
+            met += 1
+    owner.join()
+    assert met > 3
+
+
+def test_a_guest_takes_a_run_from_nobody_who_may_be_alive(home, monkeypatch):
+    monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
+    with own(home, heartbeat_s=0.25):
+        time.sleep(3)
+        with pytest.raises(RunOwnedError):
+            own(again(home), guest=True).__enter__()
+        with own(again(home)):
+            pass
+
+
+def test_what_could_not_be_sent_is_sent_with_the_next_commit(proxy, home, monkeypatch):
+    """Also where a head was written, its answer lost, and every further attempt in vain."""
+    monkeypatch.setattr("metatrain.runs.s3.ATTEMPTS", 2)
+    mirror = Mirror(home.where, again(home).path, 60.0)
+    with mirror.owned(False, False, None):
+        for faults in (Faults(refuse=1.0), Faults(lose=1.0)):
+            proxy.faults = faults
+            (mirror.folder / "metrics.jsonl").write_text(f"{faults}\n")
+            with pytest.raises(StorageError, match=r"^s3://runs/team.*try again|no answer"):
+                mirror.commit()
+            assert not mirror.is_clean()
+            proxy.faults = Faults()
+            mirror.commit()
+            assert mirror.is_clean()
+            assert again(home).metrics.read_text() == f"{faults}\n"
+
+
+def test_a_checkpoint_damaged_in_the_bucket_comes_as_it_is(server, home):
+    with own(home):
+        (home.checkpoints / "00000001").mkdir()
+        (home.checkpoints / "00000001" / "state.pt").write_bytes(b"whole")
+        home.commit()
+    (key,) = [key for key in server.keys("runs", home.where.removeprefix("s3://runs/")) if "state" in key]
+    server.client().put_object(Bucket="runs", Key=key, Body=b"half")
+    assert (again(home).checkpoints / "00000001" / "state.pt").read_bytes() == b"half"
+    server.client().delete_object(Bucket="runs", Key=key)
+    assert not (again(home).checkpoints / "00000001" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "environment", "message"),
+    [
+        ("s3://no-such-bucket/x", {}, "there is no bucket 'no-such-bucket': create it, or name another"),
+        ("s3://denied/x", {}, "access is denied: use credentials with s3:ListBucket, GetObject, PutObject"),
+        ("s3://runs/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "no answer from http://127.0.0.1:9 .*: set AWS_"),
+        (
+            "s3://runs/x",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        ("gs://runs/x", {}, "runs are kept on disks and in s3://BUCKET/FOLDER: give one of these"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatch, root, environment, message):
+    if "denied" in root:
+        forbid(server, "denied", "s3:PutObject")
+    for name, value in environment.items():
+        if value:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name)
+    if not environment.get("AWS_ACCESS_KEY_ID", "x"):
+        monkeypatch.setenv("HOME", "/nonexistent")
+    began = time.monotonic()
+    with pytest.raises((ValueError, OSError), match=rf"^{root}.*{message}") as refused:
+        new_home(root, "far", "seed: 0\n", {}, 15.0)
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - began < 15
+
+
+def test_where_no_run_is_is_said(server, proxy):
+    with pytest.raises(ValueError, match=r"^no run at s3://runs/nothing: it holds no head.json; give what"):
+        open_home("s3://runs/nothing")
+    server.client().put_object(Bucket="runs", Key="odd/head.json", Body=b"{}")
+    with pytest.raises(ValueError, match=r"^s3://runs/odd is not a run: its head.json is damaged"):
+        open_home("s3://runs/odd")
+
+
+def test_a_process_that_goes_on_to_others_leaves_nothing_behind(home):
+    path = home.path
+    with own(home):
+        (path / "more.txt").write_text("kept")
+        home.commit()
+    leave(home)
+    assert not path.exists()
+    leave(home)
+    again = open_home(home.where)
+    assert (again.path / "more.txt").read_text() == "kept"
+
+
+def test_runs_within_a_run_are_not_swept_away(home):
+    inner = make_home(
+        f"{home.where}/trials/0000", "inner", "seed: 0\n", {}, 15.0, {"beside.txt": "there from the first"}
+    )
+    with own(home):
+        home.commit()
+    found = open_home(inner.where)
+    assert found.run_id == "inner" and (found.path / "beside.txt").read_text() == "there from the first"

@@ -1,0 +1,65 @@
+"""What a search tells of itself while it runs."""
+
+import json
+import math
+from pathlib import Path
+
+from metatrain.runs import create
+from tests.object_store import free_port
+from tests.searches import tiny_search
+from tune.monitor import Chronicle, Clock, Standing
+from tune.study import Search
+
+
+def begun(folder: Path) -> Search:
+    return Search(tiny_search("search.method=random").plan(), folder / "journal.jsonl")
+
+
+def test_the_clock_goes_on_after_a_pause_and_a_crash(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with begun(tmp_path) as search:
+        clock = Clock(tmp_path)
+        search.next_trial()
+        now[0] += 10
+        clock.note()
+        now[0] += 200
+        clock.note(last=True)
+    lines = (tmp_path / "clock.jsonl").read_text()
+    (tmp_path / "clock.jsonl").write_text(lines + '{"event": 2, "sec')
+    now[0] += 5000
+    with begun(tmp_path) as search:
+        clock = Clock(tmp_path)
+        assert math.isclose(clock.seconds, 210)
+        search.report(0, 27, 1.0)
+        now[0] += 1
+        clock.note()
+    events = [json.loads(line) for line in (tmp_path / "clock.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["seconds"]) for event in events] == [(1, 10.0), (1, 210.0), (2, 211.0)]
+
+
+def test_a_line_says_where_a_search_stands(tmp_path):
+    document = tiny_search("search.method=random", "search.trials=4", "search.minutes=30")
+    with begun(tmp_path) as search:
+        for value in (2.0, 0.5):
+            search.report(search.next_trial().number, 27, value)
+        search.failed(search.next_trial().number, "out of memory")
+        search.next_trial()
+        standing = Standing(search.history, document, 60.0)
+    assert standing.progress() == (3, 4)
+    said = (
+        "1:00, at most 29:00 left · 4 trials, 1 running, 1 failed · steps: 2 to 27 · best mse 0.5 by trial 1 at step 27"
+    )
+    assert standing.text() == said
+
+
+def test_mlflow_being_away_ends_nothing_and_is_said_once(tmp_path, capsys):
+    document = tiny_search("search.method=random", f"tracking.uri=http://127.0.0.1:{free_port()}")
+    home = create(tmp_path, "far", document.text(), {})
+    with begun(home.path) as search:
+        chronicle = Chronicle(home, document)
+        search.next_trial()
+        for _ in range(5):
+            chronicle.tell(search.history)
+        chronicle.close(search.history, "finished")
+    assert capsys.readouterr().err.count("not in MLflow yet") == 1

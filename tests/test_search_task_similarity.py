@@ -1,0 +1,148 @@
+"""Signatures of task distributions, and how far they are apart."""
+
+import json
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from metatrain.config.load import as_plain, read_config
+from tasks.types import Episode, Examples
+from tests.configurations import TINY
+from tune.transfer.task_similarity import coarse, distance, signature, weight
+
+
+def drawn(ways: int = 5, shots: int = 1, **settings: Any) -> dict[str, Any]:
+    shape = {"ways": ways, "shots": shots, "queries": 5}
+    return signature(read_config({**TINY, "tasks": {"name": "strokes", "train": shape, "test": shape, **settings}}))
+
+
+def curves(shots: int = 10, **settings: Any) -> dict[str, Any]:
+    shape = {"ways": None, "shots": shots, "queries": 10}
+    return signature(read_config({**TINY, "tasks": {"name": "sinusoid", "train": shape, "test": shape, **settings}}))
+
+
+def coloured(monkeypatch: pytest.MonkeyPatch, side: int = 28, strength: float = 1.0, grain: int = 4) -> dict[str, Any]:
+    """Photographs, near enough: `grain` by `grain` patches of colour, a mean for each class and noise about it."""
+
+    def images(distribution: Any, indices: list[int]) -> Episode:
+        generator = torch.Generator().manual_seed(indices[0])
+        means = torch.randn(5, 1, 3, grain, grain, generator=generator)
+        every = means + strength * torch.randn(5, 6, 3, grain, grain, generator=generator)
+        big = torch.nn.functional.interpolate(
+            every.flatten(0, 1), size=side, mode="bilinear" if grain == 4 else "nearest"
+        ).unflatten(0, (5, 6))
+        labels = torch.arange(5)
+        support = Examples(big[:, :1].flatten(0, 1)[None], labels[None])
+        return Episode(support, Examples(big[:, 1:].flatten(0, 1)[None], labels.repeat_interleave(5)[None]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.few_shot.FewShot.episodes", images)
+        return {**drawn(), "source": "photographs"}
+
+
+SIGNATURES = {
+    "5-way": drawn(),
+    "20-way": drawn(20),
+    "5-shot": drawn(shots=5),
+    "another alphabet": drawn(seed=9),
+    "sinusoids": curves(),
+    "large sinusoids": curves(amplitude=[5.0, 50.0]),
+    "by its configuration alone": coarse({"name": "strokes", "train": {"ways": 5, "shots": 1}, "seed": 0}),
+    "mini-imagenet": coarse({"name": "mini_imagenet", "train": {"ways": 5, "shots": 1}}),
+}
+
+
+@pytest.mark.parametrize("one", SIGNATURES)
+@pytest.mark.parametrize("other", SIGNATURES)
+def test_a_distance_is_symmetric_and_zero_for_equals_alone(one, other):
+    a, b = SIGNATURES[one], SIGNATURES[other]
+    assert distance(a, b) == distance(b, a)
+    assert (distance(a, b) == 0) == (one == other)
+    assert distance(a, b) >= 0 and 0 <= weight(distance(a, b)) <= 1
+
+
+def test_a_signature_is_plain_json_and_the_same_each_time():
+    assert json.loads(json.dumps(SIGNATURES["5-way"])) == SIGNATURES["5-way"] == drawn()
+
+
+def test_the_seed_of_a_run_is_no_part_of_its_tasks():
+    shape = {"ways": 3, "shots": 1, "queries": 5}
+    tasks = {"name": "strokes", "train": shape, "test": shape}
+    assert signature(read_config({**TINY, "tasks": tasks, "seed": 8})) == signature(
+        read_config({**TINY, "tasks": tasks})
+    )
+
+
+def test_ways_alone_count_as_the_equation_says():
+    assert distance(SIGNATURES["5-way"], SIGNATURES["20-way"]) == pytest.approx(math.log(4) / math.log(20))
+    assert distance(SIGNATURES["5-way"], SIGNATURES["5-shot"]) == pytest.approx(math.log(5) / math.log(20))
+
+
+def test_regression_is_infinitely_far_from_classification_and_weighs_nothing():
+    assert distance(SIGNATURES["5-way"], SIGNATURES["sinusoids"]) == math.inf
+    assert weight(math.inf) == 0 and weight(0) == 1 and weight(1) == pytest.approx(math.exp(-1))
+
+
+def test_characters_of_more_ways_are_nearer_than_photographs(monkeypatch):
+    photographs = coloured(monkeypatch)
+    assert photographs["statistics"]["colour"] > 0.5 and SIGNATURES["5-way"]["statistics"]["colour"] == 0
+    near = distance(SIGNATURES["5-way"], SIGNATURES["20-way"])
+    assert near < 0.6 * distance(SIGNATURES["5-way"], photographs)
+    assert distance(SIGNATURES["5-way"], SIGNATURES["another alphabet"]) < 0.5 * near
+
+
+def test_resolution_is_no_difference(monkeypatch):
+    low, high = coloured(monkeypatch, side=28), coloured(monkeypatch, side=84)
+    assert low != high and distance(low, high) < 0.1
+    fine, finer = (coloured(monkeypatch, side=side, grain=14) for side in (28, 84))
+    assert distance(fine, finer) < 0.01
+    assert distance(low, coloured(monkeypatch, strength=3.0)) > 0.4, "harder classes are"
+
+
+def test_the_scale_of_targets_and_the_spread_of_tasks_are_seen():
+    far = distance(SIGNATURES["sinusoids"], SIGNATURES["large sinusoids"])
+    assert distance(SIGNATURES["sinusoids"], curves(amplitude=[0.1, 5.5])) < 0.3 < far
+
+
+def test_what_has_no_statistics_is_compared_by_the_rest():
+    whole, bare = SIGNATURES["5-way"], SIGNATURES["by its configuration alone"]
+    assert distance(whole, bare) == distance({**whole, "statistics": {}}, bare) < 1
+    assert distance({**whole, "source": "omniglot"}, bare) >= math.sqrt(6)
+    assert distance(bare, SIGNATURES["mini-imagenet"]) == pytest.approx(math.sqrt(0.25 + 6))
+    assert distance(bare, {**bare, "ways": 20}) == pytest.approx(math.log(4) / math.log(20))
+
+
+def test_the_coarse_signature_is_that_of_the_whole_one_without_statistics():
+    shape = {"ways": 5, "shots": 1, "queries": 5}
+    config = read_config({**TINY, "tasks": {"name": "strokes", "train": shape, "test": shape}})
+    whole = signature(config)
+    assert coarse(as_plain(config)["tasks"]) == {key: whole[key] for key in whole if key != "statistics"}
+
+
+def test_where_files_lie_is_no_part_of_it():
+    tasks = {"name": "omniglot", "train": {"ways": 5, "shots": 1}, "splitting": "characters"}
+    assert coarse({**tasks, "root": "a", "cache": "b"}) == coarse({**tasks, "root": "s3://c/d", "cache": None})
+
+
+def test_tasks_whose_x_is_a_tree_have_a_signature_too(monkeypatch):
+    def trees(distribution: Any, indices: list[int]) -> Episode:
+        x, y = {"tokens": torch.zeros(1, 5, 7)}, torch.zeros(1, 5)
+        return Episode(Examples(x, y), Examples(x, y))
+
+    monkeypatch.setattr("tasks.few_shot.FewShot.episodes", trees)
+    assert "statistics" not in drawn() and drawn()["kind"] == "classification"
+
+
+def test_it_is_cheap():
+    began = time.process_time()
+    drawn(20, shots=5)
+    assert time.process_time() - began < 3
+
+
+def test_few_examples_are_enough():
+    shape = {"ways": 2, "shots": 1, "queries": 1}
+    found = signature(read_config({**TINY, "tasks": {"name": "strokes", "train": shape, "test": shape}}))
+    assert all(math.isfinite(value) for value in found["statistics"].values())

@@ -1,0 +1,181 @@
+"""A run, whole: what it keeps, where it goes on, and that its curves stay what they were."""
+
+import json
+import os
+import platform
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from metatrain.algorithms import ALGORITHMS
+from metatrain.config.load import load_config
+from metatrain.runs import Run, checkpoints, environment
+from metatrain.settings import Config
+from metatrain.tracking.jsonl import JsonLines, Silent, read_lines
+from metatrain.trainer import Outcome, Session, new_run, run
+from metatrain.trainer import test as score_on_test_tasks
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
+from tests.configurations import tiny
+
+CPU = torch.device("cpu")
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def config_in(folder: Path, *overrides: str) -> Config:
+    return tiny(f"runs.root={folder}", *overrides)
+
+
+def go(config: Config, home: Run | None = None, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, Run]:
+    home = home or new_run(config)
+    recorder = JsonLines(home.metrics)
+    outcome = run(config, InProcess(Worker(config, CPU)), recorder, home, stop)
+    recorder.close("finished" if outcome.finished else "interrupted")
+    return outcome, home
+
+
+def recorded(home: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every series but the clock's."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in read_lines(home.metrics):
+        for key, value in line.items():
+            if "/" in key and not key.startswith("time/"):
+                series.setdefault(key, []).append((line["step"], value))
+    return series
+
+
+def cpu_kind() -> str:
+    """The CPU's model and a digest of what it can do, which decides what kernels torch picks."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
+    lines = [line for line in facts.splitlines() if line.startswith(("model", "cpu family", "flags", "Features"))]
+    return f"{environment()['cpu']['model']} {zlib.crc32(chr(10).join(sorted(set(lines))).encode()):08x}"
+
+
+class AfterSteps:
+    """Says stop when asked for the nth time."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp_path):
+    config = config_in(tmp_path)
+    outcome, home = go(config)
+    assert outcome.finished
+    assert outcome.steps == 6
+    assert load_config(home.config) == config
+    series = recorded(home)
+    assert [step for step, _ in series["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in series["validation/accuracy"]] == [3, 6]
+    found = checkpoints.newest(home.checkpoints)
+    assert found.step == 6
+    assert checkpoints.params_sha256(found.snapshot["params"]) == outcome.params_sha256
+    results = json.loads((home.evaluations / "test.json").read_text())
+    assert [results["test"]["learner"], *(b["learner"] for b in results["baselines"])] == [
+        "trained",
+        "untrained",
+        "nearest_neighbour",
+        "from_scratch",
+    ]
+    assert results["test"]["curve"]["steps"] == [0, 1, 2]
+    assert (home.plots / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "steps"), [*(("maml", steps) for steps in (1, 2, 5)), *((name, 3) for name in ALGORITHMS)]
+)
+def test_a_run_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path, algorithm, steps):
+    config = config_in(tmp_path, f"algorithm={{name: {algorithm}}}")
+    undisturbed, whole = go(config)
+    first, home = go(config, stop=AfterSteps(steps))
+    assert not first.finished
+    assert first.steps == steps
+    second, _ = go(config, home)
+    assert second.params_sha256 == undisturbed.params_sha256
+    assert recorded(home) == recorded(whole)
+    assert second.results[0] == undisturbed.results[0]
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(tmp_path):
+    config = config_in(tmp_path)
+    undisturbed, _ = go(config)
+    _, home = go(config, stop=AfterSteps(5))
+    state = home.checkpoints / "00000005" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-7] + b"flipped")
+    again, _ = go(config, home)
+    assert again.params_sha256 == undisturbed.params_sha256
+    (warning,) = [line for line in read_lines(home.metrics) if line.get("event") == "warning"]
+    assert "00000005" in warning["text"]
+    assert "step 4" in warning["text"]
+
+
+def test_a_finished_run_resumed_only_reports(tmp_path):
+    first, home = go(config_in(tmp_path))
+    again, _ = go(config_in(tmp_path), home)
+    assert (again.params_sha256, again.results) == (first.params_sha256, first.results)
+    assert again.tasks_per_second == 0
+
+
+def test_the_test_score_is_of_the_best_state_in_validation(tmp_path):
+    config = config_in(tmp_path, "outer.steps=8", "evaluation.every=1", "checkpoint.keep=1", "outer.lr=0.3")
+    outcome, home = go(config)
+    accuracy = dict(recorded(home)["validation/accuracy"])
+    best = checkpoints.newest(home.checkpoints).snapshot["best"]["step"]
+    assert accuracy[best] == max(accuracy.values())
+    assert best < 8, "the case is of interest only where the last state is not the best"
+    kept = sorted(int(folder.name) for folder in home.checkpoints.iterdir())
+    assert kept == [best, 8]
+    session = Session(config, InProcess(Worker(config, CPU)), Silent(), home, Worker(config, CPU))
+    of_the_best = score_on_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
+    assert outcome.results == of_the_best
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "protonet"])
+def test_golden_curves(tmp_path, algorithm):
+    """The curve of a refactored engine is the curve of the one before: to the last bit where it was made, on one CPU
+    model and torch build, and within rounding elsewhere.
+
+    To accept a change that is meant: METATRAIN_GOLDEN=write pytest tests/test_trainer.py -k golden
+    """
+    config = config_in(tmp_path, f"algorithm={{name: {algorithm}}}", "outer.steps=12", "engine.vectorize=loop")
+    outcome, home = go(config)
+    made_on = {"cpu": cpu_kind(), "torch": torch.__version__}
+    found = {"made_on": made_on, "params_sha256": outcome.params_sha256, "series": recorded(home)}
+    file = GOLDEN / f"{algorithm}.json"
+    if os.environ.get("METATRAIN_GOLDEN") == "write":
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found) + "\n")
+    golden = json.loads(file.read_text())
+    series = {key: [list(point) for point in points] for key, points in found["series"].items()}
+    if made_on == golden["made_on"]:
+        assert series == golden["series"]
+        assert outcome.params_sha256 == golden["params_sha256"]
+        return
+    losses = [key for key in golden["series"] if not key.endswith(("accuracy", "ci95"))]
+    for key in losses:
+        assert [step for step, _ in series[key]] == [step for step, _ in golden["series"][key]]
+        values, expected = [value for _, value in series[key]], [value for _, value in golden["series"][key]]
+        assert values == pytest.approx(expected, rel=1e-4), key
+
+
+@pytest.mark.slow
+@pytest.mark.omniglot
+def test_a_minute_on_real_omniglot_beats_what_learned_nothing(tmp_path, omniglot_root):
+    config = config_in(
+        tmp_path,
+        f"tasks={{name: omniglot, root: {omniglot_root}, train: {{ways: 20, shots: 1, queries: 5}}}}",
+        "algorithm={name: protonet}",
+        "model={name: conv4, width: 32}",
+        "outer={steps: 60, tasks_per_step: 1, lr: 2e-3, schedule: cosine}",
+        "evaluation={every: 60, tasks: 100, validation_tasks: 20}",
+    )
+    outcome, _ = go(config)
+    trained, untrained, nearest, _ = outcome.results
+    assert trained.value - trained.ci95 > max(untrained.value + untrained.ci95, nearest.value + nearest.ci95) + 0.15

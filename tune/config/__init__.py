@@ -1,0 +1,1 @@
+"""Read the configuration of a search: its method, its settings, its initial trials."""

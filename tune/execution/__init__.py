@@ -1,0 +1,1 @@
+"""Run trials on Ray Tune: place them, hand out configurations, take their results."""

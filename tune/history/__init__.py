@@ -1,0 +1,1 @@
+"""Record what a study tried and observed: trials, the journal, Pareto fronts."""

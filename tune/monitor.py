@@ -1,0 +1,252 @@
+"""What a search tells while it runs: the clock, the best configuration, MLflow's parent run, a line on the terminal.
+
+All of it follows from the history, which may be looked at at any time; nothing of it is needed to go on.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metatrain.config.load import as_plain, as_yaml
+from metatrain.runs import Run, replace_text
+from metatrain.setup import labels
+from metatrain.tracking.console import Display, display_on
+from metatrain.tracking.mlflow_connection import preflight
+from metatrain.tracking.status_line import duration, time_left
+from metatrain.types import RunStatus
+from metatrain.validation import require
+from metatrain.yaml_config import flat
+from tune.config.search_config import Document
+from tune.history.trials import BROKEN, History, Status
+from tune.search_dir import BEST, CLOCK, JOURNAL, KEPT, trial_id
+
+if TYPE_CHECKING:
+    from metatrain.tracking.mlflow_recorder import MLflowRecorder
+
+ENDS: dict[Status, RunStatus] = {
+    "completed": "finished",
+    "stopped": "interrupted",
+    "failed": "failed",
+    "nan": "failed",
+    "unfit": "failed",
+}
+
+
+_TICK_S, _FLUSH_S, _AWAY_S, _FILES_S = 60.0, 3.0, 60.0, 120.0
+"""How often time is noted, MLflow is told, it is tried again once it was away, and is sent files."""
+
+
+class Clock:
+    """Seconds of a search, all its sessions together, kept beside each event of its journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._journal, self._path = folder / JOURNAL, folder / CLOCK
+        known = _whole(self._path)
+        self._noted = max((line["event"] for line in known), default=0)
+        self._before = float(known[-1]["seconds"]) if known else 0.0
+        self._began = self._told = time.monotonic()
+        self._size = 0
+
+    @property
+    def events(self) -> int:
+        """Of the journal, so far."""
+        return self._noted
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.monotonic() - self._began
+
+    def note(self, last: bool = False) -> None:
+        """A line for each event that is new; now and then, and at the end, the last one's again, for the time."""
+        size = self._journal.stat().st_size
+        late = time.monotonic() - self._told > _TICK_S
+        if size == self._size and not (late or last):
+            return
+        self._size, self._told = size, time.monotonic()
+        events = self._journal.read_bytes().count(b"\n") - 1
+        now, seconds = round(time.time(), 1), round(self.seconds, 1)
+        with self._path.open("a", encoding="utf-8") as file:
+            for number in range(self._noted + (0 if late or last else 1), events + 1):
+                file.write(json.dumps({"event": number, "seconds": seconds, "time": now}) + "\n")
+        self._noted = max(self._noted, events)
+
+
+def _whole(path: Path) -> list[dict[str, Any]]:
+    """The lines of a clock, up to one that a crash tore; what comes after it is cut off."""
+    found: list[dict[str, Any]] = []
+    kept = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            require(line.endswith(b"\n"), "torn")
+            found.append(json.loads(line))
+        except ValueError:
+            os.truncate(path, kept)
+            break
+        kept += len(line)
+    return found
+
+
+class Standing(NamedTuple):
+    """Where a search stands."""
+
+    history: History
+    document: Document
+    seconds: float
+
+    def progress(self) -> tuple[int, int]:
+        """How much of it is done: trials that have ended, or seconds where there is no number of trials."""
+        search, history = self.document.search, self.history
+        if search.trials is not None:
+            return len(history.trials) - len(history.running), search.trials
+        return round(self.seconds), round(60 * (search.minutes or 0))
+
+    def text(self) -> str:
+        """In one line."""
+        return " · ".join(part for part in (self._times(), *self._parts()) if part)
+
+    def _times(self) -> str:
+        done, total = self.progress()
+        by_trials = time_left(done, total, self.seconds) if self.document.search.trials is not None else "?"
+        minutes = self.document.search.minutes
+        by_clock = None if minutes is None else max(0.0, 60 * minutes - self.seconds)
+        left = by_trials if by_clock is None else f"at most {duration(by_clock)}"
+        return f"{duration(self.seconds)}, {left} left"
+
+    def _parts(self) -> list[str]:
+        history = self.history
+        states = Counter(trial.status for trial in history.trials)
+        broken = sum(states[status] for status in BROKEN)
+        begun = f"{len(history.trials)} trials, {states['running']} running" + (f", {broken} failed" if broken else "")
+        rungs = Counter(budget for _, budget in history.arrivals)
+        reached = ", ".join(f"{count} to {budget}" for budget, count in sorted(rungs.items()))
+        return [begun, f"steps: {reached}" if reached else "", self.best()]
+
+    def best(self) -> str:
+        """The best so far; nothing where nobody has a result."""
+        best = self.history.best()
+        if best is None:
+            return ""
+        budget, value = best.results[-1]
+        name = self.document.search.metric.partition("/")[2]
+        told = f"{100 * value:.2f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        return f"best {told} by trial {best.number} at step {budget}"
+
+
+class Chronicle:
+    """Tells of a search that is under way."""
+
+    def __init__(self, home: Run, document: Document) -> None:
+        self._home, self._document = home, document
+        self.clock = Clock(home.path)
+        self._display: Display = display_on(sys.stderr, "searching")
+        self._told = self._missed = ""
+        self._due = self._files_due = 0.0
+        self._recorder = _parent(home, document)
+
+    @property
+    def parent_run(self) -> str | None:
+        """MLflow's id of the parent run."""
+        return None if self._recorder is None else self._recorder.mlflow_run_id
+
+    def start(self, history: History) -> None:
+        """Find the parent run, or make it."""
+        if self._recorder is not None:
+            self._recorder.start(history.steps, 0)
+            self._recorder.artifact(self._home.config)
+            self._recorder.say_ended(_ended(self._home, history))
+
+    def tell(self, history: History) -> None:
+        """Everything that is new since it was last told."""
+        self.clock.note()
+        standing = Standing(history, self._document, self.clock.seconds)
+        best = standing.best()
+        self._display.update(*standing.progress(), standing.text(), best != self._told)
+        if best != self._told:
+            self._told = best
+            self._keep_best(history)
+        if time.monotonic() >= self._due:
+            self._record(lambda to: to.record(history.steps, _found(history)))
+            self._record(lambda to: to.record(self.clock.events, _counts(history)))
+            self._record(lambda to: to.flush())
+        if time.monotonic() >= self._files_due:  # should it be killed, others may learn from it as far as it came
+            self._files_due = time.monotonic() + _FILES_S
+            self.keep()
+
+    def keep(self) -> None:
+        """What the search's folder holds of it, in MLflow."""
+        for path in (self._home.path / name for name in KEPT):
+            if path.exists():
+                self.artifact(path)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file for the parent run."""
+        self._record(lambda to: to.artifact(path, folder))
+
+    def close(self, history: History, status: RunStatus) -> None:
+        """The terminal as it was, and MLflow told how it ended."""
+        self._due = 0.0
+        self.tell(history)
+        self._display.close()
+        self._record(lambda to: to.say_ended(_ended(self._home, history)))
+        self._record(lambda to: to.close(status))
+
+    def leave(self) -> None:
+        """The search is somebody else's: nothing more is told of it."""
+        self._display.close()
+        self._recorder = None
+
+    def _record(self, call: Callable[["MLflowRecorder"], None]) -> None:
+        """A search does not end because its own run in MLflow cannot be told of: it is tried again, or by `--resume`.
+
+        MLflow's client alone would go on trying for minutes.
+        """
+        if self._recorder is None:
+            return
+        self._due = time.monotonic() + _FLUSH_S
+        try:
+            preflight(self._recorder.uri)
+            call(self._recorder)
+        except (OSError, ValueError) as error:  # it does not answer, or lets us in no more
+            self._due = time.monotonic() + _AWAY_S
+            if str(error) != self._missed:
+                self._missed = str(error)
+                self._display.say(f"not in MLflow yet: {error}")
+
+    def _keep_best(self, history: History) -> None:
+        best = history.best()
+        if best is not None:
+            replace_text(self._home.path / BEST, as_yaml(self._document.trial(best.configuration)))
+
+
+def _ended(home: Run, history: History) -> dict[str, RunStatus]:
+    """How trials ended, by the ids of their runs: who was killed in between has not told MLflow."""
+    return {trial_id(home, trial.number): ENDS[trial.status] for trial in history.trials if trial.status in ENDS}
+
+
+def _found(history: History) -> Mapping[str, float]:
+    best = history.best()
+    return {"search/best": best.results[-1][1]} if best else {}
+
+
+def _counts(history: History) -> Mapping[str, float]:
+    states = Counter("failed" if trial.broke else trial.status for trial in history.trials)
+    counts = {f"search/{status}": float(states[status]) for status in ("running", "stopped", "completed", "failed")}
+    return {**counts, "search/trials": float(len(history.trials))}
+
+
+def _parent(home: Run, document: Document) -> "MLflowRecorder | None":
+    if document.base.tracking.uri is None:
+        return None
+    from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
+
+    plain = document.plain()
+    base, ours = as_plain(document.base), {key: plain[key] for key in ("search", "space")}
+    said = labels(document.base) | {"metatrain.search": home.run_id}
+    tracking = document.base.tracking
+    return MLflowRecorder(tracking.uri or "", tracking.experiment, home.run_id, flat(base) | flat(ours), said)

@@ -1,0 +1,110 @@
+"""What can be concluded from a history: who leads, how that came, what each rung cost, what a trade-off looks like.
+
+Trials of different budgets are not compared by value: who went further stands first, as in `History.best`. The best
+value so far alone, which tells how a search went, is that of any budget.
+"""
+
+import math
+from typing import NamedTuple
+
+from tune.history.trials import History, Trial
+from tune.report.collect import SearchStory
+
+
+class Lead(NamedTuple):
+    """A value better than all before, at whichever budget. steps: computed until then, by all trials."""
+
+    steps: int
+    seconds: float
+    trial: int
+    budget: int
+    value: float
+
+
+class Rung(NamedTuple):
+    """A budget, who reached it, the steps between it and the rung below, who has gone on, and who is on his way."""
+
+    budget: int
+    trials: int
+    steps: int
+    went_on: int
+    running: int
+    best: float
+
+
+class Weighed(NamedTuple):
+    """A trial with its value, its costs in the order of the objectives, and whether no other dominates it."""
+
+    trial: Trial
+    value: float
+    costs: tuple[float, ...]
+    on_front: bool
+
+
+def ranked(history: History) -> list[Trial]:
+    """The furthest first; of those that went equally far the best; then those without a result, by number."""
+    seen = [trial for trial in history.trials if trial.results]
+    rest = [trial for trial in history.trials if not trial.results]
+    seen.sort(key=lambda trial: (-trial.budget, history.loss(trial.results[-1][1]), trial.number))
+    return [*seen, *rest]
+
+
+def leads(story: SearchStory) -> tuple[list[Lead], int]:
+    """Every change of the best value so far, in order, and the steps computed in all."""
+    history = story.history
+    found: list[Lead] = []
+    reached = {trial.number: trial.start for trial in history.trials}
+    steps = 0
+    for (number, budget), seconds in zip(history.arrivals, story.seconds, strict=True):
+        value = history.trials[number].at(budget)
+        steps += budget - reached[number]
+        reached[number] = budget
+        if value is None:
+            continue
+        if not found or history.loss(value) < history.loss(found[-1].value):
+            found.append(Lead(steps, seconds, number, budget, value))
+    return found, steps
+
+
+def rungs(history: History) -> list[Rung]:
+    """All budgets that a trial has a result at, from the least on."""
+    found = []
+    for budget in sorted({budget for trial in history.trials for budget, _ in trial.results}):
+        here = [trial for trial in history.trials if trial.at(budget) is not None]
+        steps = 0
+        for trial in here:
+            below = [lower for lower, _ in trial.results if lower < budget]
+            steps += budget - (below[-1] if below else trial.start)
+        values = [value for trial in here if (value := trial.at(budget)) is not None]
+        found.append(
+            Rung(
+                budget,
+                trials=len(here),
+                steps=steps,
+                went_on=sum(trial.budget > budget for trial in here),
+                running=sum(trial.budget == budget and trial.status == "running" for trial in here),
+                best=min(values, key=history.loss),
+            )
+        )
+    return found
+
+
+def weighed(history: History) -> list[Weighed]:
+    """The trials that went furthest and whose costs are known, the best first; those of `History.front` marked."""
+    front = {trial.number for trial in history.front()}
+    most = max((trial.budget for trial in history.trials if trial.results), default=0)
+    found = []
+    for trial in history.trials:
+        costs = tuple(float(trial.costs.get(name, math.nan)) for name in history.objectives)
+        value = trial.at(most)
+        if value is not None and all(map(math.isfinite, costs)):
+            found.append(Weighed(trial, value, costs, trial.number in front))
+    return sorted(found, key=lambda row: (history.loss(row.value), row.costs, row.trial.number))
+
+
+def ancestry(history: History, number: int) -> list[Trial]:
+    """A trial and those whose checkpoints it goes back to, the oldest first."""
+    chain = [history.trials[number]]
+    while (parent := chain[0].parent) is not None and parent < chain[0].number:
+        chain.insert(0, history.trials[parent])
+    return chain

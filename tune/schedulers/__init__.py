@@ -1,0 +1,1 @@
+"""Decide which trials continue: asynchronous successive halving and population-based training."""

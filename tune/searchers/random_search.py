@@ -1,0 +1,14 @@
+"""Random search: each trial is a draw from the prior (Bergstra and Bengio 2012)."""
+
+from dataclasses import dataclass
+
+from tune.history.trials import History
+from tune.space.search_space import Configuration, Space
+
+
+@dataclass(frozen=True)
+class Random:
+    """Learns nothing, and is what every searcher must beat."""
+
+    def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
+        return space.sample(seed, number)

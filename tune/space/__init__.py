@@ -1,0 +1,1 @@
+"""Describe a search space: one distribution per parameter, and the conditions between them."""

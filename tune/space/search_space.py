@@ -1,0 +1,209 @@
+"""A search space over the fields of a configuration, as it is written in YAML:
+
+    space:
+      algorithm.inner_lr: loguniform(1e-3, 1)
+      tasks.train.ways: int(5, 20)
+      model: [{name: conv4}, {name: resnet12}]
+      model.width:
+        from: logint(16, 128)
+        when: {model: {name: conv4}}
+
+A list is a choice of its items. A parameter with `when` is there only if every parameter named has the value given, or
+one of a list of values; a section stands for each option that has all of its settings. What is named must be a choice
+or an integer of the space.
+
+A configuration of the space is a flat dict, {"algorithm.inner_lr": 0.1, "model": {"name": "conv4"}, …}, which `applied`
+puts over a whole one.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metatrain.validation import nearest, require
+from metatrain.yaml_config import overridden, short
+from tasks.random import stream, uniforms
+from tune.space.distributions import FUNCTIONS, Choice, Domain, Integer, Value, same
+
+Configuration = dict[str, Value]
+
+_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+_CONDITIONAL = {"from", "when"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A field by its dotted name, its domain, and on what it depends, all of it: ((parameter, its values), …)."""
+
+    name: str
+    domain: Domain
+    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+
+    def active(self, configuration: Mapping[str, Value]) -> bool:
+        """Whether it is there, beside these values of the parameters before it."""
+        return all(
+            name in configuration and any(matches(configuration[name], value) for value in values)
+            for name, values in self.when
+        )
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters, each after those that it depends on, else in the order of writing."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def conditional(self) -> bool:
+        """Whether any parameter may be absent."""
+        return any(parameter.when for parameter in self.parameters)
+
+    def sample(self, seed: int, number: int, purpose: str = "suggest") -> Configuration:
+        """A draw from the prior, a pure function of (seed, purpose, number)."""
+        return self.completed({}, draws(seed, purpose, number, len(self.parameters)))
+
+    def completed(self, values: Mapping[str, Value], quantiles: Sequence[float]) -> Configuration:
+        """`values` where a parameter is there and has one, draws from the prior at `quantiles` where it has none."""
+        found: Configuration = {}
+        for parameter, u in zip(self.parameters, quantiles, strict=True):
+            if parameter.active(found):
+                given = parameter.name in values
+                found[parameter.name] = copy.deepcopy(values[parameter.name]) if given else parameter.domain.at(u)
+        return found
+
+    def contains(self, configuration: Mapping[str, Value]) -> bool:
+        """Whether each parameter that is there has a value of its domain, and nothing else is given."""
+        there = {parameter.name: parameter for parameter in self.parameters if parameter.active(configuration)}
+        return there.keys() == configuration.keys() and all(
+            parameter.domain.contains(configuration[name]) for name, parameter in there.items()
+        )
+
+    def written(self) -> dict[str, Any]:
+        """As `read_space` reads it back."""
+        found: dict[str, Any] = {}
+        for parameter in self.parameters:
+            when = {name: copy.deepcopy(list(values)) for name, values in parameter.when}
+            text = str(parameter.domain)
+            found[parameter.name] = {"from": text, "when": when} if when else text
+        return found
+
+    def mutated(self, configuration: Mapping[str, Value], seed: int, number: int) -> Configuration:
+        """A copy with one parameter changed, and what newly depends on it drawn from the prior (Real et al. 2019)."""
+        which, u, v, *rest = draws(seed, "mutate", number, 3 + len(self.parameters))
+        there = [parameter for parameter in self.parameters if parameter.name in configuration]
+        chosen = there[int(which * len(there))]
+        changed = {**configuration, chosen.name: chosen.domain.mutated(configuration[chosen.name], u, v)}
+        return self.completed(changed, rest)
+
+
+def draws(seed: int, purpose: str, number: int, count: int) -> list[float]:
+    """`count` uniform numbers of [0, 1) at the address (seed, purpose, number)."""
+    found: list[float] = uniforms(seed, stream("search", purpose), [number], count)[0].tolist()
+    return found
+
+
+def applied(plain: Mapping[str, Any], configuration: Mapping[str, Value]) -> dict[str, Any]:
+    """A whole plain configuration with one of the space over it: sections first, so that `model.width` goes into the
+    `model` that was chosen, of which nothing else stays.
+    """
+    result = copy.deepcopy(dict(plain))
+    for name in sorted(configuration, key=lambda name: name.count(".")):
+        *sections, last = name.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            require(isinstance(place, dict), f"{name}: '{section}' is a value, not a section: search over '{section}'")
+        place[last] = copy.deepcopy(configuration[name])
+    return result
+
+
+def read_space(raw: Mapping[str, Any]) -> Space:
+    """The space that a plain mapping describes. ValueError: one line with the parameter, what is wrong, the remedy."""
+    require(isinstance(raw, Mapping), f"space: {short(raw)} is not a section: write parameters below it, field: domain")
+    require(len(raw) > 0, "space: is empty: name a field and its domain, such as outer.lr: loguniform(1e-4, 1e-2)")
+    parameters = {str(name): _read_parameter(str(name), written) for name, written in raw.items()}
+    for parameter in parameters.values():
+        for name, values in parameter.when:
+            _check_condition(parameter.name, name, values, parameters)
+    return Space(tuple(_ordered(parameters)))
+
+
+def _read_parameter(name: str, written: Any) -> Parameter:
+    shaped = re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", name) is not None
+    require(shaped, f"space.{short(name)}: is no field: name one by its sections, such as outer.lr")
+    if not isinstance(written, Mapping):
+        return Parameter(name, _read_domain(name, written))
+    complete = written.keys() == _CONDITIONAL and isinstance(written["when"], Mapping) and len(written["when"]) > 0
+    form = "a domain, or {from: domain, when: {parameter: value}}"
+    require(complete, f"space.{name}: {short(dict(written))} is neither: write {form}")
+    when = tuple((str(key), _listed(values)) for key, values in written["when"].items())
+    return Parameter(name, _read_domain(name, written["from"]), when)
+
+
+def _listed(values: Any) -> tuple[Value, ...]:
+    return tuple(values) if isinstance(values, list) else (values,)
+
+
+def _read_domain(name: str, written: Any) -> Domain:
+    if isinstance(written, list):  # of options, as YAML has them
+        return _made(name, lambda: Choice(tuple(written)))
+    call = _CALL.fullmatch(written) if isinstance(written, str) else None
+    known = ", ".join(f"{function}(…)" for function in FUNCTIONS)
+    if call is None:
+        raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
+    function, text = call.groups()
+    if function not in FUNCTIONS:
+        raise ValueError(
+            f"space.{name}: no function '{short(function)[1:-1]}'{nearest(function, FUNCTIONS)}: write one of {known}"
+        )
+    # The arguments are YAML, as everywhere else: sections, words and 1e-3 mean what they do in a configuration.
+    try:
+        arguments = overridden({}, [f"options=[{text}]"])["options"]
+    except ValueError as error:
+        raise ValueError(f"space.{name}: {short(written)} cannot be read: write its arguments as in a list") from error
+    if function != "choice" and len(arguments) != 2:
+        raise ValueError(f"space.{name}: {function} takes two bounds, not {len(arguments)}: give low and high")
+    return _made(name, lambda: FUNCTIONS[function](*arguments))
+
+
+def _made(name: str, domain: Callable[[], Domain]) -> Domain:
+    try:
+        return domain()
+    except ValueError as error:
+        raise ValueError(f"space.{name}: {error}") from error
+
+
+def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: Mapping[str, Parameter]) -> None:
+    if on not in parameters:
+        hint = nearest(on, parameters)
+        raise ValueError(f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or drop it")
+    domain = parameters[on].domain
+    if not isinstance(domain, (Choice, Integer)):
+        raise ValueError(f"space.{name}.when: {on} is a real number, never one value: depend on a choice or an integer")
+    require(len(values) > 0, f"space.{name}.when: no value of {on} is given: give one, or a list")
+    for value in values:
+        options = domain.options if isinstance(domain, Choice) else (value,) if domain.contains(value) else ()
+        never = f"space.{name}.when: {on} is never {short(value)}: give a value of its domain"
+        require(any(matches(option, value) for option in options), never)
+
+
+def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
+    """Each after what it depends on. ValueError: one depends on itself, by way of others."""
+    found: dict[str, Parameter] = {}
+    while len(found) < len(parameters):
+        waiting = [parameter for name, parameter in parameters.items() if name not in found]
+        ready = [parameter for parameter in waiting if all(name in found for name, _ in parameter.when)]
+        if not ready:
+            circle = " and ".join(parameter.name for parameter in waiting)
+            raise ValueError(f"space.{waiting[0].name}.when: {circle} wait for one another: make one of them free")
+        found[ready[0].name] = ready[0]
+    return list(found.values())
+
+
+def matches(value: Value, wanted: Value) -> bool:
+    """Whether they are the same, or a section has all the settings of another."""
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        return all(key in value and same(value[key], wanted[key]) for key in wanted)
+    return same(value, wanted)

@@ -1,0 +1,1 @@
+"""Learn from earlier studies: how similar their tasks are, and what they observed."""

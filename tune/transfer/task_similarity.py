@@ -1,0 +1,194 @@
+"""How alike two task distributions are, so that a search knows whose experience to trust.
+
+A signature is plain JSON: what a configuration says of its tasks, and a few statistics of a handful of them.
+
+    d(a, b)² = ¼ δ_source² + δ_ways² + δ_shots² + Σₖ δ_k²,    infinite where one is classification, the other regression
+
+    δ_source  0 for the same source and settings, ½ · the share of settings that differ for the same source, else 1
+    δ_ways    |ln(Nₐ / N_b)| / ln 20, at most 1; δ_shots likewise
+    δ_k       |kₐ - k_b| of statistic k, at most 1 (`statistics`)
+
+What only one of the two has counts as 1. Where one has no statistics at all, as single runs have none, they count as 0
+for the same source and as 1 each for another. An experience weighs exp(-d²).
+
+Statistics are of training tasks 0 to 31 of seed 0, of images brought to at most 14×14: the same tasks at a higher
+resolution are the same tasks, and so, but for δ_ways and δ_shots, are those with other ways and shots.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from metatrain.config.load import as_plain
+from metatrain.settings import Config
+from metatrain.yaml_config import flat
+from tasks.types import EpisodeShape
+
+Signature = Mapping[str, Any]
+
+_TASKS = 32
+_SIDE = 14
+_QUERIES = 5
+_FEW_WAYS = 5
+_POINTS = (10, 10)
+"""Shots and queries of regression tasks."""
+_BINS = 16
+_LOG_RANGE = math.log(20)
+_SOURCE_WEIGHT = 0.25
+_STATISTICS = 6
+"""Of classification, which has the most: what two unknown ones differ by."""
+_PLACES = ("name", "root", "cache", "train", "test")
+"""Under `tasks.`: where files lie, and what has a part of its own."""
+
+
+def signature(config: Config) -> dict[str, Any]:
+    """That of a configuration's training tasks; some are drawn, whose files must be there. ValueError: there are none.
+
+    A task whose x is no tensor has no statistics.
+    """
+    found = coarse(as_plain(config)["tasks"])
+    ways, each = config.tasks.train.ways, config.tasks.train.shots + config.tasks.train.queries
+    few = EpisodeShape(min(ways or 1, _FEW_WAYS), 1, min(_QUERIES, each - 1)) if ways else EpisodeShape(None, *_POINTS)
+    distribution = config.tasks.source.settings.distribution("train", few, 0)
+    # One at a time: what is kept of each is small, and a handful of large ones together is not.
+    drawn = [distribution.episodes([index]) for index in range(_TASKS)]
+    found["kind"] = distribution.spec.kind
+    if not all(isinstance(task.support.x, Tensor) for task in drawn):
+        return found
+    support, query = (torch.cat([_small(getattr(task, part).x) for task in drawn]) for part in ("support", "query"))
+    targets = tuple(torch.cat([getattr(task, part).y for task in drawn]) for part in ("support", "query"))
+    regression = distribution.spec.kind == "regression"
+    computed = _of_numbers(support, query, *targets) if regression else _of_classes(support, query, few.ways or 1)
+    return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
+
+
+def coarse(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """The signature that the `tasks` section of a plain configuration gives alone, without statistics."""
+    shape = {"ways": 5, "shots": 1, **tasks.get("train", {})}
+    settings = flat({key: value for key, value in tasks.items() if key not in _PLACES})
+    kind = "regression" if shape["ways"] is None else "classification"
+    known = {"kind": kind, "source": tasks["name"], "ways": shape["ways"], "shots": shape["shots"]}
+    return {**known, "settings": {key: _listed(value) for key, value in settings.items()}}
+
+
+def distance(a: Signature, b: Signature) -> float:
+    """d(a, b) >= 0, the equation above: symmetric, and 0 for equals."""
+    if a["kind"] != b["kind"]:
+        return math.inf
+    source = _apart(a, b)
+    parts = [_ratio(a.get(part), b.get(part)) for part in ("ways", "shots")]
+    ours, theirs = a.get("statistics", {}), b.get("statistics", {})
+    if ours and theirs:
+        parts += [_difference(ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())]
+    else:
+        parts += [float(a.get("source") != b.get("source"))] * _STATISTICS
+    return math.hypot(math.sqrt(_SOURCE_WEIGHT) * source, *parts)
+
+
+def weight(distance: float) -> float:
+    """exp(-d²), in [0, 1]: 1 for the same tasks, 0 for those of another kind."""
+    return math.exp(-distance * distance)
+
+
+def _apart(a: Signature, b: Signature) -> float:
+    """δ_source."""
+    if a.get("source") != b.get("source"):
+        return 1.0
+    ours, theirs = a.get("settings", {}), b.get("settings", {})
+    names = ours.keys() | theirs.keys()
+    differing: int = sum(name not in ours or name not in theirs or ours[name] != theirs[name] for name in names)
+    return 0.5 * differing / max(len(names), 1)
+
+
+def _ratio(a: float | None, b: float | None) -> float:
+    """δ_ways and δ_shots; tasks without ways are alike in that."""
+    if a is None or b is None:
+        return float(a is not b)
+    return min(1.0, abs(math.log(a / b)) / _LOG_RANGE)
+
+
+def _difference(a: float | None, b: float | None) -> float:
+    return 1.0 if a is None or b is None else min(1.0, abs(a - b))
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _small(x: Tensor) -> Tensor:
+    """[1, n, C, H, W] -> [1, n, C, h, w], h and w at most 14; [1, n, …] of any other shape as it is."""
+    if x.dim() != 5 or min(x.shape[-2:]) <= _SIDE:
+        return x.float()
+    return adaptive_avg_pool2d(x[0].float(), _SIDE)[None]
+
+
+def _of_classes(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
+    """Six numbers, of x standardised over all tasks; support: [T, N, …], query: [T, N·Q, …], ordered by class.
+
+    skewness, edges, flatness, colour: of single images: ink on paper is skewed, has edges and one shade that is most of
+    it; photographs have colours. classes: the share of a task's variance that lies between its classes. nearest:
+    accuracy of the nearest support example, less chance, (p - 1/N) / (1 - 1/N).
+    """
+    tasks = len(support)
+    every = torch.cat([support, query], dim=1)
+    x = (every - every.mean()) / every.std().clamp_min(1e-12)
+    skewness = float((x**3).mean())
+    grouped = torch.cat([_by_class(support, ways), _by_class(query, ways)], dim=2).flatten(3)
+    within = float(grouped.var(dim=2, correction=0).mean())
+    total = float(grouped.flatten(1, 2).var(dim=1, correction=0).mean())
+    nearest = torch.cdist(query.flatten(2), support.flatten(2)).argmin(dim=2)
+    labels = torch.arange(ways).repeat_interleave(query.shape[1] // ways).expand(tasks, -1)
+    right = float((nearest == labels).float().mean())
+    shades = torch.histc(x, _BINS, float(x.min()), float(x.max())) / x.numel()
+    return {
+        "skewness": skewness / (1 + abs(skewness)),
+        "edges": 1 - _neighbours(x),
+        "flatness": float(shades.max()),
+        "colour": _colour(x),
+        "classes": 1 - within / max(total, 1e-12),
+        "nearest": (right - 1 / ways) / (1 - 1 / ways),
+    }
+
+
+def _by_class(x: Tensor, ways: int) -> Tensor:
+    """[T, N·n, …] -> [T, N, n, …]."""
+    return x.reshape(len(x), ways, -1, *x.shape[2:])
+
+
+def _neighbours(x: Tensor) -> float:
+    """Correlation of neighbouring pixels in a row; 0 of what is no image."""
+    if x.dim() != 5:
+        return 0.0
+    pairs = torch.stack([x[..., :-1].flatten(), x[..., 1:].flatten()])
+    return float(torch.corrcoef(pairs)[0, 1].nan_to_num())
+
+
+def _colour(x: Tensor) -> float:
+    """The share of the variance that averaging the channels takes away; 0 of one channel."""
+    if x.dim() != 5:
+        return 0.0
+    return 1 - float(x.mean(dim=2).var() / x.var().clamp_min(1e-12))
+
+
+def _of_numbers(support: Tensor, query: Tensor, seen: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Four numbers. support: [T, K, …], query: [T, Q, …]; seen, wanted: their targets.
+
+    targets, points: ½ log₁₀ of the standard deviations of y and of x. tasks: the share of y's variance that lies
+    between tasks. nearest: the share of it that the nearest support example explains, at least 0.
+    """
+    y = torch.cat([seen, wanted], dim=1).flatten(2).float()
+    points = torch.cat([support, query], dim=1).float()
+    total = float(y.var().clamp_min(1e-24))
+    nearest = torch.cdist(query.flatten(2).float(), support.flatten(2).float()).argmin(dim=2)
+    guess = torch.take_along_dim(seen.flatten(2).float(), nearest[..., None], dim=1)
+    error = float(((guess - wanted.flatten(2)) ** 2).mean())
+    return {
+        "targets": 0.25 * math.log10(total),
+        "points": 0.25 * math.log10(float(points.var().clamp_min(1e-24))),
+        "tasks": float(y.mean(dim=1).var()) / total,
+        "nearest": max(0.0, 1 - error / total),
+    }
