@@ -14,24 +14,16 @@
 stands for it while a process works with it (`metatrain.runs.remote`).
 """
 
-import errno
-import fcntl
-import getpass
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from tasks.io.atomic import replacing
 

@@ -1,0 +1,75 @@
+"""Lock a run, so that it has one driver at a time."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from metatrain.runs.run import Run
+
+
+class RunOwnedError(ValueError):
+    """Another driver that is still alive owns the run."""
+
+
+class RunLost(RuntimeError):
+    """Another driver has taken the run over, this one having been presumed dead."""
+
+
+@contextmanager
+def own(run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: float | None = None) -> Iterator[None]:
+    """Be the one driver of `run` while the block runs. RunOwnedError: another driver has it.
+
+    A guest, who only adds to a run, takes it from nobody who may be alive. heartbeat_s: None for the run's own.
+
+    On a disk by an exclusive flock on `owner.lock`, which the kernel gives back however this process ends, so that
+    nobody need ever `take_over`; the file names the owner's pid and stays behind. ValueError: a file system without
+    flock. Elsewhere as the storage does it.
+    """
+    if run.storage is not None:
+        with run.storage.owned(take_over, guest, heartbeat_s):
+            yield
+        return
+    with _lock_file(run) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"{run.path} cannot be locked ({error.strerror}): set runs.root to a file system with flock"
+                ) from error
+            lock.seek(0)
+            owner = lock.read().strip() or "not known yet"
+            raise RunOwnedError(
+                f"run {run.run_id} is being trained by another process (pid {owner}): wait for it or stop it first"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def owner(run: Run) -> str | None:
+    """Who trains the run at this moment, for people; None where nobody is known to."""
+    if run.storage is not None:
+        return run.storage.owner()
+    try:
+        with (run.path / "owner.lock").open(encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = (run.path / "owner.lock").read_text(encoding="utf-8").strip()
+        return f"pid {pid or 'not known yet'}"
+    except OSError:  # never owned, or on a file system without flock
+        return None
+    return None
+
+
+def _lock_file(run: Run) -> TextIO:
+    try:
+        return (run.path / "owner.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and go on there"
+        ) from error
