@@ -27,9 +27,9 @@ import torch
 
 from benchmarks import cost_model, results
 from cluster.actor import Answer, Hello, Sums, Ticket, unpack_gradient
-from cluster.dispatcher import Campaign, Desk
+from cluster.dispatcher import Dispatcher, DispatchState
 from cluster.executor import RayExecutor, broadcast
-from cluster.worker_pool import IN_FLIGHT, Seat
+from cluster.worker_pool import IN_FLIGHT, WorkerHandle
 from metatrain.config.load import read_config
 from metatrain.settings import Config, OuterSettings
 from metatrain.tracking.console import Progress
@@ -168,7 +168,7 @@ def parameters(millions: float) -> Params:
 def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespace) -> list[list[float]]:
     """A row of medians in ms for each number of shards."""
     settings = OuterSettings()
-    bench = Bench([seat.actor for seat in executor._crew.here()], begin(parameters(millions), settings), settings)
+    bench = Bench([handle.actor for handle in executor._pool.ready()], begin(parameters(millions), settings), settings)
     rows = []
     for shards in arguments.shards:
         # Large steps take seconds, and vary little.
@@ -239,21 +239,23 @@ def in_flight(repeats: int) -> list[list[float]]:
         for _ in range(5 * repeats):
             with watch.part("wait"):
                 ray.wait(list(references), timeout=5.0)
-            campaign = _handing_out(flying // IN_FLIGHT)
+            dispatcher = _handing_out(flying // IN_FLIGHT)
             with watch.part("hand out"):
-                campaign._hand_out()
+                dispatcher._assign()
             watch.lap()
         rows.append([flying, watch.middle("wait"), watch.middle("hand out")])
     return rows
 
 
-def _handing_out(workers: int) -> Campaign:
-    """A campaign whose workers, stand-ins, all have their hands full but one."""
+def _handing_out(workers: int) -> Dispatcher:
+    """A dispatcher whose workers, stand-ins, all have their hands full but one."""
     stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
-    seats = [Seat(n, stand_in, None, Hello(n, "node", "host"), calls=IN_FLIGHT - (n == 0)) for n in range(workers)]
-    crew = SimpleNamespace(here=lambda: seats, seats=dict(enumerate(seats)))
-    desk = Desk(crew, SimpleNamespace(), Meter())  # type: ignore[arg-type]
-    return Campaign(desk, JOB, None, shards_of_one(workers), 1, apart=False)
+    handles = [
+        WorkerHandle(n, stand_in, None, Hello(n, "node", "host"), calls=IN_FLIGHT - (n == 0)) for n in range(workers)
+    ]
+    pool = SimpleNamespace(ready=lambda: handles, handles=dict(enumerate(handles)))
+    state = DispatchState(pool, SimpleNamespace(), Meter())  # type: ignore[arg-type]
+    return Dispatcher(state, JOB, None, shards_of_one(workers), 1, apart=False)
 
 
 def record(repeats: int) -> list[list[Any]]:

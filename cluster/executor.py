@@ -1,7 +1,7 @@
 """The executor on Ray: blocks of shards handed to workers as they come free, sums added in the order of the tree.
 
-A step broadcasts one flat vector. `crew.py` knows the workers, `ledger.py` what is to be done, and in `campaign.py` the
-two meet; here what comes back is put together.
+A step broadcasts one flat vector. `worker_pool.py` keeps the workers, `work_queue.py` the shards that are left, and
+`dispatcher.py` gives shards to workers; here their results are added up.
 
 Where gradients are large and several workers share a node that is not the driver's, what they found stays there until
 it is added up, so that the driver receives as little from a node as its part of the tree allows.
@@ -22,9 +22,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import Sums, Vector, unpack_gradient
 from cluster.connection import within_messages
-from cluster.dispatcher import Arrival, Campaign, Desk
+from cluster.dispatcher import CompletedBlock, Dispatcher, DispatchState
 from cluster.events import Events
-from cluster.worker_pool import IN_FLIGHT, Crew
+from cluster.worker_pool import IN_FLIGHT, WorkerPool
 from metatrain.settings import Config
 from metatrain.training.profiling import Meter, Usage, as_report
 from metatrain.training.transport import widened
@@ -34,7 +34,7 @@ from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard, Wor
 LARGEST_BLOCK = 1024
 _ANSWER_S = 10.0
 """An actor that says what it spent does so at once, or is not waited for."""
-_MUSTER_S = 60.0
+_READY_S = 60.0
 
 
 class RayExecutor:
@@ -55,18 +55,18 @@ class RayExecutor:
         self._largest = largest_block
         self._events, self._meter = Events(), Meter()
         options = _actor_options(config, placement_group)
-        self._crew = Crew(config.executor, ray.put(config), options, self._events, say=say)
-        self._crew.tend()
-        self._desk = Desk(self._crew, self._events, self._meter)
+        self._pool = WorkerPool(config.executor, ray.put(config), options, self._events, say=say)
+        self._pool.maintain()
+        self._state = DispatchState(self._pool, self._events, self._meter)
         self._home = ray.get_runtime_context().get_node_id()
         self._tasks_done: Counter[int] = Counter()
 
     def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         waiting: dict[int, Sums] = {}
         following = 0
-        for arrival in Campaign(self._desk, job, self._broadcast(params), shards, 1, apart=False).arrivals():
-            assert arrival.found is not None, "scores do not travel apart"
-            waiting[arrival.block.number] = arrival.found
+        for done in Dispatcher(self._state, job, self._broadcast(params), shards, 1, apart=False).completed_blocks():
+            assert done.found is not None, "scores do not travel apart"
+            waiting[done.block.number] = done.found
             while following in waiting:
                 values = waiting.pop(following).values
                 yield Scores({name: torch.from_numpy(array.copy()) for name, array in values.items()})
@@ -76,28 +76,28 @@ class RayExecutor:
         began = time.monotonic()
         self._begin()
         vector = self._broadcast(params)
-        campaign = Campaign(self._desk, job, vector, shards, self._largest, self._is_worth_gathering(vector))
+        dispatcher = Dispatcher(self._state, job, vector, shards, self._largest, self._is_worth_gathering(vector))
         summed = TreeSum(len(shards))
-        while not campaign.done:
-            held: dict[str, list[Arrival]] = defaultdict(list)
-            for arrival in campaign.arrivals():
-                if arrival.found is None:
-                    held[arrival.node].append(arrival)
+        while not dispatcher.done:
+            held: dict[str, list[CompletedBlock]] = defaultdict(list)
+            for done in dispatcher.completed_blocks():
+                if done.found is None:
+                    held[done.node].append(done)
                 else:
-                    self._add(summed, arrival.block, arrival.found)
-                self._tasks_done[arrival.pid] += arrival.tasks
-            for node, arrivals in held.items():
-                for lost in self._gather(node, arrivals, summed, len(shards)):
+                    self._add(summed, done.block, done.found)
+                self._tasks_done[done.pid] += done.tasks
+            for node, blocks_done in held.items():
+                for lost in self._gather(node, blocks_done, summed, len(shards)):
                     self._tasks_done[lost.pid] -= lost.tasks
-                    campaign.lost(lost)
+                    dispatcher.mark_lost(lost)
         tasks = sum(len(shard.indices) for shard in shards)
-        self._crew.trained = True
-        self._events.stepped(job.step, tasks, time.monotonic() - began, len(self._crew.here()))
+        self._pool.training_started = True
+        self._events.stepped(job.step, tasks, time.monotonic() - began, len(self._pool.ready()))
         return unpack_gradient(summed.total(), params, tasks)
 
     def compile(self, shards: Sequence[Shard]) -> None:
-        self._crew.compile(shards)
-        self._crew.muster(_MUSTER_S)
+        self._pool.compile(shards)
+        self._pool.wait_until_ready(_READY_S)
 
     def events(self) -> list[Event]:
         return self._events.taken()
@@ -105,7 +105,7 @@ class RayExecutor:
     def health(self) -> Mapping[str, float]:
         """Workers that are given work, and what was counted so far."""
         counts = {kind: float(count) for kind, count in self._events.counts.items() if kind != "bytes"}
-        return {"workers": float(len(self._crew.here()))} | counts
+        return {"workers": float(len(self._pool.ready()))} | counts
 
     def report(self) -> Mapping[str, Any]:
         workers = {str(pid): done for pid, done in sorted(self._tasks_done.items()) if done}
@@ -114,17 +114,17 @@ class RayExecutor:
         return told | as_report([self._meter.usage(), *self._usages()])
 
     def close(self) -> None:
-        self._crew.close()
+        self._pool.close()
 
     def pids(self) -> list[int]:
         """The processes of the workers, once they are all ready."""
-        self._crew.muster(self._settings.deadline)
-        return [seat.hello.pid for seat in self._crew.here() if seat.hello is not None]
+        self._pool.wait_until_ready(self._settings.deadline)
+        return [worker.hello.pid for worker in self._pool.ready() if worker.hello is not None]
 
     def _begin(self) -> None:
         """Before the first step, enough workers are there."""
-        if not self._crew.trained:
-            self._crew.muster(0.0)
+        if not self._pool.training_started:
+            self._pool.wait_until_ready(0.0)
 
     def _broadcast(self, params: Params) -> Any:
         with self._meter.part("broadcast"):
@@ -136,29 +136,31 @@ class RayExecutor:
 
     def _is_worth_gathering(self, vector: Any) -> bool:
         """Large gradients, and two workers or more on a node that is not the driver's."""
-        nodes = Counter(seat.hello.node for seat in self._crew.here() if seat.hello is not None)
+        nodes = Counter(worker.hello.node for worker in self._pool.ready() if worker.hello is not None)
         return isinstance(vector, ray.ObjectRef) and any(n > 1 for node, n in nodes.items() if node != self._home)
 
-    def _gather(self, node: str, arrivals: Sequence[Arrival], summed: TreeSum, leaves: int) -> list[Arrival]:
+    def _gather(
+        self, node: str, blocks_done: Sequence[CompletedBlock], summed: TreeSum, leaves: int
+    ) -> list[CompletedBlock]:
         """Adds what stayed on `node`, added up there first; what was lost before it could be."""
         with self._meter.part("gather"):
             # Whoever owes an answer still would let this one wait too.
-            near = [s for s in self._crew.here() if s.hello is not None and s.hello.node == node and s.calls == 0]
-            if node != self._home and near and len(arrivals) > 1:
-                blocks, parts = [a.block for a in arrivals], [a.apart for a in arrivals]
+            near = [s for s in self._pool.ready() if s.hello is not None and s.hello.node == node and s.calls == 0]
+            if node != self._home and near and len(blocks_done) > 1:
+                blocks, parts = [a.block for a in blocks_done], [a.apart for a in blocks_done]
                 adding = near[0].actor.add_up.remote(leaves, blocks, *parts)
                 with suppress(RayError):  # whatever it was, what is still there is fetched one by one
                     for block, found in ray.get(adding, timeout=self._settings.timeout).items():
                         self._add(summed, block, found)
                     return []
-            return [arrival for arrival in arrivals if not self._fetched(arrival, summed)]
+            return [done for done in blocks_done if not self._fetched(done, summed)]
 
-    def _fetched(self, arrival: Arrival, summed: TreeSum) -> bool:
+    def _fetched(self, done: CompletedBlock, summed: TreeSum) -> bool:
         try:
-            found = ray.get(arrival.apart, timeout=self._settings.timeout)
+            found = ray.get(done.apart, timeout=self._settings.timeout)
         except RayError:
             return False
-        self._add(summed, arrival.block, found)
+        self._add(summed, done.block, found)
         return True
 
     def _add(self, summed: TreeSum, block: Block, found: Sums) -> None:
@@ -169,9 +171,9 @@ class RayExecutor:
 
     def _usages(self) -> Iterator[Usage]:
         """Of the workers that are there now; what a lost one spent is lost with it."""
-        for seat in list(self._crew.present()):
+        for worker in list(self._pool.reachable()):
             with suppress(RayError):
-                yield ray.get(seat.actor.usage.remote(), timeout=_ANSWER_S)
+                yield ray.get(worker.actor.usage.remote(), timeout=_ANSWER_S)
 
 
 def broadcast(vector: Vector) -> Any:

@@ -28,14 +28,14 @@ class Call(NamedTuple):
 
 
 @dataclass
-class Stretch:
+class ShardRange:
     """Shards `start` to `stop` - 1, which nobody has begun."""
 
     start: int
     stop: int
 
 
-class Ledger:
+class WorkQueue:
     """The books of `shards` shards, numbered from 0, shared out between `workers`, those of a node in a row.
 
     largest: of how many shards a block may be, at most.
@@ -45,7 +45,7 @@ class Ledger:
         self.shards = shards
         self._largest = largest
         self._stretches = dict(_shares(shards, workers or [0]))
-        self._orphaned: list[Stretch] = []
+        self._orphaned: list[ShardRange] = []
         self._calls: dict[int, Call] = {}
         self._in_hands = [0] * shards
         self._counted = [False] * shards
@@ -142,7 +142,7 @@ class Ledger:
             idle = idle[run.stop - run.start :]
         return given
 
-    def _stretch_for(self, worker: Worker) -> Stretch | None:
+    def _stretch_for(self, worker: Worker) -> ShardRange | None:
         """What is left over of lost calls first, then the worker's own stretch, then half of the longest other one."""
         while self._orphaned:
             if self._orphaned[0].start < self._orphaned[0].stop:
@@ -154,21 +154,21 @@ class Ledger:
         longest = max(self._stretches.values(), key=lambda s: s.stop - s.start, default=None)
         if longest is None or longest.start >= longest.stop:
             return None
-        taken = Stretch((longest.start + longest.stop) // 2, longest.stop)
+        taken = ShardRange((longest.start + longest.stop) // 2, longest.stop)
         longest.stop = taken.start
         self._stretches[worker] = taken
         return taken
 
 
-def _shares(shards: int, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Stretch]]:
+def _shares(shards: int, workers: Sequence[Worker]) -> Iterator[tuple[Worker, ShardRange]]:
     """A stretch for each of `workers`, beginning where large blocks do."""
     unit = 1 << max(0, (shards // (4 * len(workers))).bit_length() - 1)
     bounds = [round(shards * i / len(workers) / unit) * unit for i in range(len(workers))] + [shards]
     for worker, start, stop in zip(workers, bounds, bounds[1:], strict=False):
-        yield worker, Stretch(start, stop)
+        yield worker, ShardRange(start, stop)
 
 
-def _first_block(stretch: Stretch, most: int) -> Block:
+def _first_block(stretch: ShardRange, most: int) -> Block:
     """The largest block of at most `most` shards with which `stretch` begins."""
     level = most.bit_length() - 1
     while stretch.start % (1 << level):
@@ -176,7 +176,7 @@ def _first_block(stretch: Stretch, most: int) -> Block:
     return Block(level, stretch.start >> level)
 
 
-def _first_run(leaves: Sequence[int]) -> Stretch:
+def _first_run(leaves: Sequence[int]) -> ShardRange:
     """The run of consecutive numbers with which `leaves` begin."""
     length = next((i for i, leaf in enumerate(leaves) if leaf != leaves[0] + i), len(leaves))
-    return Stretch(leaves[0], leaves[0] + length)
+    return ShardRange(leaves[0], leaves[0] + length)

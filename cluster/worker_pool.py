@@ -1,8 +1,8 @@
 """The workers of a run: made, watched, replaced, let go. They come and go while the run lasts.
 
-A seat is one worker's place. Its actor is *starting* until it has said who it is (and, where the engine compiles, has
+A worker is one worker's place. Its actor is *starting* until it has said who it is (and, where the engine compiles, has
 compiled); then it is *here* and given work. An actor that died is replaced. One that cannot be reached, or does not
-answer in time, gets less work and then none until it answers; only after `executor.timeout` is it replaced too. A seat
+answer in time, gets less work and then none until it answers; only after `executor.timeout` is it replaced too. A worker
 on a node that is about to leave is *leaving*: it ends what it has in hands while another starts elsewhere.
 
 Seats beyond what the cluster has room for simply wait to be placed, which also tells an autoscaler what is wanted.
@@ -51,7 +51,7 @@ _UNREACHED = 5
 
 
 @dataclass
-class Seat:
+class WorkerHandle:
     """One worker's place, and what is known of who sits there."""
 
     number: int
@@ -72,7 +72,7 @@ class Seat:
     leaving: bool = False
 
     @property
-    def here(self) -> bool:
+    def ready(self) -> bool:
         """Whether it may be given work, as far as it is known."""
         return self.starting is None and not self.leaving
 
@@ -81,12 +81,12 @@ class Seat:
         """For people."""
         return f"worker {self.hello.pid} on {self.hello.host}" if self.hello else f"worker number {self.number}"
 
-    def room(self, overdue: int, now: float) -> int:
+    def capacity(self, overdue: int, now: float) -> int:
         """How many blocks more it may be given now, if answers to so many calls are overdue.
 
         Those may have been lost on the way, so it is given another one now and then, to see whether it answers.
         """
-        if not self.here:
+        if not self.ready:
             return 0
         if self.failures and now - self.called < _TRY_S * 2.0 ** min(self.failures, _MOST_FAILURES):
             return 0
@@ -97,15 +97,15 @@ class Seat:
 
 
 @dataclass
-class Crew:
-    """All the seats of a run."""
+class WorkerPool:
+    """All the handles of a run."""
 
     settings: ExecutorSettings
     config: Any
     """A reference to the run's configuration, for actors."""
     options: dict[str, Any]
     events: Events
-    seats: dict[int, Seat] = field(default_factory=dict)
+    handles: dict[int, WorkerHandle] = field(default_factory=dict)
     _made: int = 0
     _failed_starts: int = 0
     _fill_from: float = 0.0
@@ -119,12 +119,14 @@ class Crew:
     trained: bool = False
     """Whether the run has begun: who comes from then on is worth a word."""
 
-    def here(self) -> list[Seat]:
-        """The seats that may be given work, those of one node in a row."""
-        return sorted((seat for seat in self.seats.values() if seat.here), key=lambda s: (s.hello.node, s.number))  # type: ignore[union-attr]
+    def ready(self) -> list[WorkerHandle]:
+        """The handles that may be given work, those of one node in a row."""
+        return sorted(
+            (worker for worker in self.handles.values() if worker.ready), key=lambda s: (s.hello.node, s.number)
+        )  # type: ignore[union-attr]
 
-    def tend(self) -> None:
-        """Whatever is due: seats filled, what nodes leave looked up, those who have left or are silent let go.
+    def maintain(self) -> None:
+        """Whatever is due: handles filled, what nodes leave looked up, those who have left or are silent let go.
 
         WorkersLost: there have been fewer than will do, for longer than the deadline.
         """
@@ -134,102 +136,102 @@ class Crew:
         if now - self._looked >= _LOOK_S:
             self._looked = now
             self._make_ready_to_leave(leaving_nodes())
-        for seat in list(self.seats.values()):
-            if seat.silent_since is not None and now - seat.silent_since > self.settings.timeout:
-                self.replace(seat, f"has not answered for {now - seat.silent_since:.0f} s")
-            elif seat.leaving and not seat.calls:
-                self._dismiss(seat)
-        while now >= self._fill_from and sum(not s.leaving for s in self.seats.values()) < self.settings.most_workers:
+        for worker in list(self.handles.values()):
+            if worker.silent_since is not None and now - worker.silent_since > self.settings.timeout:
+                self.replace(worker, f"has not answered for {now - worker.silent_since:.0f} s")
+            elif worker.leaving and not worker.calls:
+                self._dismiss(worker)
+        while now >= self._fill_from and sum(not s.leaving for s in self.handles.values()) < self.settings.most_workers:
             self._fill()
-        self._few_since = (self._few_since or now) if len(self.here()) < self.settings.least_workers else None
+        self._few_since = (self._few_since or now) if len(self.ready()) < self.settings.least_workers else None
         if self._few_since is not None and now - self._few_since > self.settings.deadline:
-            raise WorkersLost(self.lack())
+            raise WorkersLost(self.describe_shortage())
         if self._few_since is not None and now - max(self._few_since, self._told) > _SAY_S:
             self._told = now
             free, there = (ask().get("CPU", 0) for ask in (ray.available_resources, ray.cluster_resources))  # type: ignore[no-untyped-call]
-            few = f"{len(self.here())} of at least {self.settings.least_workers} workers are here"
+            few = f"{len(self.ready())} of at least {self.settings.least_workers} workers are here"
             self.say(f"waiting for workers: {few}, {free:g} of the cluster's {there:g} CPUs are free")
 
-    def awaited(self) -> dict[Any, Seat]:
-        """What seats that start have been asked, by reference."""
-        return {seat.starting: seat for seat in self.seats.values() if seat.starting is not None}
+    def starting_handles(self) -> dict[Any, WorkerHandle]:
+        """What handles that start have been asked, by reference."""
+        return {worker.starting: worker for worker in self.handles.values() if worker.starting is not None}
 
-    def started(self, seat: Seat) -> None:
-        """What `seat` was asked has been answered; what comes of it. WorkersLost, NotCompilable: it will never work."""
-        asked, seat.starting = seat.starting, None
+    def started(self, worker: WorkerHandle) -> None:
+        """What `worker` was asked has been answered; what comes of it. WorkersLost, NotCompilable: it will never work."""
+        asked, worker.starting = worker.starting, None
         try:
             answer = ray.get(asked)
         except ActorUnavailableError:
-            seat.starting = seat.actor.hello.remote()
+            worker.starting = worker.actor.hello.remote()
             return
         except GONE as error:
-            self._start_failed(seat, error)
+            self._start_failed(worker, error)
             return
         except RayTaskError as error:
-            if not self.trained:
-                raise raised(error) from error
-            self._turn_away(seat, str(raised(error)))
+            if not self.training_started:
+                raise unwrap_error(error) from error
+            self._turn_away(worker, str(unwrap_error(error)))
             return
         if isinstance(answer, Hello):
-            seat.hello = answer
+            worker.hello = answer
             if self._compiled_for:
-                seat.starting = seat.actor.compile.remote(self._compiled_for)
+                worker.starting = worker.actor.compile.remote(self._compiled_for)
                 return
         self._failed_starts = 0
-        if self.trained:
+        if self.training_started:
             self.events.note(
-                "worker-joined", f"{seat.name} joined: {len(self.here())} of {self.settings.most_workers} work now"
+                "worker-joined", f"{worker.name} joined: {len(self.ready())} of {self.settings.most_workers} work now"
             )
 
-    def muster(self, patience: float) -> None:
-        """Waits until all seats are here; after `patience` seconds, until the fewest that will do are."""
+    def wait_until_ready(self, patience: float) -> None:
+        """Waits until all handles are here; after `patience` seconds, until the fewest that will do are."""
         began, self._few_since = time.monotonic(), None
         while True:
-            self.tend()
+            self.maintain()
             waited = time.monotonic() - began
-            few = len(self.here()) < self.settings.least_workers
-            if not self.awaited() or (waited > patience and not few):
+            few = len(self.ready()) < self.settings.least_workers
+            if not self.starting_handles() or (waited > patience and not few):
                 return
-            ready, _ = ray.wait(list(self.awaited()), timeout=1.0)
+            ready, _ = ray.wait(list(self.starting_handles()), timeout=1.0)
             for reference in ready:
-                self.started(self.awaited()[reference])
+                self.started(self.starting_handles()[reference])
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Has every worker compile what `shards` need, those that come later too, before they are given work."""
         self._compiled_for = shards
-        for seat in self.here():
-            seat.starting = seat.actor.compile.remote(shards)
+        for worker in self.ready():
+            worker.starting = worker.actor.compile.remote(shards)
 
-    def answered(self, seat: Seat) -> None:
-        """A call of `seat` was answered, be it late."""
-        seat.calls -= 1
-        if seat.silent_since is not None and seat.number in self.seats:
-            self.events.note("worker-back", f"{seat.name} answers again, and is given work again")
-        seat.silent_since, seat.failures, seat.heard = None, 0, time.monotonic()
+    def record_reply(self, worker: WorkerHandle) -> None:
+        """A call of `worker` was answered, be it late."""
+        worker.calls -= 1
+        if worker.silent_since is not None and worker.number in self.handles:
+            self.events.note("worker-back", f"{worker.name} answers again, and is given work again")
+        worker.silent_since, worker.failures, worker.heard = None, 0, time.monotonic()
 
-    def unreached(self, seat: Seat) -> None:
-        """A call did not reach `seat`, or its answer was lost: it may be dead, or the network was only busy."""
-        seat.calls -= 1
-        seat.failures += 1
+    def record_failure(self, worker: WorkerHandle) -> None:
+        """A call did not reach `worker`, or its answer was lost: it may be dead, or the network was only busy."""
+        worker.calls -= 1
+        worker.failures += 1
         self.events.count("unreached")
-        if seat.failures >= _UNREACHED:
-            self.silent(seat, "cannot be reached")
+        if worker.failures >= _UNREACHED:
+            self.mark_silent(worker, "cannot be reached")
 
-    def silent(self, seat: Seat, how: str) -> None:
-        """An answer of `seat` is overdue."""
-        if seat.silent_since is None and seat.number in self.seats:
-            seat.silent_since = time.monotonic()
+    def mark_silent(self, worker: WorkerHandle, how: str) -> None:
+        """An answer of `worker` is overdue."""
+        if worker.silent_since is None and worker.number in self.handles:
+            worker.silent_since = time.monotonic()
             after = f"it is replaced unless it answers within {self.settings.timeout:.0f} s (executor.timeout)"
-            self.events.note("worker-silent", f"{seat.name} {how}: others do its shards meanwhile; {after}")
+            self.events.note("worker-silent", f"{worker.name} {how}: others do its shards meanwhile; {after}")
 
-    def replace(self, seat: Seat, why: str) -> None:
-        """Another actor in the place of `seat`, whose calls are forgotten."""
-        self.events.note("worker-lost", f"{seat.name} {why}: its shards go to others, and another one starts")
-        self._dismiss(seat)
+    def replace(self, worker: WorkerHandle, why: str) -> None:
+        """Another actor in the place of `worker`, whose calls are forgotten."""
+        self.events.note("worker-lost", f"{worker.name} {why}: its shards go to others, and another one starts")
+        self._dismiss(worker)
 
-    def lack(self) -> str:
+    def describe_shortage(self) -> str:
         """What to say when there are not enough workers."""
-        found, least = len(self.here()), self.settings.least_workers
+        found, least = len(self.ready()), self.settings.least_workers
         told = f"{found} of at least {least} workers are here" if found else "no worker is left, or none could start"
         if found >= least:
             told = f"none of {found} workers has answered"
@@ -237,42 +239,42 @@ class Crew:
 
     def close(self) -> None:
         """All actors end. Calling it twice does no harm."""
-        for seat in list(self.seats.values()):
-            self._dismiss(seat)
+        for worker in list(self.handles.values()):
+            self._dismiss(worker)
 
-    def present(self) -> Iterator[Seat]:
+    def reachable(self) -> Iterator[WorkerHandle]:
         """Those that have said who they are, silent ones left out."""
-        return (seat for seat in self.seats.values() if seat.hello is not None and seat.silent_since is None)
+        return (worker for worker in self.handles.values() if worker.hello is not None and worker.silent_since is None)
 
     def _fill(self) -> None:
         actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config)
-        self.seats[self._made] = Seat(self._made, actor, actor.hello.remote())
+        self.handles[self._made] = WorkerHandle(self._made, actor, actor.hello.remote())
         self._made += 1
 
-    def _dismiss(self, seat: Seat) -> None:
-        del self.seats[seat.number]
-        ray.kill(seat.actor)
+    def _dismiss(self, worker: WorkerHandle) -> None:
+        del self.handles[worker.number]
+        ray.kill(worker.actor)
 
-    def _start_failed(self, seat: Seat, error: RayError) -> None:
+    def _start_failed(self, worker: WorkerHandle, error: RayError) -> None:
         """Another try where something outside may have been the reason; WorkersLost where it would happen again."""
         reason = _last_line(error)
         refused = isinstance(error, RayActorError) and error.actor_init_failed
-        if self.trained:
-            self._turn_away(seat, reason if refused else how_it_died(error))
+        if self.training_started:
+            self._turn_away(worker, reason if refused else describe_death(error))
             return
         self._failed_starts += 1
         outside = not refused or _names_an_os_error(reason)
         if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
-        self.replace(seat, f"could not start ({reason})" if refused else how_it_died(error))
+        self.replace(worker, f"could not start ({reason})" if refused else describe_death(error))
 
-    def _turn_away(self, seat: Seat, why: str) -> None:
+    def _turn_away(self, worker: WorkerHandle, why: str) -> None:
         """A worker that cannot start while others work ends nothing: it is tried again, after a growing pause."""
         self._failed_starts += 1
         pause = min(_LONGEST_PAUSE_S, 2.0 ** min(self._failed_starts, 6))
         self._fill_from = time.monotonic() + pause
-        self.events.note("worker-lost", f"{seat.name} could not start ({why}): another one is tried in {pause:.0f} s")
-        self._dismiss(seat)
+        self.events.note("worker-lost", f"{worker.name} could not start ({why}): another one is tried in {pause:.0f} s")
+        self._dismiss(worker)
 
     def _make_ready_to_leave(self, nodes: dict[str, float]) -> None:
         """nodes: seconds left to each node that is about to leave, by its id."""
@@ -280,14 +282,14 @@ class Crew:
         if home in nodes and not self._home_leaves:
             self._home_leaves = True
             self.events.note(HOME_LEAVES, f"the driver's own node leaves in {nodes[home]:.0f} s: the state is kept now")
-        for seat in self.seats.values():
-            if seat.hello is not None and seat.hello.node in nodes and not seat.leaving:
-                seat.leaving = True
-                left = f"{nodes[seat.hello.node]:.0f} s"
-                self.events.note("node-leaving", f"{seat.name} gets no more work, its node leaves in {left}")
+        for worker in self.handles.values():
+            if worker.hello is not None and worker.hello.node in nodes and not worker.leaving:
+                worker.leaving = True
+                left = f"{nodes[worker.hello.node]:.0f} s"
+                self.events.note("node-leaving", f"{worker.name} gets no more work, its node leaves in {left}")
 
 
-def how_it_died(error: RayError) -> str:
+def describe_death(error: RayError) -> str:
     """What became of an actor, in a few words."""
     if isinstance(error, OutOfMemoryError):
         return "was killed, as its node had no memory left"
@@ -308,7 +310,7 @@ def _names_an_os_error(line: str) -> bool:
     return isinstance(kind, type) and issubclass(kind, OSError)
 
 
-def raised(error: RayTaskError) -> Exception:
+def unwrap_error(error: RayTaskError) -> Exception:
     """What the worker raised, without the traceback that Ray's own message is."""
     found = error.cause
     if isinstance(found, NotCompilable):

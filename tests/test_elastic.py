@@ -79,8 +79,8 @@ def nodes(started: Nodes) -> Iterator[Nodes]:
 
 def pid_on(run: Run, node: Any) -> int:
     """The worker there, 0 where there is none."""
-    seats = run.executor._crew.here()
-    return next((seat.hello.pid for seat in seats if seat.hello.node == node.node_id), 0)
+    handles = run.executor._pool.ready()
+    return next((handle.hello.pid for handle in handles if handle.hello.node == node.node_id), 0)
 
 
 @pytest.mark.slow

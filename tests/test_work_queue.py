@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.work_queue import Ledger
+from cluster.work_queue import WorkQueue
 from metatrain.training.tree_sum import Block, TreeSum, tree_sum
 
 
 @dataclass
 class History:
-    """A ledger, and what its users know: who has which call in hands, and what was counted."""
+    """A queue, and what its users know: who has which call in hands, and what was counted."""
 
     shards: int
     workers: int
@@ -22,19 +22,19 @@ class History:
     counted: list[Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.shards, range(self.workers), self.largest)
+        self.queue = WorkQueue(self.shards, range(self.workers), self.largest)
 
     def leaves(self, *blocks: Block) -> list[int]:
         return [leaf for block in blocks for leaf in block.leaves(self.shards)]
 
     def take(self, worker: int) -> bool:
         self.now += 1
-        return self._given(worker, self.ledger.take(worker, self.now))
+        return self._given(worker, self.queue.take(worker, self.now))
 
     def take_over(self, worker: int, overdue: set[int]) -> bool:
         self.now += 1
         own = self.leaves(*(block for who, block in self.hands.values() if who == worker))
-        given = self.ledger.take_over(worker, overdue, self.now)
+        given = self.queue.take_over(worker, overdue, self.now)
         if given is not None:
             again = set(self.leaves(given[1]))
             assert not again & set(own), "nobody is given what they have themselves"
@@ -43,16 +43,16 @@ class History:
 
     def count(self, number: int) -> None:
         _, block = self.hands.pop(number)
-        if self.ledger.count(number):
+        if self.queue.count(number):
             self.counted.append(block)
 
     def lose(self, number: int) -> None:
         del self.hands[number]
-        self.ledger.lose(number)
+        self.queue.lose(number)
 
     def uncount(self, block: Block) -> None:
         self.counted.remove(block)
-        self.ledger.uncount(block)
+        self.queue.uncount(block)
 
     def _given(self, worker: int, given: tuple[int, Block] | None) -> bool:
         if given is None:
@@ -76,7 +76,7 @@ def histories(draw: st.DrawFn) -> History:
         if kind == "take":
             history.take(worker)
         elif kind == "take_over":
-            waiting = [number for number, _ in history.ledger.waiting()]
+            waiting = [number for number, _ in history.queue.waiting()]
             history.take_over(worker, draw(st.sets(st.sampled_from(waiting))) if waiting else set())
         elif kind == "uncount" and history.counted:
             history.uncount(draw(st.sampled_from(history.counted)))
@@ -88,7 +88,7 @@ def histories(draw: st.DrawFn) -> History:
 def finish(history: History, last_calls_are_lost: bool) -> None:
     for number in list(history.hands):
         (history.lose if last_calls_are_lost else history.count)(number)
-    while not history.ledger.done:
+    while not history.queue.done:
         assert history.take(history.workers), "what is left can be taken"
         history.count(next(iter(history.hands)))
 
@@ -97,7 +97,7 @@ def finish(history: History, last_calls_are_lost: bool) -> None:
 def test_after_any_history_every_shard_is_counted_once(history, last_calls_are_lost):
     finish(history, last_calls_are_lost)
     assert sorted(history.leaves(*history.counted)) == list(range(history.shards))
-    assert history.ledger.take(0, 0.0) is None
+    assert history.queue.take(0, 0.0) is None
 
 
 @given(histories(), st.booleans())
@@ -117,8 +117,8 @@ def test_the_blocks_that_count_add_up_to_the_same_bits(history, last_calls_are_l
 def test_who_has_nothing_can_always_go_on(history):
     """Workers that stopped with calls in hands hold nothing up: one that comes can do all that is left."""
     newcomer = history.workers + 1
-    while not history.ledger.done:
-        overdue = {number for number, _ in history.ledger.waiting()}
+    while not history.queue.done:
+        overdue = {number for number, _ in history.queue.waiting()}
         assert history.take(newcomer) or history.take_over(newcomer, overdue), "somebody has to wait"
         history.count(max(history.hands))
     assert sorted(history.leaves(*history.counted)) == list(range(history.shards))
@@ -135,7 +135,7 @@ def test_blocks_of_one_shard_are_handed_out_as_they_are_numbered_to_a_single_wor
 def calls(shards: int, workers: int) -> int:
     """How many calls it takes when all workers are equally fast."""
     history, made = History(shards, workers, 1024), 0
-    while not history.ledger.done:
+    while not history.queue.done:
         made += sum(history.take(worker) for worker in range(workers))
         for number in list(history.hands):
             history.count(number)
@@ -153,7 +153,7 @@ def test_a_lost_call_goes_to_the_next_who_asks():
     history.take(0)
     (number,) = history.hands
     lost = history.hands[number][1]
-    assert history.ledger.lose(number) == len(lost.leaves(8))
+    assert history.queue.lose(number) == len(lost.leaves(8))
     history.hands.clear()
     history.take(1)
     ((_, again),) = history.hands.values()
@@ -169,8 +169,8 @@ def test_the_oldest_overdue_call_is_taken_over_first_and_the_first_answer_counts
     third = max(history.hands)
     assert history.hands[third][1] == history.hands[first][1]
     history.count(third)
-    assert [number for number, _ in history.ledger.waiting()] == [second]
+    assert [number for number, _ in history.queue.waiting()] == [second]
     history.count(first)
     history.count(second)
-    assert history.ledger.done
+    assert history.queue.done
     assert len(history.counted) == 2
