@@ -116,7 +116,7 @@ class WorkerPool:
     _told: float = 0.0
     say: Callable[[str], None] = lambda text: None
     """Told at once, while nothing else can be: there is nobody to work."""
-    trained: bool = False
+    training_started: bool = False
     """Whether the run has begun: who comes from then on is worth a word."""
 
     def ready(self) -> list[WorkerHandle]:
