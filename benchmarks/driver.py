@@ -38,7 +38,7 @@ from metatrain.training.outer_loop import TrainState, apply, begin
 from metatrain.training.profiling import Meter, Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten
 from metatrain.training.worker import keep_freed_memory
-from metatrain.types import Job, Params, Recorder, Shard
+from metatrain.types import Params, Recorder, Shard, ShardRequest
 
 PER_STEP = ("flatten", "put", "unpack", "finite", "optimise")
 PER_SHARD = ("submit", "wait", "get", "add")
@@ -46,7 +46,7 @@ _ACTORS = 2
 _TENSORS = 20
 _VECTORS = 20
 """Vectors of parameters that are in memory at once, at most: the driver's, Adam's, the sum's, the object store's."""
-JOB = Job("gradient", "train", 0)
+JOB = ShardRequest("gradient", "train", 0)
 _METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
 
 
@@ -60,7 +60,7 @@ class Echo:
     def hello(self) -> Hello:
         return Hello(os.getpid(), self._node, "here")
 
-    def compute(self, ticket: Ticket, job: Job, vector: np.ndarray, shards: Sequence[Shard]) -> Answer:
+    def compute(self, ticket: Ticket, request: ShardRequest, vector: np.ndarray, shards: Sequence[Shard]) -> Answer:
         if len(self._answer) != len(vector):
             self._answer = np.ones(len(vector), dtype=np.float32)
         metrics = {name: np.array(1, dtype=np.float32) for name in ("loss", "accuracy")}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks import results
 from metatrain.config.load import as_plain, load_config
-from metatrain.evaluation.evaluate import shards_of
+from metatrain.evaluation.evaluate import make_shards
 from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
 from metatrain.setup import prepare, settled
@@ -29,7 +29,7 @@ from metatrain.tracking.jsonl import Silent
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from metatrain.types import Job, Params
+from metatrain.types import Params, ShardRequest
 from metatrain.yaml_config import flat
 from tasks.types import Split
 
@@ -104,8 +104,8 @@ def trained(name: str, steps: str, overrides: Sequence[str], seed: int) -> Train
 def scores(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
     """After the last inner step, of each task. [TASKS]"""
     executor = InProcess(worker)
-    shards = shards_of(0, TASKS, worker.config.executor.shard_size)
-    parts = [part.values for part in executor.map(Job("score", split, 0), params, shards)]
+    shards = make_shards(0, TASKS, worker.config.executor.shard_size)
+    parts = [part.values for part in executor.map(ShardRequest("score", split, 0), params, shards)]
     executor.close()
     name = "accuracy" if "accuracy" in parts[0] else "mse"
     return np.concatenate([part[name][:, -1].double().numpy() for part in parts])

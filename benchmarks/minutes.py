@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import results
 from metatrain.algorithms.maml import MAML
-from metatrain.evaluation.evaluate import Evaluation, evaluate, shards_of
+from metatrain.evaluation.evaluate import Evaluation, evaluate, make_shards
 from metatrain.models import Conv4
 from metatrain.settings import (
     Choice,
@@ -29,7 +29,7 @@ from metatrain.settings import (
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import begin, train
 from metatrain.training.worker import Worker
-from metatrain.types import Job, Params
+from metatrain.types import Params, ShardRequest
 from tasks.sources.omniglot import Omniglot
 from tasks.types import EpisodeShape, Split
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     config = config_of(asked)
     executor = InProcess(Worker(config, torch.device(asked.device)))
     began = time.monotonic()
-    executor.compile(shards_of(0, config.outer.tasks_per_step, config.executor.shard_size))
+    executor.compile(make_shards(0, config.outer.tasks_per_step, config.executor.shard_size))
     compiled = time.monotonic() - began
     state, curve = begin(executor.worker.initial(), config.outer), []
     for _ in train(state, executor, config.outer, config.executor.shard_size):
@@ -103,4 +103,6 @@ def config_of(asked: argparse.Namespace) -> Config:
 def scored(executor: InProcess, split: Split, params: Params, tasks: int) -> Evaluation:
     """Accuracy on held-out tasks."""
     shard = _SHARD if executor.worker.device.type == "cuda" else 4
-    return evaluate(executor, Job("score", split, 0), params, tasks, shard, executor.worker.transductive("trained"))
+    return evaluate(
+        executor, ShardRequest("score", split, 0), params, tasks, shard, executor.worker.transductive("trained")
+    )

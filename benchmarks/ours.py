@@ -17,9 +17,9 @@ import torch
 from benchmarks.cases import Case, config_of, model_of
 from metatrain.algorithms.maml import MAML
 from metatrain.engine import Engine, resolve_vectorize
-from metatrain.evaluation.evaluate import shards_of
-from metatrain.models.dropout import SILENT
-from metatrain.types import Context, Job, Params
+from metatrain.evaluation.evaluate import make_shards
+from metatrain.models.dropout import NO_NOISE
+from metatrain.types import Context, Params, ShardRequest
 from tasks.types import Episode
 
 _SHARDS_A_WORKER = 8
@@ -56,7 +56,7 @@ def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Ca
     """The meta-gradient as a worker computes it, its tasks being there, on the device of `params`."""
     like = next(iter(params.values()))
     model = model_of(case).to(like.device, like.dtype)
-    silent = torch.full((case.meta_batch,), SILENT, device=like.device)
+    silent = torch.full((case.meta_batch,), NO_NOISE, device=like.device)
     context, algorithm = Context(torch.tensor(0, device=like.device), silent), MAML(case.inner_lr, case.inner_steps)
     return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads
 
@@ -77,5 +77,5 @@ def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
     executor = RayExecutor(config)
     stack.callback(executor.close)
     executor.pids()
-    shards = shards_of(0, case.meta_batch, shard_size)
-    return lambda: executor.sum(Job("gradient", "train", 0), params, shards).grads
+    shards = make_shards(0, case.meta_batch, shard_size)
+    return lambda: executor.sum(ShardRequest("gradient", "train", 0), params, shards).grads

@@ -30,7 +30,7 @@ from metatrain.settings import Config
 from metatrain.setup import prepare, settled
 from metatrain.training.outer_loop import begin, train
 from metatrain.training.worker import Worker
-from metatrain.types import Executor, Job, MetaGradient, Params, Shard
+from metatrain.types import Executor, MetaGradient, Params, Shard, ShardRequest
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "omniglot-maml-5w1s.yaml"
 _PARTS = ("adapt", "sample", "idle", "broadcast", "add", "outside")
@@ -79,10 +79,10 @@ class Outside:
         self.executor = executor
         self.seconds = 0.0
 
-    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+    def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         began = time.perf_counter()
         try:
-            return self.executor.sum(job, params, shards)
+            return self.executor.sum(request, params, shards)
         finally:
             self.seconds += time.perf_counter() - began
 

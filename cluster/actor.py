@@ -16,7 +16,7 @@ from metatrain.training.profiling import Usage
 from metatrain.training.transport import narrowed, widened
 from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, unflatten
 from metatrain.training.worker import Worker, device_for
-from metatrain.types import Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest
 
 Vector = np.ndarray[Any, Any]
 
@@ -87,7 +87,7 @@ class ShardActor:
         with self._computing:
             self._worker.compile(shards)
 
-    def compute(self, ticket: Ticket, job: Job, vector: Vector, shards: Sequence[Shard]) -> Answer:
+    def compute(self, ticket: Ticket, request: ShardRequest, vector: Vector, shards: Sequence[Shard]) -> Answer:
         """The sum over the shards of a block, at the parameters of `vector`, along the block's part of the tree.
 
         With a GPU two threads compute: one samples ahead.
@@ -96,22 +96,22 @@ class ShardActor:
         began = time.perf_counter()
         summed = TreeSum(len(shards))
         for number, shard in enumerate(shards):
-            tasks = self._worker.tasks(job, shard)
+            tasks = self._worker.tasks(request, shard)
             with self._computing:
                 params = unflatten(vector, self._layout) if len(vector) else {}
-                summed.add(number, pack(self._worker.compute(job, params, shard, tasks)))
+                summed.add(number, pack(self._worker.compute(request, params, shard, tasks)))
         found = summed.total()
-        if len(shards) == 1 and job.kind == "gradient":
+        if len(shards) == 1 and request.kind == "gradient":
             found = found._replace(vector=narrowed(found.vector, self._gradients))
         seconds = time.perf_counter() - began
         parts = _since(before, self._worker.meter.usage().seconds)
         return Answer(ticket, os.getpid(), self._node, parts, seconds, found)
 
     def compute_apart(
-        self, ticket: Ticket, job: Job, vector: Vector, shards: Sequence[Shard]
+        self, ticket: Ticket, request: ShardRequest, vector: Vector, shards: Sequence[Shard]
     ) -> tuple[Answer, Sums | None]:
         """The same as two objects, so that what was found can stay on this node until it is added up with others'."""
-        answer = self.compute(ticket, job, vector, shards)
+        answer = self.compute(ticket, request, vector, shards)
         return answer._replace(found=None), answer.found
 
     def add_up(self, leaves: int, blocks: Sequence[Block], *found: Sums) -> dict[Block, Sums]:

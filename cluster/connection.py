@@ -48,11 +48,11 @@ def connected(settings: ExecutorSettings, besides: int = 0) -> Iterator[None]:
     else:
         cores = os.cpu_count() or 1
         require(
-            settings.most_workers <= _WORKERS_PER_CORE * cores,
-            f"executor.workers: {settings.most_workers} processes on {cores} cores would exhaust this machine: lower "
+            settings.max_workers <= _WORKERS_PER_CORE * cores,
+            f"executor.workers: {settings.max_workers} processes on {cores} cores would exhaust this machine: lower "
             "it, or name a cluster in executor.address",
         )
-        _start(max(cores, settings.most_workers + besides))
+        _start(max(cores, settings.max_workers + besides))
     try:
         gpus = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
         fewest = settings.workers if isinstance(settings.workers, int) else settings.workers.min

@@ -22,7 +22,7 @@ from cluster.work_queue import WorkQueue
 from cluster.worker_pool import GONE, IN_FLIGHT, WorkerHandle, WorkerPool, describe_death, unwrap_error
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import Block
-from metatrain.types import Job, Shard, TaskFailed, WorkersLost
+from metatrain.types import Shard, ShardRequest, TaskFailed, WorkersLost
 
 _TURN_S = 0.1
 """How often it is looked whether somebody is overdue while nothing comes in."""
@@ -92,14 +92,20 @@ class Dispatcher:
     """
 
     def __init__(
-        self, state: DispatchState, job: Job, vector: Any, shards: Sequence[Shard], largest: int, apart: bool
+        self,
+        state: DispatchState,
+        request: ShardRequest,
+        vector: Any,
+        shards: Sequence[Shard],
+        largest: int,
+        apart: bool,
     ) -> None:
         assert [shard.number for shard in shards] == list(range(len(shards))), "shards are numbered from 0"
         self._state, self._pool = state, state.pool
-        self._job, self._vector, self._shards, self._apart = job, vector, shards, apart
+        self._request, self._vector, self._shards, self._apart = request, vector, shards, apart
         answering = [worker.number for worker in state.pool.ready() if worker.silent_since is None]
         self._queue = WorkQueue(len(shards), answering, largest)
-        self._pace = state.paces.setdefault((job.kind, job.learner), Pace())
+        self._pace = state.paces.setdefault((request.kind, request.learner), Pace())
         self._deaths: Counter[int] = Counter()
         self._heard = 0.0
 
@@ -179,13 +185,13 @@ class Dispatcher:
                     self._call(worker, *taken)
 
     def _call(self, worker: WorkerHandle, number: int, block: Block) -> None:
-        ticket = Ticket(self._job.step, block, number)
+        ticket = Ticket(self._request.step, block, number)
         members = [self._shards[leaf] for leaf in block.leaves(len(self._shards))]
         if self._apart:
             method = worker.actor.compute_apart.options(num_returns=2)
-            reference, found = method.remote(ticket, self._job, self._vector, members)
+            reference, found = method.remote(ticket, self._request, self._vector, members)
         else:
-            reference, found = worker.actor.compute.remote(ticket, self._job, self._vector, members), None
+            reference, found = worker.actor.compute.remote(ticket, self._request, self._vector, members), None
         worker.calls += 1
         worker.called = time.monotonic()
         self._state.pending[reference] = PendingCall(
@@ -271,6 +277,6 @@ class Dispatcher:
         deadly = [index for leaf in leaves if self._deaths[leaf] >= _DEADLY for index in self._shards[leaf].indices]
         if deadly:
             raise TaskFailed(
-                f"tasks {deadly[0]} to {deadly[-1]} at step {self._job.step}: {_DEADLY} workers died of them one after "
-                "another, most likely for want of memory: lower executor.shard_size"
+                f"tasks {deadly[0]} to {deadly[-1]} at step {self._request.step}: {_DEADLY} workers died of them one "
+                "after another, most likely for want of memory: lower executor.shard_size"
             )

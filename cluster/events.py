@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ray.util import metrics
 
 from metatrain.runs import JOB_ID
-from metatrain.types import HOME_LEAVES, Event
+from metatrain.types import DRIVER_NODE_LEAVING, WorkerEvent
 
 COUNTED = {
     "retries": "blocks of shards handed out again because a call came to nothing",
@@ -24,7 +24,7 @@ COUNTED = {
     "worker-silent": "times that a worker's answer was overdue for long",
     "worker-back": "silent workers that answered again",
     "node-leaving": "workers whose node was about to leave",
-    HOME_LEAVES: "times that the driver's own node was about to leave",
+    DRIVER_NODE_LEAVING: "times that the driver's own node was about to leave",
 }
 """What is counted, under the run's "cluster/…" and as metatrain_…_total, and what it means."""
 
@@ -51,7 +51,7 @@ class Events:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._notes: list[Event] = []
+        self._notes: list[WorkerEvent] = []
         self._counters = {kind: _named(metrics.Counter, exported(kind), meaning) for kind, meaning in COUNTED.items()}
         self._tasks = _named(metrics.Counter, "metatrain_tasks_total", "training tasks whose gradients were counted")
         self._seconds = _named(
@@ -68,7 +68,7 @@ class Events:
 
     def note(self, kind: str, text: str) -> None:
         """A line for people, which counts too."""
-        self._notes.append(Event(kind, text))
+        self._notes.append(WorkerEvent(kind, text))
         self.counts[kind] += 1
 
     def count(self, kind: str, by: int = 1) -> None:
@@ -108,7 +108,7 @@ class Events:
                 counter.inc(more)
         self._exported = self.counts.copy()
 
-    def taken(self) -> list[Event]:
+    def taken(self) -> list[WorkerEvent]:
         """The lines since this was last asked."""
         notes, self._notes = self._notes, []
         return notes

@@ -29,7 +29,7 @@ from metatrain.settings import Config
 from metatrain.training.profiling import Meter, Usage, as_report
 from metatrain.training.transport import widened
 from metatrain.training.tree_sum import Block, TreeSum, flatten
-from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard, WorkersLost
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent, WorkersLost
 
 LARGEST_BLOCK = 1024
 _ANSWER_S = 10.0
@@ -61,10 +61,12 @@ class RayExecutor:
         self._home = ray.get_runtime_context().get_node_id()
         self._tasks_done: Counter[int] = Counter()
 
-    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+    def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         waiting: dict[int, Sums] = {}
         following = 0
-        for done in Dispatcher(self._state, job, self._broadcast(params), shards, 1, apart=False).completed_blocks():
+        for done in Dispatcher(
+            self._state, request, self._broadcast(params), shards, 1, apart=False
+        ).completed_blocks():
             assert done.found is not None, "scores do not travel apart"
             waiting[done.block.number] = done.found
             while following in waiting:
@@ -72,11 +74,11 @@ class RayExecutor:
                 yield Scores({name: torch.from_numpy(array.copy()) for name, array in values.items()})
                 following += 1
 
-    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+    def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         began = time.monotonic()
         self._begin()
         vector = self._broadcast(params)
-        dispatcher = Dispatcher(self._state, job, vector, shards, self._largest, self._is_worth_gathering(vector))
+        dispatcher = Dispatcher(self._state, request, vector, shards, self._largest, self._is_worth_gathering(vector))
         summed = TreeSum(len(shards))
         while not dispatcher.done:
             held: dict[str, list[CompletedBlock]] = defaultdict(list)
@@ -92,14 +94,14 @@ class RayExecutor:
                     dispatcher.mark_lost(lost)
         tasks = sum(len(shard.indices) for shard in shards)
         self._pool.training_started = True
-        self._events.stepped(job.step, tasks, time.monotonic() - began, len(self._pool.ready()))
+        self._events.stepped(request.step, tasks, time.monotonic() - began, len(self._pool.ready()))
         return unpack_gradient(summed.total(), params, tasks)
 
     def compile(self, shards: Sequence[Shard]) -> None:
         self._pool.compile(shards)
         self._pool.wait_until_ready(_READY_S)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[WorkerEvent]:
         return self._events.taken()
 
     def health(self) -> Mapping[str, float]:

@@ -31,7 +31,7 @@ from cluster.events import Events
 from cluster.nodes import leaving_nodes
 from metatrain.engine import NotCompilable
 from metatrain.settings import ExecutorSettings
-from metatrain.types import HOME_LEAVES, Shard, TaskFailed, WorkersLost
+from metatrain.types import DRIVER_NODE_LEAVING, Shard, TaskFailed, WorkersLost
 
 GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnschedulableError)
 """What Ray raises for an actor that is no more; it does not call all of them actor errors."""
@@ -141,15 +141,15 @@ class WorkerPool:
                 self.replace(worker, f"has not answered for {now - worker.silent_since:.0f} s")
             elif worker.leaving and not worker.calls:
                 self._dismiss(worker)
-        while now >= self._fill_from and sum(not s.leaving for s in self.handles.values()) < self.settings.most_workers:
+        while now >= self._fill_from and sum(not s.leaving for s in self.handles.values()) < self.settings.max_workers:
             self._fill()
-        self._few_since = (self._few_since or now) if len(self.ready()) < self.settings.least_workers else None
+        self._few_since = (self._few_since or now) if len(self.ready()) < self.settings.min_workers else None
         if self._few_since is not None and now - self._few_since > self.settings.deadline:
             raise WorkersLost(self.describe_shortage())
         if self._few_since is not None and now - max(self._few_since, self._told) > _SAY_S:
             self._told = now
             free, there = (ask().get("CPU", 0) for ask in (ray.available_resources, ray.cluster_resources))  # type: ignore[no-untyped-call]
-            few = f"{len(self.ready())} of at least {self.settings.least_workers} workers are here"
+            few = f"{len(self.ready())} of at least {self.settings.min_workers} workers are here"
             self.say(f"waiting for workers: {few}, {free:g} of the cluster's {there:g} CPUs are free")
 
     def starting_handles(self) -> dict[Any, WorkerHandle]:
@@ -180,7 +180,7 @@ class WorkerPool:
         self._failed_starts = 0
         if self.training_started:
             self.events.note(
-                "worker-joined", f"{worker.name} joined: {len(self.ready())} of {self.settings.most_workers} work now"
+                "worker-joined", f"{worker.name} joined: {len(self.ready())} of {self.settings.max_workers} work now"
             )
 
     def wait_until_ready(self, patience: float) -> None:
@@ -189,7 +189,7 @@ class WorkerPool:
         while True:
             self.maintain()
             waited = time.monotonic() - began
-            few = len(self.ready()) < self.settings.least_workers
+            few = len(self.ready()) < self.settings.min_workers
             if not self.starting_handles() or (waited > patience and not few):
                 return
             ready, _ = ray.wait(list(self.starting_handles()), timeout=1.0)
@@ -231,7 +231,7 @@ class WorkerPool:
 
     def describe_shortage(self) -> str:
         """What to say when there are not enough workers."""
-        found, least = len(self.ready()), self.settings.least_workers
+        found, least = len(self.ready()), self.settings.min_workers
         told = f"{found} of at least {least} workers are here" if found else "no worker is left, or none could start"
         if found >= least:
             told = f"none of {found} workers has answered"
@@ -264,7 +264,7 @@ class WorkerPool:
             return
         self._failed_starts += 1
         outside = not refused or _names_an_os_error(reason)
-        if not outside or self._failed_starts >= _STARTS * self.settings.most_workers:
+        if not outside or self._failed_starts >= _STARTS * self.settings.max_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
         self.replace(worker, f"could not start ({reason})" if refused else describe_death(error))
 
@@ -281,7 +281,9 @@ class WorkerPool:
         home = ray.get_runtime_context().get_node_id()
         if home in nodes and not self._home_leaves:
             self._home_leaves = True
-            self.events.note(HOME_LEAVES, f"the driver's own node leaves in {nodes[home]:.0f} s: the state is kept now")
+            self.events.note(
+                DRIVER_NODE_LEAVING, f"the driver's own node leaves in {nodes[home]:.0f} s: the state is kept now"
+            )
         for worker in self.handles.values():
             if worker.hello is not None and worker.hello.node in nodes and not worker.leaving:
                 worker.leaving = True

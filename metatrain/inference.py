@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
-from metatrain.models.dropout import SILENT
+from metatrain.models.dropout import NO_NOISE
 from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_home
 from metatrain.training.worker import with_inner_steps
@@ -19,7 +19,7 @@ from metatrain.types import Algorithm, Context, Params
 from metatrain.validation import require
 from tasks.types import Examples, TaskSpec, Tree
 
-_CONTEXT = Context(torch.tensor(0), torch.tensor(SILENT))
+_CONTEXT = Context(torch.tensor(0), torch.tensor(NO_NOISE))
 
 
 class Moments(NamedTuple):

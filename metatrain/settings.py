@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metatrain.validation import at_most, not_negative, positive, require
+from metatrain.validation import require, require_at_most, require_not_negative, require_positive
 from tasks.types import EpisodeShape
 
 _MOST_TASKS = 10**7
@@ -47,10 +47,10 @@ class EngineSettings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        positive("engine", threads=self.threads, chunk=self.chunk)
+        require_positive("engine", threads=self.threads, chunk=self.chunk)
         alone = "engine.chunk: has no effect where tasks are looped over: leave it out, or set engine.vectorize to vmap"
         require(self.chunk is None or self.vectorize != "loop", alone)
-        at_most("engine", 1024, threads=self.threads)
+        require_at_most("engine", 1024, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class GroupSettings:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        positive("", lr=self.lr)
-        not_negative("", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        require_positive("", lr=self.lr)
+        require_not_negative("", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
         unused = (
             f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set the optimizer to sgd, or it to 0"
         )
@@ -94,10 +94,10 @@ class OuterSettings:
     groups: dict[str, GroupSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive("outer", steps=self.steps, tasks_per_step=self.tasks_per_step, halve_every=self.halve_every)
-        positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm)
-        at_most("outer", _MOST_TASKS, tasks_per_step=self.tasks_per_step)
-        ends = any(group.final_lr for group in (self.rest, *self.groups.values()))
+        require_positive("outer", steps=self.steps, tasks_per_step=self.tasks_per_step, halve_every=self.halve_every)
+        require_positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm)
+        require_at_most("outer", _MOST_TASKS, tasks_per_step=self.tasks_per_step)
+        ends = any(group.final_lr for group in (self.default_group, *self.groups.values()))
         require(
             not ends or self.schedule in ("linear", "cosine"),
             f"outer.final_lr: has no effect with the schedule {self.schedule}: set outer.schedule to linear or cosine",
@@ -108,7 +108,7 @@ class OuterSettings:
         )
 
     @property
-    def rest(self) -> GroupSettings:
+    def default_group(self) -> GroupSettings:
         """What moves the parameters of no group."""
         return GroupSettings(self.optimizer, self.lr, self.final_lr, self.momentum, self.weight_decay)
 
@@ -121,7 +121,7 @@ class WorkerRange:
     max: int = 1
 
     def __post_init__(self) -> None:
-        positive("", min=self.min, max=self.max)
+        require_positive("", min=self.min, max=self.max)
         require(self.min <= self.max, f"max: {self.max} is below min, {self.min}: set it to {self.min} or more")
 
 
@@ -144,19 +144,19 @@ class ExecutorSettings:
     deadline: float = 600.0
 
     def __post_init__(self) -> None:
-        positive("executor", workers=self.most_workers, shard_size=self.shard_size)
-        positive("executor", timeout=self.timeout, deadline=self.deadline)
-        not_negative("executor", gpus_per_worker=self.gpus_per_worker)
+        require_positive("executor", workers=self.max_workers, shard_size=self.shard_size)
+        require_positive("executor", timeout=self.timeout, deadline=self.deadline)
+        require_not_negative("executor", gpus_per_worker=self.gpus_per_worker)
         whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
         require(whole, f"executor.gpus_per_worker: {self.gpus_per_worker:g} must be whole above 1: set 1, or 2")
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """How many are used at most."""
         return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
     @property
-    def least_workers(self) -> int:
+    def min_workers(self) -> int:
         """How many will do."""
         return self.workers.min if isinstance(self.workers, WorkerRange) else 1
 
@@ -177,15 +177,15 @@ class EvaluationSettings:
     from_scratch_tasks: int = 100
 
     def __post_init__(self) -> None:
-        positive("evaluation", every=self.every, inner_steps=self.inner_steps)
+        require_positive("evaluation", every=self.every, inner_steps=self.inner_steps)
         require(self.tasks >= 2, f"evaluation.tasks: {self.tasks} task has no interval: set 2 or more")
         few = "evaluation.from_scratch_tasks: 1 task has no interval: set 2 or more, or 0 for none"
         require(self.validation_tasks >= 2, "evaluation.validation_tasks: an interval needs more: set 2 or more")
         require(self.from_scratch_tasks != 1, few)
-        not_negative("evaluation", from_scratch_tasks=self.from_scratch_tasks)
-        at_most("evaluation", _MOST_TASKS, tasks=self.tasks, validation_tasks=self.validation_tasks)
-        not_negative("evaluation", seed=self.seed)
-        at_most("evaluation", _MOST_SEED, seed=self.seed)
+        require_not_negative("evaluation", from_scratch_tasks=self.from_scratch_tasks)
+        require_at_most("evaluation", _MOST_TASKS, tasks=self.tasks, validation_tasks=self.validation_tasks)
+        require_not_negative("evaluation", seed=self.seed)
+        require_at_most("evaluation", _MOST_SEED, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class RunsSettings:
     heartbeat: float = 15.0
 
     def __post_init__(self) -> None:
-        positive("runs", heartbeat=self.heartbeat)
+        require_positive("runs", heartbeat=self.heartbeat)
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None
         require(
             plain,
@@ -220,7 +220,7 @@ class CheckpointSettings:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        positive("checkpoint", every=self.every, keep=self.keep)
+        require_positive("checkpoint", every=self.every, keep=self.keep)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class TrackingSettings:
     every: int = 1
 
     def __post_init__(self) -> None:
-        positive("tracking", every=self.every)
+        require_positive("tracking", every=self.every)
         require(self.experiment.strip() != "", "tracking.experiment: is empty: give it a name, such as metatrain")
         login = re.match(r"(https?)?[^/]*://[^/@]*:[^/@]*@", self.uri or "")
         instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if login and login[1] else _OWN_PLACE

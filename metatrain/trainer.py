@@ -22,7 +22,16 @@ from metatrain.runs.locations import new_home
 from metatrain.settings import Config
 from metatrain.training.outer_loop import Best, TrainState, begin, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import HOME_LEAVES, Executor, Job, Metrics, Params, Recorder, TaskFailed, WorkersLost
+from metatrain.types import (
+    DRIVER_NODE_LEAVING,
+    Executor,
+    Metrics,
+    Params,
+    Recorder,
+    ShardRequest,
+    TaskFailed,
+    WorkersLost,
+)
 from tasks.types import Split
 
 
@@ -179,7 +188,7 @@ def _note_events(session: Session, state: TrainState) -> bool:
     events = session.executor.events()
     for event in events:
         session.recorder.event(state.step, event.kind, event.text)
-    return any(event.kind == HOME_LEAVES for event in events)
+    return any(event.kind == DRIVER_NODE_LEAVING for event in events)
 
 
 def _validate(session: Session, state: TrainState) -> bool:
@@ -253,6 +262,6 @@ def keep_results(session: Session, params: Params, results: Sequence[Evaluation]
 
 
 def _evaluated(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:
-    job = Job("score", split, 0, learner)
+    request = ShardRequest("score", split, 0, learner)
     transductive = session.worker.transductive(learner)
-    return evaluate(session.executor, job, params, tasks, session.config.executor.shard_size, transductive)
+    return evaluate(session.executor, request, params, tasks, session.config.executor.shard_size, transductive)

@@ -98,7 +98,7 @@ class Shard(NamedTuple):
     indices: tuple[int, ...]
 
 
-class Job(NamedTuple):
+class ShardRequest(NamedTuple):
     """What is to be done with every shard of one call. Small and picklable; parameters travel beside it."""
 
     kind: Literal["gradient", "score"]
@@ -114,25 +114,25 @@ class Scores(NamedTuple):
     values: dict[str, Tensor]
 
 
-class Event(NamedTuple):
+class WorkerEvent(NamedTuple):
     """Something that happened to the workers and that a person may want to know, or act on."""
 
     kind: str
     text: str
 
 
-HOME_LEAVES = "driver-leaving"
+DRIVER_NODE_LEAVING = "driver-leaving"
 """The kind of event upon which the driver keeps its state at once: its own machine is about to go."""
 
 
 class Executor(Protocol):
     """Where shards are computed. Whatever implements it, the numbers are the same."""
 
-    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+    def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         """Score every shard; results come in shard order."""
         ...
 
-    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+    def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         """The meta-gradient of all shards, added along the balanced binary tree over shard number."""
         ...
 
@@ -140,7 +140,7 @@ class Executor(Protocol):
         """Have every worker compile what it needs for training shards like these, so that no step has to."""
         ...
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[WorkerEvent]:
         """What happened to workers since this was last asked."""
         ...
 

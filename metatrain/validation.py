@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 
-MOST = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 """No setting counts further: what is counted could not be kept, nor waited for."""
 
 
@@ -14,35 +14,37 @@ def require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def positive(section: str, **values: float | int | None) -> None:
-    """Every value is a finite number above zero, a count at most MOST; None, where a setting is optional, passes."""
+def require_positive(section: str, **values: float | int | None) -> None:
+    """Check that every value is finite and above zero, and an int at most MAX_COUNT; None (not set) passes."""
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{_path(section, name)}: {shown(value)} is not a positive number: set it above 0")
-        at_most(section, MOST, **{name: value if isinstance(value, int) else None})
+            raise ValueError(f"{_path(section, name)}: {format_number(value)} is not a positive number: set it above 0")
+        require_at_most(section, MAX_COUNT, **{name: value if isinstance(value, int) else None})
 
 
-def not_negative(section: str, **values: float | int | None) -> None:
+def require_not_negative(section: str, **values: float | int | None) -> None:
     """Every value is a finite number, zero or above; None passes."""
     for name, value in values.items():
         if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"{_path(section, name)}: {shown(value)} is below zero or not a number: set 0 or more")
+            raise ValueError(
+                f"{_path(section, name)}: {format_number(value)} is below zero or not a number: set 0 or more"
+            )
 
 
-def at_most(section: str, most: int, **values: int | None) -> None:
+def require_at_most(section: str, most: int, **values: int | None) -> None:
     """No value is above `most`; None passes."""
     for name, value in values.items():
         if value is not None and value > most:
-            raise ValueError(f"{_path(section, name)}: {shown(value)} is too much: lower it to {most} or less")
+            raise ValueError(f"{_path(section, name)}: {format_number(value)} is too much: lower it to {most} or less")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """What was meant by a name that is not among those known, as a hint in brackets; "" where none is like it."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def shown(value: float | int) -> str:
+def format_number(value: float | int) -> str:
     """A number as a person writes it, however long it is."""
     if isinstance(value, float):
         return f"{value:g}"

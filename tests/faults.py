@@ -17,7 +17,7 @@ from metatrain.settings import Config, WorkerRange
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import begin, train
 from metatrain.training.worker import Worker
-from metatrain.types import Event, Executor
+from metatrain.types import Executor, WorkerEvent
 from tasks.sources.strokes import Strokes
 from tests.configurations import tiny
 
@@ -40,7 +40,7 @@ class Run:
         self.config, self.executor = config, executor
         self.state = begin(Worker(config, CPU).initial(), config.outer)
         self._steps = train(self.state, executor, config.outer, config.executor.shard_size)
-        self.events: list[Event] = []
+        self.events: list[WorkerEvent] = []
 
     def step(self, steps: int = 1) -> float:
         """Takes so many; seconds a step."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.engine import Engine, NotCompilable, resolve_compile, unrolled_gradient
-from metatrain.engine.compilation import identity
+from metatrain.engine.compilation import cache_key
 from metatrain.models import MLP, Conv4, Dropout, Model, build_model
 from metatrain.models.architectures import Custom
 from metatrain.training.in_process import InProcess
@@ -204,12 +204,12 @@ def test_functions_made_anew_of_equal_values_are_the_same_and_others_are_not():
 
         return lambda y: inner(y) + table[0]
 
-    assert identity(made(0.1)) == identity(made(0.1))
-    assert identity(made(0.1)) != identity(made(0.2))
-    assert identity(made(0.1)) != identity(made(0.1, (2, 2)))
-    assert identity(made(1)) != identity(made(1.0)) != identity(made(True)), "kinds of numbers trace differently"
+    assert cache_key(made(0.1)) == cache_key(made(0.1))
+    assert cache_key(made(0.1)) != cache_key(made(0.2))
+    assert cache_key(made(0.1)) != cache_key(made(0.1, (2, 2)))
+    assert cache_key(made(1)) != cache_key(made(1.0)) != cache_key(made(True)), "kinds of numbers trace differently"
     shared = [1]
-    assert identity(made(0.1, shared)) == identity(made(0.1, shared)) != identity(made(0.1, [1]))
+    assert cache_key(made(0.1, shared)) == cache_key(made(0.1, shared)) != cache_key(made(0.1, [1]))
 
 
 def test_what_branches_on_values_is_refused_with_the_remedy():
@@ -227,14 +227,14 @@ import json, sys, time
 from pathlib import Path
 import torch
 from tests.configurations import tiny
-from metatrain.types import Job
-from metatrain.evaluation.evaluate import shards_of
+from metatrain.types import ShardRequest
+from metatrain.evaluation.evaluate import make_shards
 from metatrain.training.worker import Worker
 settings = ("model={name: mlp, width: 8, depth: 1}", "algorithm.inner_steps=1", "engine.compile=on")
 worker = Worker(tiny(*settings), torch.device("cpu"))
-shards = shards_of(0, 2, 2)
+shards = make_shards(0, 2, 2)
 worker.compile(shards)
-found = worker.gradient(Job("gradient", "train", 0), worker.initial(), shards[0])
+found = worker.gradient(ShardRequest("gradient", "train", 0), worker.initial(), shards[0])
 code = sorted(str(p) for p in Path(sys.argv[1]).rglob("*.so"))
 print(json.dumps([code, float(sum(g.double().sum() for g in found.grads.values())).hex()]))
 """

@@ -329,11 +329,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
 
 def test_workers_may_be_a_range():
     config = tiny("executor.workers={min: 2, max: 4}")
-    assert (config.executor.least_workers, config.executor.most_workers) == (2, 4)
+    assert (config.executor.min_workers, config.executor.max_workers) == (2, 4)
     assert read_config(as_plain(config)) == config
     schema().validate(as_plain(config))
     assert flat(as_plain(config))["executor.workers.max"] == 4
-    assert tiny("executor.workers=3").executor.least_workers == 1
+    assert tiny("executor.workers=3").executor.min_workers == 1
 
 
 def test_a_name_that_looks_like_a_number_is_kept_as_a_name(tmp_path):

@@ -26,7 +26,7 @@ from metatrain.training.in_process import InProcess
 from metatrain.models import Conv4
 from metatrain.training.outer_loop import begin, restore, train
 from metatrain.settings import Choice, Config, ExecutorSettings, OuterSettings, Tasks
-from metatrain.types import Job
+from metatrain.types import ShardRequest
 from metatrain.training.worker import Worker
 from pathlib import Path
 from tasks.sources.strokes import Strokes
@@ -46,7 +46,7 @@ for metrics in train(state, executor, config.outer, config.executor.shard_size):
     steps += 1
     checkpoints.save(Path(sys.argv[1]), state.step, state.snapshot())
 assert restore(checkpoints.newest(Path(sys.argv[1])).snapshot, config.outer).step == 3
-result = evaluate(executor, Job("score", "test", 0), state.params, 4, 2, transductive=True)
+result = evaluate(executor, ShardRequest("score", "test", 0), state.params, 4, 2, transductive=True)
 print(steps, result.tasks, sorted(REFUSED & set(sys.modules)))
 """
 

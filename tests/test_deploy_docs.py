@@ -27,7 +27,7 @@ def test_a_submitted_run_waits_until_a_node_has_come_with_its_image(section: str
     words = shlex.split(submitted, comments=True)
     settings = load_config(d.ROOT / "configs" / "omniglot-maml-5w1s.yaml", words[words.index("train") + 2 :])
     assert settings.executor.deadline >= 1800
-    assert settings.executor.least_workers < settings.executor.most_workers, "a number that is not there is refused"
+    assert settings.executor.min_workers < settings.executor.max_workers, "a number that is not there is refused"
 
 
 @pytest.mark.parametrize("section", ["Machines of your own", "Kubernetes", "AWS"])

@@ -125,12 +125,12 @@ def test_the_job_uses_the_cluster_that_is_made_for_it() -> None:
     spec = SPECS["omniglot-maml"]
     [gpu] = [group for group in spec["workerGroupSpecs"] if group["groupName"] == "gpu"]
     per_pod = int(gpu["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    wanted = settings.executor.most_workers * settings.executor.gpus_per_worker
+    wanted = settings.executor.max_workers * settings.executor.gpus_per_worker
     assert wanted == gpu["maxReplicas"] * per_pod, "as many GPUs as the group may have"
-    first = settings.executor.least_workers * settings.executor.gpus_per_worker
+    first = settings.executor.min_workers * settings.executor.gpus_per_worker
     assert first <= gpu["replicas"] * per_pod, "metatrain refuses GPUs that are not there when it starts"
     shards = settings.outer.tasks_per_step / settings.executor.shard_size
-    assert shards >= settings.executor.most_workers, "some workers would never have a shard"
+    assert shards >= settings.executor.max_workers, "some workers would never have a shard"
 
 
 def test_the_job_waits_until_a_node_has_come_with_its_image() -> None:

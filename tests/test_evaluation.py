@@ -7,38 +7,38 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.evaluation.evaluate import evaluate, interval, shards_of, table
+from metatrain.evaluation.evaluate import evaluate, format_results, make_shards, mean_and_ci95
 from metatrain.settings import Config
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Job
+from metatrain.types import Context, ShardRequest
 from tasks.types import Examples
 from tests.configurations import tiny
 
-TEST = Job("score", "test", 0)
-NEAREST = Job("score", "test", 0, "nearest_neighbour")
+TEST = ShardRequest("score", "test", 0)
+NEAREST = ShardRequest("score", "test", 0, "nearest_neighbour")
 
 
 def executor_of(config: Config) -> InProcess:
     return InProcess(Worker(config, torch.device("cpu")))
 
 
-def evaluated(config: Config, job: Job = TEST, tasks: int = 7, shard_size: int = 3):
+def evaluated(config: Config, request: ShardRequest = TEST, tasks: int = 7, shard_size: int = 3):
     executor = executor_of(config)
-    params = {} if job.learner == "nearest_neighbour" else executor.worker.initial()
-    return evaluate(executor, job, params, tasks, shard_size, executor.worker.transductive(job.learner))
+    params = {} if request.learner == "nearest_neighbour" else executor.worker.initial()
+    return evaluate(executor, request, params, tasks, shard_size, executor.worker.transductive(request.learner))
 
 
 def test_interval_is_the_mean_and_196_standard_errors():
     # 1 … 5: mean 3, sample variance 10/4.
-    mean, ci95 = interval(torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0], [4.0, 7.0], [5.0, 7.0]]).double())
+    mean, ci95 = mean_and_ci95(torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0], [4.0, 7.0], [5.0, 7.0]]).double())
     assert mean.tolist() == [3.0, 7.0]
     assert ci95.tolist() == pytest.approx([1.96 * (2.5 / 5) ** 0.5, 0.0])
 
 
 @given(first=st.integers(0, 10**9), count=st.integers(1, 200), size=st.integers(1, 50))
 def test_shards_cover_every_index_once_in_order(first, count, size):
-    shards = shards_of(first, count, size)
+    shards = make_shards(first, count, size)
     assert [index for shard in shards for index in shard.indices] == list(range(first, first + count))
     assert [shard.number for shard in shards] == list(range(len(shards)))
     assert all(len(shard.indices) == size for shard in shards[:-1])
@@ -54,7 +54,7 @@ def test_scores_do_not_depend_on_the_size_of_shards(algorithm, shard_size):
 
 def test_runs_of_any_seed_are_judged_on_the_same_tasks():
     def scores(*overrides: str) -> list[float]:
-        (found,) = executor_of(tiny(*overrides)).map(NEAREST, {}, shards_of(0, 20, 20))
+        (found,) = executor_of(tiny(*overrides)).map(NEAREST, {}, make_shards(0, 20, 20))
         return found.values["accuracy"].flatten().tolist()
 
     assert scores("seed=0") == scores("seed=1")
@@ -69,7 +69,7 @@ def test_validation_tasks_are_not_test_tasks():
 def test_the_nearest_neighbour_is_the_nearest_of_a_naive_search():
     config = tiny("algorithm={name: protonet}", "tasks.test={ways: 4, shots: 3, queries: 2}")
     worker = Worker(config, torch.device("cpu"))
-    (scores,) = InProcess(worker).map(NEAREST, {}, shards_of(0, 12, 12))
+    (scores,) = InProcess(worker).map(NEAREST, {}, make_shards(0, 12, 12))
     tasks = config.tasks.source.settings.distribution("test", config.tasks.test, config.evaluation.seed).episodes(
         range(12)
     )
@@ -141,7 +141,7 @@ def test_a_baseline_on_pixels_is_never_transductive_and_an_untrained_network_is_
 
 def test_as_a_person_reads_it_and_as_a_program_does():
     found = replace(evaluated(tiny(), tasks=4), value=0.98765, ci95=0.00214)
-    assert list(table([found])) == ["trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"]
+    assert list(format_results([found])) == ["trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"]
     plain = found.as_dict()
     assert (plain["score"], plain["accuracy"], plain["ci95"], plain["tasks"]) == ("accuracy", 0.98765, 0.00214, 4)
     assert plain["curve"]["steps"] == [0, 1, 2]

@@ -155,7 +155,7 @@ def test_the_solution_is_that_of_least_squares_with_rows_for_the_regulariser(own
     weight = torch.tensor(0.7, dtype=torch.float64)
     taller = torch.cat([z, weight.sqrt() * torch.eye(8, dtype=torch.float64)])
     expected = torch.linalg.lstsq(taller, torch.cat([y, torch.zeros(8, 4, dtype=torch.float64)])).solution
-    assert torch.allclose(own.ridge.solved(z, y, weight), expected, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(own.ridge.solve_ridge(z, y, weight), expected, rtol=1e-10, atol=1e-12)
 
 
 class Setting:

@@ -15,13 +15,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.executor import RayExecutor
 from metatrain.algorithms import ALGORITHMS
-from metatrain.evaluation.evaluate import shards_of
+from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import begin, train
 from metatrain.training.worker import Worker
-from metatrain.types import Executor, Job
+from metatrain.types import Executor, ShardRequest
 from tests.configurations import tiny
 
 CPU = torch.device("cpu")
@@ -91,11 +91,11 @@ def test_another_seed_or_shard_size_ends_elsewhere(reference):
 def test_scores_come_in_shard_order(make):
     config = tiny()
     executor, worker = make(config), Worker(config, CPU)
-    params, job = worker.initial(), Job("score", "test", 0)
-    shards = shards_of(0, 10, 3)
-    found = list(executor.map(job, params, shards))
+    params, request = worker.initial(), ShardRequest("score", "test", 0)
+    shards = make_shards(0, 10, 3)
+    found = list(executor.map(request, params, shards))
     for shard, scores in zip(shards, found, strict=True):
-        expected = worker.score(job, params, shard).values
+        expected = worker.score(request, params, shard).values
         assert all(torch.equal(scores.values[name], expected[name]) for name in expected)
     assert [len(scores.values["loss"]) for scores in found] == [3, 3, 3, 1]
     executor.close()
@@ -103,7 +103,7 @@ def test_scores_come_in_shard_order(make):
 
 def test_a_baseline_needs_no_parameters(make):
     executor = make(tiny())
-    (scores,) = executor.map(Job("score", "test", 0, "nearest_neighbour"), {}, shards_of(0, 4, 4))
+    (scores,) = executor.map(ShardRequest("score", "test", 0, "nearest_neighbour"), {}, make_shards(0, 4, 4))
     assert scores.values["accuracy"].shape == (4, 1)
     executor.close()
 

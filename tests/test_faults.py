@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.evaluation.evaluate import shards_of
-from metatrain.types import Job, TaskFailed, WorkersLost
+from metatrain.evaluation.evaluate import make_shards
+from metatrain.types import ShardRequest, TaskFailed, WorkersLost
 from tests.faults import harmful, many_steps, on_ray, running, stopped
 
 pytestmark = pytest.mark.ray
@@ -72,13 +72,13 @@ def test_tasks_that_kill_every_worker_end_the_run_and_are_named(local_ray):
 
 def test_a_task_that_raises_ends_that_call_and_leaves_the_workers_fit_for_others(local_ray):
     with running(on_ray(harmful("raise", 3), 2)) as run:
-        params, shards = run.state.params, shards_of(0, 8, 1)
+        params, shards = run.state.params, make_shards(0, 8, 1)
         for _ in range(5):
             with pytest.raises(TaskFailed, match=r"^test task 3 at step 0: KeyError: 'no such task'"):
-                list(run.executor.map(Job("score", "test", 0), params, shards))
+                list(run.executor.map(ShardRequest("score", "test", 0), params, shards))
         began = time.monotonic()
         for _ in range(3):
-            assert len(list(run.executor.map(Job("score", "test", 0), params, shards_of(4, 8, 1)))) == 8
+            assert len(list(run.executor.map(ShardRequest("score", "test", 0), params, make_shards(4, 8, 1)))) == 8
         assert time.monotonic() - began < 30
         assert run.executor.health()["workers"] == 2
 

@@ -14,7 +14,7 @@ from tests.episodes import classification_spec, context_of, random_episodes
 from tests.test_models import WithOwnHead, custom
 
 SPEC = classification_spec(ways=3, size=8, channels=1)
-SILENT = Context(torch.tensor(0), torch.tensor(-1))
+NO_NOISE = Context(torch.tensor(0), torch.tensor(-1))
 
 
 @given(st.integers(1, 12), st.integers(1, 11), st.integers(0, 2**60))
@@ -44,7 +44,7 @@ def adapted_names(algorithm) -> set[str]:
     model = build_model(Conv4(width=4, depth=2), SPEC, seed=0)
     params = algorithm.init(model, SPEC, 0)
     support = torch.utils._pytree.tree_map(lambda leaf: leaf[0], random_episodes(SPEC, 1, dtype=torch.float32)).support
-    before, *_, after = (state.fast for state in algorithm.trajectory(model, params, support, SILENT))
+    before, *_, after = (state.fast for state in algorithm.trajectory(model, params, support, NO_NOISE))
     weights = after.head if isinstance(algorithm, ANIL) else after
     begun = before.head if isinstance(algorithm, ANIL) else before
     assert all(not torch.equal(weights[name], begun[name]) for name in weights if "bias" not in name)
@@ -75,7 +75,7 @@ def test_meta_sgd_has_a_rate_for_each_weight_and_moves_by_it():
     frozen = params | {name: torch.zeros_like(value) for name, value in params.items() if name.startswith("inner_lr.")}
     support = random_episodes(SPEC, 1, dtype=torch.float32).support
     one = type(support)(support.x[0], support.y[0])
-    *_, still = MetaSGD(0.1, 3).trajectory(model, frozen, one, SILENT)
+    *_, still = MetaSGD(0.1, 3).trajectory(model, frozen, one, NO_NOISE)
     assert all(torch.equal(still.fast[name], params[name]) for name in weights)
 
 

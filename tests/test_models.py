@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from metatrain.algorithms import MAML
 from metatrain.engine import Engine
 from metatrain.models import MLP, Conv4, Custom, DropBlock, Dropout, TaskNorm, build_model
-from metatrain.models.normalization import statistics_of_first, written_out
+from metatrain.models.normalization import reference_statistics, unfused_norm
 from tests.episodes import classification_spec, context_of, random_episodes
 
 SPEC = classification_spec(ways=4, size=28, channels=1)
-SILENT = torch.tensor(-1)
+NO_NOISE = torch.tensor(-1)
 
 
 class WithRunningStatistics(nn.Sequential):
@@ -71,8 +71,8 @@ def custom(kind: type[nn.Module], **settings) -> Custom:
 def test_embeds_and_predicts(architecture, features):
     model = build_model(architecture, SPEC, seed=0)
     params, x = model.initial(), torch.rand(6, *SPEC.x)
-    assert model.embed(params, x, SILENT).shape == (6, features)
-    assert model.predict(params, x, SILENT).shape == (6, 4)
+    assert model.embed(params, x, NO_NOISE).shape == (6, features)
+    assert model.predict(params, x, NO_NOISE).shape == (6, 4)
     assert {name for name in params if name.startswith("model.head.")} == {"model.head.weight", "model.head.bias"}
 
 
@@ -94,9 +94,9 @@ def test_task_norm_is_batch_norm_however_it_is_spelt(rows):
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
         norm.bias.uniform_(-1, 1)
-    with statistics_of_first(rows):
+    with reference_statistics(rows):
         found = norm(x)
-        with written_out():
+        with unfused_norm():
             assert torch.allclose(norm(x), found, rtol=1e-12)
     used = x[:rows]
     mean, var = used.mean((0, 2, 3)), used.var((0, 2, 3), unbiased=False)
@@ -109,8 +109,8 @@ def test_inductive_queries_do_not_touch_each_other_and_transductive_ones_do():
     for normalization, independent in (("inductive", True), ("transductive", False)):
         model = build_model(Conv4(width=8, normalization=normalization), SPEC, seed=0)
         params = model.initial()
-        together = model.predict(params, query, SILENT, reference=support)
-        alone = model.predict(params, query[:2], SILENT, reference=support)
+        together = model.predict(params, query, NO_NOISE, reference=support)
+        alone = model.predict(params, query[:2], NO_NOISE, reference=support)
         assert torch.allclose(together[:2], alone, atol=1e-5) == independent
 
 
@@ -119,7 +119,7 @@ def test_running_statistics_are_refused_and_batch_statistics_work():
         build_model(custom(WithRunningStatistics), SPEC, 0)
     model = build_model(custom(WithRunningStatistics, arguments={"track": False}), SPEC, 0)
     assert model.normalization == "transductive"
-    assert model.predict(model.initial(), torch.rand(3, *SPEC.x), SILENT).shape == (3, 4)
+    assert model.predict(model.initial(), torch.rand(3, *SPEC.x), NO_NOISE).shape == (3, 4)
 
 
 def test_torch_dropout_is_refused_and_ours_is_addressed():
@@ -127,7 +127,7 @@ def test_torch_dropout_is_refused_and_ours_is_addressed():
         build_model(custom(WithTorchDropout), SPEC, 0)
     model = build_model(custom(WithOurDropout), SPEC, 0)
     params, x = model.initial(), torch.rand(64, *SPEC.x)
-    silent = model.embed(params, x, SILENT)
+    silent = model.embed(params, x, NO_NOISE)
     one, again, other = (model.embed(params, x, torch.tensor(key)) for key in (11, 11, 12))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -206,7 +206,7 @@ def test_drop_block_replays_and_differs_by_task_and_layer_and_is_silent_in_evalu
     assert not torch.equal(one == 0, other == 0)
     assert (one == 0).any()
     plain = nn.Sequential(model.body[1], nn.Flatten())
-    assert torch.equal(model.embed(params, x, SILENT), plain(x))
+    assert torch.equal(model.embed(params, x, NO_NOISE), plain(x))
     seen = []
     for layer in (model.body[0], model.body[2]):
         layer.register_forward_pre_hook(lambda module, _: seen.append(int(module.noise)))
@@ -244,15 +244,15 @@ def test_a_head_of_the_modules_own_becomes_the_models():
     ]
     torch.manual_seed(0)
     whole, x = WithOwnHead(), torch.rand(3, *SPEC.x)
-    assert torch.equal(model.predict(model.initial(), x, SILENT), whole(x))
-    assert torch.equal(model.embed(model.initial(), x, SILENT), torch.relu(whole.trunk(x.flatten(1))))
+    assert torch.equal(model.predict(model.initial(), x, NO_NOISE), whole(x))
+    assert torch.equal(model.embed(model.initial(), x, NO_NOISE), torch.relu(whole.trunk(x.flatten(1))))
 
 
 def test_without_a_head_the_modules_outputs_are_the_predictions():
     model = build_model(custom(WithOwnHead, head="none"), SPEC, 0)
     params, x = model.initial(), torch.rand(3, *SPEC.x)
     assert not any(name.startswith("model.head.") for name in params)
-    assert torch.equal(model.predict(params, x, SILENT), model.embed(params, x, SILENT))
+    assert torch.equal(model.predict(params, x, NO_NOISE), model.embed(params, x, NO_NOISE))
     with pytest.raises(ValueError, match="trained for 4"):
         model.for_tasks(SPEC._replace(ways=5), params)
 
@@ -281,7 +281,7 @@ def test_fewer_ways_use_the_first_outputs_and_more_are_refused():
     model = build_model(Conv4(width=8), SPEC, 0)
     params, x = model.initial(), torch.rand(3, *SPEC.x)
     fewer = model.for_tasks(SPEC._replace(ways=2), params)
-    assert torch.equal(fewer.predict(params, x, SILENT), model.predict(params, x, SILENT)[:, :2])
+    assert torch.equal(fewer.predict(params, x, NO_NOISE), model.predict(params, x, NO_NOISE)[:, :2])
     with pytest.raises(ValueError, match="the head was trained for 4"):
         model.for_tasks(SPEC._replace(ways=5), params)
     model.for_tasks(SPEC._replace(ways=50), model.initial(head=False))

@@ -13,7 +13,7 @@ from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import Best, Diverged, TrainState, apply, begin, clip, grouped, rate, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import Job, MetaGradient, Params, Shard
+from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from tests.configurations import tiny
 
 STEPS = 6
@@ -34,10 +34,10 @@ class Quadratic:
     """Task i pulls w towards i: Σ ½(w − i)², its gradient summed over tasks."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Job, list[Shard]]] = []
+        self.asked: list[tuple[ShardRequest, list[Shard]]] = []
 
-    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
-        self.asked.append((job, list(shards)))
+    def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        self.asked.append((request, list(shards)))
         goals = torch.tensor([float(i) for shard in shards for i in shard.indices])
         apart = params["w"] - goals
         return MetaGradient({"w": apart.sum()}, {}, {"loss": (apart**2 / 2).sum()}, torch.tensor(len(goals)))
@@ -183,7 +183,7 @@ def test_every_task_is_asked_for_once_and_each_step_names_itself():
     losses = [metrics["loss"] for metrics in train(state, executor, settings, shard_size=2)]
     asked = [[i for shard in shards for i in shard.indices] for _, shards in executor.asked]
     assert asked == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
-    assert [job for job, _ in executor.asked] == [Job("gradient", "train", step) for step in range(3)]
+    assert [request for request, _ in executor.asked] == [ShardRequest("gradient", "train", step) for step in range(3)]
     assert float(state.params["w"]) == 12.0, "with rate 1, w lands on the mean of the last step's goals"
     assert losses == [pytest.approx(1 + 7**2 / 2), pytest.approx(1 + 5**2 / 2), pytest.approx(1 + 5**2 / 2)]
     assert (state.step, state.next_task) == (3, 15)
@@ -269,9 +269,9 @@ def test_a_loss_that_is_no_longer_a_number_stops_the_run_and_names_step_and_task
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_either_a_loss_or_a_gradient_that_is_no_number_is_enough(broken, value):
     class Executor(Quadratic):
-        def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
             bad = torch.tensor(value)
-            found = super().sum(job, params, shards)
+            found = super().sum(request, params, shards)
             return found._replace(grads={"w": bad}) if broken == "gradient" else found._replace(metrics={"loss": bad})
 
     settings = OuterSettings(steps=3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metatrain.evaluation.predictions import Demonstration
+from metatrain.evaluation.predictions import TaskPredictions
 from metatrain.report import plots
 from tasks.types import Episode, Examples
 
@@ -124,12 +124,12 @@ def test_nothing_is_imported_before_it_is_needed_and_pyplot_never(tmp_path: Path
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def fitted(steps: int) -> Demonstration:
+def fitted(steps: int) -> TaskPredictions:
     """A sine, fitted by itself times step / steps; the queries in no order."""
     x = torch.linspace(-3, 3, 100)[torch.randperm(100, generator=torch.Generator().manual_seed(0))][:, None]
     support = Examples(x[:5], x[:5].sin())
     grown = [x.sin() * (step / max(1, steps)) for step in range(steps + 1)]
-    return Demonstration(Episode(support, Examples(x, x.sin())), torch.stack(grown))
+    return TaskPredictions(Episode(support, Examples(x, x.sin())), torch.stack(grown))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 10, 20])

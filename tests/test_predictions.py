@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metatrain.evaluation.predictions import Demonstration, demonstrated
-from metatrain.models.dropout import SILENT
+from metatrain.evaluation.predictions import TaskPredictions, predict_task
+from metatrain.models.dropout import NO_NOISE
 from metatrain.report.test_task import exhibit
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import Silent
@@ -18,14 +18,14 @@ from metatrain.trainer import Session, keep_results, new_run
 from metatrain.trainer import test as score_on_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Job, Shard
+from metatrain.types import Context, Shard, ShardRequest
 from tasks.episode_figure import episode_picture
 from tasks.sources.strokes import Strokes
 from tasks.types import Episode, EpisodeShape, Examples, Split, TaskSpec
 from tests.configurations import tiny
 
 CPU = torch.device("cpu")
-SILENTLY = Context(torch.tensor(0), torch.tensor(SILENT))
+SILENTLY = Context(torch.tensor(0), torch.tensor(NO_NOISE))
 REGRESSION = (
     "tasks={name: 'tests.test_predictions:Waves', train: {ways: null}, test: {ways: null, shots: 5, queries: 7}}",
     "model={name: mlp, width: 8}",
@@ -99,16 +99,16 @@ class NegativeTasks:
         return (x + 1) / 2
 
 
-def shown(config: Config) -> tuple[Worker, Demonstration]:
+def shown(config: Config) -> tuple[Worker, TaskPredictions]:
     worker = Worker(config, CPU)
     task = Episode(*(Examples(*(leaf[0] for leaf in part)) for part in worker.distribution("test").episodes([0])))
-    return worker, demonstrated(worker.evaluated, worker.model, worker.initial(), task, SILENTLY)
+    return worker, predict_task(worker.evaluated, worker.model, worker.initial(), task, SILENTLY)
 
 
 @pytest.mark.parametrize("overrides", [("algorithm={name: maml}",), ("algorithm={name: protonet}",), REGRESSION])
 def test_what_is_shown_is_what_is_scored(overrides: tuple[str, ...]) -> None:
     worker, demonstration = shown(tiny(*overrides))
-    scores = worker.score(Job("score", "test", 0), worker.initial(), Shard(0, (0,))).values
+    scores = worker.score(ShardRequest("score", "test", 0), worker.initial(), Shard(0, (0,))).values
     query, predictions = demonstration.episode.query.y, demonstration.predictions
     if "accuracy" in scores:
         found = [(logits.argmax(1) == query).float().mean() for logits in predictions]
@@ -150,7 +150,7 @@ def test_normalised_images_are_shown_as_they_were(tmp_path: Path) -> None:
 def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Demonstration] = []
+    drawn: list[TaskPredictions] = []
     monkeypatch.setattr("metatrain.report.plots.fit", lambda found, title, out: drawn.append(found))
     worker, demonstration = shown(tiny(*REGRESSION))
     assert exhibit(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"

@@ -25,7 +25,7 @@ def test_settings_go_before_ones_own_and_leave_the_rest_of_a_section() -> None:
     config = read_config(overridden(plain, [*profile.overrides(), "executor.workers=8"]))
     assert (config.runs.root, config.runs.heartbeat, config.runs.name) == ("s3://lab/runs", 5.0, "1e-3")
     assert (config.executor.name, config.executor.workers, config.executor.shard_size) == ("ray", 8, 3)
-    assert read_config(overridden(plain, profile.overrides())).executor.most_workers == 4
+    assert read_config(overridden(plain, profile.overrides())).executor.max_workers == 4
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from metatrain.models import ResNet12, build_model
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.reference import log_softmax_loss
 
-SILENT = torch.tensor(-1)
+NO_NOISE = torch.tensor(-1)
 CPU = torch.device("cpu")
 NARROW = (2, 3, 4, 5)
 
@@ -73,11 +73,11 @@ def test_embeds_as_written_anew(shape):
     spec = classification_spec()._replace(x=shape)
     model, params = built(spec, widths=(4, 6, 8, 10), drop=0.0)
     x = torch.rand(5, *shape, dtype=torch.float64)
-    found = model.embed(params, x, SILENT)
+    found = model.embed(params, x, NO_NOISE)
     assert found.shape == (5, 10)
     assert torch.allclose(found, written_anew(params, x), rtol=1e-9, atol=1e-12)
     dropping, _ = built(spec, widths=(4, 6, 8, 10))
-    assert torch.equal(dropping.embed(params, x, SILENT), found), "where nothing random may happen, nothing is dropped"
+    assert torch.equal(dropping.embed(params, x, NO_NOISE), found), "without a noise key nothing is dropped"
     assert not torch.allclose(dropping.embed(params, x, torch.tensor(7)), found)
 
 

@@ -7,7 +7,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.config.load import read_config
 from metatrain.metrics import task_loss
 from metatrain.training.worker import Worker
-from metatrain.types import Job, Shard
+from metatrain.types import Shard, ShardRequest
 from tests.configurations import tiny
 from tune.execution.costs import COSTS, adaptation, costs
 
@@ -101,9 +101,9 @@ def test_every_method_and_network_has_its_costs_on_pictures(name, model):
     assert costs(one, ["operations"])["operations"] == found["operations"]
     predicted = adaptation(one)()
     assert predicted.shape == (9, 3)
-    job, shard = Job("score", "validation", 0), Shard(0, (0,))
-    scored = one.score(job, one.initial(), shard).values["loss"][0, -1]
-    torch.testing.assert_close(task_loss(predicted, one.tasks(job, shard).query.y[0])[0], scored)
+    request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
+    scored = one.score(request, one.initial(), shard).values["loss"][0, -1]
+    torch.testing.assert_close(task_loss(predicted, one.tasks(request, shard).query.y[0])[0], scored)
     assert not predicted.requires_grad
 
 

@@ -14,7 +14,7 @@ from metatrain.models import Torchvision, build_model
 from metatrain.models.layers import Attention, HardSigmoid
 from tests.episodes import classification_spec, context_of, random_episodes
 
-SILENT = torch.tensor(-1)
+NO_NOISE = torch.tensor(-1)
 CPU = torch.device("cpu")
 SPEC = classification_spec(ways=3, size=64, channels=3)
 
@@ -50,7 +50,7 @@ def test_predicts_what_torchvisions_own_does(classifier, normalization):
     params = {name: value.double() for name, value in model.initial().items()}
     x = torch.rand(4, *SPEC.x, dtype=torch.float64)
     with torch.no_grad():
-        found, embedded = model.predict(params, x, SILENT), model.embed(params, x, SILENT)
+        found, embedded = model.predict(params, x, NO_NOISE), model.embed(params, x, NO_NOISE)
         assert torch.allclose(found, torchvisions_own(classifier)(x), rtol=1e-6, atol=1e-8)
     assert model.normalization == normalization
     if classifier.startswith("squeezenet"):
@@ -108,7 +108,7 @@ def test_its_dropout_is_addressed():
     params, x = model.initial(), torch.rand(4, *SPEC.x)
     one, again, other = (model.embed(params, x, torch.tensor(key)) for key in (11, 11, 12))
     assert torch.equal(one, again)
-    silent = model.embed(params, x, SILENT) != 0
+    silent = model.embed(params, x, NO_NOISE) != 0
     dropped = ((one == 0) & silent).sum() / silent.sum()
     assert 0.15 < dropped < 0.25, "its rate is 0.2"
     assert not torch.equal(one == 0, other == 0)
@@ -119,15 +119,15 @@ def test_inductive_queries_do_not_touch_each_other():
     for normalization, independent in (("inductive", True), ("transductive", False)):
         model = build_model(Torchvision("resnet18", normalization), SPEC, seed=0)
         params = model.initial()
-        together = model.predict(params, query, SILENT, reference=support)
-        alone = model.predict(params, query[:2], SILENT, reference=support)
+        together = model.predict(params, query, NO_NOISE, reference=support)
+        alone = model.predict(params, query[:2], NO_NOISE, reference=support)
         assert torch.allclose(together[:2], alone, atol=1e-4) == independent
 
 
 def test_regression_has_an_output_for_each_value():
     spec = SPEC._replace(kind="regression", ways=None, y=(2, 2))
     model = build_model(Torchvision("squeezenet1_1"), spec, seed=0)
-    assert model.predict(model.initial(), torch.rand(5, *SPEC.x), SILENT).shape == (5, 2, 2)
+    assert model.predict(model.initial(), torch.rand(5, *SPEC.x), NO_NOISE).shape == (5, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from metatrain.settings import Choice
-from metatrain.validation import not_negative, positive, require
+from metatrain.validation import require, require_not_negative, require_positive
 from tune.history.trials import Mode
 
 METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "min", "validation/mse": "min"}
@@ -39,8 +39,8 @@ class SearchSettings:
     warm_start: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        positive("search", trials=self.trials, minutes=self.minutes, failures=self.failures, cpus=self.cpus)
-        not_negative("search", at_once=self.at_once, seed=self.seed, retries=self.retries)
+        require_positive("search", trials=self.trials, minutes=self.minutes, failures=self.failures, cpus=self.cpus)
+        require_not_negative("search", at_once=self.at_once, seed=self.seed, retries=self.retries)
         known = ", ".join(METRICS)
         require(self.metric in METRICS, f"search.metric: no run reports '{self.metric}': choose among {known}")
         endless = "search: has no end: set search.trials, search.minutes, or both"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tune.history.journal import Event, Journal, after, replayed
 from tune.history.trials import History, Mode, Status, Trial
 from tune.schedulers.asha import Decision, Schedule
@@ -55,7 +55,7 @@ class Plan:
     first: tuple[Configuration, ...] = ()
 
     def __post_init__(self) -> None:
-        positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
+        require_positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
         require(self.mode in ("min", "max"), f"search.mode: {self.mode!r}: set min or max")
         for configuration in self.first:
             require(self.space.contains(configuration), f"search.first: {configuration} is not of the space: mend it")

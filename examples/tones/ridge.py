@@ -18,7 +18,7 @@ from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model, fold
 from metatrain.types import Context, MetaGradient, Params, Prediction
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 LAMBDA, SCALE = "ridge.log_lambda", "ridge.log_scale"
@@ -44,7 +44,7 @@ class Ridge:
     scale: float = 10.0
 
     def __post_init__(self) -> None:
-        positive("algorithm", regulariser=self.regulariser, scale=self.scale)
+        require_positive("algorithm", regulariser=self.regulariser, scale=self.scale)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         require(spec.ways is not None, "algorithm.name: ridge:Ridge needs classes, and these tasks have none")
@@ -55,7 +55,7 @@ class Ridge:
         z = model.embed(params, support.x, fold(context.noise, 0))
         # Rows of I, and not F.one_hot, which looks at its values, as nothing may under vmap.
         y = torch.eye(model.spec.ways or 0, dtype=z.dtype, device=z.device)[support.y]
-        yield Solution(solved(z, y, params[LAMBDA].exp()), support.x)
+        yield Solution(solve_ridge(z, y, params[LAMBDA].exp()), support.x)
 
     def predict(self, model: Model, params: Params, adapted: Solution, x: Tree, context: Context) -> Prediction:
         z = model.embed(params, x, fold(context.noise, 1), reference=adapted.support_x)
@@ -71,7 +71,7 @@ class Ridge:
         return loss_gradient(loss, params, tasks, context, engine)
 
 
-def solved(z: Tensor, y: Tensor, regulariser: Tensor) -> Tensor:
+def solve_ridge(z: Tensor, y: Tensor, regulariser: Tensor) -> Tensor:
     """W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, which is (Zᵀ Z + λ I)⁻¹ Zᵀ Y by Woodbury's identity: n equations instead of D.
 
     z: Z, [n, D]. y: Y, [n, N]. regulariser: λ > 0, a scalar. Returns [D, N].

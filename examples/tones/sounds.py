@@ -109,7 +109,7 @@ class Concerts:
         low, high = self.source.pitch
         pitch = low * (high / low) ** numbers[:, 0]
         phases = 2 * math.pi * numbers[:, 2 : 2 + HARMONICS]
-        waves = played(np.repeat(spectra.reshape(-1, HARMONICS), each, axis=0), pitch, phases)
+        waves = synthesize(np.repeat(spectra.reshape(-1, HARMONICS), each, axis=0), pitch, phases)
         # Uniform in ±√3, which has variance 1.
         waves += (self.source.noise * math.sqrt(3) * (2 * numbers[:, 2 + HARMONICS :] - 1)).astype(np.float32)
         loudness = 2 ** (2 * numbers[:, 1:2] - 1)
@@ -117,7 +117,7 @@ class Concerts:
         return Examples(x, torch.arange(ways).repeat_interleave(each).expand(tasks, -1))
 
 
-def played(spectra: Reals, pitch: Reals, phases: Reals) -> Floats:
+def synthesize(spectra: Reals, pitch: Reals, phases: Reals) -> Floats:
     """y(t) = Σ_h a_h sin(2π h f t + φ_h), sampled at RATE: [R, L].
 
     spectra: a, [R, H]. pitch: f, [R] in Hz. phases: φ, [R, H] in radians.

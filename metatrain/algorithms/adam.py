@@ -9,7 +9,7 @@ from torch.func import grad
 from metatrain.algorithms.gradient_descent import query_loss
 from metatrain.metrics import task_loss
 from metatrain.models import Model
-from metatrain.models.dropout import fold, hashed, positions
+from metatrain.models.dropout import fold, positions, splitmix64
 from metatrain.types import Context, InnerLoop, Params
 from tasks.types import Examples
 
@@ -66,5 +66,5 @@ def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Te
     position = t * inner_batch + torch.arange(inner_batch, device=noise.device)
     first = t * inner_batch // examples
     # A batch is smaller than a shuffle, so that it reaches into two of them at most.
-    shuffles = [torch.argsort(hashed(hashed(everyone) ^ fold(key, _ORDER + first + later))) for later in (0, 1)]
+    shuffles = [torch.argsort(splitmix64(splitmix64(everyone) ^ fold(key, _ORDER + first + later))) for later in (0, 1)]
     return torch.cat(shuffles).index_select(0, position - first * examples)

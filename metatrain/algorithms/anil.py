@@ -9,17 +9,17 @@ from torch.func import grad
 from metatrain.algorithms.gradient_descent import (
     Adapted,
     descend,
+    init_weights_with_head,
     predict_adapted,
     query_loss,
-    through_the_loop,
-    weights_with_head,
+    unrolled_meta_gradient,
 )
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.models.model import HEAD
 from metatrain.types import Context, InnerLoop, Params, Prediction
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 from tasks.types import Examples, Tree
 
 
@@ -38,7 +38,7 @@ class ANIL:
     inner_steps: int = 5
 
     def __post_init__(self) -> None:
-        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         def start(params: Params, support: Examples, context: Context) -> HeadOnFeatures:
@@ -46,7 +46,7 @@ class ANIL:
             return HeadOnFeatures(head, model.embed(params, support.x, fold(context.noise, 0)))
 
         def support_loss(head: Params, features: Tensor, y: Tensor) -> Tensor:
-            return task_loss(model.read_out(head, features), y)[0]
+            return task_loss(model.apply_head(head, features), y)[0]
 
         def step(
             params: Params, fast: HeadOnFeatures, support: Examples, t: Tensor, context: Context
@@ -61,4 +61,4 @@ class ANIL:
         head = Adapted(adapted.fast.head, adapted.support_x)
         return predict_adapted(self, model, params, head, x, context)
 
-    init, trajectory, meta_gradient = weights_with_head, descend, through_the_loop
+    init, trajectory, meta_gradient = init_weights_with_head, descend, unrolled_meta_gradient

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.gradient_descent import (
-    constant,
+    constant_rate,
     descend,
     gradient_descent,
+    init_weights_with_head,
     predict_adapted,
-    through_the_loop,
-    weights_with_head,
+    unrolled_meta_gradient,
 )
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class BOIL:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         return gradient_descent(
-            model, constant(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
+            model, constant_rate(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
         )
 
-    init, trajectory, predict, meta_gradient = weights_with_head, descend, predict_adapted, through_the_loop
+    init, trajectory, predict, meta_gradient = init_weights_with_head, descend, predict_adapted, unrolled_meta_gradient

@@ -38,18 +38,18 @@ class HasInnerLoop(Protocol):
     def inner(self, model: Model) -> InnerLoop: ...
 
 
-def everything(name: str) -> bool:
+def is_model_weight(name: str) -> bool:
     """All the network adapts."""
     return name.startswith("model.")
 
 
-def constant(inner_lr: float) -> Rate:
+def constant_rate(inner_lr: float) -> Rate:
     """One α for every parameter."""
     return lambda params, name: inner_lr
 
 
 def gradient_descent(
-    model: Model, rate: Rate, inner_steps: int, adapts: Callable[[str], bool] = everything
+    model: Model, rate: Rate, inner_steps: int, adapts: Callable[[str], bool] = is_model_weight
 ) -> InnerLoop:
     """φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1); judged by L_Q(φ_K).
 
@@ -93,12 +93,12 @@ def first_order(inner: InnerLoop) -> InnerLoop:
     return inner._replace(transpose=identity)
 
 
-def model_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
+def init_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
     """θ: the network as initialised, its head included."""
     return model.initial()
 
 
-def weights_with_head(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
+def init_weights_with_head(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
     """θ, for methods that treat head and body apart. ValueError for a model that has no head."""
     name = type(self).__name__.lower()
     none = f"algorithm.name: {name} tells head and body apart, and this model has no head"
@@ -123,7 +123,7 @@ def predict_adapted(
     return model.predict(params | adapted.fast, x, context.noise, reference=adapted.support_x)
 
 
-def through_the_loop(
+def unrolled_meta_gradient(
     self: HasInnerLoop, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> MetaGradient:
     """The query loss differentiated through every inner step."""

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.gradient_descent import (
-    constant,
+    constant_rate,
     descend,
     gradient_descent,
-    model_weights,
+    init_weights,
     predict_adapted,
-    through_the_loop,
+    unrolled_meta_gradient,
 )
 from metatrain.models import Model
 from metatrain.types import InnerLoop
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class MAML:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
-        return gradient_descent(model, constant(self.inner_lr), self.inner_steps)
+        return gradient_descent(model, constant_rate(self.inner_lr), self.inner_steps)
 
-    init, trajectory, predict, meta_gradient = model_weights, descend, predict_adapted, through_the_loop
+    init, trajectory, predict, meta_gradient = init_weights, descend, predict_adapted, unrolled_meta_gradient

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from metatrain.algorithms.gradient_descent import descend, gradient_descent, predict_adapted, through_the_loop
+from metatrain.algorithms.gradient_descent import descend, gradient_descent, predict_adapted, unrolled_meta_gradient
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 from tasks.types import TaskSpec
 
 RATE = "inner_lr."
@@ -24,7 +24,7 @@ class MetaSGD:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         weights = model.initial()
@@ -33,4 +33,4 @@ class MetaSGD:
     def inner(self, model: Model) -> InnerLoop:
         return gradient_descent(model, lambda params, name: params[RATE + name], self.inner_steps)
 
-    trajectory, predict, meta_gradient = descend, predict_adapted, through_the_loop
+    trajectory, predict, meta_gradient = descend, predict_adapted, unrolled_meta_gradient

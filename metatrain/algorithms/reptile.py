@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.adam import AdamState, adam_on_batches
-from metatrain.algorithms.gradient_descent import Adapted, descend, model_weights, predict_adapted
+from metatrain.algorithms.gradient_descent import Adapted, descend, init_weights, predict_adapted
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 from tasks.types import Episode, Tree
 
 
@@ -24,7 +24,9 @@ class Reptile:
     inner_batch: int = 10
 
     def __post_init__(self) -> None:
-        positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps, inner_batch=self.inner_batch)
+        require_positive(
+            "algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps, inner_batch=self.inner_batch
+        )
 
     def inner(self, model: Model) -> InnerLoop:
         return adam_on_batches(model, self.inner_lr, self.inner_steps, self.inner_batch)
@@ -38,4 +40,4 @@ class Reptile:
     ) -> MetaGradient:
         return displacement(self.inner(model), lambda fast: fast.weights, params, tasks, context, engine)
 
-    init, trajectory = model_weights, descend
+    init, trajectory = init_weights, descend

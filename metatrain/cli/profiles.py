@@ -24,7 +24,7 @@ from typing import Any
 
 from cluster.jobs.dashboard import Token, full_address
 from metatrain.config.load import read_settings
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from metatrain.yaml_config import in_one_line, load_yaml, parse_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -53,7 +53,7 @@ class Profile:
     stop_wait: int = 120
 
     def __post_init__(self) -> None:
-        positive("", stop_wait=self.stop_wait)
+        require_positive("", stop_wait=self.stop_wait)
         require(self.token is None or self.token_file is None, "token: stands beside token_file: leave one of them out")
 
     def filled_env(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from metatrain.cli.options import AsJson, Overrides
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_plain, load_config, read_config, resumed
 from metatrain.errors import RunFailed, go_on, story
-from metatrain.evaluation.evaluate import shards_of, table
+from metatrain.evaluation.evaluate import format_results, make_shards
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import is_search, open_home
@@ -96,14 +96,14 @@ def compile_ahead(settings: Config, executor: Executor) -> float:
         return 0.0
     print("compiling the inner loop: a minute or so, seconds when it was compiled here before", file=sys.stderr)
     began = time.monotonic()
-    executor.compile(shards_of(0, settings.outer.tasks_per_step, settings.executor.shard_size))
+    executor.compile(make_shards(0, settings.outer.tasks_per_step, settings.executor.shard_size))
     seconds = round(time.monotonic() - began, 3)
     print(f"compiled in {seconds:.0f} s", file=sys.stderr)
     return seconds
 
 
 def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
-    for line in table(outcome.results):
+    for line in format_results(outcome.results):
         print(line)
     print(f"{outcome.run_dir}: {outcome.steps} steps, {outcome.tasks_per_second:g} tasks/s, {outcome.seconds:.0f} s")
     for pid, tasks in outcome.executor.get("workers", {}).items():
@@ -136,7 +136,7 @@ def evaluate_command(
         keep_results(session, params, results, home.evaluations / f"{name}.json")
         recorder.close("finished" if newest == trained.outer.steps else "interrupted")
         home.commit()
-    for line in table(results):
+    for line in format_results(results):
         print(line)
     if as_json:
         seconds = time.monotonic() - began

@@ -18,7 +18,7 @@ from metatrain.models import Custom, Torchvision
 from metatrain.settings import Config
 from metatrain.training.outer_loop import grouped
 from metatrain.training.worker import Worker
-from metatrain.types import Job, MetaGradient, Params, Shard, TaskFailed
+from metatrain.types import MetaGradient, Params, Shard, ShardRequest, TaskFailed
 from metatrain.validation import require
 from tasks.plugins import FAILURES, failure
 from tasks.types import SPLITS, Episode, EpisodeShape, Examples, TaskSpec
@@ -122,9 +122,9 @@ def _try_one_task(worker: Worker) -> None:
         _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.tasks.source.name}'")
     params, shard = worker.initial(), Shard(0, (0,))
     worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it
-    found = worker.gradient(Job("gradient", "train", 0), params, shard)
+    found = worker.gradient(ShardRequest("gradient", "train", 0), params, shard)
     _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.algorithm.name}'")
-    worker.score(Job("score", "test", 0), params, shard)
+    worker.score(ShardRequest("score", "test", 0), params, shard)
 
 
 def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import Choice, Config, Tasks
-from metatrain.validation import nearest
+from metatrain.validation import suggest_name
 from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import FAILURES, failure, import_target
@@ -96,7 +96,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
         raise ValueError(f"{what}.name: missing: {choices}")
     name = _checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
-        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{nearest(name, known)}: {choices}")
+        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{suggest_name(name, known)}: {choices}")
     return str(name)
 
 
@@ -151,7 +151,9 @@ def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
         if key not in known:
             written = str(key)[:LONGEST]
             path = f"{where}.{written}" if where else written
-            raise ValueError(f"{path}: no such setting{nearest(written, known)}: it may be {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{path}: no such setting{suggest_name(written, known)}: it may be {', '.join(sorted(known))}"
+            )
 
 
 def as_plain(config: Config) -> dict[str, Any]:

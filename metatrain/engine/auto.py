@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-Choice = Literal["auto", "on", "off"]
+AutoOnOff = Literal["auto", "on", "off"]
 
-_EARNED = 20_000
+_MIN_TASKS_TO_COMPILE = 20_000
 """Tasks from which on compiling has paid for itself: a minute at most, against milliseconds a task."""
 
 
@@ -25,21 +25,21 @@ def resolve_vectorize(
 
 
 def resolve_compile(
-    setting: Choice, adapts: bool, known: bool, tasks: int, device: torch.device
+    setting: AutoOnOff, adapts: bool, builtin: bool, tasks: int, device: torch.device
 ) -> Literal["on", "off"]:
     """`auto`, resolved: on where an inner loop is computed for at least as many tasks as earn the time to compile it.
 
     adapts: the algorithm has an inner loop; without one, a network's forward and backward pass gain little.
-    known: no part of the run is the user's own, which may branch on values.
+    builtin: no part of the run is the user's own, which may branch on values.
     tasks: how many the whole run computes.
     """
     if setting != "auto":
         return setting
-    worth = adapts and known and tasks >= _EARNED
-    return "on" if worth and compiler_for(device) else "off"
+    worth = adapts and builtin and tasks >= _MIN_TASKS_TO_COMPILE
+    return "on" if worth and has_compiler(device) else "off"
 
 
-def compiler_for(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
     """Whether this machine has what compiling for `device` takes: a C++ compiler, or triton for a GPU."""
     if device.type == "cuda":
         from importlib.util import find_spec

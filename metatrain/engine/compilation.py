@@ -26,7 +26,7 @@ from tasks.types import Tree
 Stage = Callable[..., Tree]
 Stages = TypeVar("Stages", bound=tuple[Stage, ...])
 
-_MOST = 64
+_MAX_CACHED = 64
 """Compiled sets of stages that a process keeps: a run needs one, or two where its last shard is smaller."""
 _compiled: dict[Any, Any] = {}
 
@@ -35,34 +35,36 @@ class NotCompilable(ValueError):
     """A stage branches on values, or the compiler failed; the message names the remedy."""
 
 
-def compiled(stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree, precision: str) -> Stages:
+def compile_stages(
+    stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree, precision: str
+) -> Stages:
     """`stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
 
     Equal stages (the same functions, closed over equal values), shapes and precisions are compiled once a process.
     """
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
-    key = tuple(map(identity, stages)), lift, shapes, precision, torch.get_num_threads()
+    key = tuple(map(cache_key, stages)), lift, shapes, precision, torch.get_num_threads()
     if key not in _compiled:
-        if len(_compiled) >= _MOST:
+        if len(_compiled) >= _MAX_CACHED:
             _compiled.clear()
         each = [_Compiled(lift(stage), _name(stage)) for stage in stages]
         made = getattr(type(stages), "_make", tuple)
-        _compiled[key] = stages, made(each)  # the stages are kept, so that no identity is used again
+        _compiled[key] = stages, made(each)  # the stages are kept, so that no id is reused
     found: Stages = _compiled[key][1]
     return found
 
 
-def identity(value: Any) -> Any:
+def cache_key(value: Any) -> Any:
     """A key that is equal for functions of the same code closed over equal values, however often they are made."""
     if isinstance(value, functools.partial):
-        return identity(value.func), tuple(map(identity, value.args)), tuple(sorted(value.keywords.items()))
+        return cache_key(value.func), tuple(map(cache_key, value.args)), tuple(sorted(value.keywords.items()))
     if isinstance(value, types.MethodType):
-        return identity(value.__func__), identity(value.__self__)
+        return cache_key(value.__func__), cache_key(value.__self__)
     if isinstance(value, types.FunctionType):
         cells = (cell.cell_contents for cell in value.__closure__ or ())
-        return value.__code__, tuple(map(identity, cells)), tuple(map(identity, value.__defaults__ or ()))
+        return value.__code__, tuple(map(cache_key, cells)), tuple(map(cache_key, value.__defaults__ or ()))
     if isinstance(value, tuple):
-        return type(value), tuple(map(identity, value))
+        return type(value), tuple(map(cache_key, value))
     try:
         hash(value)
     except TypeError:
@@ -97,17 +99,17 @@ class _Compiled:
             return [leaf.contiguous() for leaf in found]
 
         folder = _code_folder()
-        with _told(self._name):
+        with _explain_failure(self._name):
             # Clones: the same tensor handed in twice would be traced as one input.
             graph = make_fx(flat)(*(leaf.clone() for leaf in leaves))
-            self._used = _without_unused_inputs(graph)
+            self._used = _drop_unused_inputs(graph)
             program = torch.compile(graph, fullgraph=True, dynamic=False, options=_options(leaves[0].device))
-            with _one_at_a_time(folder):
+            with _compile_lock(folder):
                 program(*(leaves[i].contiguous() for i in self._used))
         self._program = program
 
 
-def _without_unused_inputs(graph: fx.GraphModule) -> list[int]:
+def _drop_unused_inputs(graph: fx.GraphModule) -> list[int]:
     """Takes the inputs that nothing reads out of `graph`; the numbers of those that stay. Each would cost a guard."""
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     graph.graph.eliminate_dead_code()
@@ -135,7 +137,7 @@ def _code_folder() -> Path:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _explain_failure(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
@@ -145,7 +147,7 @@ def _told(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def _compile_lock(folder: Path) -> Iterator[None]:
     """Within it this process alone compiles, of all on this machine; the others find what it made."""
     with (folder / "compiling.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

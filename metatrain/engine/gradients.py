@@ -26,16 +26,16 @@ _LONG = 100
 """Inner steps from which on fast weights are kept every √K steps: below it, what they take is little."""
 
 
-class _Unrolled(NamedTuple):
+class _UnrolledStages(NamedTuple):
     """The stages of a reverse pass, g being the gradient gathered so far and λ the adjoint of the fast weights."""
 
     start: Callable[..., Tree]
     """(θ, t, context, support) -> φ_0"""
     step: Callable[..., Tree]
     """(θ, t, context, φ_t, support) -> φ_{t+1}"""
-    turn: Callable[..., tuple[Params, Tree, dict[str, Tensor]]]
+    last_step: Callable[..., tuple[Params, Tree, dict[str, Tensor]]]
     """(θ, t, context, φ_t, task) -> (g, λ, metrics), t being the last step: forward through it, and back."""
-    back: Callable[..., tuple[Params, Tree]]
+    backward_step: Callable[..., tuple[Params, Tree]]
     """(θ, t, context, φ_t, task, g, λ) -> (g, λ)"""
     finish: Callable[..., MetaGradient]
     """(θ, t, context, support, g, λ, metrics) -> the task's meta-gradient"""
@@ -47,11 +47,11 @@ def unrolled_gradient(
     """Σ_tasks ∇_θ Σ_t w_t L_Q(φ_t(θ)), with φ_0 = start(θ), φ_{t+1} = step(θ, φ_t): exact, through every step."""
     if inner.length < 1:
         raise ValueError(f"InnerLoop.length: {inner.length} steps lead nowhere: set 1 or more")
-    stages = _Unrolled(
+    stages = _UnrolledStages(
         partial(_start, inner),
         partial(_step, inner),
-        partial(_turn, inner),
-        partial(_back, inner),
+        partial(_last_step, inner),
+        partial(_backward_step, inner),
         partial(_finish, inner),
     )
     return engine.sum(stages, partial(_reverse_pass, inner.length), params, tasks, context)  # type: ignore[no-any-return]
@@ -60,10 +60,10 @@ def unrolled_gradient(
 def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine) -> MetaGradient:
     """Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
     stages = (partial(_gradient_of_loss, task_loss),)
-    return engine.sum(stages, _at_once, params, tasks, context)  # type: ignore[no-any-return]
+    return engine.sum(stages, _run_single_stage, params, tasks, context)  # type: ignore[no-any-return]
 
 
-class _Displaced(NamedTuple):
+class _DisplacementStages(NamedTuple):
     start: Callable[..., Tree]
     step: Callable[..., Tree]
     finish: Callable[..., MetaGradient]
@@ -79,13 +79,15 @@ def displacement(
     engine: Engine,
 ) -> MetaGradient:
     """Σ_tasks θ − φ_K(θ): the way back from where the inner loop led, `weights` being the parameters within φ."""
-    stages = _Displaced(partial(_start, inner), partial(_step, inner), partial(_way_back, inner, weights))
-    return engine.sum(stages, partial(_there, inner.length), params, tasks, context)  # type: ignore[no-any-return]
+    stages = _DisplacementStages(partial(_start, inner), partial(_step, inner), partial(_displacement, inner, weights))
+    return engine.sum(stages, partial(_run_forward, inner.length), params, tasks, context)  # type: ignore[no-any-return]
 
 
-def _reverse_pass(length: int, stages: _Unrolled, params: Params, task: Episode, context: Context) -> MetaGradient:
+def _reverse_pass(
+    length: int, stages: _UnrolledStages, params: Params, task: Episode, context: Context
+) -> MetaGradient:
     """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
-    at = _inner_steps(length, params)
+    at = _step_numbers(length, params)
     every = 1 if length < _LONG else math.isqrt(length - 1) + 1
     fast = stages.start(params, at[0], context, task.support)
     kept = {0: fast}
@@ -93,30 +95,34 @@ def _reverse_pass(length: int, stages: _Unrolled, params: Params, task: Episode,
         fast = stages.step(params, at[t], context, fast, task.support)
         if (t + 1) % every == 0:
             kept[t + 1] = fast
-    grads, adjoint, metrics = stages.turn(params, at[length - 1], context, fast, task)
+    grads, adjoint, metrics = stages.last_step(params, at[length - 1], context, fast, task)
     del fast
     for t in reversed(range(length - 1)):
         if t not in kept:
             first = t - t % every
             for s in range(first, t):
                 kept[s + 1] = stages.step(params, at[s], context, kept[s], task.support)
-        grads, adjoint = stages.back(params, at[t], context, kept.pop(t), task, grads, adjoint)
+        grads, adjoint = stages.backward_step(params, at[t], context, kept.pop(t), task, grads, adjoint)
     return stages.finish(params, at[0], context, task.support, grads, adjoint, metrics)
 
 
-def _there(length: int, stages: _Displaced, params: Params, task: Episode, context: Context) -> MetaGradient:
-    at = _inner_steps(length, params)
+def _run_forward(
+    length: int, stages: _DisplacementStages, params: Params, task: Episode, context: Context
+) -> MetaGradient:
+    at = _step_numbers(length, params)
     fast = stages.start(params, at[0], context, task.support)
     for t in range(length):
         fast = stages.step(params, at[t], context, fast, task.support)
     return stages.finish(params, at[0], context, fast, task)
 
 
-def _at_once(stages: tuple[Callable[..., MetaGradient]], params: Params, task: Tree, context: Context) -> MetaGradient:
-    return stages[0](params, _inner_steps(1, params)[0], context, task)
+def _run_single_stage(
+    stages: tuple[Callable[..., MetaGradient]], params: Params, task: Tree, context: Context
+) -> MetaGradient:
+    return stages[0](params, _step_numbers(1, params)[0], context, task)
 
 
-def _inner_steps(length: int, params: Params) -> list[Tensor]:
+def _step_numbers(length: int, params: Params) -> list[Tensor]:
     """0, 1, … as tensors, so that a compiled step serves for each of them."""
     return [torch.full((), t, dtype=torch.int64, device=device_of(params)) for t in range(length)]
 
@@ -129,21 +135,21 @@ def _step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: T
     return inner.step(params, fast, support, t, context)
 
 
-def _turn(
+def _last_step(
     inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode
 ) -> tuple[Params, Tree, dict[str, Tensor]]:
     """The last step is the first to be transposed: its graph is kept between, and is the only one there is."""
     after, pull = _step_and_transpose(inner, params, fast, task.support, t, context)
     grads, adjoint, metrics = _loss_gradients(inner, params, after, task, t + 1, context)
-    weights = _weights(inner, context)
+    weights = _loss_weights(inner, context)
     if weights is not None:
-        grads, adjoint = _scaled((grads, adjoint), weights[inner.length])
+        grads, adjoint = _scale((grads, adjoint), weights[inner.length])
     to_params, adjoint = pull(adjoint)
-    grads, adjoint = _with_loss_at(inner, params, t, context, fast, task, _added(grads, to_params), adjoint)
+    grads, adjoint = _add_loss_at(inner, params, t, context, fast, task, _add(grads, to_params), adjoint)
     return grads, adjoint, metrics
 
 
-def _back(
+def _backward_step(
     inner: InnerLoop,
     params: Params,
     t: Tensor,
@@ -157,7 +163,7 @@ def _back(
         to_params, adjoint = inner.transpose(params, fast, task.support, t, context, adjoint)
     else:
         to_params, adjoint = _step_and_transpose(inner, params, fast, task.support, t, context)[1](adjoint)
-    return _with_loss_at(inner, params, t, context, fast, task, _added(grads, to_params), adjoint)
+    return _add_loss_at(inner, params, t, context, fast, task, _add(grads, to_params), adjoint)
 
 
 def _finish(
@@ -171,10 +177,10 @@ def _finish(
     metrics: dict[str, Tensor],
 ) -> MetaGradient:
     pull = vjp(lambda p: inner.start(p, support, context), params)[1]
-    return _of_one_task(_added(grads, pull(adjoint)[0]), metrics)
+    return _single_task_gradient(_add(grads, pull(adjoint)[0]), metrics)
 
 
-def _way_back(
+def _displacement(
     inner: InnerLoop,
     weights: Callable[[Tree], Params],
     params: Params,
@@ -185,19 +191,19 @@ def _way_back(
 ) -> MetaGradient:
     metrics = inner.loss(params, fast, task.support, task.query, t + inner.length, context)[1]
     after = params | weights(fast)
-    return _of_one_task({name: value - after[name] for name, value in params.items()}, metrics)
+    return _single_task_gradient({name: value - after[name] for name, value in params.items()}, metrics)
 
 
 def _gradient_of_loss(task_loss: TaskLoss, params: Params, t: Tensor, context: Context, task: Tree) -> MetaGradient:
     grads, metrics = grad(task_loss, has_aux=True)(params, task, context)
-    return _of_one_task(grads, metrics)
+    return _single_task_gradient(grads, metrics)
 
 
-def _weights(inner: InnerLoop, context: Context) -> Tensor | None:
+def _loss_weights(inner: InnerLoop, context: Context) -> Tensor | None:
     return None if inner.weights is None else inner.weights(context.step)
 
 
-def _with_loss_at(
+def _add_loss_at(
     inner: InnerLoop,
     params: Params,
     t: Tensor,
@@ -208,12 +214,12 @@ def _with_loss_at(
     adjoint: Tree,
 ) -> tuple[Params, Tree]:
     """g and λ with what the loss after t steps adds to them, where it counts."""
-    weights = _weights(inner, context)
+    weights = _loss_weights(inner, context)
     if weights is None:
         return grads, adjoint
     weight = weights.index_select(0, t.view(1)).squeeze(0)
     to_params, to_fast, _ = _loss_gradients(inner, params, fast, task, t, context)
-    return _added(grads, _scaled(to_params, weight)), _added(adjoint, _scaled(to_fast, weight))
+    return _add(grads, _scale(to_params, weight)), _add(adjoint, _scale(to_fast, weight))
 
 
 def _loss_gradients(
@@ -239,14 +245,14 @@ def _step_and_transpose(
     return after, pull
 
 
-def _of_one_task(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
+def _single_task_gradient(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
     one = torch.ones((), dtype=torch.int64, device=device_of(grads))
     return MetaGradient(grads, {}, {name: value.detach() for name, value in metrics.items()}, one)
 
 
-def _added(a: Tree, b: Tree) -> Tree:
+def _add(a: Tree, b: Tree) -> Tree:
     return tree_map(torch.add, a, b)
 
 
-def _scaled(tree: Tree, by: Tensor) -> Tree:
+def _scale(tree: Tree, by: Tensor) -> Tree:
     return tree_map(lambda leaf: leaf * by, tree)

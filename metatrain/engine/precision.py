@@ -11,7 +11,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @contextmanager
-def multiplying_in(precision: Precision, device: torch.device) -> Iterator[None]:
+def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     """Within it products on `device` are computed in `precision`; float64 is left alone."""
     if precision == "bfloat16":
         # Its cache holds casts of tensors that a transform has wrapped, beyond the life of the transform.

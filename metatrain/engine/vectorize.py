@@ -18,9 +18,9 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metatrain.engine.compilation import Stage, compiled
-from metatrain.engine.precision import Precision, multiplying_in
-from metatrain.models.normalization import written_out
+from metatrain.engine.compilation import Stage, compile_stages
+from metatrain.engine.precision import Precision, matmul_precision
+from metatrain.models.normalization import unfused_norm
 from metatrain.types import Context, Params
 from tasks.types import Tree
 
@@ -42,11 +42,11 @@ class Engine:
     @torch.no_grad()
     def map(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """`function(params, task, context)` of every task, stacked: [B, ...]."""
-        with multiplying_in(self.precision, device_of(tasks)):
+        with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
-                parts = [_vmapped(function, params, *chunk) for chunk in self._chunks(tasks, context)]
+                parts = [_apply_vmap(function, params, *chunk) for chunk in self._chunks(tasks, context)]
                 return parts[0] if len(parts) == 1 else tree_map(lambda *leaves: torch.cat(leaves), *parts)
-            results = [function(params, *one) for one in _each(tasks, context)]
+            results = [function(params, *one) for one in _iterate_tasks(tasks, context)]
             return tree_map(lambda *leaves: torch.stack(leaves), *results)
 
     @torch.no_grad()
@@ -54,22 +54,22 @@ class Engine:
         """The sum of `run(stages, params, task, context)` over all tasks, in index order."""
         if self.compile:  # for one layout of memory
             tasks = tree_map(torch.Tensor.contiguous, tasks)
-        with multiplying_in(self.precision, device_of(tasks)):
+        with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
                 chunks = self._chunks(tasks, context)
-                return _total(self._sum_of_chunk(stages, run, params, *chunk) for chunk in chunks)
+                return _add_in_order(self._sum_of_chunk(stages, run, params, *chunk) for chunk in chunks)
             if self.compile:
                 one = tree_map(lambda leaf: leaf[0], tasks)
-                stages = compiled(stages, _no_lift, params, one, self.precision)
-            return _total(run(stages, params, *one) for one in _each(tasks, context))
+                stages = compile_stages(stages, _keep_stage, params, one, self.precision)
+            return _add_in_order(run(stages, params, *one) for one in _iterate_tasks(tasks, context))
 
     def _sum_of_chunk(
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
     ) -> Tree:
         if self.compile:
-            each = run(compiled(stages, _lifted, params, tasks, self.precision), params, tasks, context)
+            each = run(compile_stages(stages, _vmap_stage, params, tasks, self.precision), params, tasks, context)
         else:
-            each = _vmapped(partial(run, stages), params, tasks, context)
+            each = _apply_vmap(partial(run, stages), params, tasks, context)
         return tree_map(lambda leaf: leaf.sum(0), each)
 
     def _chunks(self, tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
@@ -80,34 +80,34 @@ class Engine:
             yield tree_map(lambda leaf, part=part: leaf[part], tasks), Context(context.step, context.noise[part])
 
 
-def _vmapped(function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
-    with written_out():
+def _apply_vmap(function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+    with unfused_norm():
         return vmap(function, in_dims=(None, 0, Context(None, 0)))(params, tasks, context)  # type: ignore[arg-type]
 
 
-def _no_lift(stage: Stage) -> Stage:
+def _keep_stage(stage: Stage) -> Stage:
     return stage
 
 
-def _lifted(stage: Stage) -> Stage:
+def _vmap_stage(stage: Stage) -> Stage:
     """`stage` over a leading dimension of tasks."""
 
     def of_many(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
         dims = (None, None, Context(None, 0), *(0 for _ in others))  # type: ignore[arg-type]
-        with written_out():
+        with unfused_norm():
             return vmap(stage, in_dims=dims)(params, t, context, *others)
 
     return of_many
 
 
-def _total(results: Iterator[Tree]) -> Tree:
+def _add_in_order(results: Iterator[Tree]) -> Tree:
     total = next(results)
     for result in results:
         total = tree_map(torch.add, total, result)
     return total
 
 
-def _each(tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
+def _iterate_tasks(tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
     """The tasks of a batch one by one, each with its own noise key."""
     for j in range(len(context.noise)):
         yield tree_map(lambda leaf, j=j: leaf[j], tasks), Context(context.step, context.noise[j])

@@ -10,7 +10,7 @@ from torch import Tensor
 from metatrain.engine import Engine
 from metatrain.metrics import task_loss
 from metatrain.models import Model
-from metatrain.types import Algorithm, Context, Executor, Job, Params, Scores, Shard
+from metatrain.types import Algorithm, Context, Executor, Params, Scores, Shard, ShardRequest
 from tasks.types import Episode, Split, Tree
 
 INNER_STEP = "inner_step"
@@ -18,7 +18,7 @@ INNER_STEP = "inner_step"
 
 
 @dataclass(frozen=True)
-class Curve:
+class InnerStepCurve:
     """The score after each of `steps` inner steps: mean over tasks and half the width of its 95 % interval."""
 
     steps: list[int]
@@ -38,7 +38,7 @@ class Evaluation:
     loss: float
     tasks: int
     transductive: bool
-    curve: Curve
+    curve: InnerStepCurve
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values; the score stands under its own name too: {"score": "accuracy", "accuracy": 0.98}."""
@@ -47,7 +47,7 @@ class Evaluation:
         return plain
 
 
-def shards_of(first: int, count: int, shard_size: int) -> list[Shard]:
+def make_shards(first: int, count: int, shard_size: int) -> list[Shard]:
     """`count` task indices from `first` on, in shards of a size that depends on nothing else."""
     starts = range(first, first + count, shard_size)
     return [
@@ -59,11 +59,11 @@ def shards_of(first: int, count: int, shard_size: int) -> list[Shard]:
 def score_tasks(
     algorithm: Algorithm, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> Scores:
-    """Query scores of every task after the inner steps that `scored` picks: name -> [tasks, points]."""
+    """Query scores of every task after the inner steps that `select_scored_steps` picks: name -> [tasks, points]."""
 
     def one(params: Params, task: Episode, context: Context) -> dict[str, Tensor]:
         points = []
-        for t, adapted in scored(algorithm.trajectory(model, params, task.support, context)):
+        for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
             prediction = algorithm.predict(model, params, adapted, task.query.x, context)
             points.append({INNER_STEP: torch.tensor(t)} | task_loss(prediction, task.query.y)[1])
         return {name: torch.stack([point[name] for point in points]) for name in points[0]}
@@ -72,49 +72,49 @@ def score_tasks(
         return Scores(engine.map(one, params, tasks, context))
 
 
-def scored(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
+def select_scored_steps(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
     """The states after 0 to 5, 10, 20, 50, 100, … inner steps and the last: predictions cost more than a step does."""
     t, state = -1, None
     for t, state in enumerate(trajectory):
-        if is_scored(t):
+        if is_scored_step(t):
             yield t, state
-    if not is_scored(t):
+    if not is_scored_step(t):
         yield t, state
 
 
-def is_scored(t: int) -> bool:
+def is_scored_step(t: int) -> bool:
     """Up to five, then 1, 2 and 5 times the powers of ten."""
     return t <= 5 or str(t).rstrip("0") in ("1", "2", "5")
 
 
 def evaluate(
-    executor: Executor, job: Job, params: Params, tasks: int, shard_size: int, transductive: bool
+    executor: Executor, request: ShardRequest, params: Params, tasks: int, shard_size: int, transductive: bool
 ) -> Evaluation:
     """Scores of tasks 0, 1, … of a split, over all workers, gathered in task order."""
-    gathered = list(executor.map(job, params, shards_of(0, tasks, shard_size)))
+    gathered = list(executor.map(request, params, make_shards(0, tasks, shard_size)))
     scores = {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
     name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
-    mean, ci95 = interval(scores[name])
+    mean, ci95 = mean_and_ci95(scores[name])
     steps = [int(step) for step in scores[INNER_STEP][0]]
     return Evaluation(
-        learner=job.learner,
-        split=job.split,
+        learner=request.learner,
+        split=request.split,
         score=name,
         value=float(mean[-1]),
         ci95=float(ci95[-1]),
         loss=float(scores["loss"][:, -1].mean()),
         tasks=len(scores[name]),
         transductive=transductive,
-        curve=Curve(steps, mean.tolist(), ci95.tolist()),
+        curve=InnerStepCurve(steps, mean.tolist(), ci95.tolist()),
     )
 
 
-def interval(scores: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_ci95(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over tasks and 1.96 s/√n, s the sample standard deviation. scores: [n, ...], n at least 2."""
     return scores.mean(0), 1.96 * scores.std(0) / len(scores) ** 0.5
 
 
-def table(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """The results as a person reads them, one line a learner."""
     width = max((len(evaluation.learner) for evaluation in evaluations), default=0)
     for e in evaluations:

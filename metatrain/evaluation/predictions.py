@@ -10,7 +10,7 @@ from metatrain.types import Algorithm, Context, Params
 from tasks.types import Episode
 
 
-class Demonstration(NamedTuple):
+class TaskPredictions(NamedTuple):
     """A task without a batch dimension, and the predictions for its queries after 0, 1, … inner steps.
 
     predictions: [steps + 1, n, ways] logits of classes, [steps + 1, n, *y] for regression.
@@ -25,11 +25,13 @@ class Demonstration(NamedTuple):
         return self.predictions[-1].argmax(1)
 
 
-def demonstrated(algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context) -> Demonstration:
+def predict_task(
+    algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context
+) -> TaskPredictions:
     """`task` as the learner at `params` meets it: adapted on its support set, asked its queries all at once."""
     with torch.no_grad():
         by_step = [
             algorithm.predict(model, params, adapted, task.query.x, context)
             for adapted in algorithm.trajectory(model, params, task.support, context)
         ]
-    return Demonstration(task, torch.stack(by_step))
+    return TaskPredictions(task, torch.stack(by_step))

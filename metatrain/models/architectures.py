@@ -11,7 +11,7 @@ from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import ADDED, Normalization
 from metatrain.models.resnet12 import ResNet12
 from metatrain.models.torchvision_classifiers import Torchvision
-from metatrain.validation import at_most, positive, require
+from metatrain.validation import require, require_at_most, require_positive
 from tasks.plugins import FAILURES, failure, import_target
 from tasks.types import TaskSpec
 
@@ -24,8 +24,8 @@ class MLP:
     depth: int = 2
 
     def __post_init__(self) -> None:
-        positive("model", width=self.width, depth=self.depth)
-        at_most("model", 1000, depth=self.depth)
+        require_positive("model", width=self.width, depth=self.depth)
+        require_at_most("model", 1000, depth=self.depth)
 
     @property
     def head(self) -> str:
@@ -56,7 +56,7 @@ class Conv4:
     normalization: Normalization = "transductive"
 
     def __post_init__(self) -> None:
-        positive("model", width=self.width, depth=self.depth, kernel=self.kernel)
+        require_positive("model", width=self.width, depth=self.depth, kernel=self.kernel)
         require(self.kernel % 2 == 1, f"model.kernel: {self.kernel} is even: set an odd size, such as 3")
 
     @property

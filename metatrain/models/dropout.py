@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SILENT = -1
+NO_NOISE = -1
 """The noise key that turns everything random off: evaluation, and adaptation on a user's own data."""
 
 
@@ -27,7 +27,7 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def hashed(z: Tensor) -> Tensor:
+def splitmix64(z: Tensor) -> Tensor:
     """The splitmix64 finaliser (Steele et al. 2014), int64 to int64, elementwise; overflow wraps, as it should."""
     z = z * _GOLDEN + _GOLDEN
     z = (z ^ _shift_right(z, 30)) * _MIX1
@@ -36,8 +36,8 @@ def hashed(z: Tensor) -> Tensor:
 
 
 def fold(noise: Tensor, number: int | Tensor) -> Tensor:
-    """A key of its own for each `number` (an inner step, a layer); SILENT stays SILENT."""
-    return torch.where(noise < 0, noise, hashed(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
+    """A key of its own for each `number` (an inner step, a layer); NO_NOISE stays NO_NOISE."""
+    return torch.where(noise < 0, noise, splitmix64(noise + number * 0x632BE5AB) & ((1 << 62) - 1))
 
 
 def positions(count: int, device: torch.device) -> Tensor:
@@ -52,7 +52,7 @@ def positions(count: int, device: torch.device) -> Tensor:
 def uniform(noise: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     """Numbers in [0, 1), float64, of `shape`: each position's own, all of them determined by `noise`."""
     position = positions(shape.numel(), device).view(shape)
-    return _shift_right(hashed(hashed(position) ^ noise), 11).to(torch.float64) * 2.0**-53
+    return _shift_right(splitmix64(splitmix64(position) ^ noise), 11).to(torch.float64) * 2.0**-53
 
 
 def _probability(p: float) -> float:
@@ -70,7 +70,7 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = _probability(p)
         # A buffer, so that `functional_call` can hand each task its own key.
-        self.register_buffer("noise", torch.tensor(SILENT), persistent=False)
+        self.register_buffer("noise", torch.tensor(NO_NOISE), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         keep = (uniform(self.noise, x.shape, x.device) >= self.p).to(x.dtype) / (1 - self.p)
@@ -89,7 +89,7 @@ class DropBlock(nn.Module):
     def __init__(self, p: float = 0.1, block: int = 5) -> None:
         super().__init__()
         self.p, self.block = _probability(p), block
-        self.register_buffer("noise", torch.tensor(SILENT), persistent=False)
+        self.register_buffer("noise", torch.tensor(NO_NOISE), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         *each, height, width = x.shape

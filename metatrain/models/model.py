@@ -8,8 +8,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metatrain.models.dropout import ADDRESSED, fold
-from metatrain.models.normalization import TaskNorm, statistics_of_first
-from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, outputs_for
+from metatrain.models.normalization import TaskNorm, reference_statistics
+from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
 from tasks.plugins import FAILURES, failure
@@ -42,7 +42,7 @@ class Model:
     def _apply(self, function, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
         if reference is None or self.normalization != "inductive":
             return function(params, x, noise)  # type: ignore[no-any-return]
-        with statistics_of_first(len(reference)):
+        with reference_statistics(len(reference)):
             return function(params, torch.cat([reference, x]), noise)[len(reference) :]  # type: ignore[no-any-return]
 
     def _body_only(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ class Model:
         return functional_call(self.body, given, (x,))  # type: ignore[no-any-return]
 
     def _with_head(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
-        return self.read_out(params, self._body_only(params, x, noise))
+        return self.apply_head(params, self._body_only(params, x, noise))
 
-    def read_out(self, params: Params, features: Tensor) -> Tensor:
+    def apply_head(self, params: Params, features: Tensor) -> Tensor:
         """What the head says of features [n, D]."""
         y = features
         if self.head is not None:
@@ -98,11 +98,11 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
 
     Raises ValueError, naming the remedy, for a module that is no function of its parameters and input.
     """
-    outputs = outputs_for(spec)
+    outputs = num_outputs(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.build(spec).train()
-        whole = _probed(body, spec)
+        whole = _probe(body, spec)
         head: nn.Module | None = None
         if architecture.head == ADDED:
             head = nn.Linear(whole.shape[1], outputs)
@@ -112,11 +112,11 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
             f"model.head: the module has {whole.shape[1]} outputs, the tasks need {outputs}: set tasks.train.ways",
         )
     if architecture.head not in (ADDED, NONE):
-        head = _detached_head(body, architecture.head, spec, whole)
+        head = _detach_head(body, architecture.head, spec, whole)
     return Model(body, head, spec, _normalization(architecture, body))
 
 
-def _detached_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
+def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
     """The submodule `name` taken out of `body`, which gives its features from then on."""
     known = [child for child, module in body.named_modules() if child and list(module.parameters())]
     require(name in known, f"model.head: the module has no part '{name}': choose among {', '.join(known[-6:])}")
@@ -125,7 +125,7 @@ def _detached_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) ->
     setattr(body.get_submodule(owner), last, nn.Identity())
     with torch.no_grad():
         try:
-            same = torch.equal(head(_probed(body, spec)), whole)
+            same = torch.equal(head(_probe(body, spec)), whole)
         except (RuntimeError, ValueError):
             same = False
     require(same, f"model.head: '{name}' is not the last step of the module: name the one that gives its outputs")
@@ -139,7 +139,7 @@ def _normalization(architecture: Architecture, body: nn.Module) -> Normalization
     return chosen
 
 
-def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
+def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     """What a body that maps [B, *x] to [B, D], and does nothing else, gives for two examples; else ValueError."""
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
     scratch = {name: buffer.clone() for name, buffer in before.items()}
@@ -161,8 +161,9 @@ def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
     )
     require(
         torch.equal(generator, torch.random.get_rng_state()),
-        f"model.name: the module draws from torch's global generator ({_random_layers(body)}), so that results would "
-        "depend on which worker ran what: use metatrain.models.Dropout, which draws from the task's own address",
+        f"model.name: the module draws from torch's global generator ({_describe_random_layers(body)}), so that "
+        "results would depend on which worker ran what: use "
+        "metatrain.models.Dropout, which draws from the task's own address",
     )
     require(
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
@@ -172,7 +173,7 @@ def _probed(body: nn.Module, spec: TaskSpec) -> Tensor:
     return y
 
 
-def _random_layers(body: nn.Module) -> str:
+def _describe_random_layers(body: nn.Module) -> str:
     layers = [(name, type(m).__name__) for name, m in body.named_modules() if not list(m.children())]
     names = [f"{name}: {kind}" for name, kind in layers if "drop" in kind.lower()]
     return ", ".join(names[:3]) or "somewhere in its forward"

@@ -17,7 +17,7 @@ _fused: ContextVar[bool] = ContextVar("fused", default=True)
 
 
 @contextmanager
-def statistics_of_first(rows: int | None) -> Iterator[None]:
+def reference_statistics(rows: int | None) -> Iterator[None]:
     """Within it, every TaskNorm takes its statistics from the first `rows` examples alone; None: from all."""
     token = _reference_rows.set(rows)
     try:
@@ -27,7 +27,7 @@ def statistics_of_first(rows: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def written_out() -> Iterator[None]:
+def unfused_norm() -> Iterator[None]:
     """Within it TaskNorm is spelt out in elementary operations, a quarter slower.
 
     For vmap: torch 2.14 cannot vmap the second derivative of its fused batch_norm ("accessing `data`").

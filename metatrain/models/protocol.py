@@ -24,6 +24,6 @@ class Architecture(Protocol):
     def build(self, spec: TaskSpec) -> nn.Module: ...
 
 
-def outputs_for(spec: TaskSpec) -> int:
+def num_outputs(spec: TaskSpec) -> int:
     """How many numbers predict one example: a logit a class, or the values of a regressed y."""
     return spec.ways if spec.ways is not None else math.prod(spec.y)

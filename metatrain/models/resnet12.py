@@ -8,7 +8,7 @@ from metatrain.models.dropout import DropBlock, Dropout
 from metatrain.models.layers import GlobalMean
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import ADDED, Normalization
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tasks.types import TaskSpec
 
 SLOPE = 0.1
@@ -53,9 +53,9 @@ class ResNet12:
     def __post_init__(self) -> None:
         require(len(self.widths) == 4, f"model.widths: {len(self.widths)} numbers for four blocks: give four")
         for width in self.widths:
-            positive("model", widths=width)
+            require_positive("model", widths=width)
         require(0 <= self.drop < 1, f"model.drop: {self.drop:g} is no probability of dropping: set 0 <= drop < 1")
-        positive("model", drop_block=self.drop_block)
+        require_positive("model", drop_block=self.drop_block)
 
     @property
     def head(self) -> str:

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from metatrain.models.dropout import Dropout
 from metatrain.models.layers import Attention, GlobalMean, HardSigmoid
 from metatrain.models.normalization import TaskNorm
-from metatrain.models.protocol import NONE, outputs_for
-from metatrain.validation import nearest, require
+from metatrain.models.protocol import NONE, num_outputs
+from metatrain.validation import require, suggest_name
 from tasks.types import Shape, TaskSpec
 
 
@@ -38,7 +38,7 @@ class Torchvision:
         known = _torchvision_models().list_models(module=_torchvision_models())
         require(
             self.classifier in known,
-            f"model.classifier: no '{self.classifier}'{nearest(self.classifier, known)}: choose a "
+            f"model.classifier: no '{self.classifier}'{suggest_name(self.classifier, known)}: choose a "
             "classifier of torchvision.models, such as resnet18, densenet121 or vit_b_16",
         )
 
@@ -50,7 +50,9 @@ class Torchvision:
         self._check(spec.x)
         height, width = spec.x[1:]
         try:
-            made = _pure(_torchvision_models().get_model(self.classifier, weights=None, **self._settings(spec)))
+            made = _replace_layers(
+                _torchvision_models().get_model(self.classifier, weights=None, **self._settings(spec))
+            )
             with torch.no_grad():
                 made(torch.zeros(2, *spec.x))
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -59,7 +61,7 @@ class Torchvision:
                 f"model.classifier: {self.classifier} cannot read images of {height}×{width} ({reason}): "
                 "give another size, such as 224×224, or set another classifier"
             ) from error
-        return made if self.head == NONE else _split(made)
+        return made if self.head == NONE else _split_head(made)
 
     def _check(self, x: Shape) -> None:
         require(len(x) == 3, f"model.name: torchvision reads images [C, H, W]; these tasks have x of {x}: set mlp")
@@ -76,7 +78,7 @@ class Torchvision:
         )
 
     def _settings(self, spec: TaskSpec) -> dict[str, Any]:
-        settings: dict[str, Any] = {"num_classes": outputs_for(spec)}
+        settings: dict[str, Any] = {"num_classes": num_outputs(spec)}
         if self.classifier.startswith("vit"):
             settings["image_size"] = spec.x[1]
         if self.classifier.startswith("maxvit"):
@@ -97,12 +99,12 @@ def _torchvision_models() -> Any:
     return models
 
 
-def _pure(module: nn.Module) -> nn.Module:
+def _replace_layers(module: nn.Module) -> nn.Module:
     """`module`, all the way down without what keeps state, draws from torch's generator or lacks a derivative."""
     from torchvision.ops import StochasticDepth
 
     for name, child in module.named_children():
-        setattr(module, name, _pure(child))
+        setattr(module, name, _replace_layers(child))
     if isinstance(module, _BatchNorm):
         norm = TaskNorm(module.num_features, module.eps)
         norm.weight, norm.bias = module.weight, module.bias
@@ -120,7 +122,7 @@ def _pure(module: nn.Module) -> nn.Module:
     return module
 
 
-def _split(module: nn.Module) -> nn.Module:
+def _split_head(module: nn.Module) -> nn.Module:
     """`module` as its trunk and, after it, its last linear layer."""
     *_, name = (name for name, part in module.named_modules() if isinstance(part, nn.Linear))
     owner, _, last = name.rpartition(".")

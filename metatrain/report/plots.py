@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metatrain.evaluation.predictions import Demonstration
+from metatrain.evaluation.predictions import TaskPredictions
 from metatrain.tracking.jsonl import read_lines
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
     save(figure, out)
 
 
-def fit(shown: Demonstration, title: str, out: Path) -> None:
+def fit(shown: TaskPredictions, title: str, out: Path) -> None:
     """A function of one number as a learner fits it, into the PNG `out`: the target, the support points, and the fit
     after some of the inner steps (`fitted_steps`). Support and queries: x [n, 1], y [n, 1].
     """

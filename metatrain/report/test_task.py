@@ -7,8 +7,8 @@ import torch
 from torch.utils._pytree import tree_map
 
 import metatrain.report.plots as plots
-from metatrain.evaluation.predictions import Demonstration, demonstrated
-from metatrain.models.dropout import SILENT
+from metatrain.evaluation.predictions import TaskPredictions, predict_task
+from metatrain.models.dropout import NO_NOISE
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
 from tasks.types import Episode, TaskDistribution, TaskSpec
@@ -61,11 +61,11 @@ def _fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode]
     return out
 
 
-def _demonstration(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> Demonstration:
+def _demonstration(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> TaskPredictions:
     task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([TASK]))
-    context = Context(torch.tensor(0, device=worker.device), torch.tensor(SILENT, device=worker.device))
+    context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
     model = worker.model.for_tasks(distribution.spec, params)
-    return demonstrated(worker.evaluated, model, params, task, context)
+    return predict_task(worker.evaluated, model, params, task, context)
 
 
 def _title(worker: Worker) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from metatrain import runs
 from metatrain.runs.run import Run
-from tasks.store.cache import cache_root
 from tasks.io.remote_fs import is_uri
+from tasks.store.cache import cache_root
 
 if TYPE_CHECKING:
     from metatrain.runs.remote import Mirror

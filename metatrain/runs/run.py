@@ -30,10 +30,6 @@ from tasks.io.atomic import replacing
 FORMAT = 1
 
 
-
-
-
-
 class Storage(Protocol):
     """Where a run is kept when that is not the folder at hand."""
 
@@ -170,24 +166,6 @@ def open_run(path: Path) -> Run:
     if found != FORMAT:
         raise ValueError(f"run {path} has format {found}; this metatrain reads {FORMAT}: use the version that wrote it")
     return Run(path, str(run_id), str(created))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def write_json(path: Path, value: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve, without_login
 from metatrain.tracking.mlflow_recorder import RUN_ID_TAG, client_of, one_line_errors
-from metatrain.validation import nearest
+from metatrain.validation import suggest_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,7 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     if found is not None and found.lifecycle_stage == "active":
         return str(found.experiment_id)
     known = [experiment.name for experiment in client.search_experiments()]
-    hint = nearest(name, known)
+    hint = suggest_name(name, known)
     there = f"choose among {', '.join(known)}" if known else "record some runs first"
     raise ValueError(f"search.warm_start: no experiment '{name}' in {without_login(uri)}{hint}: {there}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from metatrain.training.profiling import as_report
 from metatrain.training.tree_sum import tree_sum
 from metatrain.training.worker import Worker
-from metatrain.types import Event, Job, MetaGradient, Params, Scores, Shard
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 
 class InProcess:
@@ -20,19 +20,21 @@ class InProcess:
         self._tasks_done = 0
         self._sampler = ThreadPoolExecutor(1, "sampler")
 
-    def map(self, job: Job, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
-        for shard, tasks in self._sampled(job, shards):
-            yield self.worker.score(job, params, shard, tasks)
+    def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+        for shard, tasks in self._sampled(request, shards):
+            yield self.worker.score(request, params, shard, tasks)
 
-    def sum(self, job: Job, params: Params, shards: Sequence[Shard]) -> MetaGradient:
-        gradients = (self.worker.gradient(job, params, shard, tasks) for shard, tasks in self._sampled(job, shards))
+    def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        gradients = (
+            self.worker.gradient(request, params, shard, tasks) for shard, tasks in self._sampled(request, shards)
+        )
         self._tasks_done += sum(len(shard.indices) for shard in shards)
         return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
 
     def compile(self, shards: Sequence[Shard]) -> None:
         self.worker.compile(shards)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[WorkerEvent]:
         return []
 
     def health(self) -> Mapping[str, float]:
@@ -45,11 +47,11 @@ class InProcess:
     def close(self) -> None:
         self._sampler.shutdown(cancel_futures=True)
 
-    def _sampled(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+    def _sampled(self, request: ShardRequest, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
         """Every shard with its tasks, one ahead of what is computed."""
-        tasks = self.worker.tasks(job, shards[0])
+        tasks = self.worker.tasks(request, shards[0])
         for shard, following in pairwise(shards):
-            ahead = self._sampler.submit(self.worker.tasks, job, following)
+            ahead = self._sampler.submit(self.worker.tasks, request, following)
             yield shard, tasks
             tasks = ahead.result()
         yield shards[-1], tasks

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metatrain.evaluation.evaluate import shards_of
+from metatrain.evaluation.evaluate import make_shards
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.tree_sum import mean_metrics
-from metatrain.types import Executor, Job, MetaGradient, Metrics, Params
+from metatrain.types import Executor, MetaGradient, Metrics, Params, ShardRequest
 
 _OF_SETTINGS = ("momentum", "weight_decay")
 """What an optimiser keeps beside its state, and settings say."""
@@ -95,7 +95,7 @@ def grouped(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
 
 def group_settings(settings: OuterSettings, group: str) -> GroupSettings:
     """How `group` is moved."""
-    return settings.rest if group == REST else settings.groups[group]
+    return settings.default_group if group == REST else settings.groups[group]
 
 
 def build_optimizer(leaves: list[Tensor], settings: GroupSettings) -> torch.optim.Optimizer:
@@ -154,8 +154,8 @@ class Diverged(ArithmeticError):
 def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:
     """Steps `state` to `settings.steps`, yielding the metrics of each: {"loss", "accuracy", "gradient_norm", "lr"}."""
     while state.step < settings.steps:
-        shards = shards_of(state.next_task, settings.tasks_per_step, shard_size)
-        gradient = executor.sum(Job("gradient", "train", state.step), state.params, shards)
+        shards = make_shards(state.next_task, settings.tasks_per_step, shard_size)
+        gradient = executor.sum(ShardRequest("gradient", "train", state.step), state.params, shards)
         finite = all(bool(torch.isfinite(grad).all()) for grad in gradient.grads.values())
         if not (finite and math.isfinite(float(gradient.metrics["loss"]))):
             raise Diverged(

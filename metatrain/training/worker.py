@@ -20,12 +20,12 @@ from metatrain.algorithms.baselines import BASELINES
 from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
 from metatrain.evaluation.evaluate import score_tasks
 from metatrain.models import Model, build_model
-from metatrain.models.dropout import SILENT
+from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.training.profiling import Meter
 from metatrain.training.transport import rounded
 from metatrain.training.tree_sum import to_cpu
-from metatrain.types import Algorithm, Context, Job, MetaGradient, Params, Scores, Shard, TaskFailed
+from metatrain.types import Algorithm, Context, MetaGradient, Params, Scores, Shard, ShardRequest, TaskFailed
 from metatrain.validation import require
 from tasks.plugins import FAILURES, failure
 from tasks.random import stream, words
@@ -93,30 +93,30 @@ class Worker:
         """The meta-parameters before the first step."""
         return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
 
-    def tasks(self, job: Job, shard: Shard) -> Any:
+    def tasks(self, request: ShardRequest, shard: Shard) -> Any:
         """The tasks of a shard, on this worker's device: what may be done while another shard computes."""
-        with _told(job, shard), self.meter.part("sample"):
-            return self._here(self._distributions[job.split].episodes(shard.indices))
+        with _told(request, shard), self.meter.part("sample"):
+            return self._here(self._distributions[request.split].episodes(shard.indices))
 
-    def gradient(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
+    def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
         """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
-        tasks = self.tasks(job, shard) if tasks is None else tasks
-        with _told(job, shard):
-            context = Context(torch.tensor(job.step, device=self.device), self._noise(shard))
+        tasks = self.tasks(request, shard) if tasks is None else tasks
+        with _told(request, shard):
+            context = Context(torch.tensor(request.step, device=self.device), self._noise(shard))
             params = self._here(params)
             with self.meter.part("adapt"):
                 gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
                 return rounded(to_cpu(gradient), self.config.executor.gradients)
 
-    def score(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> Scores:
+    def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
-        tasks = self.tasks(job, shard) if tasks is None else tasks
-        with _told(job, shard):
-            silent = torch.full((len(shard.indices),), SILENT, device=self.device)
-            context = Context(torch.tensor(job.step, device=self.device), silent)
-            spec = self._distributions[job.split].spec
-            model = (self._untrained if job.learner == "from_scratch" else self.model).for_tasks(spec, params)
-            algorithm: Algorithm = BASELINES.get(job.learner, self.evaluated)
+        tasks = self.tasks(request, shard) if tasks is None else tasks
+        with _told(request, shard):
+            silent = torch.full((len(shard.indices),), NO_NOISE, device=self.device)
+            context = Context(torch.tensor(request.step, device=self.device), silent)
+            spec = self._distributions[request.split].spec
+            model = (self._untrained if request.learner == "from_scratch" else self.model).for_tasks(spec, params)
+            algorithm: Algorithm = BASELINES.get(request.learner, self.evaluated)
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]
 
@@ -125,13 +125,13 @@ class Worker:
         sizes = {len(shard.indices): shard for shard in shards}
         for shard in sizes.values():
             with self.meter.part("compile"):
-                self.gradient(Job("gradient", "train", 0), self.initial(), shard)
+                self.gradient(ShardRequest("gradient", "train", 0), self.initial(), shard)
 
-    def compute(self, job: Job, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
-        """What `job` asks for, of `tasks` where they were sampled beforehand."""
-        if job.kind == "gradient":
-            return self.gradient(job, params, shard, tasks)
-        return self.score(job, params, shard, tasks)
+    def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
+        """What `request` asks for, of `tasks` where they were sampled beforehand."""
+        if request.kind == "gradient":
+            return self.gradient(request, params, shard, tasks)
+        return self.score(request, params, shard, tasks)
 
     def transductive(self, learner: str) -> bool:
         """Whether the queries of a task influence each other's predictions."""
@@ -150,7 +150,7 @@ class Worker:
 
 
 @contextmanager
-def _told(job: Job, shard: Shard) -> Iterator[None]:
+def _told(request: ShardRequest, shard: Shard) -> Iterator[None]:
     """What computing a shard raises, as TaskFailed with the tasks, the step and the line of code."""
     try:
         yield
@@ -158,7 +158,7 @@ def _told(job: Job, shard: Shard) -> Iterator[None]:
         raise
     except FAILURES as error:
         last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
-        where = f"{job.split} task {shard.indices[0]}{last} at step {job.step}"
+        where = f"{request.split} task {shard.indices[0]}{last} at step {request.step}"
         remedy = "lower executor.shard_size" if _is_memory(error) else "mend that code"
         raise TaskFailed(f"{where}: {failure(error)}: {remedy}") from error
 

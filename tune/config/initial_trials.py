@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from metatrain.validation import nearest, require
+from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import short
 from tune.space.distributions import Choice, Domain, Value
 from tune.space.search_space import Configuration, Parameter, Space, applied, matches
@@ -18,7 +18,7 @@ def first_configuration(given: Mapping[str, Value], space: Space, base: Mapping[
     """
     known = [parameter.name for parameter in space.parameters]
     for name in given:
-        hint = nearest(str(name), known)
+        hint = suggest_name(str(name), known)
         unknown = f"search.first: no parameter {short(name)} in this space{hint}: it has {', '.join(known)}"
         require(name in known, unknown)
     found: Configuration = {}

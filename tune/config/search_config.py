@@ -19,7 +19,7 @@ from typing import Any
 from metatrain.config.load import as_plain, read_config, read_settings
 from metatrain.settings import Choice as Named
 from metatrain.settings import Config
-from metatrain.validation import nearest, require
+from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import flat, load_yaml, overridden, short, written
 from tune.config.initial_trials import first_configuration
 from tune.config.methods import METHODS, read_method, written_method
@@ -154,7 +154,7 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     require(isinstance(method, dict) and "name" in method, "search.method: name one, such as {name: bohb}")
     name = method["name"]
     if not isinstance(name, str) or name not in METHODS:
-        hint = nearest(str(name), METHODS)
+        hint = suggest_name(str(name), METHODS)
         raise ValueError(f"search.method.name: no {short(name)}{hint}: choose among {', '.join(METHODS)}")
     settings = {key: value for key, value in method.items() if key != "name"}
     require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from metatrain.engine.precision import multiplying_in
-from metatrain.models.dropout import SILENT
+from metatrain.engine.precision import matmul_precision
+from metatrain.models.dropout import NO_NOISE
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Job, Shard
+from metatrain.types import Context, Shard, ShardRequest
 from metatrain.validation import require
 
 REPETITIONS = 5
@@ -66,14 +66,14 @@ COSTS: dict[str, Callable[[Worker], float]] = {
 def adaptation(worker: Worker) -> Callable[[], Tensor]:
     """() -> predictions for the queries of one task, [n, …], after adapting to its support set."""
     device, engine = worker.device, worker.engine
-    job, shard = Job("score", "validation", 0), Shard(0, (0,))
-    task = tree_map(lambda leaf: leaf[0], worker.tasks(job, shard))
+    request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
+    task = tree_map(lambda leaf: leaf[0], worker.tasks(request, shard))
     params = {name: value.to(device) for name, value in worker.initial().items()}
     model = worker.model.for_tasks(worker.distribution("validation").spec, params)
-    context = Context(torch.tensor(0, device=device), torch.tensor(SILENT, device=device))
+    context = Context(torch.tensor(0, device=device), torch.tensor(NO_NOISE, device=device))
 
     def once() -> Tensor:
-        with torch.no_grad(), multiplying_in(engine.precision, device):
+        with torch.no_grad(), matmul_precision(engine.precision, device):
             *_, adapted = worker.evaluated.trajectory(model, params, task.support, context)
             predicted = worker.evaluated.predict(model, params, adapted, task.query.x, context)
             if device.type == "cuda":

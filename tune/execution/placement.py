@@ -37,7 +37,7 @@ def needs(settings: ExecutorSettings, cpus: float) -> Needs:
     gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
     if settings.name == "in_process":
         return Needs(({"CPU": cpus, **gpus},))
-    return Needs(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.most_workers))))
+    return Needs(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.max_workers))))
 
 
 def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:

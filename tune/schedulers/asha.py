@@ -6,7 +6,7 @@ A decision is a pure function of the history at the moment when a result has com
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tune.history.trials import History
 
 Decision = Literal["continue", "stop"]
@@ -31,7 +31,7 @@ class Full:
     max_budget: int
 
     def __post_init__(self) -> None:
-        positive("search.method", max_budget=self.max_budget)
+        require_positive("search.method", max_budget=self.max_budget)
 
     def budgets(self, number: int) -> tuple[int, ...]:
         return (self.max_budget,)
@@ -56,7 +56,9 @@ class Halving:
     brackets: int = 1
 
     def __post_init__(self) -> None:
-        positive("search.method", min_budget=self.min_budget, max_budget=self.max_budget, brackets=self.brackets)
+        require_positive(
+            "search.method", min_budget=self.min_budget, max_budget=self.max_budget, brackets=self.brackets
+        )
         require(self.eta >= 2, f"search.method.eta: {self.eta} halves nothing: set 2 or more, such as 3")
         above = f"search.method.min_budget: {self.min_budget} is above max_budget, {self.max_budget}: lower it"
         require(self.min_budget <= self.max_budget, above)

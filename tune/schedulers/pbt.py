@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tune.history.trials import History, Trial
 from tune.schedulers.asha import Decision
 from tune.space.distributions import Value
@@ -48,7 +48,7 @@ class Population:
     factor: float = 1.2
 
     def __post_init__(self) -> None:
-        positive("search.method", interval=self.interval, max_budget=self.max_budget, members=self.members)
+        require_positive("search.method", interval=self.interval, max_budget=self.max_budget, members=self.members)
         require(len(self.explored) > 0, "search.method.explored: is empty: name parameters, such as outer.lr")
         require(self.members >= 2, "search.method.members: 1 has nobody to copy: set 2 or more, such as 8")
         share = f"search.method.quantile: {self.quantile:g} must be above 0 and at most 0.5: set 0.25"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tasks.random import stream, uniforms
 from tune.history.trials import History
 from tune.searchers.kde import Density, fitted, quantiles
@@ -55,7 +55,7 @@ class BOHB:
     def __post_init__(self) -> None:
         require(0 <= self.random <= 1, f"search.method.random: {self.random:g} is no share: set 0 to 1")
         require(0 < self.good <= 0.5, f"search.method.good: {self.good:g} is not above 0 and at most 0.5: set 0.1")
-        positive("search.method", candidates=self.candidates, least=self.least, startup=self.startup)
+        require_positive("search.method", candidates=self.candidates, least=self.least, startup=self.startup)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         return self.advised(space, history, number, seed, NOTHING)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metatrain.validation import positive, require
+from metatrain.validation import require, require_positive
 from tune.history.trials import History, Trial
 from tune.space.search_space import Configuration, Space, draws
 
@@ -19,7 +19,7 @@ class Evolution:
     tournament: int = 5
 
     def __post_init__(self) -> None:
-        positive("search.method", population=self.population, tournament=self.tournament)
+        require_positive("search.method", population=self.population, tournament=self.tournament)
         above = f"search.method.tournament: {self.tournament} is above the population, {self.population}: lower it"
         require(self.tournament <= self.population, above)
 

@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from metatrain.validation import positive
+from metatrain.validation import require_positive
 from tasks.random import stream, words
 from tune.history.trials import History
 from tune.searchers.observations import awaited, observations
@@ -36,7 +36,7 @@ class TPE:
     candidates: int = 24
 
     def __post_init__(self) -> None:
-        positive("search.method", startup=self.startup, candidates=self.candidates)
+        require_positive("search.method", startup=self.startup, candidates=self.candidates)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         completed = [trial for trial in history.trials if trial.status == "completed"]

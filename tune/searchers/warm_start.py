@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metatrain.validation import not_negative, positive
+from metatrain.validation import require_not_negative, require_positive
 from tune.history.trials import History
 from tune.searchers import Searcher
 from tune.searchers.bohb import BOHB, LEAST_GOOD, Advice
@@ -52,8 +52,8 @@ class Warm:
     trust: float = 10.0
 
     def __post_init__(self) -> None:
-        not_negative("warm", firsts=self.firsts)
-        positive("warm", trust=self.trust)
+        require_not_negative("warm", firsts=self.firsts)
+        require_positive("warm", trust=self.trust)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         if not self.heeds(seed, number):

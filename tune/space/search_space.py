@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metatrain.validation import nearest, require
+from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import overridden, short
 from tasks.random import stream, uniforms
 from tune.space.distributions import FUNCTIONS, Choice, Domain, Integer, Value, same
@@ -155,9 +155,8 @@ def _read_domain(name: str, written: Any) -> Domain:
         raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
     function, text = call.groups()
     if function not in FUNCTIONS:
-        raise ValueError(
-            f"space.{name}: no function '{short(function)[1:-1]}'{nearest(function, FUNCTIONS)}: write one of {known}"
-        )
+        hint = suggest_name(function, FUNCTIONS)
+        raise ValueError(f"space.{name}: no function '{short(function)[1:-1]}'{hint}: write one of {known}")
     # The arguments are YAML, as everywhere else: sections, words and 1e-3 mean what they do in a configuration.
     try:
         arguments = overridden({}, [f"options=[{text}]"])["options"]
@@ -177,7 +176,7 @@ def _made(name: str, domain: Callable[[], Domain]) -> Domain:
 
 def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: Mapping[str, Parameter]) -> None:
     if on not in parameters:
-        hint = nearest(on, parameters)
+        hint = suggest_name(on, parameters)
         raise ValueError(f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or drop it")
     domain = parameters[on].domain
     if not isinstance(domain, (Choice, Integer)):
