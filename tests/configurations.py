@@ -1,9 +1,12 @@
 """Small configurations for tests: seconds, not minutes."""
 
+import platform
+import zlib
 from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import read_config
+from metatrain.runs import environment
 from metatrain.settings import Config
 from metatrain.yaml_config import overridden
 
@@ -29,3 +32,10 @@ TINY: dict[str, Any] = {
 
 def tiny(*overrides: str) -> Config:
     return read_config(overridden(TINY, overrides))
+
+
+def cpu_kind() -> str:
+    """The CPU's model and a digest of what it can do, which decides what kernels torch picks."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
+    lines = [line for line in facts.splitlines() if line.startswith(("model", "cpu family", "flags", "Features"))]
+    return f"{environment()['cpu']['model']} {zlib.crc32(chr(10).join(sorted(set(lines))).encode()):08x}"

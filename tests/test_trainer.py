@@ -2,8 +2,6 @@
 
 import json
 import os
-import platform
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +10,14 @@ import torch
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.config.load import load_config
-from metatrain.runs import Run, checkpoints, environment
+from metatrain.runs import Run, checkpoints
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import JsonLines, Silent, read_lines
 from metatrain.trainer import Outcome, Session, new_run, run
 from metatrain.trainer import test as score_on_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from tests.configurations import tiny
+from tests.configurations import cpu_kind, tiny
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,13 +43,6 @@ def recorded(home: Run) -> dict[str, list[tuple[int, float]]]:
             if "/" in key and not key.startswith("time/"):
                 series.setdefault(key, []).append((line["step"], value))
     return series
-
-
-def cpu_kind() -> str:
-    """The CPU's model and a digest of what it can do, which decides what kernels torch picks."""
-    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
-    lines = [line for line in facts.splitlines() if line.startswith(("model", "cpu family", "flags", "Features"))]
-    return f"{environment()['cpu']['model']} {zlib.crc32(chr(10).join(sorted(set(lines))).encode()):08x}"
 
 
 class AfterSteps:
