@@ -32,9 +32,8 @@ from tasks.random import Integers, stream, uniforms
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
 from tasks.store.class_pool import StorePool
-from tasks.store.decoding import silent
 from tasks.store.store import ClassSlice, Header, Images, Store, open_store, write_store
-from tasks.types import EpisodeShape
+from tasks.types import EpisodeShape, no_progress
 
 SHAPE = EpisodeShape(ways=5, shots=1, queries=15)
 BATCHES = (1, 4, 32)
@@ -177,7 +176,7 @@ def cool(store: Store) -> float:
 def _store(root: str | None, scratch: Path) -> tuple[Store, tuple[int, ...], str]:
     """The store, the classes in it that are drawn from, and a name for it."""
     if root is not None:
-        store = Omniglot(root=root).store(silent)
+        store = Omniglot(root=root).store(no_progress)
         return store, store.header.splittings["characters"]["train"], "Omniglot's 1100 training characters"
     store = drawn_store(scratch / "strokes.arrow")
     return store, tuple(range(_CHARACTERS)), f"{_CHARACTERS} drawn characters of {_DRAWINGS} drawings (no Omniglot)"

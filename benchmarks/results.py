@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,5 +172,5 @@ def _style(axes: "Axes", plot: dict[str, Any]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """The file under its name only when it is whole."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 from tasks.types import Episode
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def save_episode(
     picture = episode_picture(episode, title, class_names, predicted)
     text = PngInfo()
     text.add_itxt("Description", f"{title}: {caption(episode, predicted)}")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.random import Integers, choose, stream, uniforms
+from tasks.random import Integers, sample_without_replacement, stream, uniforms
 from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 
 
@@ -35,8 +35,8 @@ class ClassPool(Protocol):
         ...
 
     @property
-    def smallest(self) -> int:
-        """How many members the smallest class has."""
+    def min_class_size(self) -> int:
+        """How many members the min_class_size class has."""
         ...
 
     def sizes(self, classes: Integers) -> Integers:
@@ -47,7 +47,7 @@ class ClassPool(Protocol):
         """Member members[r] of class classes[r], for [R] of both: float32 [R, C, H, W]."""
         ...
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         """Images [..., C, H, W] as `images` gives them, undone to values in [0, 1] that a person can look at."""
         ...
 
@@ -75,9 +75,9 @@ class FewShot:
         if ways > pool.num_classes:
             have = f"'{self.split}' of {pool.name} has {pool.num_classes}"
             raise ValueError(f"{ways}-way needs {ways} classes; {have}: lower {field}.ways")
-        if each > pool.smallest:
+        if each > pool.min_class_size:
             need = f"{self.episode.shots} shots and {self.episode.queries} queries need {each} images of a class"
-            have = f"a class in '{self.split}' of {pool.name} has only {pool.smallest}"
+            have = f"a class in '{self.split}' of {pool.name} has only {pool.min_class_size}"
             raise ValueError(f"{need}; {have}: lower {field}.shots or {field}.queries")
 
     @property
@@ -105,18 +105,18 @@ class FewShot:
         """
         ways, each = self.spec.ways or 0, self.episode.shots + self.episode.queries
         numbers = uniforms(self.seed, stream("few-shot", self.split), indices, ways * (1 + each))
-        classes = choose(numbers[:, :ways], self.pool.num_classes)
+        classes = sample_without_replacement(numbers[:, :ways], self.pool.num_classes)
         sizes = self.pool.sizes(classes.reshape(-1))
-        members = choose(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
+        members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
         return classes, members.reshape(len(classes), ways, each)
 
     def class_names(self, index: int) -> list[str]:
         """What a person would call the classes of the task at `index`, in the order of its labels."""
         return self.pool.class_names(self.draw([index])[0][0])
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         """Images [..., C, H, W] of an episode as values in [0, 1] that a person can look at."""
-        return self.pool.visible(x)
+        return self.pool.denormalize(x)
 
 
 def _examples(images: Tensor, tasks: int, ways: int, each: int) -> Examples:

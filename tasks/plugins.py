@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-FAILURES = (
+USER_CODE_ERRORS = (
     ImportError,
     SyntaxError,
     NameError,
@@ -33,10 +33,10 @@ def import_target(setting: str, target: str) -> Any:
     module_name, _, name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except FAILURES as error:
+    except USER_CODE_ERRORS as error:
         absent = isinstance(error, ModuleNotFoundError)
         remedy = "run from the folder that holds it, or put that on PYTHONPATH" if absent else "mend the module"
-        raise ValueError(f"{setting}: cannot import '{module_name}' ({failure(error)}): {remedy}") from error
+        raise ValueError(f"{setting}: cannot import '{module_name}' ({describe_error(error)}): {remedy}") from error
     found = getattr(module, name, None)
     if not callable(found):
         near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], n=1)
@@ -45,7 +45,7 @@ def import_target(setting: str, target: str) -> Any:
     return found
 
 
-def failure(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """One line on what somebody's code raised: "KeyError: 'a' in mine.py, line 12"."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

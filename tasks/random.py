@@ -46,7 +46,7 @@ def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[
     return [c0, c1, c2, c3]
 
 
-def words(seed: int, stream: int, indices: ArrayLike, count: int) -> Words:
+def random_words(seed: int, stream: int, indices: ArrayLike, count: int) -> Words:
     """`count` random 32-bit words for each index: [len(indices), count]. seed is taken modulo 2**64.
 
     The first words of an index do not depend on how many are asked for.
@@ -67,12 +67,12 @@ def words(seed: int, stream: int, indices: ArrayLike, count: int) -> Words:
 
 def uniforms(seed: int, stream: int, indices: ArrayLike, count: int) -> Reals:
     """`count` numbers in [0, 1) for each index, with 53 random bits each: [len(indices), count]."""
-    pairs = words(seed, stream, indices, 2 * count).astype(np.uint64)
+    pairs = random_words(seed, stream, indices, 2 * count).astype(np.uint64)
     bits = (pairs[:, 0::2] << np.uint64(21)) | (pairs[:, 1::2] >> np.uint64(11))
     return bits * 2.0**-53
 
 
-def choose(uniforms: Reals, population: ArrayLike) -> Integers:
+def sample_without_replacement(uniforms: Reals, population: ArrayLike) -> Integers:
     """Sample k of each row's population without replacement, in uniformly random order.
 
     uniforms: [rows, k] in [0, 1). population: a size, or [rows] sizes, each at least k. Returns [rows, k] numbers in

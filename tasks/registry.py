@@ -11,7 +11,7 @@ from tasks.sources.omniglot import Omniglot
 from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.strokes import Strokes
 
-CATALOGUE: dict[str, type[Any]] = {
+TASK_SOURCES: dict[str, type[Any]] = {
     "image_folder": ImageFolder,
     "mini_imagenet": MiniImageNet,
     "omniglot": Omniglot,
@@ -22,19 +22,19 @@ CATALOGUE: dict[str, type[Any]] = {
 _METHODS = ("prepare", "distribution")
 
 
-def source_type(name: str) -> type[Any]:
-    """The TaskSource class called `name`: a key of CATALOGUE, or "package.module:ClassName".
+def resolve_task_source(name: str) -> type[Any]:
+    """The TaskSource class called `name`: a key of TASK_SOURCES, or "package.module:ClassName".
 
     Raises ValueError, with the remedy, for a name that leads to none.
     """
     if ":" in name:
         return _imported(name)
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
+    if name not in TASK_SOURCES:
+        near = difflib.get_close_matches(name, TASK_SOURCES, n=1)
         guess = f"did you mean '{near[0]}'? " if near else ""
-        known = ", ".join(sorted(CATALOGUE))
+        known = ", ".join(sorted(TASK_SOURCES))
         raise ValueError(f"no tasks are called '{name}': {guess}there are {known}, or your own as package.module:Class")
-    return CATALOGUE[name]
+    return TASK_SOURCES[name]
 
 
 def _imported(name: str) -> type[Any]:

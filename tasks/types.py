@@ -21,6 +21,10 @@ Progress = Callable[[int, int], None]
 """`progress(done, total)`, called by work that takes long enough for a person to wonder."""
 
 
+def no_progress(done: int, total: int) -> None:
+    """Ignore the progress: a `Progress` for callers that show none."""
+
+
 class TaskSpec(NamedTuple):
     """What every task of a distribution has in common; static, so that vmap and compilation can use it."""
 

@@ -12,6 +12,7 @@ from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.store.cache import cache_root
+from tasks.types import no_progress
 from tests import pictures
 from tests.fault_proxy import FaultProxy, Faults, Request
 from tests.object_store import ObjectStore, object_store
@@ -55,10 +56,6 @@ def forbid(server: ObjectStore, bucket: str, action: str) -> None:
     server.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
 
 
-def silent(done: int, total: int) -> None:
-    del done, total
-
-
 def never(done: int, total: int) -> None:
     raise AssertionError("nothing is built here")
 
@@ -75,7 +72,7 @@ def refused(source: Omniglot | ImageFolder | MiniImageNet) -> str:
     """What is said of a source that cannot be had: one line, at once, with no store left behind."""
     begun = time.monotonic()
     with pytest.raises((ValueError, OSError)) as error:
-        source.prepare(silent)
+        source.prepare(no_progress)
     assert "\n" not in str(error.value)
     assert time.monotonic() - begun < 8
     assert not list(cache_root(None).rglob("*.arrow"))

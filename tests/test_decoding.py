@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.store.archive import Archive
-from tasks.store.decoding import decodable, decode_files, filled, image_decoder, silent, squared
+from tasks.store.decoding import decodable, decode_files, filled, image_decoder, squared
+from tasks.types import no_progress
 from tests import pictures
 
 RED = (200, 40, 90)
@@ -155,7 +156,7 @@ def huge_png(side: int) -> bytes:
 
 def decode_one(folder: Path, content: bytes) -> NDArray[np.uint8]:
     (folder / "one.png").write_bytes(content)
-    return decode_files([(Archive(folder), ["one.png"])], (3, 8, 8), image_decoder(8, 3), "an image", silent)
+    return decode_files([(Archive(folder), ["one.png"])], (3, 8, 8), image_decoder(8, 3), "an image", no_progress)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_rows_come_in_order_and_progress_rises_to_the_end() -> None:
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert calls[-1] == (300, 300)
     assert len(calls) > 2
-    assert filled(0, (3, 4), lambda row: np.zeros((3, 4), np.uint8), silent).shape == (0, 3, 4)
+    assert filled(0, (3, 4), lambda row: np.zeros((3, 4), np.uint8), no_progress).shape == (0, 3, 4)
 
 
 def test_rows_are_computed_on_several_threads() -> None:
@@ -225,7 +226,7 @@ def test_rows_are_computed_on_several_threads() -> None:
         threads.add(threading.get_ident())
         return np.zeros(1, np.uint8)
 
-    filled(128, (1,), row, silent)
+    filled(128, (1,), row, no_progress)
     assert len(threads) == 2
 
 
@@ -239,7 +240,7 @@ def test_the_first_failure_in_order_is_told_and_stops_the_rest() -> None:
         return np.zeros(1, np.uint8)
 
     with pytest.raises(ValueError, match=r"^row 130$"):
-        filled(100_000, (1,), row, silent)
+        filled(100_000, (1,), row, no_progress)
     assert len(seen) < 50_000
 
 
@@ -250,7 +251,7 @@ def test_raw_files_are_held_one_at_a_time(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         sources = [(Archive(tmp_path), names)]
-        decode_files(sources, (1,), lambda content: np.zeros(1, np.uint8), "a file", silent)
+        decode_files(sources, (1,), lambda content: np.zeros(1, np.uint8), "a file", no_progress)
         assert tracemalloc.get_traced_memory()[1] < 40_000_000
     finally:
         tracemalloc.stop()
@@ -260,6 +261,6 @@ def test_a_zip_read_by_several_threads_gives_each_its_own(tmp_path: Path) -> Non
     contents = {f"{number:03}.png": bytes([number % 251]) * 3000 for number in range(500)}
     archive = Archive(pictures.write_zip(tmp_path / "a.zip", contents))
     found = decode_files(
-        [(archive, sorted(contents))], (1,), lambda c: np.frombuffer(c[:1], np.uint8), "a file", silent
+        [(archive, sorted(contents))], (1,), lambda c: np.frombuffer(c[:1], np.uint8), "a file", no_progress
     )
     assert found[:, 0].tolist() == [number % 251 for number in range(500)]

@@ -69,7 +69,7 @@ class Numbered:
     name = "numbered"
     image_shape: Shape = (1, 1, 1)
     num_classes = 8
-    smallest = 3
+    min_class_size = 3
 
     def sizes(self, classes: Integers) -> Integers:
         return 3 + classes
@@ -81,7 +81,7 @@ class Numbered:
     def class_names(self, classes: Integers) -> list[str]:
         return [str(number) for number in classes]
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         return x / 800
 
 
@@ -113,8 +113,8 @@ def test_a_tasks_classes_do_not_depend_on_its_shots() -> None:
 def test_what_a_person_can_look_at_is_the_pools_affair(source: TaskSource) -> None:
     distribution = source.distribution("train", SHAPE, 3)
     x = distribution.episodes([0]).query.x
-    assert torch.equal(distribution.visible(x), x)
-    assert torch.equal(FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, "train").visible(x), x / 800)
+    assert torch.equal(distribution.denormalize(x), x)
+    assert torch.equal(FewShot(Numbered(), EpisodeShape(4, 1, 1), 0, "train").denormalize(x), x / 800)
 
 
 def test_splits_draw_differently_from_pools_of_one_size() -> None:

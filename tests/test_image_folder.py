@@ -18,16 +18,12 @@ from tasks.sources.image_layout import named_lists, shared_folder, shuffled_spli
 from tasks.store.cache import remembered_key
 from tasks.store.class_pool import StorePool
 from tasks.store.store import Store
-from tasks.types import SPLITS, EpisodeShape
+from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import conformance_distributions as conformance
 from tests import pictures
 
 NAMES = [f"class_{number}" for number in range(10)]
 SHAPE = EpisodeShape(2, 1, 1)
-
-
-def silent(done: int, total: int) -> None:
-    del done, total
 
 
 def folder(root: Path, tmp_path: Path, **settings: object) -> ImageFolder:
@@ -76,7 +72,7 @@ ONE_PLACE: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("layout", ONE_PLACE)
 def test_classes_in_one_place_are_shuffled_into_splits(tmp_path: Path, layout: str) -> None:
     source = folder(ONE_PLACE[layout](tmp_path / "raw"), tmp_path)
-    store = source.store(silent)
+    store = source.store(no_progress)
     check_images(store, NAMES)
     assert split_names(store) == {split: list(names) for split, names in shuffled_splits("", NAMES).items()}
     assert [len(split_names(store)[split]) for split in SPLITS] == [6, 2, 2]
@@ -85,14 +81,14 @@ def test_classes_in_one_place_are_shuffled_into_splits(tmp_path: Path, layout: s
 def test_every_name_of_a_split_folder_will_do(tmp_path: Path) -> None:
     for part in ("val", "validation"):
         root = pictures.write(tmp_path / part, pictures.split_files({"val": part}))
-        store = folder(root, tmp_path).store(silent)
+        store = folder(root, tmp_path).store(no_progress)
         check_images(store, list(chain.from_iterable(pictures.SPLIT_NAMES.values())))
         assert list(split_names(store).values()) == list(pictures.SPLIT_NAMES.values())
 
 
 def test_tables_give_what_folders_give(tmp_path: Path) -> None:
-    tables = folder(pictures.write(tmp_path / "tables", pictures.table_files()), tmp_path).store(silent)
-    folders = folder(pictures.write(tmp_path / "folders", pictures.split_files()), tmp_path).store(silent)
+    tables = folder(pictures.write(tmp_path / "tables", pictures.table_files()), tmp_path).store(no_progress)
+    folders = folder(pictures.write(tmp_path / "folders", pictures.split_files()), tmp_path).store(no_progress)
     assert tables.header == folders.header
     assert np.array_equal(tables.images, folders.images)
 
@@ -100,14 +96,14 @@ def test_tables_give_what_folders_give(tmp_path: Path) -> None:
 def test_tables_with_a_byte_order_mark_and_images_right_beside_them(tmp_path: Path) -> None:
     contents = {name.removeprefix("images/"): content for name, content in pictures.table_files().items()}
     contents["train.csv"] = b"\xef\xbb\xbf" + contents["train.csv"]
-    store = folder(pictures.write_zip(tmp_path / "a.zip", contents), tmp_path).store(silent)
+    store = folder(pictures.write_zip(tmp_path / "a.zip", contents), tmp_path).store(no_progress)
     check_images(store, list(chain.from_iterable(pictures.SPLIT_NAMES.values())))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".Jpg", ".bmp", ".webp", ".gif"])
 def test_every_suffix_counts_and_no_other(tmp_path: Path, suffix: str) -> None:
     contents = pictures.class_files(NAMES, suffix=suffix) | {"class_0/notes.txt": b"no", "class_0/9.tiff": b"no"}
-    store = folder(pictures.write(tmp_path / "raw", contents), tmp_path).store(silent)
+    store = folder(pictures.write(tmp_path / "raw", contents), tmp_path).store(no_progress)
     check_images(store, NAMES)
 
 
@@ -119,7 +115,7 @@ def test_a_zip_and_its_folder_have_one_store_and_are_left_untouched(tmp_path: Pa
         archive.extractall(tmp_path / "unpacked")
     before = listing(tmp_path / "zipped"), listing(tmp_path / "unpacked")
     roots = zipped, zipped.parent, tmp_path / "unpacked", tmp_path / "unpacked" / "top"
-    assert len({folder(root, tmp_path).store(silent).path for root in roots}) == 1
+    assert len({folder(root, tmp_path).store(no_progress).path for root in roots}) == 1
     assert (listing(tmp_path / "zipped"), listing(tmp_path / "unpacked")) == before
 
 
@@ -133,7 +129,7 @@ def test_linked_classes_are_read_like_any_other(tmp_path: Path) -> None:
         (tmp_path / "raw" / part).mkdir(parents=True)
         for name in names:
             (tmp_path / "raw" / part / name).symlink_to(tmp_path / "all" / name)
-    store = folder(tmp_path / "raw", tmp_path).store(silent)
+    store = folder(tmp_path / "raw", tmp_path).store(no_progress)
     check_images(store, NAMES)
     assert split_names(store)["test"] == NAMES[8:]
 
@@ -165,7 +161,7 @@ def test_the_shared_folder_is_the_innermost(names: list[str]) -> None:
 def test_lists_of_the_users_own_override_folders_and_leave_classes_out(tmp_path: Path) -> None:
     lists = {"train.txt": b"val_0\ntrain_0\n\n train_1 \n", "val.txt": b"test_1\r\n", "test.txt": b"train_2\nval_1\n"}
     root, named = pictures.write(tmp_path / "raw", pictures.split_files()), pictures.write(tmp_path / "lists", lists)
-    store = folder(root, tmp_path, splits=str(named)).store(silent)
+    store = folder(root, tmp_path, splits=str(named)).store(no_progress)
     assert split_names(store) == {
         "train": ["train_0", "train_1", "val_0"],
         "validation": ["test_1"],
@@ -187,7 +183,7 @@ def test_the_list_that_we_ship_is_the_shuffle_that_it_says() -> None:
 def test_words_tell_what_a_class_is_called(tmp_path: Path) -> None:
     words = "class_0\tbullfrog, Rana catesbeiana\nclass_1\tand/or gate\nother\tthing\nclass_2\t\n"
     contents = pictures.class_files(NAMES) | {"words.txt": words.encode()}
-    store = folder(pictures.write(tmp_path / "raw", contents), tmp_path).store(silent)
+    store = folder(pictures.write(tmp_path / "raw", contents), tmp_path).store(no_progress)
     assert [c.name for c in store.header.classes][:3] == ["bullfrog/class_0", "and or gate/class_1", "class_2"]
 
 
@@ -195,7 +191,7 @@ def test_size_and_channels_make_stores_of_their_own(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.class_files(NAMES))
     shapes = {}
     for size, channels in ((12, "rgb"), (12, "grey"), (5, "rgb")):
-        store = folder(root, tmp_path, size=size, channels=channels).store(silent)
+        store = folder(root, tmp_path, size=size, channels=channels).store(no_progress)
         shapes[store.path] = store.images.shape[1:]
     assert list(shapes.values()) == [(3, 12, 12), (1, 12, 12), (3, 5, 5)]
 
@@ -213,22 +209,22 @@ def test_a_store_is_built_once_and_progress_reaches_its_end(tmp_path: Path) -> N
 
 def test_another_picture_or_another_split_gives_another_store(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.class_files(NAMES))
-    first = folder(root, tmp_path).store(silent)
+    first = folder(root, tmp_path).store(no_progress)
     swapped = pictures.write(root, {"class_0/0.png": pictures.encoded(pictures.pixels(5, 5))})
-    second = folder(swapped, tmp_path).store(silent)
+    second = folder(swapped, tmp_path).store(no_progress)
     assert np.array_equal(second.images[0], pictures.pixels(5, 5).transpose(2, 0, 1))
     lists = {"train.txt": "\n".join(NAMES[:6]), "val.txt": "class_6\nclass_7", "test.txt": "class_8\nclass_9"}
     named = pictures.write(tmp_path / "lists", {name: text.encode() for name, text in lists.items()})
-    third = folder(swapped, tmp_path, splits=str(named)).store(silent)
+    third = folder(swapped, tmp_path, splits=str(named)).store(no_progress)
     assert len({first.path, second.path, third.path}) == 3
 
 
 def test_other_labels_for_the_same_pictures_give_another_store(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.table_files())
-    first = folder(root, tmp_path).store(silent)
+    first = folder(root, tmp_path).store(no_progress)
     table = (root / "train.csv").read_text().replace("train_0_0.png,train_0", "train_0_0.png,train_1")
     (root / "train.csv").write_text(table.replace("train_1_0.png,train_1", "train_1_0.png,train_0"))
-    second = folder(root, tmp_path).store(silent)
+    second = folder(root, tmp_path).store(no_progress)
     assert first.path != second.path
     assert first.header == second.header
 
@@ -266,10 +262,10 @@ def test_images_are_normalised_by_channel_and_made_visible_again(tmp_path: Path)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     assert torch.allclose(x, (seen - mean) / std, atol=1e-6)
     assert x[:, :, 1].min() == -1
-    assert torch.allclose(normal.visible(x), seen, atol=1e-6)
-    assert torch.allclose(normal.visible(x[0, 0].double()).float(), seen[0, 0], atol=1e-6)
-    assert normal.visible(x.half()).dtype == torch.float16
-    assert torch.equal(plain.visible(seen), seen)
+    assert torch.allclose(normal.denormalize(x), seen, atol=1e-6)
+    assert torch.allclose(normal.denormalize(x[0, 0].double()).float(), seen[0, 0], atol=1e-6)
+    assert normal.denormalize(x.half()).dtype == torch.float16
+    assert torch.equal(plain.denormalize(seen), seen)
 
 
 @pytest.mark.parametrize(
@@ -280,11 +276,11 @@ def test_one_number_serves_all_channels(
 ) -> None:
     contents = {f"{name}/0.png": pictures.encoded(np.full((4, 4, 3), 255, np.uint8)) for name in NAMES}
     source = folder(pictures.write(tmp_path / "raw", contents), tmp_path, mean=mean, std=std)
-    store = source.store(silent)
+    store = source.store(no_progress)
     pool = StorePool("white", store, (0, 1), mean=source.mean, std=source.std)
     x = pool.images(np.array([0, 1]), np.array([0, 0]))
     assert torch.allclose(x, torch.tensor(white))
-    assert torch.allclose(pool.visible(x), torch.tensor(1.0))
+    assert torch.allclose(pool.denormalize(x), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("check", [conformance.check_law, conformance.check_shapes, conformance.check_disjoint])
@@ -330,7 +326,7 @@ def tiny(tiny_imagenet_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_tiny_imagenet_has_its_published_sizes(tiny: ImageFolder) -> None:
-    store = tiny.store(silent)
+    store = tiny.store(no_progress)
     assert store.images.shape == (16800, 3, 64, 64)
     assert {c.stop - c.start for c in store.header.classes} == {120}
     assert [len(names) for names in split_names(store).values()] == [80, 20, 40]

@@ -7,19 +7,16 @@ import pytest
 
 from tasks.sources import image_folder
 from tasks.sources.image_folder import ImageFolder
+from tasks.types import no_progress
 from tests import pictures
 
 NAMES = [f"class_{number}" for number in range(10)]
 
 
-def silent(done: int, total: int) -> None:
-    del done, total
-
-
 def fails(root: Path | str | None, tmp_path: Path, message: str, **settings: object) -> None:
     source = ImageFolder(root=None if root is None else str(root), cache=str(tmp_path / "cache"), size=8, **settings)
     with pytest.raises(ValueError, match=message) as error:
-        source.prepare(silent)
+        source.prepare(no_progress)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 

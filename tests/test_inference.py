@@ -254,7 +254,7 @@ def test_images_are_scaled_as_the_run_had_them_and_bytes_are_bytes(tmp_path):
     (x, y), (asked, _) = (type(part)(*(leaf[0] for leaf in part)) for part in task)
     *_, adapted = worker.algorithm.trajectory(worker.model, learner.params, Examples(x, y), CONTEXT)
     expected = worker.algorithm.predict(worker.model, learner.params, adapted, asked, CONTEXT).softmax(1)
-    shown = [distribution.visible(images) for images in (x, asked)]
+    shown = [distribution.denormalize(images) for images in (x, asked)]
     assert torch.allclose(learner.adapt((shown[0], y)).probabilities(shown[1]), expected, atol=1e-5)
     as_bytes = [(images * 255).round().to(torch.uint8).numpy() for images in shown]
     assert torch.allclose(learner.adapt((as_bytes[0], y)).probabilities(as_bytes[1]), expected, atol=1e-5)

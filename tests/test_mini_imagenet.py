@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.io.safe_pickle import load_arrays
 from tasks.sources.mini_imagenet import MiniImageNet, read_part
 from tasks.store.store import Store
-from tasks.types import SPLITS, EpisodeShape
+from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import pictures
 
 PARTS = tuple(pictures.SPLIT_SIZES)
@@ -24,10 +24,6 @@ PHASES = ("train_phase_train", "val", "test")
 FIRST = dict(zip(PARTS, (0, 5, 9), strict=True))
 
 Arrays = NDArray[np.uint8]
-
-
-def silent(done: int, total: int) -> None:
-    del done, total
 
 
 def mini(root: Path, tmp_path: Path, **given: object) -> MiniImageNet:
@@ -84,7 +80,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_every_class_its_own_pictures(tmp_path: Path, form: str) -> None:
-    store = mini(FORMS[form](tmp_path / "raw"), tmp_path).store(silent)
+    store = mini(FORMS[form](tmp_path / "raw"), tmp_path).store(no_progress)
     check(store, pictures.SPLIT_NAMES)
     assert store.header.citation.startswith("Vinyals")
     assert store.header.name == "mini_imagenet"
@@ -109,7 +105,7 @@ def test_labels_without_names_are_classes_of_their_split(tmp_path: Path, restart
     spoken = dict(zip(PARTS, SPLITS, strict=True))
     names = {part: sorted(f"{spoken[part]} {first[part] + at}" for at in range(counts[part])) for part in PARTS}
     source = mini(root, tmp_path)
-    header = source.store(silent).header
+    header = source.store(no_progress).header
     assert {
         part: [header.classes[number].name for number in header.splittings["classes"][split]]
         for split, part in zip(SPLITS, PARTS, strict=True)
@@ -128,17 +124,17 @@ def test_prepared_once_and_delivered_like_a_folder(tmp_path: Path) -> None:
     episode = source.distribution("train", EpisodeShape(3, 1, 2), 0).episodes([0])
     assert episode.support.x.shape == (1, 3, 1, 6, 6)
     assert episode.support.x.min() == -1
-    assert mini(tmp_path / "raw", tmp_path, size=6).store(silent).images.shape == (104, 3, 6, 6)
+    assert mini(tmp_path / "raw", tmp_path, size=6).store(no_progress).images.shape == (104, 3, 6, 6)
 
 
 def test_another_pickle_in_its_place_gives_another_store(tmp_path: Path) -> None:
     root = write_caches(tmp_path / "raw")
-    first = mini(root, tmp_path).store(silent)
+    first = mini(root, tmp_path).store(no_progress)
     images = part_images("val")
     images[0] ^= 255
     found = {"image_data": images, "class_dict": part_rows("val")}
     (root / "mini-imagenet-cache-val.pkl").write_bytes(pickle.dumps(found))
-    second = mini(root, tmp_path).store(silent)
+    second = mini(root, tmp_path).store(no_progress)
     assert first.path != second.path
     assert not np.array_equal(first.images, second.images)
 
@@ -169,7 +165,7 @@ def _python2(content: object) -> bytes:
 
 
 def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
-    check(mini(write_caches(tmp_path / "raw", python2), tmp_path).store(silent), pictures.SPLIT_NAMES)
+    check(mini(write_caches(tmp_path / "raw", python2), tmp_path).store(no_progress), pictures.SPLIT_NAMES)
 
 
 def test_plain_containers_and_numbers_of_numpy_are_read(tmp_path: Path) -> None:
@@ -260,7 +256,7 @@ def test_a_damaged_pickle_is_read_or_refused_in_one_line(
 def fails(root: Path | None, tmp_path: Path, message: str) -> None:
     source = MiniImageNet(root=None if root is None else str(root), cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=message) as error:
-        source.prepare(silent)
+        source.prepare(no_progress)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 

@@ -15,14 +15,10 @@ import torch
 from PIL import Image
 
 from tasks.sources.omniglot import Omniglot, alphabet_split, character_split
-from tasks.types import SPLITS, EpisodeShape
+from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import drawings
 
 CHARACTERS = sum(sum(alphabets.values()) for alphabets in drawings.CHARACTERS.values())
-
-
-def silent(done: int, total: int) -> None:
-    del done, total
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,7 @@ def listing(root: Path) -> list[tuple[str, int, int]]:
 
 
 def test_drawings_are_small_inverted_and_in_order_of_class_and_name(raw: Path, cache: Path) -> None:
-    store = Omniglot(root=str(raw), cache=str(cache)).store(silent)
+    store = Omniglot(root=str(raw), cache=str(cache)).store(no_progress)
     assert store.images.shape == (CHARACTERS * drawings.DRAWINGS, 1, 28, 28)
     assert [c.name for c in store.header.classes][:1] == ["Aleph/character01"]
     assert [(c.start, c.stop) for c in store.header.classes[:2]] == [(0, 20), (20, 40)]
@@ -77,7 +73,7 @@ def test_every_layout_gives_the_same_store_and_is_left_untouched(raw: Path, tmp_
     shutil.copytree(raw, zipped / inner)
     drawings.write_folders(unpacked / inner)
     before = [listing(zipped), listing(unpacked)]
-    paths = {Omniglot(root=str(root), cache=str(cache)).store(silent).path for root in (raw, zipped, unpacked)}
+    paths = {Omniglot(root=str(root), cache=str(cache)).store(no_progress).path for root in (raw, zipped, unpacked)}
     assert len(paths) == 1
     assert [listing(zipped), listing(unpacked)] == before
 
@@ -90,7 +86,7 @@ def test_published_sizes_of_the_character_split() -> None:
 
 
 def test_no_class_and_no_alphabet_in_two_splits(raw: Path, cache: Path) -> None:
-    header = Omniglot(root=str(raw), cache=str(cache)).store(silent).header
+    header = Omniglot(root=str(raw), cache=str(cache)).store(no_progress).header
     for splitting in header.splittings.values():
         assert all(splitting[name] for name in SPLITS)
         assert sorted(sum((splitting[name] for name in SPLITS), ())) == list(range(CHARACTERS))
@@ -125,7 +121,7 @@ def test_rotations_are_classes_of_training_alone(raw: Path, cache: Path) -> None
 
 def fails(root: Path, tmp_path: Path, message: str) -> None:
     with pytest.raises((ValueError, OSError), match=message) as error:
-        Omniglot(root=str(root), cache=str(tmp_path / "cache")).prepare(silent)
+        Omniglot(root=str(root), cache=str(tmp_path / "cache")).prepare(no_progress)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
@@ -176,7 +172,7 @@ def test_an_entry_that_climbs_out(broken: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_store_in_the_cache_says_to_delete_it(raw: Path, tmp_path: Path) -> None:
     source = Omniglot(root=str(raw), cache=str(tmp_path))
-    path = Path(source.store(silent).path)
+    path = Path(source.store(no_progress).path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -210,8 +206,8 @@ def test_without_root_torchvision_downloads_once(
 
     downloader.Omniglot = download  # type: ignore[attr-defined]
     monkeypatch.setenv("METATRAIN_CACHE", str(tmp_path))
-    assert Omniglot().store(silent).images.shape[0] == CHARACTERS * drawings.DRAWINGS
-    Omniglot().store(silent)
+    assert Omniglot().store(no_progress).images.shape[0] == CHARACTERS * drawings.DRAWINGS
+    Omniglot().store(no_progress)
     assert calls == [True, False]
 
 
@@ -236,7 +232,7 @@ def real(cache: Path) -> Omniglot:
 
 @pytest.mark.omniglot
 def test_the_real_one_has_its_published_sizes(real: Omniglot) -> None:
-    store = real.store(silent)
+    store = real.store(no_progress)
     assert store.images.shape == (32460, 1, 28, 28)
     assert len(store.header.classes) == 1623
     assert {c.stop - c.start for c in store.header.classes} == {20}

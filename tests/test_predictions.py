@@ -95,7 +95,7 @@ class NegativeTasks:
     def class_names(self, index: int) -> list[str]:
         return self.inner.class_names(index)
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         return (x + 1) / 2
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.random import choose, philox, stream, uniforms, words
+from tasks.random import philox, random_words, sample_without_replacement, stream, uniforms
 
 SEEDS = st.integers(0, 2**64 - 1)
 INDICES = st.lists(st.integers(0, 2**62), min_size=1, max_size=8)
@@ -26,7 +26,7 @@ def test_philox_gives_the_known_answers_of_random123(counter: str, key: str, exp
 
 
 def test_words_put_seed_index_stream_and_block_where_the_docstring_says() -> None:
-    drawn = words(0x299F31D0_A4093822, 0x13198A2E, [0x85A308D3_243F6A88 - 2**64], 4 * 3)
+    drawn = random_words(0x299F31D0_A4093822, 0x13198A2E, [0x85A308D3_243F6A88 - 2**64], 4 * 3)
     for block in range(3):
         counter = [np.array([word], dtype=np.uint64) for word in (0x243F6A88, 0x85A308D3, 0x13198A2E, block)]
         expected = [int(lane[0]) for lane in philox(counter, (0xA4093822, 0x299F31D0))]
@@ -44,12 +44,12 @@ def test_a_row_depends_on_its_own_index_alone(seed: int, indices: list[int], cou
 
 
 def test_seed_stream_and_index_each_change_everything() -> None:
-    base = words(1, stream("a"), [1], 64)
+    base = random_words(1, stream("a"), [1], 64)
     others = [
-        words(2, stream("a"), [1], 64),
-        words(1 + 2**32, stream("a"), [1], 64),
-        words(1, stream("b"), [1], 64),
-        words(1, stream("a"), [1 + 2**32], 64),
+        random_words(2, stream("a"), [1], 64),
+        random_words(1 + 2**32, stream("a"), [1], 64),
+        random_words(1, stream("b"), [1], 64),
+        random_words(1, stream("a"), [1 + 2**32], 64),
     ]
     for other in others:
         assert (base == other).mean() < 0.05
@@ -68,7 +68,7 @@ def test_choose_never_repeats_and_stays_in_range(data: st.DataObject) -> None:
     numbers = uniforms(data.draw(SEEDS), stream("choose"), range(len(sizes)), k)
     if data.draw(st.booleans()):
         numbers[:] = data.draw(st.sampled_from([0.0, 1 - 2.0**-53]))
-    chosen = choose(numbers, sizes)
+    chosen = sample_without_replacement(numbers, sizes)
     assert chosen.shape == numbers.shape
     for row, size in zip(chosen, sizes, strict=True):
         assert len(set(row.tolist())) == k
@@ -77,14 +77,14 @@ def test_choose_never_repeats_and_stays_in_range(data: st.DataObject) -> None:
 
 @given(st.integers(1, 8), SEEDS)
 def test_choosing_everybody_is_a_permutation(size: int, seed: int) -> None:
-    assert sorted(choose(uniforms(seed, 0, [0], size), size)[0].tolist()) == list(range(size))
+    assert sorted(sample_without_replacement(uniforms(seed, 0, [0], size), size)[0].tolist()) == list(range(size))
 
 
 def test_ordered_samples_are_uniform() -> None:
     """All 5·4·3 = 60 ordered samples alike: chi-square with 59 degrees of freedom, 0.999 quantile 98.3."""
     draws = 60_000
     sizes = np.where(np.arange(draws) % 2, 5, 9)
-    chosen = choose(uniforms(7, stream("chi-square"), range(draws), 3), sizes)[1::2]
+    chosen = sample_without_replacement(uniforms(7, stream("chi-square"), range(draws), 3), sizes)[1::2]
     counts = np.unique(chosen @ [25, 5, 1], return_counts=True)[1]
     assert len(counts) == 60
     expected = draws / 2 / 60

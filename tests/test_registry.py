@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry import CATALOGUE, source_type
+from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.types import EpisodeShape
 
 OWN = """
@@ -39,9 +39,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", TASK_SOURCES)
 def test_what_we_ship_is_a_frozen_picklable_dataclass_with_defaults(name: str) -> None:
-    source = source_type(name)()
+    source = resolve_task_source(name)()
     assert dataclasses.is_dataclass(source)
     with pytest.raises(dataclasses.FrozenInstanceError):
         source.anything = 1
@@ -49,7 +49,7 @@ def test_what_we_ship_is_a_frozen_picklable_dataclass_with_defaults(name: str) -
 
 
 def test_a_users_own_by_import_path(own: None) -> None:
-    source = source_type("own_tasks:Mine")(root="there")
+    source = resolve_task_source("own_tasks:Mine")(root="there")
     assert source.root == "there"
     assert source.distribution("train", EpisodeShape(), 0) is None
 
@@ -76,6 +76,6 @@ def test_a_users_own_by_import_path(own: None) -> None:
 )
 def test_a_name_that_leads_nowhere_is_told_why(own: None, name: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
-        source_type(name)
+        resolve_task_source(name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -17,11 +17,20 @@ from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.store.cache import cache_root
-from tasks.types import EpisodeShape
+from tasks.types import EpisodeShape, no_progress
 from tests import drawings, pictures
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ROOT, ObjectStore
-from tests.remote_pictures import NAMES, gets, images, never, reached_through_proxy, refused, serving, silent, upload
+from tests.remote_pictures import (
+    NAMES,
+    gets,
+    images,
+    never,
+    reached_through_proxy,
+    refused,
+    serving,
+    upload,
+)
 
 SHAPE = EpisodeShape(2, 1, 1)
 FAULTS = Faults(refuse=0.09, lose=0.05, cut=0.05, stall=0.02, stall_seconds=0.2)
@@ -79,7 +88,7 @@ def test_images_on_s3_give_what_they_give_here(
     )
     local = kind(root=str(here), cache=str(tmp_path / "local"), size=pictures.SIDE)
     remote = kind(root=f"s3://raw/forms/{form}", size=pictures.SIDE)
-    paths = [Path(source.store(silent).path) for source in (local, remote)]
+    paths = [Path(source.store(no_progress).path) for source in (local, remote)]
     assert paths[0].name == paths[1].name
     assert paths[0].read_bytes() == paths[1].read_bytes()
     episodes = [source.distribution("train", SHAPE, 3).episodes(range(4)) for source in (local, remote)]
@@ -94,8 +103,8 @@ def test_omniglot_on_s3_copies_its_zips_alone(
     archives = {f"omniglot-py/{path.name}": path.read_bytes() for path in here.iterdir()}
     unpacked = {"omniglot-py/images_background/Aleph/character01/0001_01.png": b"", "other/large.bin": b"none of it"}
     upload(server, "raw", "omniglot", archives | unpacked)
-    found = Omniglot(root="s3://raw/omniglot").store(silent)
-    expected = Omniglot(root=str(here), cache=str(tmp_path / "local")).store(silent)
+    found = Omniglot(root="s3://raw/omniglot").store(no_progress)
+    expected = Omniglot(root=str(here), cache=str(tmp_path / "local")).store(no_progress)
     assert Path(found.path).read_bytes() == Path(expected.path).read_bytes()
     assert sorted(request.path for request in gets(proxy, "")) == [
         "/raw",
@@ -107,9 +116,9 @@ def test_a_fifth_of_all_requests_failing_changes_nothing(
     proxy: FaultProxy, machine: Machine, shared: str, tmp_path: Path
 ) -> None:
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))
-    expected = Path(images(here, str(tmp_path / "local")).store(silent).path)
+    expected = Path(images(here, str(tmp_path / "local")).store(no_progress).path)
     proxy.faults = FAULTS
-    for name, progress in (("first", silent), ("second", never)):
+    for name, progress in (("first", no_progress), ("second", never)):
         machine(name)
         found = Path(images("s3://raw/classes", shared).store(progress).path)
         assert found.read_bytes() == expected.read_bytes()
@@ -171,7 +180,7 @@ def test_two_processes_copy_raw_files_once_and_fetch_a_store_once(
 def test_another_machine_asks_for_a_listing_a_note_and_a_store(
     server: ObjectStore, proxy: FaultProxy, machine: Machine, shared: str
 ) -> None:
-    first = images("s3://raw/classes", shared).store(silent)
+    first = images("s3://raw/classes", shared).store(no_progress)
     assert [Path(key).suffix for key in server.keys(shared.split("/")[2])] in ([".arrow", ".key"], [".key", ".arrow"])
     count = len(proxy.requests())
     cache = machine("second")
@@ -191,9 +200,9 @@ def test_another_size_and_other_files_are_another_store(
 ) -> None:
     upload(server, "raw", "changing", pictures.class_files(NAMES))
     source = images("s3://raw/changing", shared)
-    stores = [source.store(silent), replace(source, size=6).store(silent)]
+    stores = [source.store(no_progress), replace(source, size=6).store(no_progress)]
     upload(server, "raw", "changing", {"class_0/0.png": pictures.encoded(pictures.pixels(5, 5))})
-    stores.append(source.store(silent))
+    stores.append(source.store(no_progress))
     assert len({store.path for store in stores}) == 3
 
 
@@ -203,7 +212,7 @@ def test_a_store_that_is_here_already_is_shared(
 ) -> None:
     cache = shared if place == "s3" else (tmp_path / "a shared").as_uri()
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))
-    images(here).store(silent)
+    images(here).store(no_progress)
     path = images(here, cache).store(never).path
     machine("second")
     there = pictures.write(tmp_path / "there", pictures.class_files(NAMES))
@@ -215,8 +224,8 @@ def test_a_store_that_is_here_already_is_shared(
 
 def test_raw_files_behind_a_file_uri(machine: Machine, tmp_path: Path) -> None:
     here = pictures.write(tmp_path / "with space", pictures.class_files(NAMES) | {".git/0.png": b"no"})
-    found = images(here.as_uri()).store(silent)
-    assert Path(found.path).name == Path(images(here, str(tmp_path / "local")).store(silent).path).name
+    found = images(here.as_uri()).store(no_progress)
+    assert Path(found.path).name == Path(images(here, str(tmp_path / "local")).store(no_progress).path).name
     assert not list((tmp_path / "first/raw").rglob(".git"))
 
 
@@ -233,14 +242,14 @@ def damage(server: ObjectStore, shared: str, suffix: str) -> str:
 def test_a_damaged_store_in_the_shared_cache_is_refused(
     server: ObjectStore, proxy: FaultProxy, machine: Machine, shared: str
 ) -> None:
-    images("s3://raw/classes", shared).store(silent)
+    images("s3://raw/classes", shared).store(no_progress)
     uri = damage(server, shared, ".arrow")
     machine("second")
     said = refused(images("s3://raw/classes", shared))
     assert said.startswith(f"{uri} is damaged (its images do not match their checksum): delete it there, and run `meta")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     server.client().delete_object(Bucket=bucket, Key=key)
-    images("s3://raw/classes", shared).store(silent)
+    images("s3://raw/classes", shared).store(no_progress)
     machine("third")
     images("s3://raw/classes", shared).store(never)
 
@@ -248,7 +257,7 @@ def test_a_damaged_store_in_the_shared_cache_is_refused(
 def test_a_damaged_note_in_the_shared_cache_is_written_anew(
     server: ObjectStore, proxy: FaultProxy, machine: Machine, shared: str
 ) -> None:
-    images("s3://raw/classes", shared).store(silent)
+    images("s3://raw/classes", shared).store(no_progress)
     damage(server, shared, ".key")
     for name in ("second", "third"):
         machine(name)

@@ -10,6 +10,7 @@ from tasks.io.remote_fs import Entry, is_uri, listing, place_at
 from tasks.sources.omniglot import Omniglot
 from tasks.store.cache import cache_root
 from tasks.store.store_cache import _copied
+from tasks.types import no_progress
 from tests import drawings, pictures
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore
@@ -22,7 +23,6 @@ from tests.remote_pictures import (
     reached_through_proxy,
     refused,
     serving,
-    silent,
     upload,
 )
 
@@ -136,7 +136,7 @@ def test_a_shared_cache_that_cannot_be(server: ObjectStore, proxy: FaultProxy, t
     with pytest.raises(
         PermissionError, match=rf"^s3://read-only/image_folder/.*arrow: access denied .*: {DENIED} write"
     ):
-        images(here, "s3://read-only").store(silent)
+        images(here, "s3://read-only").store(no_progress)
     # What was built is kept here.
     images(here).store(never)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 from tasks.store import store as store_module
 from tasks.store.archive import find_archive, opened, raw_files
 from tasks.store.cache import build_once, cache_root, content_key
@@ -86,7 +86,7 @@ def test_pool_gathers_scales_and_turns(path: Path) -> None:
     assert np.allclose(pool.images(classes, members).numpy(), np.stack(expected) / 255, atol=1e-7)
     assert pool.class_names(classes) == ["y", "x", "x 90°", "y 180°", "x 270°"]
     assert pool.num_classes == 8
-    assert pool.smallest == 2
+    assert pool.min_class_size == 2
 
 
 def test_full_ink_is_exactly_one(path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_what_was_there(path: Path) -> None:
     before = path.read_bytes()
 
     def fail() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

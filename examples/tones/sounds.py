@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.random import Reals, choose, stream, uniforms
+from tasks.random import Reals, sample_without_replacement, stream, uniforms
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
 RATE = 4000
@@ -93,7 +93,7 @@ class Concerts:
         """Amplitudes of the harmonics of each task's instruments, all different: [B, N, H], of power Σ a²/2 = 1."""
         ways = self.spec.ways or 0
         drawn = uniforms(self.seed, stream("tones", self.split, "instruments"), indices, ways)
-        instruments = choose(drawn, self.source.instruments)
+        instruments = sample_without_replacement(drawn, self.source.instruments)
         levels = uniforms(self.seed, stream("tones", self.split, "levels"), instruments.reshape(-1), HARMONICS)
         amplitudes = 10 ** (-self.source.contrast / 20 * levels)
         power = np.square(amplitudes).sum(axis=1, keepdims=True) / 2

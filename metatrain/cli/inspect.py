@@ -17,7 +17,7 @@ from metatrain.runs import Run
 from metatrain.runs.locations import is_search, open_home
 from metatrain.setup import tracked
 from metatrain.validation import require
-from tasks.registry import CATALOGUE
+from tasks.registry import TASK_SOURCES
 
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 
@@ -62,8 +62,8 @@ def config_schema() -> None:
 
 def list_command() -> None:
     """What can be named in a configuration: algorithms, models, tasks."""
-    width = max(map(len, [*ALGORITHMS, *ARCHITECTURES, *CATALOGUE]))
-    for title, known in (("algorithms", ALGORITHMS), ("models", ARCHITECTURES), ("tasks", CATALOGUE)):
+    width = max(map(len, [*ALGORITHMS, *ARCHITECTURES, *TASK_SOURCES]))
+    for title, known in (("algorithms", ALGORITHMS), ("models", ARCHITECTURES), ("tasks", TASK_SOURCES)):
         print(f"{title}:")
         for name, kind in known.items():
             # A file that is about one thing introduces it better than its class, whose docstring is the equation.

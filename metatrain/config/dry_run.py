@@ -20,7 +20,7 @@ from metatrain.training.outer_loop import grouped
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest, TaskFailed
 from metatrain.validation import require
-from tasks.plugins import FAILURES, failure
+from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import SPLITS, Episode, EpisodeShape, Examples, TaskSpec
 
 _COPIES = 4
@@ -66,12 +66,12 @@ def told(config: Config) -> Iterator[None]:
         raise ValueError(f"{fields}: {error}") from error
     except (ValueError, OSError):
         raise
-    except FAILURES as error:
+    except USER_CODE_ERRORS as error:
         if isinstance(error, MemoryError) or "allocate" in str(error):
-            raise ValueError(f"model: {failure(error)}: lower its width or its depth") from error
+            raise ValueError(f"model: {describe_error(error)}: lower its width or its depth") from error
         if not own:
             raise
-        raise ValueError(f"{fields}: {failure(error)}: mend that code") from error
+        raise ValueError(f"{fields}: {describe_error(error)}: mend that code") from error
 
 
 def _refuse_what_no_memory_holds(config: Config) -> None:
@@ -117,8 +117,8 @@ def _try_one_task(worker: Worker) -> None:
         distribution = worker.distribution(split)
         try:
             found = distribution.episodes(range(_TASKS))
-        except FAILURES as error:
-            raise ValueError(f"tasks.name: the first {split} tasks: {failure(error)}: mend that code") from error
+        except USER_CODE_ERRORS as error:
+            raise ValueError(f"tasks.name: the first {split} tasks: {describe_error(error)}: mend that code") from error
         _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.tasks.source.name}'")
     params, shard = worker.initial(), Shard(0, (0,))
     worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it

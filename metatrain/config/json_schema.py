@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES
 from metatrain.settings import Config
-from tasks.registry import CATALOGUE
+from tasks.registry import TASK_SOURCES
 from tasks.types import EpisodeShape
 
 
@@ -22,7 +22,7 @@ def json_schema() -> dict[str, Any]:
     episode = _of(EpisodeShape, {})
     properties: dict[str, Any] = {
         "seed": {"type": "integer", "minimum": 0, "default": 0},
-        "tasks": _choices(CATALOGUE, {"train": episode, "test": episode}),
+        "tasks": _choices(TASK_SOURCES, {"train": episode, "test": episode}),
         "model": _choices(ARCHITECTURES, {}),
         "algorithm": _choices(ALGORITHMS, {}),
     }

@@ -16,8 +16,8 @@ from metatrain.settings import Choice, Config, Tasks
 from metatrain.validation import suggest_name
 from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
 from tasks.io.remote_fs import is_uri
-from tasks.plugins import FAILURES, failure, import_target
-from tasks.registry import CATALOGUE, source_type
+from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target
+from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.types import EpisodeShape
 
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
@@ -62,14 +62,16 @@ def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_tasks(section: dict[str, Any]) -> Tasks:
-    name = _name_of(section, "tasks", CATALOGUE)
+    name = _name_of(section, "tasks", TASK_SOURCES)
     shapes = {
         split: read_settings(EpisodeShape, _section(section, split, "tasks."), f"tasks.{split}")
         for split in ("train", "test")
         if split in section
     }
     settings = {key: value for key, value in section.items() if key not in ("train", "test")}
-    return Tasks(Choice(name, read_settings(source_type(name), settings, "tasks", also=("train", "test"))), **shapes)
+    return Tasks(
+        Choice(name, read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))), **shapes
+    )
 
 
 def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> Choice:
@@ -106,9 +108,9 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
     _refuse_unknown(section, [*known, *also], where)
     try:
         hints = get_type_hints(cls)
-    except FAILURES as error:
+    except USER_CODE_ERRORS as error:
         raise ValueError(
-            f"{where}.name: {cls.__name__} has types without a meaning ({failure(error)}): mend it"
+            f"{where}.name: {cls.__name__} has types without a meaning ({describe_error(error)}): mend it"
         ) from error
     values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
     try:
@@ -116,9 +118,9 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
-    except FAILURES as error:  # of a class of the user's own, which may want what is not given
+    except USER_CODE_ERRORS as error:  # of a class of the user's own, which may want what is not given
         raise ValueError(
-            f"{where}: {cls.__name__} cannot be made of these settings ({failure(error)}): mend them, or it"
+            f"{where}: {cls.__name__} cannot be made of these settings ({describe_error(error)}): mend them, or it"
         ) from error
 
 

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from metatrain.types import Params
-from tasks.plugins import failure
+from tasks.plugins import describe_error
 from tasks.store.cache import cache_root
 from tasks.types import Tree
 
@@ -141,9 +141,8 @@ def _explain_failure(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
-        raise NotCompilable(
-            f"engine.compile: {name} of the inner loop cannot be compiled ({failure(error)}): set engine.compile to off"
-        ) from error
+        reason = f"{name} of the inner loop cannot be compiled ({describe_error(error)})"
+        raise NotCompilable(f"engine.compile: {reason}: set engine.compile to off") from error
 
 
 @contextmanager

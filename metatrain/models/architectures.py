@@ -12,7 +12,7 @@ from metatrain.models.protocol import ADDED, Normalization
 from metatrain.models.resnet12 import ResNet12
 from metatrain.models.torchvision_classifiers import Torchvision
 from metatrain.validation import require, require_at_most, require_positive
-from tasks.plugins import FAILURES, failure, import_target
+from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target
 from tasks.types import TaskSpec
 
 
@@ -98,11 +98,10 @@ class Custom:
         target = import_target("model.name", self.target)
         try:
             made = target(**self.arguments)
-        except FAILURES as error:
+        except USER_CODE_ERRORS as error:
             given = reprlib.repr(self.arguments)
-            raise ValueError(
-                f"model.arguments: '{self.target}' cannot be made with {given} ({failure(error)}): mend them, or it"
-            ) from error
+            reason = f"cannot be made with {given} ({describe_error(error)})"
+            raise ValueError(f"model.arguments: '{self.target}' {reason}: mend them, or it") from error
         if not isinstance(made, nn.Module):
             raise ValueError(f"model.name: '{self.target}' made a {type(made).__name__}, not a torch.nn.Module")
         return made

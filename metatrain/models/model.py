@@ -12,7 +12,7 @@ from metatrain.models.normalization import TaskNorm, reference_statistics
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
-from tasks.plugins import FAILURES, failure
+from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import TaskSpec
 
 BODY, HEAD = "model.body.", "model.head."
@@ -148,10 +148,10 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     with torch.no_grad():
         try:
             y: Tensor = functional_call(body, scratch, (x,))
-        except FAILURES as error:
+        except USER_CODE_ERRORS as error:
             remedy = "mend it, or set a model that reads such tasks"
             raise ValueError(
-                f"model.name: the module does not accept a batch {tuple(x.shape)} ({failure(error)}): {remedy}"
+                f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
             ) from error
     written = [name for name in before if not torch.equal(before[name], scratch[name])]
     require(

@@ -46,9 +46,9 @@ def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Epis
 
     shown = _demonstration(worker, params, distribution)
     episode = shown.episode
-    visible = getattr(distribution, "visible", None)  # of sources that deliver images normalised
-    if visible is not None:
-        episode = Episode(*(part._replace(x=visible(part.x)) for part in episode))
+    denormalize = getattr(distribution, "denormalize", None)  # of sources that deliver images normalised
+    if denormalize is not None:
+        episode = Episode(*(part._replace(x=denormalize(part.x)) for part in episode))
     names = getattr(distribution, "class_names", None)
     save_episode(out, episode, _title(worker), names(TASK) if names else None, shown.classes)
     return out

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metatrain.runs.run import write_json
-from tasks.io.atomic import sync
+from tasks.io.atomic import fsync
 
 FORMAT = 1
 STATE, MANIFEST, NEW = "state.pt", "manifest.json", ".new"
@@ -197,7 +197,7 @@ def _is_unfinished(path: Path) -> bool:
 def _put_in_place(new: Path, final: Path) -> None:
     _remove(final)
     new.rename(final)
-    sync(final.parent)
+    fsync(final.parent)
 
 
 def _remove(path: Path) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 
 FORMAT = 1
 
@@ -175,5 +175,5 @@ def write_json(path: Path, value: object) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write `path` so that a reader, a crash or a power failure meets the old content or the new, nothing between."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

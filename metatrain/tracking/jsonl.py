@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from metatrain.types import Recorder, RunStatus
-from tasks.io.atomic import sync
+from tasks.io.atomic import fsync
 
 
 class JsonLines:
@@ -36,7 +36,7 @@ class JsonLines:
         """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
         self._last = _cut_back(self.path, step) if self.path.exists() else {}
         self._file = self.path.open("a", encoding="utf-8")
-        sync(self.path.parent)
+        fsync(self.path.parent)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line with the metrics that have no value at this step or a later one yet; none, no line."""

@@ -27,8 +27,8 @@ from metatrain.training.transport import rounded
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Algorithm, Context, MetaGradient, Params, Scores, Shard, ShardRequest, TaskFailed
 from metatrain.validation import require
-from tasks.plugins import FAILURES, failure
-from tasks.random import stream, words
+from tasks.plugins import USER_CODE_ERRORS, describe_error
+from tasks.random import random_words, stream
 from tasks.types import SPLITS, Split, TaskDistribution
 
 
@@ -139,7 +139,7 @@ class Worker:
 
     def _noise(self, shard: Shard) -> Tensor:
         """Each task's own key: 62 bits of (seed, "noise", index)."""
-        low, high = words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
+        low, high = random_words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
         return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
 
     def _here(self, tree: Any) -> Any:
@@ -156,11 +156,11 @@ def _told(request: ShardRequest, shard: Shard) -> Iterator[None]:
         yield
     except NotCompilable:
         raise
-    except FAILURES as error:
+    except USER_CODE_ERRORS as error:
         last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
         where = f"{request.split} task {shard.indices[0]}{last} at step {request.step}"
         remedy = "lower executor.shard_size" if _is_memory(error) else "mend that code"
-        raise TaskFailed(f"{where}: {failure(error)}: {remedy}") from error
+        raise TaskFailed(f"{where}: {describe_error(error)}: {remedy}") from error
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -24,10 +24,10 @@ from tasks.sources.image_layout import (
 from tasks.store.archive import Archive, Contents, opened
 from tasks.store.cache import cache_root, content_key, remembered_key
 from tasks.store.class_pool import StorePool
-from tasks.store.decoding import decode_files, image_decoder, silent
+from tasks.store.decoding import decode_files, image_decoder
 from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Store, write_store
 from tasks.store.store_cache import Plan, raw_at, stored
-from tasks.types import SPLITS, EpisodeShape, Progress, Split
+from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
 
 Channels = Literal["rgb", "grey"]
 CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
@@ -91,7 +91,7 @@ class ImageFolder:
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Few-shot episodes over one split's classes."""
-        return FewShot(split_pool(self.store(silent), split, self.mean, self.std), episode, seed, split)
+        return FewShot(split_pool(self.store(no_progress), split, self.mean, self.std), episode, seed, split)
 
     def store(self, progress: Progress) -> Store:
         """The store of this root, built first where this machine has not got it."""

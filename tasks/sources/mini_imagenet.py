@@ -28,10 +28,10 @@ from tasks.sources.image_folder import (
 from tasks.sources.image_layout import Layout, Splits, choose_splits
 from tasks.store.archive import Archive, opened
 from tasks.store.cache import cache_root, content_key, remembered_key
-from tasks.store.decoding import filled, silent, squared
+from tasks.store.decoding import filled, squared
 from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
 from tasks.store.store_cache import Plan, raw_at, stored
-from tasks.types import SPLITS, EpisodeShape, Progress, Split
+from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
 
 _CACHES = tuple(f"mini-imagenet-cache-{part}.pkl" for part in ("train", "val", "test"))
 _CATEGORIES = tuple(f"miniImageNet_category_split_{part}.pickle" for part in ("train_phase_train", "val", "test"))
@@ -85,7 +85,7 @@ class MiniImageNet:
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Few-shot episodes over one split's classes."""
-        return FewShot(split_pool(self.store(silent), split, self.mean, self.std), episode, seed, split)
+        return FewShot(split_pool(self.store(no_progress), split, self.mean, self.std), episode, seed, split)
 
     def store(self, progress: Progress) -> Store:
         """The store of this root, built first where this machine has not got it."""

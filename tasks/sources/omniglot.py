@@ -18,10 +18,10 @@ from tasks.random import stream, uniforms
 from tasks.store.archive import Archive, find_archive, raw_files
 from tasks.store.cache import RawFile, cache_root, content_key, locked
 from tasks.store.class_pool import StorePool
-from tasks.store.decoding import decode_files, silent
+from tasks.store.decoding import decode_files
 from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
 from tasks.store.store_cache import Plan, Raw, raw_at, stored
-from tasks.types import SPLITS, EpisodeShape, Progress, Split
+from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
 
 FOLDERS = ("images_background", "images_evaluation")
 SIDE = 28
@@ -69,7 +69,7 @@ class Omniglot:
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Few-shot episodes over one split's characters."""
-        store = self.store(silent)
+        store = self.store(no_progress)
         numbers = store.header.splittings[self.splitting][split]
         turns = 4 if self.rotations and split == "train" else 1
         return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)

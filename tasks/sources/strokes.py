@@ -91,7 +91,7 @@ class StrokePool:
 
     name = "strokes"
     image_shape: Shape = (1, SIDE, SIDE)
-    smallest = DRAWINGS
+    min_class_size = DRAWINGS
 
     def sizes(self, classes: Integers) -> Integers:
         """Every character has DRAWINGS drawings."""
@@ -113,7 +113,7 @@ class StrokePool:
             images[part, 0] = render(drawn, present[which[part]], pen)
         return torch.from_numpy(images)
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         """Ink is in [0, 1] as it is."""
         return x
 

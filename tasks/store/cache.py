@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 from tasks.io.remote_fs import is_uri
 
 
@@ -78,7 +78,7 @@ def noted_key(note: Path) -> str | None:
 
 def note_key(note: Path, key: str) -> None:
     """Keep a key. A cache that cannot be written remembers nothing; whoever builds into it is told."""
-    with suppress(OSError), replacing(note) as temporary:
+    with suppress(OSError), atomic_write(note) as temporary:
         temporary.write_text(key)
 
 

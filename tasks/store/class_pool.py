@@ -39,8 +39,8 @@ class StorePool:
         return self.store.header.image_shape
 
     @property
-    def smallest(self) -> int:
-        """How many images the smallest class has."""
+    def min_class_size(self) -> int:
+        """How many images the min_class_size class has."""
         return int(self._sizes.min(initial=np.iinfo(np.int64).max))
 
     def sizes(self, classes: Integers) -> Integers:
@@ -60,7 +60,7 @@ class StorePool:
         mean, std = self._moments
         return images.mul_(1 / (255 * std)).sub_(mean / std)
 
-    def visible(self, x: Tensor) -> Tensor:
+    def denormalize(self, x: Tensor) -> Tensor:
         """Delivered images [..., C, H, W], of any kind, as values in [0, 1] that a person can look at."""
         if not (self.mean or self.std):
             return x

@@ -123,7 +123,3 @@ def _opaque(image: "Image") -> "Image":
     ground = Image.new("RGBA", image.size, "white")
     ground.alpha_composite(image.convert("RGBA"))
     return ground
-
-
-def silent(done: int, total: int) -> None:
-    """Progress that nobody watches."""

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.io.atomic import replacing
+from tasks.io.atomic import atomic_write
 from tasks.types import Split
 
 FORMAT_VERSION = 1
@@ -88,7 +88,7 @@ def write_store(path: Path, header: Header, images: Images) -> None:
     metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
     schema = pa.schema([pa.field("image", column.type, nullable=False)], metadata=metadata)
     try:
-        with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        with atomic_write(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             writer = pa.ipc.new_file(sink, schema)
             writer.write_batch(pa.record_batch([column], schema=schema))
             writer.close()

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.io.atomic import replacing, sync
+from tasks.io.atomic import atomic_write, fsync
 from tasks.io.remote_fs import Entry, Place, below, check_reachable, exists, fetch, is_uri, listing, place_at, publish
 from tasks.store.cache import build_once, cache_root, digest, is_hidden, locked, note_key, noted_key
 from tasks.store.store import FORMAT_VERSION, DamagedStoreError, Store, open_store
@@ -119,7 +119,7 @@ class _Note(NamedTuple):
 def _recalled(note: _Note) -> Path | None:
     """The store whose key is noted, fetched where it has to be; None where note or store is nowhere to be had."""
     if noted_key(note.here) is None and note.there is not None:
-        with suppress(FileNotFoundError), _written(note.local), replacing(note.here) as temporary:
+        with suppress(FileNotFoundError), _written(note.local), atomic_write(note.here) as temporary:
             fetch(note.there, temporary)
     key = noted_key(note.here)
     if key is None:
@@ -151,7 +151,7 @@ def _fetch_store(shared: Place | None, name: str, path: Path) -> None:
     place = below(shared, f"{name}/{path.name}")
     for attempt in range(_FETCHES):
         try:
-            with _written(path.parent), replacing(path) as temporary:
+            with _written(path.parent), atomic_write(path) as temporary:
                 fetch(place, temporary)
                 open_store(temporary)
             return
@@ -179,7 +179,7 @@ def _copied(root: Path, folder: Place, entries: Sequence[Entry]) -> Path:
                 partial_copy.mkdir()
                 _copy_all(folder, entries, partial_copy)
                 partial_copy.rename(copy)
-                sync(copy.parent)
+                fsync(copy.parent)
     return copy
 
 
@@ -201,7 +201,7 @@ def _copy(folder: Place, entry: Entry, target: Path) -> None:
     size = fetch(place, path)
     if size != entry.size:
         raise ValueError(f"{place.uri} has {size} bytes, and had {entry.size} when listed: ask again once it is whole")
-    sync(path)
+    fsync(path)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.yaml_config import short
-from tasks.io.atomic import sync
+from tasks.io.atomic import fsync
 from tune.history.trials import History, Mode, Trial
 
 FORMAT = 1
@@ -48,7 +48,7 @@ class Journal:
                 _check_header(path, lines[0], wanted)
             else:
                 self._write(wanted)
-                sync(path.parent)
+                fsync(path.parent)
         except BaseException:
             self._file.close()
             raise

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from metatrain.validation import require_positive
-from tasks.random import stream, words
+from tasks.random import random_words, stream
 from tune.history.trials import History
 from tune.searchers.observations import awaited, observations
 from tune.space.distributions import Choice, Domain, Value
@@ -52,7 +52,7 @@ def modelled(space: Space, history: History, budget: int, candidates: int, addre
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=1,
             n_ei_candidates=candidates,
-            seed=int(words(seed, stream("search", "model"), [number], 1)[0, 0]),
+            seed=int(random_words(seed, stream("search", "model"), [number], 1)[0, 0]),
             multivariate=True,
             group=space.conditional,
             constant_liar=True,
