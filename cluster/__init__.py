@@ -1,6 +1,6 @@
-"""Where to run: the executor on Ray.
+"""Run on Ray: the executor that distributes shards over worker actors, and jobs submitted to a remote cluster.
 
-Reading order: `actor.py` (a worker), `ledger.py` (what is to be done), `crew.py` (who is there), `campaign.py` (the two
-meet), `executor.py` (what comes back is added up); `events.py`, `nodes.py` and `connection.py` beside them. Apart from
-these, `dashboard.py`, `parcel.py` and `jobs.py`: how a command gets onto a cluster elsewhere, without Ray here.
+Reading order: `actor.py` (one worker), `work_queue.py` (the shards that are left), `worker_pool.py` (the workers),
+`dispatcher.py` (gives shards to workers), `executor.py` (adds up their results); `events.py`, `nodes.py` and
+`connection.py` serve these. `jobs/` submits commands to a remote cluster and needs no Ray on this machine.
 """

@@ -1,6 +1,4 @@
-"""What happens to the workers of a run, told three ways: a line for people, a number in the run's own metrics, and
-Ray's metrics, which its nodes export to Prometheus.
-"""
+"""Count and report what happens to workers: event lines, counters of the run's metrics, Prometheus metrics of Ray."""
 
 import os
 import socket
@@ -15,100 +13,106 @@ from metatrain.runs import JOB_ID
 from metatrain.types import DRIVER_NODE_LEAVING, WorkerEvent
 
 COUNTED = {
-    "retries": "blocks of shards handed out again because a call came to nothing",
-    "stragglers": "blocks of shards handed out a second time because an answer was overdue",
-    "unreached": "calls whose request or answer was lost though their worker may live",
-    "bytes": "bytes of answers that came to the driver",
+    "retries": "blocks of shards assigned again because a call was lost",
+    "stragglers": "blocks of shards assigned a second time because a reply was overdue",
+    "unreached": "calls whose request or reply was lost though their worker may live",
+    "bytes": "bytes of replies received by the driver",
     "worker-lost": "workers replaced",
-    "worker-joined": "workers that came after the run had begun",
-    "worker-silent": "times that a worker's answer was overdue for long",
-    "worker-back": "silent workers that answered again",
+    "worker-joined": "workers that joined after the run had begun",
+    "worker-silent": "times that a worker's reply was long overdue",
+    "worker-back": "silent workers that replied again",
     "node-leaving": "workers whose node was about to leave",
     DRIVER_NODE_LEAVING: "times that the driver's own node was about to leave",
 }
-"""What is counted, under the run's "cluster/…" and as metatrain_…_total, and what it means."""
+"""The counters and their meaning; exported as cluster/KIND to the run and as metatrain_KIND_total to Prometheus."""
 
 EXPORT_S = 1.0
 
 Metric = TypeVar("Metric", bound=Any)
 
 
-def exported(kind: str) -> str:
-    """The name of a counter; in Prometheus "ray_" comes before it."""
+def prometheus_name(kind: str) -> str:
+    """Return the name of a counter in Ray's metrics; in Prometheus "ray_" comes before it."""
     return f"metatrain_{kind.replace('-', '_')}_total"
 
 
-def _named(kind: Callable[..., Metric], name: str, meaning: str, *tags: str) -> Metric:
-    """A metric that says whose it is, since drivers share clusters: the job's id, or host:pid outside of one."""
-    metric = kind(name, meaning, tag_keys=(*tags, "driver"))
-    driver = os.environ.get(JOB_ID) or f"{socket.gethostname()}:{os.getpid()}"
-    metric.set_default_tags({"driver": driver})
-    return metric
-
-
 class Events:
-    """Counts and lines, and where they are told."""
+    """Collect counts, event lines and gauges, and export them to Ray's metrics."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._notes: list[WorkerEvent] = []
-        self._counters = {kind: _named(metrics.Counter, exported(kind), meaning) for kind, meaning in COUNTED.items()}
-        self._tasks = _named(metrics.Counter, "metatrain_tasks_total", "training tasks whose gradients were counted")
-        self._seconds = _named(
+        self._lines: list[WorkerEvent] = []
+        self._counters = {
+            kind: _make_metric(metrics.Counter, prometheus_name(kind), meaning) for kind, meaning in COUNTED.items()
+        }
+        self._tasks = _make_metric(
+            metrics.Counter, "metatrain_tasks_total", "training tasks whose gradients were counted"
+        )
+        self._seconds = _make_metric(
             metrics.Counter, "metatrain_seconds_total", "seconds by part of a step, all processes together", "part"
         )
-        self._workers = _named(metrics.Gauge, "metatrain_workers", "workers that are given work")
-        self._pace = _named(metrics.Gauge, "metatrain_tasks_per_second", "training tasks a second, of the last step")
-        self._step = _named(metrics.Gauge, "metatrain_step", "the outer step that was computed last")
-        self._now: dict[metrics.Gauge, float] = {}
+        self._workers = _make_metric(metrics.Gauge, "metatrain_workers", "workers that are given work")
+        self._pace = _make_metric(
+            metrics.Gauge, "metatrain_tasks_per_second", "training tasks a second, of the last step"
+        )
+        self._step = _make_metric(metrics.Gauge, "metatrain_step", "the outer step that was computed last")
+        self._gauges: dict[metrics.Gauge, float] = {}
         self._exported: Counter[str] = Counter()
-        self._tasks_since = 0
-        self._parts_since: Counter[str] = Counter()
+        self._new_tasks = 0
+        self._new_seconds: Counter[str] = Counter()
         self._exported_at = 0.0
 
     def note(self, kind: str, text: str) -> None:
-        """A line for people, which counts too."""
-        self._notes.append(WorkerEvent(kind, text))
+        """Add a line for people, and count it."""
+        self._lines.append(WorkerEvent(kind, text))
         self.counts[kind] += 1
 
     def count(self, kind: str, by: int = 1) -> None:
-        """One more, or `by`."""
+        """Add `by` to a counter."""
         self.counts[kind] += by
 
-    def spent(self, parts: Mapping[str, float]) -> None:
-        """Seconds more, by part of a step."""
+    def add_seconds(self, parts: Mapping[str, float]) -> None:
+        """Add the seconds spent, by part of a step."""
         for part, seconds in parts.items():
-            self._parts_since[part] += seconds  # type: ignore[assignment]
+            self._new_seconds[part] += seconds  # type: ignore[assignment]
 
-    def stepped(self, step: int, tasks: int, seconds: float, workers: int) -> None:
-        """A training step was computed."""
-        self._tasks_since += tasks
-        self._now = {self._step: step, self._workers: workers, self._pace: tasks / seconds}
-        self.tell()
+    def record_step(self, step: int, tasks: int, seconds: float, workers: int) -> None:
+        """Record a training step that was computed in `seconds` by `workers`."""
+        self._new_tasks += tasks
+        self._gauges = {self._step: step, self._workers: workers, self._pace: tasks / seconds}
+        self.export()
 
-    def tell(self) -> None:
-        """Ray is told, once a second: telling costs more than counting.
+    def export(self) -> None:
+        """Export to Ray's metrics, at most once a second, as exporting costs more than counting.
 
-        Gauges are told again though nothing changed, as while an evaluation lasts: Ray forgets those that are not.
+        Gauges are set again even if unchanged, as during an evaluation: Ray drops those that are not.
         """
         if (now := time.monotonic()) - self._exported_at < EXPORT_S:
             return
         self._exported_at = now
-        for gauge, value in self._now.items():
+        for gauge, value in self._gauges.items():
             gauge.set(value)
-        if self._tasks_since > 0:
-            self._tasks.inc(self._tasks_since)
-            self._tasks_since = 0
-        for part, spent in self._parts_since.items():
-            if spent > 0:
-                self._seconds.inc(spent, {"part": part})
-        self._parts_since.clear()
+        if self._new_tasks > 0:
+            self._tasks.inc(self._new_tasks)
+            self._new_tasks = 0
+        for part, seconds in self._new_seconds.items():
+            if seconds > 0:
+                self._seconds.inc(seconds, {"part": part})
+        self._new_seconds.clear()
         for kind, counter in self._counters.items():
             if (more := self.counts[kind] - self._exported[kind]) > 0:
                 counter.inc(more)
         self._exported = self.counts.copy()
 
-    def taken(self) -> list[WorkerEvent]:
-        """The lines since this was last asked."""
-        notes, self._notes = self._notes, []
-        return notes
+    def take_lines(self) -> list[WorkerEvent]:
+        """Return the lines noted since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+def _make_metric(kind: Callable[..., Metric], name: str, meaning: str, *tags: str) -> Metric:
+    """Create a metric tagged with its driver, as drivers share clusters: the job's id, else host:pid."""
+    metric = kind(name, meaning, tag_keys=(*tags, "driver"))
+    driver = os.environ.get(JOB_ID) or f"{socket.gethostname()}:{os.getpid()}"
+    metric.set_default_tags({"driver": driver})
+    return metric

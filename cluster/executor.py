@@ -94,7 +94,7 @@ class RayExecutor:
                     dispatcher.mark_lost(lost)
         tasks = sum(len(shard.indices) for shard in shards)
         self._pool.training_started = True
-        self._events.stepped(request.step, tasks, time.monotonic() - began, len(self._pool.ready()))
+        self._events.record_step(request.step, tasks, time.monotonic() - began, len(self._pool.ready()))
         return unpack_gradient(summed.total(), params, tasks)
 
     def compile(self, shards: Sequence[Shard]) -> None:
@@ -102,7 +102,7 @@ class RayExecutor:
         self._pool.wait_until_ready(_READY_S)
 
     def events(self) -> list[WorkerEvent]:
-        return self._events.taken()
+        return self._events.take_lines()
 
     def health(self) -> Mapping[str, float]:
         """Workers that are given work, and what was counted so far."""
@@ -173,7 +173,7 @@ class RayExecutor:
 
     def _usages(self) -> Iterator[Usage]:
         """Of the workers that are there now; what a lost one spent is lost with it."""
-        for worker in list(self._pool.reachable()):
+        for worker in list(self._pool.responsive()):
             with suppress(RayError):
                 yield ray.get(worker.actor.usage.remote(), timeout=_ANSWER_S)
 

@@ -1,11 +1,11 @@
-"""The books of one step: which shards are still to be done, who has which in flight, which have been counted.
+"""Keep track of the shards of one step: which are left, which are assigned to a worker, which are complete.
 
-Pure bookkeeping, without Ray or clock: whoever asks says who they are and what time it is. Work is handed out in
-*blocks*, runs of shards that add up to one node of the tree, so that a worker can send their sum in place of each.
+Pure bookkeeping, without Ray or a clock: the caller passes worker numbers and times. Work is assigned in *blocks*, runs
+of shards that form one node of the summation tree, so that a worker replies with their sum instead of each result.
 
-Every worker has a stretch of the tree of its own, and takes half of what is left of it, then half of that, so that what
-it sends adds up to few vectors and what it has not begun can be taken over: who has done their own stretch takes
-half of the longest one left. Nothing of this can change a result: the tree alone says what is added to what.
+Guided self-scheduling with work stealing: each worker owns a range of shards and takes half of what is left of it at a
+time, which keeps replies few and large; a worker whose range is empty steals half of the longest remaining one. None of
+this can change a result, as the tree alone fixes what is added to what.
 """
 
 from collections import Counter
@@ -15,168 +15,162 @@ from typing import NamedTuple
 
 from metatrain.training.tree_sum import Block
 
-Worker = int
-"""A seat, by its number."""
 
-
-class Call(NamedTuple):
-    """A block in somebody's hands, since a time in seconds."""
+class Assignment(NamedTuple):
+    """A block in the hands of a worker, since a time in seconds."""
 
     block: Block
-    worker: Worker
+    worker: int
     since: float
 
 
 @dataclass
 class ShardRange:
-    """Shards `start` to `stop` - 1, which nobody has begun."""
+    """Shards `start` to `stop` - 1, not yet assigned."""
 
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
 
 class WorkQueue:
-    """The books of `shards` shards, numbered from 0, shared out between `workers`, those of a node in a row.
+    """Distribute `shards` shards, numbered from 0, over `workers`, whose numbers come node by node.
 
-    largest: of how many shards a block may be, at most.
+    largest: most shards in a block.
     """
 
-    def __init__(self, shards: int, workers: Sequence[Worker], largest: int) -> None:
+    def __init__(self, shards: int, workers: Sequence[int], largest: int) -> None:
         self.shards = shards
         self._largest = largest
-        self._stretches = dict(_shares(shards, workers or [0]))
-        self._orphaned: list[ShardRange] = []
-        self._calls: dict[int, Call] = {}
-        self._in_hands = [0] * shards
-        self._counted = [False] * shards
+        self._ranges = dict(_split_evenly(shards, workers or [0]))
+        self._returned: list[ShardRange] = []
+        self._assignments: dict[int, Assignment] = {}
+        self._holders = [0] * shards
+        self._complete = [False] * shards
         self._left = shards
-        self._number = 0
+        self._last_number = 0
 
     @property
     def done(self) -> bool:
-        """Whether every shard has been counted."""
+        """Tell whether every shard is complete."""
         return self._left == 0
 
-    def take(self, worker: Worker, now: float, most: int | None = None) -> tuple[int, Block] | None:
-        """A call's number and a block that nobody has begun, for `worker`; None where there is none left.
-
-        most: of how many shards, if of fewer than others.
-        """
-        stretch = self._stretch_for(worker)
-        if stretch is None:
+    def take(self, worker: int, now: float, most: int | None = None) -> tuple[int, Block] | None:
+        """Assign a block of at most `most` shards to `worker`: (number, block), or None if none is left."""
+        available = self._range_for(worker)
+        if available is None:
             return None
-        largest = min(self._largest, most or self._largest)
-        block = _first_block(stretch, min(largest, max(1, (stretch.stop - stretch.start) // 2)))
-        stretch.start = block.leaves(self.shards).stop
-        return self._begin(worker, block, now), block
+        block = self._first_half(available, most)
+        available.start = block.leaves(self.shards).stop
+        return self._assign(worker, block, now), block
 
-    def take_over(self, worker: Worker, overdue: Set[int], now: float) -> tuple[int, Block] | None:
-        """A block to be done once more, of shards that `overdue` calls alone have, the oldest call's first."""
-        late = [self._calls[number] for number in overdue]
-        hands = Counter(leaf for call in late for leaf in call.block.leaves(self.shards))
-        mine = [call.block for call in self._calls.values() if call.worker == worker]
+    def take_overdue(self, worker: int, overdue: Set[int], now: float) -> tuple[int, Block] | None:
+        """Assign a block a second time, of shards that only the `overdue` assignments hold; the oldest one's first."""
+        late = [self._assignments[number] for number in overdue]
+        late_holders = Counter(leaf for one in late for leaf in one.block.leaves(self.shards))
+        mine = [one.block for one in self._assignments.values() if one.worker == worker]
         own = {leaf for block in mine for leaf in block.leaves(self.shards)}
-        for call in sorted(late, key=lambda call: call.since):
-            leaves = call.block.leaves(self.shards)
-            alone = [leaf for leaf in leaves if self._is_open(leaf, hands[leaf]) and leaf not in own]
-            if alone:
-                run = _first_run(alone)
-                block = _first_block(run, min(self._largest, max(1, (run.stop - run.start) // 2)))
-                return self._begin(worker, block, now), block
+        for one in sorted(late, key=lambda one: one.since):
+            leaves = one.block.leaves(self.shards)
+            free = [leaf for leaf in leaves if self._is_held_by(leaf, late_holders[leaf]) and leaf not in own]
+            if free:
+                block = self._first_half(_first_run(free))
+                return self._assign(worker, block, now), block
         return None
 
-    def count(self, number: int) -> bool:
-        """The call was answered: whether its block is to be added. It is not where a part of it has been already."""
-        call = self._end(number)
-        leaves = call.block.leaves(self.shards)
-        if any(self._counted[leaf] for leaf in leaves):
-            self._give_back(leaves)
+    def complete(self, number: int) -> bool:
+        """Close assignment `number`, which was answered; False if a part of its block is complete already."""
+        leaves = self._release(number)
+        if any(self._complete[leaf] for leaf in leaves):
+            self._put_back(leaves)
             return False
         for leaf in leaves:
-            self._counted[leaf] = True
+            self._complete[leaf] = True
         self._left -= len(leaves)
         return True
 
-    def lose(self, number: int) -> int:
-        """The call came to nothing; how many of its shards are to be done again."""
-        return self._give_back(self._end(number).block.leaves(self.shards))
+    def fail(self, number: int) -> int:
+        """Close assignment `number`, which was lost; return how many of its shards have to be assigned again."""
+        return self._put_back(self._release(number))
 
-    def uncount(self, block: Block) -> None:
-        """What had been counted was lost before it could be added, and is to be done again."""
+    def uncomplete(self, block: Block) -> None:
+        """Put back a complete `block` whose result was lost before it was added."""
         leaves = block.leaves(self.shards)
         for leaf in leaves:
-            assert self._counted[leaf], "only what was counted can be lost so"
-            self._counted[leaf] = False
+            assert self._complete[leaf], "only a complete shard can be put back"
+            self._complete[leaf] = False
         self._left += len(leaves)
-        self._give_back(leaves)
+        self._put_back(leaves)
 
-    def waiting(self) -> Iterator[tuple[int, Call]]:
-        """The calls that hold up the step, by number: those with a shard that has not been counted."""
-        for number, call in self._calls.items():
-            if not all(self._counted[leaf] for leaf in call.block.leaves(self.shards)):
-                yield number, call
+    def open_assignments(self) -> Iterator[tuple[int, Assignment]]:
+        """Yield, by number, the assignments with an incomplete shard: those that the step waits for."""
+        for number, one in self._assignments.items():
+            if not all(self._complete[leaf] for leaf in one.block.leaves(self.shards)):
+                yield number, one
 
-    def _begin(self, worker: Worker, block: Block, now: float) -> int:
+    def _assign(self, worker: int, block: Block, now: float) -> int:
         for leaf in block.leaves(self.shards):
-            self._in_hands[leaf] += 1
-        self._number += 1
-        self._calls[self._number] = Call(block, worker, now)
-        return self._number
+            self._holders[leaf] += 1
+        self._last_number += 1
+        self._assignments[self._last_number] = Assignment(block, worker, now)
+        return self._last_number
 
-    def _end(self, number: int) -> Call:
-        call = self._calls.pop(number)
-        for leaf in call.block.leaves(self.shards):
-            self._in_hands[leaf] -= 1
-        return call
+    def _release(self, number: int) -> Sequence[int]:
+        leaves = self._assignments.pop(number).block.leaves(self.shards)
+        for leaf in leaves:
+            self._holders[leaf] -= 1
+        return leaves
 
-    def _is_open(self, leaf: int, hands: int) -> bool:
-        return not self._counted[leaf] and self._in_hands[leaf] == hands
+    def _is_held_by(self, leaf: int, holders: int) -> bool:
+        """Tell whether an incomplete shard has exactly so many holders."""
+        return not self._complete[leaf] and self._holders[leaf] == holders
 
-    def _give_back(self, leaves: Sequence[int]) -> int:
-        """What of `leaves` nobody has in hands goes to whoever asks next."""
-        idle = [leaf for leaf in leaves if self._is_open(leaf, hands=0)]
-        given = len(idle)
-        while idle:
-            run = _first_run(idle)
-            self._orphaned.append(run)
-            idle = idle[run.stop - run.start :]
-        return given
+    def _put_back(self, leaves: Sequence[int]) -> int:
+        """Return those of `leaves` that nobody holds to the queue; how many they are."""
+        free = [leaf for leaf in leaves if self._is_held_by(leaf, 0)]
+        count = len(free)
+        while free:
+            run = _first_run(free)
+            self._returned.append(run)
+            free = free[len(run) :]
+        return count
 
-    def _stretch_for(self, worker: Worker) -> ShardRange | None:
-        """What is left over of lost calls first, then the worker's own stretch, then half of the longest other one."""
-        while self._orphaned:
-            if self._orphaned[0].start < self._orphaned[0].stop:
-                return self._orphaned[0]
-            self._orphaned.pop(0)
-        own = self._stretches.get(worker)
-        if own is not None and own.start < own.stop:
+    def _range_for(self, worker: int) -> ShardRange | None:
+        """Return the range to take from: returned shards, the worker's own range, half of the longest other one."""
+        while self._returned:
+            if self._returned[0]:
+                return self._returned[0]
+            self._returned.pop(0)
+        if own := self._ranges.get(worker):
             return own
-        longest = max(self._stretches.values(), key=lambda s: s.stop - s.start, default=None)
-        if longest is None or longest.start >= longest.stop:
+        longest = max(self._ranges.values(), key=len, default=None)
+        if not longest:
             return None
-        taken = ShardRange((longest.start + longest.stop) // 2, longest.stop)
-        longest.stop = taken.start
-        self._stretches[worker] = taken
-        return taken
+        stolen = ShardRange((longest.start + longest.stop) // 2, longest.stop)
+        longest.stop = stolen.start
+        self._ranges[worker] = stolen
+        return stolen
+
+    def _first_half(self, shards: ShardRange, most: int | None = None) -> Block:
+        """Return the largest block at the start of `shards` that is at most half of them, and at most `most`."""
+        limit = min(self._largest, most or self._largest, max(1, len(shards) // 2))
+        level = limit.bit_length() - 1
+        while shards.start % (1 << level):
+            level -= 1
+        return Block(level, shards.start >> level)
 
 
-def _shares(shards: int, workers: Sequence[Worker]) -> Iterator[tuple[Worker, ShardRange]]:
-    """A stretch for each of `workers`, beginning where large blocks do."""
+def _split_evenly(shards: int, workers: Sequence[int]) -> Iterator[tuple[int, ShardRange]]:
+    """Yield a range for each of `workers`, aligned to where large blocks start."""
     unit = 1 << max(0, (shards // (4 * len(workers))).bit_length() - 1)
     bounds = [round(shards * i / len(workers) / unit) * unit for i in range(len(workers))] + [shards]
     for worker, start, stop in zip(workers, bounds, bounds[1:], strict=False):
         yield worker, ShardRange(start, stop)
 
 
-def _first_block(stretch: ShardRange, most: int) -> Block:
-    """The largest block of at most `most` shards with which `stretch` begins."""
-    level = most.bit_length() - 1
-    while stretch.start % (1 << level):
-        level -= 1
-    return Block(level, stretch.start >> level)
-
-
 def _first_run(leaves: Sequence[int]) -> ShardRange:
-    """The run of consecutive numbers with which `leaves` begin."""
+    """Return the run of consecutive numbers at the start of `leaves`."""
     length = next((i for i, leaf in enumerate(leaves) if leaf != leaves[0] + i), len(leaves))
     return ShardRange(leaves[0], leaves[0] + length)

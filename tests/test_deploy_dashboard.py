@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.events import COUNTED, exported
+from cluster.events import COUNTED, prometheus_name
 from tests import deployments as d
 
 SCRAPED = yaml.safe_load((d.MONITORING / "prometheus.yaml").read_text())
@@ -21,7 +21,7 @@ def test_everything_that_is_counted_is_shown():
     shown = {
         metric for panel in d.panels() for target in panel["targets"] for metric in d.METRIC.findall(target["expr"])
     }
-    ours = {f"ray_{exported(kind)}" for kind in COUNTED}
+    ours = {f"ray_{prometheus_name(kind)}" for kind in COUNTED}
     assert shown >= ours | {f"ray_metatrain_{name}" for name in ("step", "workers", "tasks_total", "seconds_total")}
 
 

@@ -20,7 +20,7 @@ from ray.dashboard import consts
 from ray.dashboard.modules.reporter import reporter_agent
 
 from cluster.actor import ShardActor
-from cluster.events import COUNTED, exported
+from cluster.events import COUNTED, prometheus_name
 from cluster.executor import RayExecutor
 from metatrain.training.outer_loop import begin, train
 from metatrain.training.worker import Worker
@@ -73,7 +73,7 @@ def while_training(address: str, seconds: float = 300) -> str:
     config = tiny("outer.steps=100000", "engine.compile=off")  # which so many steps would be worth a minute
     config = replace(config, executor=replace(config.executor, name="ray", workers=1))
     executor, deadline, seen = RayExecutor(config), time.monotonic() + seconds, set[str]()
-    wanted = {exported("bytes"), "metatrain_step", 'part="adapt"', "node_cpu_utilization", 'Name="ShardActor"'}
+    wanted = {prometheus_name("bytes"), "metatrain_step", 'part="adapt"', "node_cpu_utilization", 'Name="ShardActor"'}
     state = begin(Worker(config, torch.device("cpu")).initial(), config.outer)
     for _ in train(state, executor, config.outer, config.executor.shard_size):
         seen |= {line.rpartition(" ")[0] for line in fetched(address).splitlines()}
@@ -103,11 +103,11 @@ def samples(text: str) -> dict[str, list[dict[str, str]]]:
 @pytest.mark.ray
 def test_every_metric_that_is_named_is_exported(node):
     there = set(samples(node.text))
-    counted = {f"ray_{exported(kind)}" for kind in COUNTED}
+    counted = {f"ray_{prometheus_name(kind)}" for kind in COUNTED}
     gpu = {f"ray_{name}" for name in reporter_agent.METRICS_GAUGES if re.search("gpu|gram", name)}
     assert there >= {name for name in named() if name.startswith("ray_metatrain_")} - counted
     assert named() <= there | counted | gpu | {"up"}
-    assert f"ray_{exported('bytes')}" in there, "a counter is exported once it has counted"
+    assert f"ray_{prometheus_name('bytes')}" in there, "a counter is exported once it has counted"
 
 
 @pytest.mark.ray

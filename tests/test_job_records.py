@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cluster.events import COUNTED, exported
+from cluster.events import COUNTED, prometheus_name
 from tests.browsing import browse, logged_in
 from tests.person import Person, a_person, result_in, until
 from tests.ray_head import RayHead
@@ -119,8 +119,8 @@ def test_the_running_job_s_metrics_endpoint_shows_ours(story: Story) -> None:
     of_this_job = rf'^ray_(metatrain_\w+)\{{[^}}]*driver="{story.jobs[0]}"'
     shown = set(re.findall(of_this_job, story.metrics, re.MULTILINE))
     always = {"metatrain_step", "metatrain_workers", "metatrain_tasks_per_second", "metatrain_tasks_total"}
-    assert always | {"metatrain_seconds_total", exported("bytes")} <= shown
-    assert shown <= always | {"metatrain_seconds_total"} | {exported(kind) for kind in COUNTED}
+    assert always | {"metatrain_seconds_total", prometheus_name("bytes")} <= shown
+    assert shown <= always | {"metatrain_seconds_total"} | {prometheus_name(kind) for kind in COUNTED}
 
 
 def test_a_browser_shows_the_run(story: Story, stack: TrackingStack, browser: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class History:
     def take_over(self, worker: int, overdue: set[int]) -> bool:
         self.now += 1
         own = self.leaves(*(block for who, block in self.hands.values() if who == worker))
-        given = self.queue.take_over(worker, overdue, self.now)
+        given = self.queue.take_overdue(worker, overdue, self.now)
         if given is not None:
             again = set(self.leaves(given[1]))
             assert not again & set(own), "nobody is given what they have themselves"
@@ -43,16 +43,16 @@ class History:
 
     def count(self, number: int) -> None:
         _, block = self.hands.pop(number)
-        if self.queue.count(number):
+        if self.queue.complete(number):
             self.counted.append(block)
 
     def lose(self, number: int) -> None:
         del self.hands[number]
-        self.queue.lose(number)
+        self.queue.fail(number)
 
     def uncount(self, block: Block) -> None:
         self.counted.remove(block)
-        self.queue.uncount(block)
+        self.queue.uncomplete(block)
 
     def _given(self, worker: int, given: tuple[int, Block] | None) -> bool:
         if given is None:
@@ -76,7 +76,7 @@ def histories(draw: st.DrawFn) -> History:
         if kind == "take":
             history.take(worker)
         elif kind == "take_over":
-            waiting = [number for number, _ in history.queue.waiting()]
+            waiting = [number for number, _ in history.queue.open_assignments()]
             history.take_over(worker, draw(st.sets(st.sampled_from(waiting))) if waiting else set())
         elif kind == "uncount" and history.counted:
             history.uncount(draw(st.sampled_from(history.counted)))
@@ -118,7 +118,7 @@ def test_who_has_nothing_can_always_go_on(history):
     """Workers that stopped with calls in hands hold nothing up: one that comes can do all that is left."""
     newcomer = history.workers + 1
     while not history.queue.done:
-        overdue = {number for number, _ in history.queue.waiting()}
+        overdue = {number for number, _ in history.queue.open_assignments()}
         assert history.take(newcomer) or history.take_over(newcomer, overdue), "somebody has to wait"
         history.count(max(history.hands))
     assert sorted(history.leaves(*history.counted)) == list(range(history.shards))
@@ -153,7 +153,7 @@ def test_a_lost_call_goes_to_the_next_who_asks():
     history.take(0)
     (number,) = history.hands
     lost = history.hands[number][1]
-    assert history.queue.lose(number) == len(lost.leaves(8))
+    assert history.queue.fail(number) == len(lost.leaves(8))
     history.hands.clear()
     history.take(1)
     ((_, again),) = history.hands.values()
@@ -169,7 +169,7 @@ def test_the_oldest_overdue_call_is_taken_over_first_and_the_first_answer_counts
     third = max(history.hands)
     assert history.hands[third][1] == history.hands[first][1]
     history.count(third)
-    assert [number for number, _ in history.queue.waiting()] == [second]
+    assert [number for number, _ in history.queue.open_assignments()] == [second]
     history.count(first)
     history.count(second)
     assert history.queue.done
