@@ -83,7 +83,7 @@ class DispatchState:
     pending: dict[Any, PendingCall] = field(default_factory=dict)
     """By the reference of the reply."""
     paces: dict[tuple[str, str], Pace] = field(default_factory=dict)
-    """By the job's kind and learner, which need different times."""
+    """By the request's kind and learner, which need different times."""
 
 
 class Dispatcher:
@@ -278,6 +278,6 @@ class Dispatcher:
         deadly = [index for leaf in leaves if self._deaths[leaf] >= _MAX_DEATHS for index in self._shards[leaf].indices]
         if deadly:
             raise TaskFailed(
-                f"tasks {deadly[0]} to {deadly[-1]} at step {self._request.step}: {_MAX_DEATHS} workers died of them one "
-                "after another, most likely for want of memory: lower executor.shard_size"
+                f"tasks {deadly[0]} to {deadly[-1]} at step {self._request.step}: {_MAX_DEATHS} workers died of them "
+                "one after another, most likely for want of memory: lower executor.shard_size"
             )
