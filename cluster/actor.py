@@ -42,7 +42,6 @@ class Sums(NamedTuple):
 
     vector: Vector
     """The gradients, flat in name order; empty for scores."""
-    state: dict[str, Vector]
     values: dict[str, Vector]
     """Metric sums, or scores by name."""
 
@@ -125,20 +124,14 @@ class ShardActor:
 def pack(result: MetaGradient | Scores) -> Sums:
     """A worker's result as vectors."""
     if isinstance(result, Scores):
-        return Sums(np.empty(0), {}, {name: value.numpy() for name, value in result.values.items()})
-    state = {name: value.numpy() for name, value in result.state.items()}
-    metrics = {name: value.numpy() for name, value in result.metrics.items()}
-    return Sums(flatten(result.grads), state, metrics)
+        return Sums(np.empty(0), {name: value.numpy() for name, value in result.values.items()})
+    return Sums(flatten(result.grads), {name: value.numpy() for name, value in result.metrics.items()})
 
 
 def unpack_gradient(total: Sums, params: Params, tasks: int) -> MetaGradient:
     """The meta-gradient of `tasks` tasks that the sum of their answers carries, for parameters laid out as `params`."""
-
-    def tensors(arrays: dict[str, Vector]) -> Params:
-        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-    grads = unflatten(total.vector, layout_of(params))
-    return MetaGradient(grads, tensors(total.state), tensors(total.values), torch.tensor(tasks))
+    metrics = {name: torch.from_numpy(np.array(array)) for name, array in total.values.items()}
+    return MetaGradient(unflatten(total.vector, layout_of(params)), metrics, torch.tensor(tasks))
 
 
 def _since(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

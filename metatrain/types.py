@@ -60,8 +60,6 @@ class MetaGradient(NamedTuple):
     """SUMS over tasks, never means: the driver divides once, so that no grouping of tasks changes the result."""
 
     grads: Params
-    state: Params
-    """Sums that an algorithm keeps beside its gradients (running statistics, say); mostly empty."""
     metrics: dict[str, Tensor]
     num_tasks: Tensor
 

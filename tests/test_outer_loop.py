@@ -23,7 +23,7 @@ def gradient_of(params: Params, num_tasks: int, seed: int) -> MetaGradient:
     generator = torch.Generator().manual_seed(seed)
     grads = {name: torch.randn(value.shape, generator=generator) for name, value in params.items()}
     metrics = {"loss": torch.tensor(3.0 * num_tasks), "accuracy": torch.tensor(0.25 * num_tasks)}
-    return MetaGradient(grads, {}, metrics, torch.tensor(num_tasks))
+    return MetaGradient(grads, metrics, torch.tensor(num_tasks))
 
 
 def some_params() -> Params:
@@ -40,7 +40,7 @@ class Quadratic:
         self.asked.append((request, list(shards)))
         goals = torch.tensor([float(i) for shard in shards for i in shard.indices])
         apart = params["w"] - goals
-        return MetaGradient({"w": apart.sum()}, {}, {"loss": (apart**2 / 2).sum()}, torch.tensor(len(goals)))
+        return MetaGradient({"w": apart.sum()}, {"loss": (apart**2 / 2).sum()}, torch.tensor(len(goals)))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_rate_of_each_step_is_the_one_that_it_is_taken_with():
     settings = OuterSettings(optimizer="sgd", lr=0.5, schedule="halving", halve_every=1, steps=3)
     state = begin({"w": torch.zeros(())}, settings)
     for expected in (-0.5, -0.75, -0.875):
-        metrics = apply(state, MetaGradient({"w": torch.ones(())}, {}, {}, torch.tensor(1)), settings)
+        metrics = apply(state, MetaGradient({"w": torch.ones(())}, {}, torch.tensor(1)), settings)
         assert state.params["w"] == expected
         assert metrics["lr"] == rate(settings, state.step)
         state.step += 1
@@ -87,7 +87,7 @@ def test_groups_have_optimisers_of_their_own_and_share_the_schedule():
     settings = OuterSettings(optimizer="sgd", lr=1.0, schedule="linear", steps=2, groups=GROUPS)
     assert grouped(params, settings) == {"rest": ["ab", "d"], "a": ["a.c"], "a.b": ["a.b.c"]}
     state = begin(params, settings)
-    gradient = MetaGradient({name: torch.ones(2) for name in params}, {}, {}, torch.tensor(1))
+    gradient = MetaGradient({name: torch.ones(2) for name in params}, {}, torch.tensor(1))
     for step, expected in enumerate([{"ab": -1.0, "a.c": -2.0, "a.b.c": -0.3}, {"ab": -1.5, "a.c": -3.5}]):
         state.step = step
         metrics = apply(state, gradient, settings)
@@ -106,7 +106,7 @@ def test_going_on_with_other_settings_moves_as_they_say(optimizer):
     if optimizer == "sgd":
         before, now = replace(before, momentum=0.9), replace(now, momentum=0.1)
     state = begin({"w": torch.ones(2)}, before)
-    apply(state, MetaGradient({"w": torch.ones(2)}, {}, {}, torch.tensor(1.0)), before)
+    apply(state, MetaGradient({"w": torch.ones(2)}, {}, torch.tensor(1.0)), before)
     (leaves,) = restore(state.snapshot(), now).optimizers["rest"].param_groups
     assert leaves["weight_decay"] == 0.1 and leaves.get("momentum", 0.1) == 0.1
     (leaves,) = restore(state.snapshot(), before).optimizers["rest"].param_groups

@@ -33,7 +33,7 @@ near = st.builds(  # gradients of one model, whose magnitudes are not so far apa
 def through(vector: np.ndarray, to: str, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """The vector rounded, as two parameters of which one is empty."""
     grads = {"a": torch.from_numpy(vector).to(dtype), "b": torch.empty(0, dtype=dtype)}
-    found = rounded(MetaGradient(grads, {}, {}, torch.tensor(1)), to).grads
+    found = rounded(MetaGradient(grads, {}, torch.tensor(1)), to).grads
     assert found["a"].dtype == found["b"].dtype == dtype
     return found["a"].numpy()
 

@@ -247,7 +247,7 @@ def _step_and_transpose(
 
 def _single_task_gradient(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
     one = torch.ones((), dtype=torch.int64, device=device_of(grads))
-    return MetaGradient(grads, {}, {name: value.detach() for name, value in metrics.items()}, one)
+    return MetaGradient(grads, {name: value.detach() for name, value in metrics.items()}, one)
 
 
 def _add(a: Tree, b: Tree) -> Tree:
