@@ -1,6 +1,6 @@
-"""metatrain: models that learn to learn, trained on one core or on a Ray cluster.
+"""Distributed meta-training, from one core to a Ray cluster: `metatrain.run` trains, `metatrain.load` loads a run.
 
-Reading order: `types.py`, `algorithms/maml.py`, `engine.py`, `outer.py`, `worker.py`, `driver.py`.
+Reading order: `types.py`, `algorithms/maml.py`, `engine`, `training/outer_loop.py`, `training/worker.py`, `trainer.py`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["load", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `run` on first use: they need pydantic and yaml, which the core does without."""
+    """Import `load` and `run` on first use: they need pydantic and yaml, which the core does without."""
     if name == "load":
         from metatrain.inference import load
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.base import Algorithm
 from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_home
 from metatrain.training.worker import with_inner_steps
-from metatrain.types import Algorithm, Context, Params
+from metatrain.types import Context, Params
 from metatrain.validation import require
 from tasks.types import Examples, TaskSpec, Tree
 

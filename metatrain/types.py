@@ -1,21 +1,18 @@
-"""The types that everything in metatrain speaks. Read this file first.
+"""The data types and protocols of metatrain. Read this file first.
 
     task indices -> tasks -> adapted -> MetaGradient -> ordered sum -> TrainState -> checkpoint, metrics
 
 Tensors travel in NamedTuples and plain dicts, which pass through `torch.func` transforms as trees.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from tasks.types import Examples, Split, TaskSpec, Tree
-
-if TYPE_CHECKING:
-    from metatrain.engine import Engine
-    from metatrain.models import Model
+from tasks.types import Examples, Split, Tree
 
 Params = dict[str, Tensor]
 """Flat, as `named_parameters()` gives it. Groups by prefix: "model.", "inner_lr.", "arch."."""
@@ -27,19 +24,19 @@ Prediction = Tensor
 
 
 class Context(NamedTuple):
-    """What a task's computation may depend on beside its examples: tensors, so that they replay exactly."""
+    """All that a task's computation may depend on beside its examples: tensors, so that it can be replayed exactly."""
 
     step: Tensor
     """The outer step, an int64 scalar: for annealing."""
     noise: Tensor
-    """This task's own key to the counter-based generator, an int64 scalar; -1 where nothing random may happen."""
+    """This task's key to the counter-based generator, an int64 scalar; -1 turns everything random off."""
 
 
 class InnerLoop(NamedTuple):
-    """What MAML, ANIL, Meta-SGD and their kin all are: a start, a step repeated `length` times, a loss.
+    """The inner loop of an optimisation-based method such as MAML: a start, a step repeated `length` times, a loss.
 
-    The inner step t is an int64 scalar, a tensor so that one compiled step serves for all: a table of rates by step is
-    read with `index_select`, not branched on.
+    The inner step t is an int64 scalar tensor, so that one compiled step serves for all t: read a table of rates by
+    step with `index_select` instead of branching on t.
     """
 
     start: Callable[[Params, Examples, Context], Tree]
@@ -50,10 +47,10 @@ class InnerLoop(NamedTuple):
     """(params, fast, support, query, t, context) -> (query loss, metrics) of the fast weights after t steps."""
     length: int
     weights: Callable[[Tensor], Tensor] | None = None
-    """outer step -> [length + 1] weights of the loss after each step; None weighs the last alone."""
+    """outer step -> [length + 1] weights of the loss after each step; None: only the last loss counts."""
     transpose: Callable[[Params, Tree, Examples, Tensor, Context, Tree], tuple[Params, Tree]] | None = None
-    """(params, fast, support, t, context, λ) -> Jacobians of step t, transposed, times λ: (to params, to fast).
-    None derives it from `step`; first-order methods say here what they pretend it is."""
+    """(params, fast, support, t, context, λ) -> transposed Jacobians of step t times λ: (to params, to fast).
+    None derives them from `step`; first-order methods set their approximation here."""
 
 
 class MetaGradient(NamedTuple):
@@ -64,31 +61,6 @@ class MetaGradient(NamedTuple):
     num_tasks: Tensor
 
 
-class Algorithm(Protocol):
-    """A way of learning to learn: pure functions for ONE task, beside the settings they close over.
-
-    Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
-    """
-
-    def init(self, model: "Model", spec: TaskSpec, seed: int) -> Params:
-        """The meta-parameters before the first step."""
-        ...
-
-    def trajectory(self, model: "Model", params: Params, support: Examples, context: Context) -> Iterator[Tree]:
-        """What is adapted after 0, 1, ... inner steps, each a tree of tensors; one alone where there are no steps."""
-        ...
-
-    def predict(self, model: "Model", params: Params, adapted: Tree, x: Tree, context: Context) -> Prediction:
-        """What the adapted learner says of `x` [n, *spec.x]."""
-        ...
-
-    def meta_gradient(
-        self, model: "Model", params: Params, tasks: Any, context: Context, engine: "Engine"
-    ) -> MetaGradient:
-        """The sum over a batch of tasks of the gradient of each one's query loss with respect to `params`."""
-        ...
-
-
 class Shard(NamedTuple):
     """A fixed list of task indices: the unit of work, of retry and of the ordered sum."""
 
@@ -97,101 +69,108 @@ class Shard(NamedTuple):
 
 
 class ShardRequest(NamedTuple):
-    """What is to be done with every shard of one call. Small and picklable; parameters travel beside it."""
+    """What to compute for every shard of one call. Small and picklable; the parameters are sent separately."""
 
     kind: Literal["gradient", "score"]
     split: Split
     step: int
     learner: str = "trained"
-    """Whose predictions are scored: the run's own algorithm, or a baseline by name."""
+    """The learner that is scored: "trained" is the run's own algorithm; else the name of a baseline."""
 
 
 class Scores(NamedTuple):
-    """Per-task scores of one shard, in index order: name -> [tasks, points], "inner_step" saying which points."""
+    """Per-task scores of one shard, in index order: name -> [tasks, points]; "inner_step" holds each point's step."""
 
     values: dict[str, Tensor]
 
 
 class WorkerEvent(NamedTuple):
-    """Something that happened to the workers and that a person may want to know, or act on."""
+    """A change in the workers that the run records: one joined, was replaced, or is about to leave."""
 
     kind: str
     text: str
 
 
 DRIVER_NODE_LEAVING = "driver-leaving"
-"""The kind of event upon which the driver keeps its state at once: its own machine is about to go."""
+"""The kind of event on which the driver saves a checkpoint at once: its own machine is about to be taken away."""
 
 
 class Executor(Protocol):
-    """Where shards are computed. Whatever implements it, the numbers are the same."""
+    """Computes shards, in process or on a cluster. The numbers are the same for every implementation."""
 
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
-        """Score every shard; results come in shard order."""
+        """Score every shard; yield results in shard order."""
         ...
 
     def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
-        """The meta-gradient of all shards, added along the balanced binary tree over shard number."""
+        """Return the meta-gradient of all shards, added along the balanced binary tree over shard numbers."""
         ...
 
     def compile(self, shards: Sequence[Shard]) -> None:
-        """Have every worker compile what it needs for training shards like these, so that no step has to."""
+        """Have every worker compile what training shards of these sizes need, so that no step has to."""
         ...
 
     def events(self) -> list[WorkerEvent]:
-        """What happened to workers since this was last asked."""
+        """Return the events since the previous call."""
         ...
 
     def health(self) -> Mapping[str, float]:
-        """Numbers on the state of the workers, recorded with the run; empty where there is nothing to say."""
+        """Return measurements of the workers to record with the run; empty if there are none."""
         ...
 
     def report(self) -> Mapping[str, Any]:
-        """What was done where: tasks by worker process, retries."""
+        """Return what was done where: tasks by worker process, retries."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken. Calling it twice does no harm."""
+        """Release all resources. Calling it twice does no harm."""
         ...
 
 
 class WorkersLost(RuntimeError):
-    """No worker has answered for too long, or none can be made."""
+    """No worker has answered for too long, or none can be started."""
 
 
 class TaskFailed(RuntimeError):
-    """Computing some tasks raised an error, most likely in a user's own part. The message says which, and where."""
+    """Computing some tasks raised an error, most likely in user code. The message says which tasks, and where."""
 
 
 RunStatus = Literal["finished", "failed", "interrupted"]
 
 
 class Recorder(Protocol):
-    """Where the story of a run is written. Only the driver holds one.
+    """Records the metrics and events of a run. Only the driver holds one.
 
     Steps may be recorded again after a resume, with equal values: a recorder keeps each (key, step) once.
     """
 
     def start(self, step: int, total: int) -> None:
-        """Recording begins; the run continues after `step` (0 for a new one) towards `total` steps."""
+        """Begin recording a run that continues after `step` (0 for a new one) towards `total` steps."""
         ...
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics at an outer step. Keys are "train/loss", "validation/accuracy", "time/tasks_per_second"."""
+        """Record metrics at an outer step, by keys such as "train/loss" or "validation/accuracy"."""
         ...
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file of the run that is complete and worth keeping where the recorder keeps things."""
+        """Store a file of the run that is complete, where the recorder keeps files."""
         ...
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Something a person may want to know: a checkpoint, a retry, a worker replaced."""
+        """Record an event: a checkpoint, a retry, a worker replaced."""
         ...
 
     def flush(self) -> None:
-        """When this returns, everything recorded so far is durable. The driver calls it before each checkpoint."""
+        """Return once everything recorded so far is durable. The driver calls it before each checkpoint."""
         ...
 
     def close(self, status: RunStatus) -> None:
-        """The story ends. A run that did not finish may be started again later."""
+        """End recording. A run that did not finish may be started again later."""
         ...
+
+
+def __getattr__(name: str) -> Any:
+    """Return `Algorithm`, under the import path that is public: its protocol speaks of the engine, a layer above."""
+    if name == "Algorithm":
+        return importlib.import_module("metatrain.algorithms.base").Algorithm
+    raise AttributeError(f"module 'metatrain.types' has no attribute '{name}'")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from metatrain.algorithms.adam import adam_on_batches
+from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.gradient_descent import Adapted, descend
 from metatrain.algorithms.protonet import squared_distances
 from metatrain.engine import Engine
 from metatrain.models import Model
-from metatrain.types import Algorithm, Context, InnerLoop, MetaGradient, Params, Prediction
+from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.base import Algorithm
 from metatrain.engine import Engine
 from metatrain.metrics import task_loss
 from metatrain.models import Model
-from metatrain.types import Algorithm, Context, Executor, Params, Scores, Shard, ShardRequest
+from metatrain.types import Context, Executor, Params, Scores, Shard, ShardRequest
 from tasks.types import Episode, Split, Tree
 
 INNER_STEP = "inner_step"

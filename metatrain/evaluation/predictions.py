@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.base import Algorithm
 from metatrain.models import Model
-from metatrain.types import Algorithm, Context, Params
+from metatrain.types import Context, Params
 from tasks.types import Episode
 
 

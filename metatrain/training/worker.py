@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
 from metatrain.evaluation.evaluate import score_tasks
@@ -25,7 +26,7 @@ from metatrain.settings import Config
 from metatrain.training.profiling import Meter
 from metatrain.training.transport import rounded
 from metatrain.training.tree_sum import to_cpu
-from metatrain.types import Algorithm, Context, MetaGradient, Params, Scores, Shard, ShardRequest, TaskFailed
+from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest, TaskFailed
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.random import random_words, stream
