@@ -14,8 +14,8 @@ import grpc
 import ray
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
+from metatrain.errors import WorkersLost
 from metatrain.settings import ExecutorSettings
-from metatrain.types import WorkersLost
 from metatrain.validation import require
 
 _LIMIT = "RAY_max_direct_call_object_size"

@@ -20,9 +20,10 @@ from cluster.actor import Answer, Sums, Ticket
 from cluster.events import Events
 from cluster.work_queue import WorkQueue
 from cluster.worker_pool import ACTOR_DEAD, IN_FLIGHT, WorkerHandle, WorkerPool, describe_death, unwrap_error
+from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import Block
-from metatrain.types import Shard, ShardRequest, TaskFailed, WorkersLost
+from metatrain.types import Shard, ShardRequest
 
 _WAIT_S = 0.1
 """Longest wait for a reply before overdue ones are looked for."""

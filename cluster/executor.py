@@ -25,11 +25,12 @@ from cluster.connection import within_messages
 from cluster.dispatcher import CompletedBlock, Dispatcher, DispatchState
 from cluster.events import Events
 from cluster.worker_pool import IN_FLIGHT, WorkerPool
+from metatrain.errors import WorkersLost
 from metatrain.settings import Config
 from metatrain.training.profiling import Meter, Usage, as_report
 from metatrain.training.transport import widened
 from metatrain.training.tree_sum import Block, TreeSum, flatten
-from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent, WorkersLost
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 LARGEST_BLOCK = 1024
 _ANSWER_S = 10.0

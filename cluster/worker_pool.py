@@ -30,8 +30,9 @@ from cluster.actor import Hello, ShardActor
 from cluster.events import Events
 from cluster.nodes import leaving_nodes
 from metatrain.engine import NotCompilable
+from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.settings import ExecutorSettings
-from metatrain.types import DRIVER_NODE_LEAVING, Shard, TaskFailed, WorkersLost
+from metatrain.types import DRIVER_NODE_LEAVING, Shard
 
 ACTOR_DEAD = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnschedulableError)
 """What Ray raises for calls to a dead actor; not all of them derive from RayActorError."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like: noted at once, honoured when the step is done, so that nothing is lost."""
+"""Handle SIGINT and SIGTERM: finish the step and save a checkpoint, or exit at once where nothing is to be saved."""
 
 import signal
 import sys
@@ -10,32 +10,32 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption(threading.Event):
-    """Set by SIGINT or SIGTERM; `signal` says which."""
+class ShutdownRequest(threading.Event):
+    """Tell whether SIGINT or SIGTERM was received; `signal` is its number."""
 
     signal = 0
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Within it the first SIGINT or SIGTERM is noted, to be honoured after the step; the second ends at once."""
-    interruption = Interruption()
+def graceful_shutdown() -> Iterator[ShutdownRequest]:
+    """Note the first SIGINT or SIGTERM within the block, for the caller to act on; exit at once on the second."""
+    request = ShutdownRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if interruption.is_set():
+        if request.is_set():
             sys.exit(128 + number)
-        interruption.signal = number
-        interruption.set()
+        request.signal = number
+        request.set()
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield interruption
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def leave_at_once() -> None:
-    """Until something is there to be lost: a signal unwinds the stack and exits with 128 + its number."""
+def exit_on_signals() -> None:
+    """Unwind the stack and exit with 128 + its number on a signal, as long as nothing is to be saved."""
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))

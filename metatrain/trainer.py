@@ -15,6 +15,7 @@ import metatrain.report.plots as plots
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
+from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, evaluate
 from metatrain.report.test_task import exhibit
 from metatrain.runs import Run, checkpoints, environment, write_json
@@ -22,16 +23,7 @@ from metatrain.runs.locations import new_home
 from metatrain.settings import Config
 from metatrain.training.outer_loop import Best, TrainState, begin, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import (
-    DRIVER_NODE_LEAVING,
-    Executor,
-    Metrics,
-    Params,
-    Recorder,
-    ShardRequest,
-    TaskFailed,
-    WorkersLost,
-)
+from metatrain.types import DRIVER_NODE_LEAVING, Executor, Metrics, Params, Recorder, ShardRequest
 from tasks.types import Split
 
 

@@ -127,14 +127,6 @@ class Executor(Protocol):
         ...
 
 
-class WorkersLost(RuntimeError):
-    """No worker has answered for too long, or none can be started."""
-
-
-class TaskFailed(RuntimeError):
-    """Computing some tasks raised an error, most likely in user code. The message says which tasks, and where."""
-
-
 RunStatus = Literal["finished", "failed", "interrupted"]
 
 

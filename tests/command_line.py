@@ -4,6 +4,7 @@ Run as `python -m tests.command_line`, it reads a request a line (JSON) and answ
 124 for out of time.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -53,8 +54,9 @@ class CommandLine:
 
 
 def serve() -> None:
-    import metatrain.cli
-    import metatrain.tracking.mlflow_recorder  # noqa: F401
+    for module in ("cli.data", "cli.inspect", "cli.jobs", "cli.search", "cli.submission", "cli.training"):
+        importlib.import_module(f"metatrain.{module}")
+    importlib.import_module("metatrain.tracking.mlflow_recorder")
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -81,6 +81,43 @@ def test_config_show_is_a_configuration_and_list_and_schema_print(folder):
     assert json.loads(metatrain(folder, "config", "schema").stdout)["required"] == ["tasks", "model", "algorithm"]
 
 
+HEAVY = {"torch", "ray", "mlflow", "numpy", "matplotlib", "pyarrow", "yaml", "optuna", "grpc"}
+COMMANDS = {
+    "train",
+    "evaluate",
+    "search",
+    "submit",
+    "jobs",
+    "status",
+    "logs",
+    "stop",
+    "report",
+    "list",
+    "config",
+    "data",
+}
+IMPORTED = """
+import sys
+from metatrain.cli import main
+try:
+    main()
+finally:
+    print("imported", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("data", "show")])
+def test_help_is_quick_since_it_imports_nothing_heavy(command):
+    arguments = [sys.executable, "-c", IMPORTED, *command, "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    *shown, imported = done.stdout.splitlines()
+    assert not HEAVY & set(imported.split())
+    if not command:
+        named = [line.split()[1] for line in shown if len(line.split()) > 2 and line.startswith("│")]
+        assert set(named) >= COMMANDS
+
+
 def test_data_prepare_and_show(folder):
     assert "strokes" in metatrain(folder, "data", "prepare", "strokes").stdout
     metatrain(folder, "data", "show", "strokes", "--ways", "4", "--out", "episode.png", "--split", "test")

@@ -16,13 +16,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.executor import RayExecutor
+from metatrain.errors import WorkersLost
 from metatrain.runs import checkpoints
 from metatrain.settings import WorkerRange
 from metatrain.tracking.jsonl import JsonLines, read_lines
 from metatrain.trainer import new_run
 from metatrain.trainer import run as drive
 from metatrain.training.tree_sum import flatten
-from metatrain.types import WorkersLost
 from tests.configurations import tiny
 from tests.faults import Run, many_steps, on_ray, running
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import make_shards
-from metatrain.types import ShardRequest, TaskFailed, WorkersLost
+from metatrain.types import ShardRequest
 from tests.faults import harmful, many_steps, on_ray, running, stopped
 
 pytestmark = pytest.mark.ray

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metatrain.errors import Diverged
 from metatrain.runs import checkpoints
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import Best, Diverged, TrainState, apply, begin, clip, grouped, rate, restore, train
+from metatrain.training.outer_loop import Best, TrainState, apply, begin, clip, grouped, rate, restore, train
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from tests.configurations import tiny

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.runs import Run, RunLost, RunOwnedError, own
+from metatrain.errors import RunLost, RunOwnedError
+from metatrain.runs import Run, own
 from metatrain.runs.locations import leave, make_home, new_home, open_home
 from metatrain.runs.remote import Mirror
 from metatrain.runs.s3 import StorageError

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metatrain import runs
+from metatrain.errors import RunOwnedError
 
 
 def new_run(root: Path) -> runs.Run:
@@ -85,7 +86,7 @@ def test_a_second_driver_is_refused_until_the_first_is_killed(tmp_path: Path) ->
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "owned\n"
-        with pytest.raises(runs.RunOwnedError, match=f"pid {owner.pid}"), runs.own(run):
+        with pytest.raises(RunOwnedError, match=f"pid {owner.pid}"), runs.own(run):
             pass
     finally:
         owner.send_signal(signal.SIGKILL)
@@ -98,7 +99,7 @@ def test_a_second_driver_is_refused_until_the_first_is_killed(tmp_path: Path) ->
 
 def test_one_process_does_not_own_a_run_twice(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    with runs.own(run), pytest.raises(runs.RunOwnedError), runs.own(run):
+    with runs.own(run), pytest.raises(RunOwnedError), runs.own(run):
         pass
 
 

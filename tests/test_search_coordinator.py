@@ -2,7 +2,7 @@
 
 import pytest
 
-from metatrain.types import WorkersLost
+from metatrain.errors import WorkersLost
 from tests.searches import journal, tiny_search
 from tune.execution.coordinator import Desk
 from tune.execution.trial import Report

@@ -14,7 +14,7 @@ from ray.tune import TuneError
 from cluster.connection import connected
 from metatrain import runs
 from metatrain.config.load import resolved
-from metatrain.errors import RunFailed
+from metatrain.errors import RunFailed, RunLost
 from metatrain.runs import Run
 from metatrain.types import RunStatus
 from metatrain.validation import require
@@ -87,7 +87,7 @@ def search(
             try:
                 home.commit()
                 return _conducted(found, document, home, (needed, together), stop, say)
-            except (OSError, ValueError, RayError, TuneError, runs.RunLost) as error:
+            except (OSError, ValueError, RayError, TuneError, RunLost) as error:
                 raise RunFailed(f"{' '.join(str(error).split())}\n{kept_in(home.where)}") from error
 
 
@@ -156,7 +156,7 @@ def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus],
 
     try:
         yield close
-    except runs.RunLost:
+    except RunLost:
         chronicle.leave()
         raise
     finally:

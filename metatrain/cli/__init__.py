@@ -1,26 +1,21 @@
-"""The command line, where everything is put together: the one part of metatrain that imports `cluster` and `tune`.
+"""Define the `metatrain` command: every subcommand's arguments, options and help, and the exit codes.
 
+This module imports nothing heavy, so that `--help` is fast: each command imports what does its work when it is called.
 Reading order: `training.py` (train, evaluate), `search.py`, `submission.py` and `jobs.py` (the same on a cluster, with
-`profiles.py`), `looking.py` (report, config, list), `data.py`.
+`profiles.py`), `inspect.py` (report, config, list), `data.py`. `metatrain.cli` is the one package of metatrain that
+imports `cluster` and `tune`.
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from metatrain import runs
-from metatrain.cli.data import data_app
-from metatrain.cli.inspect import config_app, list_command, report_command
-from metatrain.cli.jobs import jobs_command, logs_command, status_command, stop_command
-from metatrain.cli.search import search_command
-from metatrain.cli.submission import submit_command
-from metatrain.cli.training import evaluate_command, train_command
-from metatrain.errors import RunFailed
-from metatrain.signals import leave_at_once
-from metatrain.types import TaskFailed, WorkersLost
+from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
+from metatrain.signals import exit_on_signals
 
 app = typer.Typer(
     help="Models that learn to learn: meta-training in one process or on a Ray cluster.",
@@ -28,30 +23,209 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("train")(train_command)
-app.command("evaluate")(evaluate_command)
-app.command("search")(search_command)
-app.command("submit")(submit_command)
-app.command("jobs")(jobs_command)
-app.command("status")(status_command)
-app.command("logs")(logs_command)
-app.command("stop")(stop_command)
-app.command("report")(report_command)
+config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….")]
+TasksName = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="The cluster's dashboard, http://HOST:8265.", metavar="URL")
+]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="Which profile of the file of profiles.")]
+Profiles = Annotated[
+    Path | None,
+    typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its unambiguous beginning.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job; its value from here if not given."),
+]
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Resume the run in this folder, or s3://….")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --resume: take the run over from a driver presumed dead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Meta-train, test on held-out classes, and keep everything in a run folder."""
+    from metatrain.cli.training import train_command
+
+    train_command(config, overrides or [], resume, take_over, as_json)
+
+
+@app.command()
+def evaluate(run_dir: RunDir, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Test a run's best parameters, also on other tasks, ways and shots than it was trained on."""
+    from metatrain.cli.training import evaluate_command
+
+    evaluate_command(run_dir, overrides or [], as_json)
+
+
+@app.command()
+def search(
+    file: Annotated[
+        str | None, typer.Argument(help="A YAML file, as configs/search-*.yaml.", metavar="[SEARCH]")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Resume the search in this folder, or s3://….")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --resume: take the search over from a driver presumed dead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for learning rates, networks, any setting: many runs side by side, most of them stopped early."""
+    from metatrain.cli.search import search_command
+
+    search_command(file, overrides or [], resume, take_over, as_json)
+
+
+@app.command()
+def submit(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="`train CONFIG key=value…`, say.")],
+    address: Address = None,
+    profile: ProfileName = None,
+    profiles: Profiles = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and leave with its exit code.")] = False,
+    working_dir: Annotated[Path, typer.Option("--working-dir", help="The folder that is sent along.")] = Path(),
+    env: Env = None,
+    name: Annotated[str | None, typer.Option("--name", help="What its id begins with.")] = None,
+) -> None:
+    """Run a command on a cluster: this folder is sent there, with your own modules in it."""
+    from metatrain.cli.submission import submit_command
+
+    submit_command(command, address, profile, profiles, follow, working_dir, env or [], name)
+
+
+@app.command()
+def jobs(
+    address: Address = None, profile: ProfileName = None, profiles: Profiles = None, as_json: AsJson = False
+) -> None:
+    """List the jobs of a cluster, the newest first."""
+    from metatrain.cli.jobs import jobs_command
+
+    jobs_command(address, profile, profiles, as_json)
+
+
+@app.command()
+def status(
+    which: Annotated[str | None, typer.Argument(metavar="[ID|RUN]", help="A job's id, or a run's folder.")] = None,
+    address: Address = None,
+    profile: ProfileName = None,
+    profiles: Profiles = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what runs are doing: step, tasks a second, workers, best so far, time left. Without ID: all running jobs."""
+    from metatrain.cli.jobs import status_command
+
+    status_command(which, address, profile, profiles, as_json)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    address: Address = None,
+    profile: ProfileName = None,
+    profiles: Profiles = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Until it ends; leave with its exit code.")] = False,
+) -> None:
+    """Print a job's log."""
+    from metatrain.cli.jobs import logs_command
+
+    logs_command(job_id, address, profile, profiles, follow)
+
+
+@app.command()
+def stop(job_id: JobId, address: Address = None, profile: ProfileName = None, profiles: Profiles = None) -> None:
+    """Stop a job after its step and a checkpoint, and print the command that resumes its run."""
+    from metatrain.cli.jobs import stop_command
+
+    stop_command(job_id, address, profile, profiles)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://….")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
+    ] = None,
+) -> None:
+    """Write one HTML page about one or several runs (results, curves, a task, how to resume), or about a search."""
+    from metatrain.cli.inspect import report_command
+
+    report_command(run_dirs, out)
+
+
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
-app.command("list")(list_command)
+
+
+@config_app.command("show")
+def config_show(config: Annotated[Path, typer.Argument()], overrides: Overrides = None) -> None:
+    """Print the configuration as it will be run: every setting, defaults included."""
+    from metatrain.config.load import as_yaml, load_config
+
+    print(as_yaml(load_config(config, overrides or [])), end="")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a configuration, for editors."""
+    from metatrain.cli.inspect import schema_command
+
+    schema_command()
+
+
+@data_app.command("prepare")
+def data_prepare(name: TasksName, overrides: Overrides = None) -> None:
+    """Decode once what is slow to read: root=FOLDER, and any other setting under `tasks.`."""
+    from metatrain.cli.data import prepare_command
+
+    prepare_command(name, overrides or [])
+
+
+@data_app.command("show")
+def data_show(
+    name: TasksName,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    index: Annotated[int, typer.Option(help="Which task.")] = 0,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 5,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("episode.png"),
+) -> None:
+    """Draw one task, support set and queries, as a PNG."""
+    from metatrain.cli.data import show_command
+
+    show_command(name, overrides or [], split, index, (ways, shots, queries), out)
+
+
+@app.command("list")
+def list_names() -> None:
+    """List what can be named in a configuration: algorithms, models, tasks."""
+    from metatrain.cli.inspect import list_command
+
+    list_command()
 
 
 def main() -> None:
-    """Entry point: exit code 2 where the request is wrong, 1 where the run failed, each with its one line."""
-    leave_at_once()
+    """Run the command line. Exit with 2 where the request is wrong, 1 where the run failed, each with its one line."""
+    exit_on_signals()
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)
-    except (RunFailed, runs.RunLost, WorkersLost, TaskFailed) as error:
+    except (RunFailed, RunLost, WorkersLost, TaskFailed) as error:
         print(f"metatrain: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # whoever read the output has what they wanted
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:

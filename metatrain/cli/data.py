@@ -2,49 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from metatrain.cli.options import Overrides
 from metatrain.config.load import read_config
 from metatrain.tracking.console import counter
 from metatrain.validation import require
 from metatrain.yaml_config import overridden
 from tasks.types import SPLITS, Episode, EpisodeShape
 
-data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]
-
-
-@data_app.command("prepare")
-def data_prepare(name: Name, overrides: Overrides = None) -> None:
-    """Decode once what is slow to read: root=FOLDER, and any other setting under `tasks.`."""
+def prepare_command(name: str, overrides: list[str]) -> None:
+    """Decode what is slow to read, with a progress bar, and print where the store lies."""
     source = _source(name, overrides)
     with counter(f"preparing {name}") as progress:
         print(source.prepare(progress))
 
 
-@data_app.command("show")
-def data_show(
-    name: Name,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    index: Annotated[int, typer.Option(help="Which task.")] = 0,
-    ways: int = 5,
-    shots: int = 1,
-    queries: int = 5,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("episode.png"),
+def show_command(
+    name: str, overrides: list[str], split: str, index: int, shape: tuple[int, int, int], out: Path
 ) -> None:
-    """Draw one task, support set and queries, as a PNG."""
+    """Draw task `index` of a split as a PNG. shape: ways, shots and queries."""
     from tasks.episode_figure import save_episode  # pillow, which training does without
 
     require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
     require(0 <= index < 2**63, f"--index: {index} is no task's: give 0 or more, below 2^63")
     require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: give a name that ends in .png")
     require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or write to another")
-    distribution = _source(name, overrides).distribution(split, EpisodeShape(ways, shots, queries), 0)
+    distribution = _source(name, overrides).distribution(split, EpisodeShape(*shape), 0)
     pictured = len(distribution.spec.x) == 3 and distribution.spec.x[0] in (1, 3)
     require(pictured, f"NAME: the examples of {name} are no images: `data show` draws images [1 or 3, H, W] alone")
     batch = distribution.episodes([index])
@@ -54,8 +38,6 @@ def data_show(
     print(out)
 
 
-def _source(name: str, overrides: Sequence[str] | None) -> Any:
+def _source(name: str, overrides: Sequence[str]) -> Any:
     raw = {"tasks": {"name": name}, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}}
-    return read_config(
-        overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides or []])
-    ).tasks.source.settings
+    return read_config(overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides])).tasks.source.settings

@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from metatrain import runs
-from metatrain.cli.options import AsJson
 from metatrain.config.load import load_config
 from metatrain.errors import RunFailed
 from metatrain.runs.locations import is_search, open_home
@@ -25,25 +24,14 @@ if TYPE_CHECKING:
     from cluster.jobs.client import Job, Jobs
     from metatrain.cli.profiles import Profile
 
-Address = Annotated[
-    str | None, typer.Option("--address", help="The cluster's dashboard, http://HOST:8265.", metavar="URL")
-]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="Which profile of the file of profiles.")]
-Profiles = Annotated[
-    Path | None,
-    typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how the id of one alone begins.")]
 _RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
 """How `metatrain train` and `search` name what they begin or go on with."""
 _INSTEAD = ("waiting for workers", "searching ", "no room for a trial")
 """How lines begin that tell of something else than steps."""
 
 
-def jobs_command(
-    address: Address = None, profile: ProfileName = None, profiles: Profiles = None, as_json: AsJson = False
-) -> None:
-    """The jobs of a cluster, the newest first."""
+def jobs_command(address: str | None, profile: str | None, profiles: Path | None, as_json: bool) -> None:
+    """Print the jobs of a cluster, the newest first."""
     with connected_jobs(address, profile, profiles) as (jobs, _):
         found = jobs.all()
     if as_json:
@@ -56,14 +44,8 @@ def jobs_command(
         print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
 
 
-def logs_command(
-    job_id: JobId,
-    address: Address = None,
-    profile: ProfileName = None,
-    profiles: Profiles = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Until it ends; leave with its exit code.")] = False,
-) -> None:
-    """What a job has said."""
+def logs_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None, follow: bool) -> None:
+    """Print the log of a job; with `follow`, until the job ends."""
     from cluster.jobs.client import Unreadable
 
     with connected_jobs(address, profile, profiles) as (jobs, _):
@@ -78,10 +60,8 @@ def logs_command(
         _explain(job, log)
 
 
-def stop_command(
-    job_id: JobId, address: Address = None, profile: ProfileName = None, profiles: Profiles = None
-) -> None:
-    """Stop a job after its step and a checkpoint, and say how to go on with its run."""
+def stop_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None) -> None:
+    """Stop a job after its step and a checkpoint, and print the command that resumes its run."""
     with connected_jobs(address, profile, profiles) as (jobs, chosen):
         from cluster.jobs.client import ENDED
 
@@ -101,13 +81,9 @@ def stop_command(
 
 
 def status_command(
-    which: Annotated[str | None, typer.Argument(metavar="[ID|RUN]", help="A job's id, or a run's folder.")] = None,
-    address: Address = None,
-    profile: ProfileName = None,
-    profiles: Profiles = None,
-    as_json: AsJson = False,
+    which: str | None, address: str | None, profile: str | None, profiles: Path | None, as_json: bool
 ) -> None:
-    """What runs are doing: step, tasks a second, workers, best so far, time left. Without ID: all running jobs."""
+    """Print what a job, a run, a search or every running job of the cluster is doing."""
     if which is not None and (is_uri(which) or Path(which).is_dir()):
         told = [_of_run(which)]
     else:

@@ -5,16 +5,15 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from metatrain.cli.options import AsJson, Overrides
 from metatrain.config.load import as_yaml
 from metatrain.errors import RunFailed
 from metatrain.runs import Run
 from metatrain.setup import prepare, settled
-from metatrain.signals import interruptible
+from metatrain.signals import graceful_shutdown
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
 
@@ -23,34 +22,22 @@ if TYPE_CHECKING:
     from tune.runner import Outcome
 
 
-def search_command(
-    file: Annotated[
-        str | None, typer.Argument(help="A YAML file, as configs/search-*.yaml.", metavar="[SEARCH]")
-    ] = None,
-    overrides: Overrides = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", help="Go on with the search in this folder, or s3://….")
-    ] = None,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="With --resume: presume dead whoever else conducts the search.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Search for learning rates, networks, any setting: many runs side by side, most of them stopped early."""
-    document, home = _asked(file, overrides or [], resume, take_over)
+def search_command(file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
+    """Conduct a new or resumed search and print its best configuration."""
+    document, home = _asked(file, overrides, resume, take_over)
     prepare(document.base)
     settled(document.base)
     from tune.runner import kept_in, search  # with Ray, which takes seconds
 
-    with interruptible() as interruption:
+    with graceful_shutdown() as shutdown:
         say = partial(print, file=sys.stderr, flush=True)
-        outcome = search(document, home, take_over, interruption.is_set, say)
+        outcome = search(document, home, take_over, shutdown.is_set, say)
     _report(outcome, document, as_json)
     if outcome.failed:
         raise RunFailed(f"{outcome.ended}\n{kept_in(outcome.place)}")
     if not outcome.ended:
         print(f"interrupted: {kept_in(outcome.place)}", file=sys.stderr)
-        raise typer.Exit(128 + interruption.signal)
+        raise typer.Exit(128 + shutdown.signal)
 
 
 def _asked(

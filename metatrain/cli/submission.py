@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from metatrain import runs
-from metatrain.cli.jobs import Address, ProfileName, Profiles, connected_jobs, shown
+from metatrain.cli.jobs import connected_jobs, shown
 from metatrain.config.load import load_config
 from metatrain.settings import Config
 from metatrain.validation import require
@@ -25,10 +25,6 @@ from tasks.io.remote_fs import is_uri
 if TYPE_CHECKING:
     from metatrain.cli.profiles import Profile
 
-Env = Annotated[
-    list[str] | None,
-    typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job; its value from here if not given."),
-]
 SENT = ("train", "search", "evaluate")
 """The commands that a cluster runs."""
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -36,16 +32,16 @@ _OURS = ("metatrain", "tasks", "cluster", "tune")
 
 
 def submit_command(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="`train CONFIG key=value…`, say.")],
-    address: Address = None,
-    profile: ProfileName = None,
-    profiles: Profiles = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and leave with its exit code.")] = False,
-    working_dir: Annotated[Path, typer.Option("--working-dir", help="The folder that is sent along.")] = Path(),
-    env: Env = None,
-    name: Annotated[str | None, typer.Option("--name", help="What its id begins with.")] = None,
+    command: list[str],
+    address: str | None,
+    profile: str | None,
+    profiles: Path | None,
+    follow: bool,
+    working_dir: Path,
+    env: list[str],
+    name: str | None,
 ) -> None:
-    """Run a command on a cluster: this folder is sent there, with what of your own lies in it."""
+    """Submit a command and the folder that it needs to a cluster."""
     with connected_jobs(address, profile, profiles) as (jobs, chosen):
         from metatrain.cli.profiles import secret_files
 
@@ -59,7 +55,7 @@ def submit_command(
         _require_sent(arguments, parcel.files)
         job_id = _new_id(name or _stem(arguments))
         ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.user()}
-        variables = {**ours, **chosen.filled_env(), **dict(map(_variable, env or []))}
+        variables = {**ours, **chosen.filled_env(), **dict(map(_variable, env))}
         with tempfile.TemporaryDirectory(prefix="metatrain-") as aside:
             zipped = parcel.written(Path(aside) / "working_dir.zip")
             python = chosen.python or jobs.interpreter()

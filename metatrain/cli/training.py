@@ -7,54 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
 
 from metatrain import runs
-from metatrain.cli.options import AsJson, Overrides
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_plain, load_config, read_config, resumed
-from metatrain.errors import RunFailed, go_on, story
+from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import format_results, make_shards
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import is_search, open_home
+from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
 from metatrain.setup import prepare, recorders, settled, tracked
-from metatrain.signals import interruptible
+from metatrain.signals import graceful_shutdown
 from metatrain.tracking.console import Progress
 from metatrain.tracking.jsonl import Several
 from metatrain.tracking.status_line import of_run
 from metatrain.trainer import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import Diverged
 from metatrain.training.worker import Worker, device_for
-from metatrain.types import Executor, TaskFailed, WorkersLost
+from metatrain.types import Executor
 from metatrain.validation import require
 from metatrain.yaml_config import overridden
 
 
-def train_command(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
-    overrides: Overrides = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", help="Go on with the run in this folder, or s3://….")
-    ] = None,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="With --resume: presume dead whoever else trains the run.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Meta-train, test on held-out classes, and keep everything in a run folder."""
+def train_command(config: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
+    """Train a new or resumed run, test it and print its results."""
     home = open_home(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
-        settings = resumed(load_config(home.config), [config, *(overrides or [])] if config else [])
+        settings = resumed(load_config(home.config), [config, *overrides] if config else [])
     elif config is not None:
-        settings = load_config(Path(config), overrides or [])
+        settings = load_config(Path(config), overrides)
     else:
         raise ValueError("CONFIG: missing: give a YAML file, as in configs/, or --resume RUN")
     prepare_seconds = prepare(settings)
@@ -67,7 +56,7 @@ def train_command(
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signalled:
-        print(f"interrupted at step {outcome.steps}: {go_on(home)}", file=sys.stderr)
+        print(f"interrupted at step {outcome.steps}: {resume_command(home)}", file=sys.stderr)
         raise typer.Exit(128 + signalled)
 
 
@@ -75,19 +64,19 @@ def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcom
     known = of_run(home.metrics, settings.outer.steps)
     progress = Progress(known=known.metrics if known else None)
     recorder = recorders(settings, home, progress)
-    with interruptible() as interruption:
+    with graceful_shutdown() as shutdown:
         try:
-            outcome = run(settings, executor, recorder, home, stop=interruption.is_set)
+            outcome = run(settings, executor, recorder, home, stop=shutdown.is_set)
             recorder.close("finished" if outcome.finished else "interrupted")
             home.commit()
-        except runs.RunLost:
+        except RunLost:
             progress.close("interrupted")  # the other recorders are the new owner's now
             raise
         except (Diverged, WorkersLost, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
-            raise RunFailed(story(error, home)) from error
-        return outcome, 0 if outcome.finished else interruption.signal
+            raise RunFailed(failure_message(error, home)) from error
+        return outcome, 0 if outcome.finished else shutdown.signal
 
 
 def compile_ahead(settings: Config, executor: Executor) -> float:
@@ -114,16 +103,12 @@ def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
         print(json.dumps(outcome.as_dict() | also))
 
 
-def evaluate_command(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….")],
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Test a run's best parameters, on other tasks, ways and shots than it was trained on too."""
+def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
+    """Test the best parameters of the run at `run_dir` and print the results."""
     began = time.monotonic()
     home = open_home(run_dir)
     trained = load_config(home.config)
-    settings = settled(read_config(overridden(as_plain(trained), overrides or [])))
+    settings = settled(read_config(overridden(as_plain(trained), overrides)))
     params, newest, _ = best_params(home)
     worker = Worker(settings, torch.device("cpu"))
     require_same(params, worker)
@@ -132,7 +117,7 @@ def evaluate_command(
         recorder.start(newest, trained.outer.steps)
         session = Session(settings, executor, recorder, home, worker)
         results = test(session, params)
-        name = "-".join(["test", *map(_file_part, overrides or [])])
+        name = "-".join(["test", *map(_file_part, overrides)])
         keep_results(session, params, results, home.evaluations / f"{name}.json")
         recorder.close("finished" if newest == trained.outer.steps else "interrupted")
         home.commit()

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.errors import TaskFailed
 from metatrain.models import Custom, Torchvision
 from metatrain.settings import Config
 from metatrain.training.outer_loop import grouped
 from metatrain.training.worker import Worker
-from metatrain.types import MetaGradient, Params, Shard, ShardRequest, TaskFailed
+from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import SPLITS, Episode, EpisodeShape, Examples, TaskSpec

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jinja2
 
 from metatrain.config.load import load_config
+from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
 from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
-from metatrain.runs import Run, RunOwnedError, own, replace_text
+from metatrain.runs import Run, own, replace_text
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import Several
 from metatrain.types import Recorder

@@ -1,7 +1,7 @@
 """Run folders: what a run keeps, who owns it, and where it lies, on a disk or in object storage."""
 
 from metatrain.runs.environment import JOB_ID, JOB_USER, VERSIONED, environment, user
-from metatrain.runs.lock import RunLost, RunOwnedError, own, owner
+from metatrain.runs.lock import own, owner
 from metatrain.runs.run import FORMAT, Run, Storage, create, fresh_id, make, open_run, replace_text, write_json
 
 __all__ = [
@@ -10,8 +10,6 @@ __all__ = [
     "JOB_USER",
     "VERSIONED",
     "Run",
-    "RunLost",
-    "RunOwnedError",
     "Storage",
     "create",
     "environment",

@@ -7,15 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from metatrain.errors import RunOwnedError
 from metatrain.runs.run import Run
-
-
-class RunOwnedError(ValueError):
-    """Another driver that is still alive owns the run."""
-
-
-class RunLost(RuntimeError):
-    """Another driver has taken the run over, this one having been presumed dead."""
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from metatrain.errors import RunLost, RunOwnedError
 from metatrain.runs.locations import UNSENT
-from metatrain.runs.lock import RunLost, RunOwnedError
 from metatrain.runs.process_id import Process, this_process
 from metatrain.runs.s3 import Bucket, Outdated, StorageError
 

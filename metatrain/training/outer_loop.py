@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.errors import Diverged
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.tree_sum import mean_metrics
@@ -145,10 +146,6 @@ def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) ->
             leaves["lr"] = lr
         optimizer.step()
     return mean_metrics(gradient) | {"gradient_norm": norm} | rates
-
-
-class Diverged(ArithmeticError):
-    """The loss or its gradient is no longer a number."""
 
 
 def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:

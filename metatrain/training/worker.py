@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
+from metatrain.errors import TaskFailed
 from metatrain.evaluation.evaluate import score_tasks
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
@@ -26,7 +27,7 @@ from metatrain.settings import Config
 from metatrain.training.profiling import Meter
 from metatrain.training.transport import rounded
 from metatrain.training.tree_sum import to_cpu
-from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest, TaskFailed
+from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.random import random_words, stream

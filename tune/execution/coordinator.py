@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ray.exceptions import RayActorError, RayError
 
-from metatrain.types import WorkersLost
+from metatrain.errors import WorkersLost
 from tune.execution.trial import Report
 from tune.execution.trial_spec import Assignment
 from tune.history.trials import Trial

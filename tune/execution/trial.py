@@ -22,16 +22,17 @@ from cluster.executor import RayExecutor
 from metatrain import runs
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml, load_config, read_config
-from metatrain.runs import Run, RunLost, RunOwnedError, checkpoints, environment
+from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
+from metatrain.runs import Run, checkpoints, environment
 from metatrain.runs.locations import is_home, leave, make_home, open_home
 from metatrain.settings import Config
 from metatrain.setup import decided, prepare, reach, recorders
 from metatrain.tracking.jsonl import read_lines
 from metatrain.trainer import opened, stretches
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import Best, Diverged
+from metatrain.training.outer_loop import Best
 from metatrain.training.worker import Worker, device_for
-from metatrain.types import Executor, RunStatus, TaskFailed
+from metatrain.types import Executor, RunStatus
 from tasks.io.remote_fs import is_uri
 from tune.execution.costs import costs
 from tune.execution.trial_spec import Assignment
