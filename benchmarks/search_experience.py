@@ -22,9 +22,9 @@ from benchmarks.search_objectives import OBJECTIVES, Objective, Values
 from benchmarks.search_race import METHODS, Method, Ours, Trace, race, raced
 from tasks.random import stream, uniforms
 from tune.searchers.bohb import BOHB
-from tune.searchers.warm_start import Warm
-from tune.space.distributions import Choice, Domain, Value
-from tune.transfer.prior_studies import Experience, source_of
+from tune.searchers.warm_start import WarmStart
+from tune.space.distributions import Categorical, Distribution, Value
+from tune.transfer.prior_studies import PriorStudies, summarize_study
 
 EARLIER = 3
 WARP = 0.3
@@ -83,12 +83,12 @@ def moved(objective: Objective, seed: int, task: int, around: bool = False) -> O
         parameter.name: Change(math.exp(WARP * _normal(u, v)), (w < TURNED) != around)
         for parameter, (u, v, w) in zip(parameters, drawn, strict=True)
     }
-    domains = {parameter.name: parameter.domain for parameter in parameters}
+    distributions = {parameter.name: parameter.distribution for parameter in parameters}
 
     def there(x: Values) -> Values:
-        return {name: _changed(domains[name], value, changes[name]) for name, value in x.items()}
+        return {name: _changed(distributions[name], value, changes[name]) for name, value in x.items()}
 
-    back = {name: _back(domains[name], value, changes[name]) for name, value in objective.minimiser.items()}
+    back = {name: _back(distributions[name], value, changes[name]) for name, value in objective.minimiser.items()}
     return dataclasses.replace(
         objective,
         loss=lambda x, z, address: objective.loss(there(x), z, address),
@@ -101,31 +101,31 @@ def _normal(u: float, v: float) -> float:
     return math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
 
 
-def _changed(domain: Domain, value: Value, change: Change) -> Value:
-    if isinstance(domain, Choice):
-        options = domain.options
-        return options[len(options) - 1 - domain.index(value)] if change.turned else value
-    u = domain.quantile(value) ** change.power
-    return domain.at(1 - u if change.turned else u)
+def _changed(distribution: Distribution, value: Value, change: Change) -> Value:
+    if isinstance(distribution, Categorical):
+        options = distribution.options
+        return options[len(options) - 1 - distribution.index(value)] if change.turned else value
+    u = distribution.quantile(value) ** change.power
+    return distribution.value_at(1 - u if change.turned else u)
 
 
-def _back(domain: Domain, value: Value, change: Change) -> Value:
-    if isinstance(domain, Choice):
-        return _changed(domain, value, change)
-    u = domain.quantile(value)
-    return domain.at((1 - u if change.turned else u) ** (1 / change.power))
+def _back(distribution: Distribution, value: Value, change: Change) -> Value:
+    if isinstance(distribution, Categorical):
+        return _changed(distribution, value, change)
+    u = distribution.quantile(value)
+    return distribution.value_at((1 - u if change.turned else u) ** (1 / change.power))
 
 
-def experience(objective: Objective, seed: int, evaluations: float, around: bool) -> Experience:
+def experience(objective: Objective, seed: int, evaluations: float, around: bool) -> PriorStudies:
     """Of three earlier searches on tasks of the family, each with full weight."""
     sources = []
     for task in range(1, 1 + EARLIER):
         earlier = moved(objective, seed, task, around)
         # Seeds of earlier searches are their own: none has drawn what the new one draws.
         history, _ = raced(earlier, METHODS["BOHB"], 10_000 + 10 * seed + task, evaluations)
-        source = source_of(f"task {task}", 1.0, history, objective.schedule.max_budget, objective.space, {})
+        source = summarize_study(f"task {task}", 1.0, history, objective.schedule.max_budget, objective.space, {})
         sources += [source] if source is not None else []
-    return Experience(tuple(sources))
+    return PriorStudies(tuple(sources))
 
 
 def _run(job: tuple[int, int, float]) -> dict[str, Trace]:
@@ -141,8 +141,8 @@ def _run(job: tuple[int, int, float]) -> dict[str, Trace]:
     }
 
 
-def _warm(known: Experience) -> Method:
-    return lambda objective, seed: (Ours(Warm(BOHB(), known), objective.space, seed), objective.schedule)
+def _warm(known: PriorStudies) -> Method:
+    return lambda objective, seed: (Ours(WarmStart(BOHB(), known), objective.space, seed), objective.schedule)
 
 
 def table(objective: str, traces: Mapping[str, list[Trace]], evaluations: float) -> list[list[Any]]:

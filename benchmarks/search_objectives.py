@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from tasks.random import stream, uniforms
-from tune.schedulers.asha import Halving
+from tune.schedulers.asha import ASHA
 from tune.space.search_space import Space, read_space
 
 Values = Mapping[str, float]
@@ -25,7 +25,7 @@ class Objective:
 
     name: str
     space: Space
-    schedule: Halving
+    schedule: ASHA
     loss: Callable[[Values, float, tuple[int, int]], float]
     true_loss: Callable[[Values], float]
     minimiser: Values
@@ -63,7 +63,7 @@ def counting_ones() -> Objective:
     return Objective(
         "counting ones 8+8",
         read_space(space),
-        Halving(_SAMPLES // 27, _SAMPLES),
+        ASHA(_SAMPLES // 27, _SAMPLES),
         loss,
         lambda x: -float(sum(x[name] for name in (*_CATEGORICAL, *_CONTINUOUS))),
         dict.fromkeys((*_CATEGORICAL, *_CONTINUOUS), 1),
@@ -85,7 +85,7 @@ def currin() -> Objective:
 
     space = read_space({"x1": "uniform(0, 1)", "x2": "uniform(0, 1)"})
     best = {"x1": 0.2166666, "x2": 0.0}
-    return Objective("Currin", space, Halving(1, 27), loss, lambda x: loss(x, 1.0), best, -13.798722044728)
+    return Objective("Currin", space, ASHA(1, 27), loss, lambda x: loss(x, 1.0), best, -13.798722044728)
 
 
 _BOREHOLE = {
@@ -117,7 +117,7 @@ def borehole() -> Objective:
     space = read_space({name: f"uniform({low}, {high})" for name, (low, high) in _BOREHOLE.items()})
     corners = [dict(zip(_BOREHOLE, corner, strict=True)) for corner in product(*_BOREHOLE.values())]
     best = min(corners, key=lambda x: loss(x, 1.0))
-    return Objective("Borehole", space, Halving(1, 27), loss, lambda x: loss(x, 1.0), best, loss(best, 1.0))
+    return Objective("Borehole", space, ASHA(1, 27), loss, lambda x: loss(x, 1.0), best, loss(best, 1.0))
 
 
 _ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
@@ -147,7 +147,7 @@ def hartmann6() -> Objective:
 
     best = dict(zip(_HARTMANN, (0.20168952, 0.15001069, 0.47687398, 0.27533243, 0.31165162, 0.65730053), strict=True))
     space = read_space(dict.fromkeys(_HARTMANN, "uniform(0, 1)"))
-    return Objective("Hartmann-6", space, Halving(1, 27), loss, lambda x: loss(x, 1.0), best, -3.3223680114155)
+    return Objective("Hartmann-6", space, ASHA(1, 27), loss, lambda x: loss(x, 1.0), best, -3.3223680114155)
 
 
 OBJECTIVES = (counting_ones(), currin(), borehole(), hartmann6())

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 from benchmarks.search_objectives import Objective
 from tune.history.trials import History, Trial
-from tune.schedulers.asha import Full, Schedule
+from tune.schedulers.asha import FullBudget, Scheduler
 from tune.searchers import Searcher
-from tune.searchers.bohb import BOHB, Advice
-from tune.searchers.random_search import Random
-from tune.searchers.tpe import modelled
-from tune.space.distributions import Choice
+from tune.searchers.bohb import BOHB
+from tune.searchers.random_search import RandomSearch
+from tune.space.distributions import Categorical
 from tune.space.search_space import Configuration, Space
 
 WORKERS = 4
@@ -44,17 +43,6 @@ class Ours:
     def told(self, trial: Trial) -> None: ...
 
 
-@dataclass(frozen=True)
-class OptunaBOHB(BOHB):
-    """BOHB with Optuna's multivariate TPE for its model: the same rungs, the same share at random."""
-
-    def advised(self, space: Space, history: History, number: int, seed: int, advice: Advice) -> Configuration:
-        budget = None if self.at_random(number, seed) else self.rung(history)
-        if budget is None:
-            return space.sample(seed, number)
-        return modelled(space, history, budget, self.candidates, (seed, number))
-
-
 class RayOptuna:
     """`ray.tune.search.optuna.OptunaSearch`, called as Tune's controller calls it.
 
@@ -68,11 +56,13 @@ class RayOptuna:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         distributions: dict[str, Any] = {}
-        for name, domain in ((parameter.name, parameter.domain) for parameter in space.parameters):
-            if isinstance(domain, Choice):
-                distributions[name] = optuna.distributions.CategoricalDistribution(domain.options)
+        for name, distribution in ((parameter.name, parameter.distribution) for parameter in space.parameters):
+            if isinstance(distribution, Categorical):
+                distributions[name] = optuna.distributions.CategoricalDistribution(distribution.options)
             else:
-                distributions[name] = optuna.distributions.FloatDistribution(domain.at(0.0), domain.at(1.0))
+                distributions[name] = optuna.distributions.FloatDistribution(
+                    distribution.value_at(0.0), distribution.value_at(1.0)
+                )
         self._search = OptunaSearch(distributions, metric="loss", mode="min", seed=seed)
 
     def suggest(self, history: History, number: int) -> Configuration:
@@ -87,20 +77,19 @@ class RayOptuna:
             self._search.on_trial_complete(str(trial.number), result)
 
 
-Method = Callable[[Objective, int], tuple[Contestant, Schedule]]
+Method = Callable[[Objective, int], tuple[Contestant, Scheduler]]
 
 
-def full(objective: Objective) -> Schedule:
+def full(objective: Objective) -> Scheduler:
     """The whole budget for everybody."""
-    return Full(objective.schedule.max_budget)
+    return FullBudget(objective.schedule.max_budget)
 
 
 METHODS: dict[str, Method] = {
-    "random": lambda objective, seed: (Ours(Random(), objective.space, seed), full(objective)),
-    "ASHA": lambda objective, seed: (Ours(Random(), objective.space, seed), objective.schedule),
+    "random": lambda objective, seed: (Ours(RandomSearch(), objective.space, seed), full(objective)),
+    "ASHA": lambda objective, seed: (Ours(RandomSearch(), objective.space, seed), objective.schedule),
     "Ray's Optuna": lambda objective, seed: (RayOptuna(objective.space, seed), full(objective)),
     "Ray's Optuna, ASHA": lambda objective, seed: (RayOptuna(objective.space, seed), objective.schedule),
-    "BOHB, Optuna's model": lambda objective, seed: (Ours(OptunaBOHB(), objective.space, seed), objective.schedule),
     "BOHB": lambda objective, seed: (Ours(BOHB(), objective.space, seed), objective.schedule),
 }
 
@@ -125,7 +114,7 @@ def raced(objective: Objective, method: Method, seed: int, evaluations: float) -
     def begin(now: int) -> None:
         nonlocal history
         number = len(history.trials)
-        history = history.began(Trial(number, contestant.suggest(history, number)))
+        history = history.with_trial(Trial(number, contestant.suggest(history, number)))
         heapq.heappush(busy, (now + schedule.budgets(number)[0], number, 0))
 
     for _ in range(WORKERS):
@@ -133,11 +122,13 @@ def raced(objective: Objective, method: Method, seed: int, evaluations: float) -
     while busy[0][0] * WORKERS <= evaluations * most:
         now, number, rung = heapq.heappop(busy)
         rungs, configuration = schedule.budgets(number), history.trial(number).configuration
-        history = history.reported(number, rungs[rung], objective.observed(configuration, rungs[rung], (seed, number)))
+        history = history.with_result(
+            number, rungs[rung], objective.observed(configuration, rungs[rung], (seed, number))
+        )
         if rungs[rung] == rungs[-1]:
-            history = history.ended(number, "completed")
+            history = history.with_end(number, "completed")
         elif schedule.decide(history, number) == "stop":
-            history = history.ended(number, "stopped")
+            history = history.with_end(number, "stopped")
         contestant.told(history.trial(number))
         if history.trial(number).status == "running":
             heapq.heappush(busy, (now + rungs[rung + 1] - rungs[rung], number, rung + 1))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tune.history.trials import History, Trial
-from tune.schedulers.asha import Full, Halving, Schedule
+from tune.schedulers.asha import ASHA, FullBudget, Scheduler
 from tune.searchers import Searcher
 from tune.space.search_space import Configuration, read_space
-from tune.study import Plan, Search
+from tune.study import Study, StudySpec
 
 SPACE = read_space(
     {
@@ -22,7 +22,7 @@ SPACE = read_space(
         "model.pool": {"from": "choice(true, false, null)", "when": {"model.width": list(range(16, 64))}},
     }
 )
-SCHEDULE = Halving(1, 9)
+SCHEDULE = ASHA(1, 9)
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,26 @@ def loss(configuration: Configuration, budget: int) -> float:
     return rate + 0.3 * abs(math.log2(width) - 6) + 0.1 * (10 - configuration["algorithm.inner_steps"]) + 1 / budget
 
 
-def told(searcher: Searcher, seed: int = 0, trials: int = 30, schedule: Schedule = SCHEDULE) -> History:
+def told(searcher: Searcher, seed: int = 0, trials: int = 30, schedule: Scheduler = SCHEDULE) -> History:
     """A search of some trials, one at a time, of which some fail, some give nan and some are stopped early."""
     history = History()
     for number in range(trials):
-        history = history.began(Trial(number, searcher.suggest(SPACE, history, number, seed)))
-        history = lived(history, number, schedule)
+        history = history.with_trial(Trial(number, searcher.suggest(SPACE, history, number, seed)))
+        history = run_trial(history, number, schedule)
     return history
 
 
-def lived(history: History, number: int, schedule: Schedule = SCHEDULE, nan: bool = True) -> History:
+def run_trial(history: History, number: int, schedule: Scheduler = SCHEDULE, nan: bool = True) -> History:
     """All of a trial's life."""
     configuration = dict(history.trial(number).configuration)
     if nan and number % 7 == 3:
-        return history.ended(number, "failed", "out of memory")
+        return history.with_end(number, "failed", "out of memory")
     for budget in schedule.budgets(number):
         value = math.nan if nan and number % 11 == 5 and (budget > 1 or number % 2) else loss(configuration, budget)
-        history = history.reported(number, budget, value)
+        history = history.with_result(number, budget, value)
         if history.trial(number).status == "running" and schedule.decide(history, number) == "stop":
-            return history.ended(number, "stopped")
-    return history.ended(number, "completed")
+            return history.with_end(number, "stopped")
+    return history.with_end(number, "completed")
 
 
 def check_within(row: Row) -> None:
@@ -85,8 +85,10 @@ def check_narrow(row: Row) -> None:
     for number in range(30):
         configuration = row.searcher.suggest(space, history, number, 0)
         assert space.contains(configuration), configuration
-        history = history.began(Trial(number, configuration)).reported(number, 9, configuration["a"] - number % 3)
-        history = history.ended(number, "completed")
+        history = history.with_trial(Trial(number, configuration)).with_result(
+            number, 9, configuration["a"] - number % 3
+        )
+        history = history.with_end(number, "completed")
     for name in "abc":
         assert len({str(trial.configuration[name]) for trial in history.trials}) == 2, name
 
@@ -105,7 +107,7 @@ def check_pure(row: Row) -> None:
 
 
 def _arrivals(history: History, number: int) -> tuple[tuple[int, int], ...]:
-    return tuple(arrival for arrival in history.arrivals if arrival[0] < number)
+    return tuple(arrival for arrival in history.result_order if arrival[0] < number)
 
 
 def check_seeds(row: Row) -> None:
@@ -123,7 +125,7 @@ def check_parallel(row: Row) -> None:
     found: list[Configuration] = []
     for number in range(25, 33):
         found.append(row.searcher.suggest(SPACE, history, number, 0))
-        history = history.began(Trial(number, found[-1]))
+        history = history.with_trial(Trial(number, found[-1]))
     assert sum(found[i] not in found[:i] for i in range(8)) >= 7
 
 
@@ -131,9 +133,9 @@ def check_failures_only(row: Row) -> None:
     """Where all fail, it goes on suggesting."""
     history = History()
     for number in range(25):
-        history = history.began(Trial(number, row.searcher.suggest(SPACE, history, number, 0)))
+        history = history.with_trial(Trial(number, row.searcher.suggest(SPACE, history, number, 0)))
         status = "failed" if number % 2 else "nan"
-        history = history.ended(number, status)
+        history = history.with_end(number, status)
     assert SPACE.contains(row.searcher.suggest(SPACE, history, 25, 0))
 
 
@@ -142,16 +144,16 @@ def check_failures_repel(row: Row) -> None:
     history = History()
     for number in range(60):
         configuration = row.searcher.suggest(SPACE, history, number, 1)
-        history = history.began(Trial(number, configuration))
+        history = history.with_trial(Trial(number, configuration))
         broken = configuration["model"] == {"name": "resnet12"}
-        history = history.ended(number, "failed") if broken else lived(history, number, nan=False)
+        history = history.with_end(number, "failed") if broken else run_trial(history, number, nan=False)
     safe = sum(trial.configuration["model"] == {"name": "conv4"} for trial in history.trials[20:])
     assert safe >= 30 if row.learns else 10 <= safe <= 30
 
 
 def check_learns(row: Row) -> None:
     """Late suggestions are truly better than early ones, whether the metric is to be small or large."""
-    histories = [told(row.searcher, seed, 60, schedule=Full(9)) for seed in range(3)]
+    histories = [told(row.searcher, seed, 60, scheduler=FullBudget(9)) for seed in range(3)]
     early, late = [
         sorted(loss(dict(trial.configuration), 9) for history in histories for trial in history.trials[part])
         for part in (slice(0, 20), slice(40, 60))
@@ -166,57 +168,69 @@ def check_mode(row: Row) -> None:
         configurations = [row.searcher.suggest(SPACE, history, number, 0) for history in (least, most)]
         assert configurations[0] == configurations[1]
         value = loss(configurations[0], 9)
-        least = least.began(Trial(number, configurations[0])).reported(number, 9, value).ended(number, "completed")
-        most = most.began(Trial(number, configurations[0])).reported(number, 9, -value).ended(number, "completed")
+        least = (
+            least.with_trial(Trial(number, configurations[0]))
+            .with_result(number, 9, value)
+            .with_end(number, "completed")
+        )
+        most = (
+            most.with_trial(Trial(number, configurations[0]))
+            .with_result(number, 9, -value)
+            .with_end(number, "completed")
+        )
 
 
 def check_late_and_repeated(row: Row) -> None:
     """What is said twice, or after the end, or out of order, changes no suggestion."""
     plain, noisy = History(), History()
     for number in range(25):
-        plain = plain.began(Trial(number, row.searcher.suggest(SPACE, plain, number, 0)))
-        noisy = noisy.began(Trial(number, row.searcher.suggest(SPACE, noisy, number, 0)))
+        plain = plain.with_trial(Trial(number, row.searcher.suggest(SPACE, plain, number, 0)))
+        noisy = noisy.with_trial(Trial(number, row.searcher.suggest(SPACE, noisy, number, 0)))
         assert noisy.trial(number) == plain.trial(number)
         for budget in (1, 3):
-            plain = plain.reported(number, budget, loss(dict(plain.trial(number).configuration), budget))
-            noisy = noisy.reported(number, budget, loss(dict(noisy.trial(number).configuration), budget))
+            plain = plain.with_result(number, budget, loss(dict(plain.trial(number).configuration), budget))
+            noisy = noisy.with_result(number, budget, loss(dict(noisy.trial(number).configuration), budget))
             noisy = (
-                noisy.reported(number, budget, -100.0).reported(number, 1, -100.0).reported(number, budget, math.nan)
+                noisy.with_result(number, budget, -100.0)
+                .with_result(number, 1, -100.0)
+                .with_result(number, budget, math.nan)
             )
-        plain = plain.ended(number, "stopped")
-        noisy = noisy.ended(number, "stopped").ended(number, "failed", "late").reported(number, 9, -100.0)
+        plain = plain.with_end(number, "stopped")
+        noisy = noisy.with_end(number, "stopped").with_end(number, "failed", "late").with_result(number, 9, -100.0)
     assert noisy == plain
 
 
-def searched(plan: Plan, path: Path) -> list[Trial]:
+def searched(spec: StudySpec, path: Path) -> list[Trial]:
     """To the end of the plan, one trial at a time, from wherever its journal ends."""
-    with Search(plan, path) as search:
+    with Study(spec, path) as search:
         while True:
             trial = search.running[0] if search.running else search.next_trial()
             if trial is None:
                 return list(search.history.trials)
-            _lived_in(search, trial.number)
+            _run_trial(search, trial.number)
 
 
-def _lived_in(search: Search, number: int) -> None:
+def _run_trial(search: Study, number: int) -> None:
     trial = search.history.trial(number)
     if number % 7 == 3:
-        search.failed(number, "out of memory")
+        search.fail(number, "out of memory")
         return
-    for budget in search.plan.schedule.budgets(number):
+    for budget in search.spec.scheduler.budgets(number):
         value = math.nan if number % 11 == 5 and (budget > 1 or number % 2) else loss(dict(trial.configuration), budget)
         if budget > trial.budget and search.report(number, budget, value) == "stop":
             return
 
 
-def plan_of(searcher: Searcher, trials: int = 30, schedule: Schedule = SCHEDULE, seed: int = 0, **others: Any) -> Plan:
-    return Plan(SPACE, searcher, schedule, "loss", "min", seed, trials, **others)
+def spec_of(
+    searcher: Searcher, trials: int = 30, schedule: Scheduler = SCHEDULE, seed: int = 0, **others: Any
+) -> StudySpec:
+    return StudySpec(SPACE, searcher, schedule, "loss", "min", seed, trials, **others)
 
 
 def check_resume(row: Row, folder: Path) -> None:
     """Killed after any line of the journal, one trial at a time: the resumed search writes the same journal."""
-    plan = plan_of(row.searcher, trials=26)
-    searched(plan, folder / "whole.jsonl")
+    spec = spec_of(row.searcher, trials=26)
+    searched(spec, folder / "whole.jsonl")
     lines = (folder / "whole.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) > 40
     path = folder / "cut.jsonl"
@@ -224,7 +238,7 @@ def check_resume(row: Row, folder: Path) -> None:
         # The next few lines tell; to go on to the end each time would take minutes.
         path.write_bytes(b"".join(lines[:count]))
         begun = sum(b'"began"' in line for line in lines[:count])
-        searched(plan_of(row.searcher, trials=min(begun + 2, 26)), path)
+        searched(spec_of(row.searcher, trials=min(begun + 2, 26)), path)
         written = path.read_bytes()
         assert written == b"".join(lines)[: len(written)]
         assert len(written.splitlines()) > count or count == len(lines)

@@ -12,12 +12,12 @@ from metatrain.yaml_config import written
 from tests.configurations import tiny
 from tests.report_pages import EVIL, edit
 from tune.history.trials import Trial
-from tune.schedulers.asha import Halving
-from tune.schedulers.pbt import Population
+from tune.schedulers.asha import ASHA
+from tune.schedulers.pbt import PBT
 from tune.searchers.bohb import BOHB
-from tune.searchers.random_search import Random
-from tune.space.search_space import applied, read_space
-from tune.study import Plan, Search
+from tune.searchers.random_search import RandomSearch
+from tune.space.search_space import apply_configuration, read_space
+from tune.study import Study, StudySpec
 
 SPACE: dict[str, Any] = {
     "algorithm.inner_lr": "loguniform(1e-3, 1)",
@@ -52,22 +52,22 @@ def made(folder: Path, space: Mapping[str, Any] = SPACE, **search: Any) -> runs.
     return runs.open_run(folder)
 
 
-def grown(home: runs.Run, plan: Plan, value: Callable[[Trial, int], float | str], costs: bool = False) -> None:
+def grown(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float | str], costs: bool = False) -> None:
     """Search in `home` until the plan ends; a trial whose value is a word fails with it. A rung lasts as many seconds
     as it has steps.
     """
-    with Search(plan, home.path / "journal.jsonl") as search:
+    with Study(spec, home.path / "journal.jsonl") as search:
         trials = list(search.running)
         while trials or (trial := search.next_trial()) is not None:
             if not trials:
                 trials = [trial]
             trial = trials.pop(0)
-            for budget in plan.schedule.budgets(trial.number):
+            for budget in spec.scheduler.budgets(trial.number):
                 if budget <= trial.start:
                     continue
                 seen = value(trial, budget)
                 if isinstance(seen, str):
-                    search.failed(trial.number, seen)
+                    search.fail(trial.number, seen)
                     break
                 if search.report(trial.number, budget, seen, *([parameters(trial)] if costs else [])) == "stop":
                     break
@@ -76,7 +76,7 @@ def grown(home: runs.Run, plan: Plan, value: Callable[[Trial, int], float | str]
     timed(home)
     if best is not None:
         plain = as_plain(tiny("runs.name=rates-best"))
-        (home.path / "best.yaml").write_text(written(applied(plain, best.configuration)))
+        (home.path / "best.yaml").write_text(written(apply_configuration(plain, best.configuration)))
 
 
 def timed(home: runs.Run, each: float = 2.5) -> None:
@@ -86,10 +86,10 @@ def timed(home: runs.Run, each: float = 2.5) -> None:
     (home.path / "clock.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def plan(space: Mapping[str, Any] = SPACE, trials: int | None = 40, **changes: Any) -> Plan:
+def spec(space: Mapping[str, Any] = SPACE, trials: int | None = 40, **changes: Any) -> StudySpec:
     """BOHB over three rungs."""
-    usual = {"searcher": BOHB(), "schedule": Halving(100, 900), "metric": "validation/accuracy", "mode": "max"}
-    return Plan(read_space(space), **{**usual, "trials": trials, **changes})
+    usual = {"searcher": BOHB(), "scheduler": ASHA(100, 900), "metric": "validation/accuracy", "mode": "max"}
+    return StudySpec(read_space(space), **{**usual, "trials": trials, **changes})
 
 
 def searched(folder: Path, trials: int = 40, **changes: Any) -> runs.Run:
@@ -101,7 +101,7 @@ def searched(folder: Path, trials: int = 40, **changes: Any) -> runs.Run:
             return "CUDA out of memory: 3 GiB were asked for"
         return math.nan if trial.number == 5 and budget > 100 else accuracy(trial.configuration, budget)
 
-    grown(home, plan(trials=trials, **changes), value)
+    grown(home, spec(trials=trials, **changes), value)
     return home
 
 
@@ -110,7 +110,7 @@ def weighing(folder: Path, trials: int = 40) -> runs.Run:
     home = made(folder, trials=trials, objectives=["parameters"])
     grown(
         home,
-        plan(trials=trials, objectives=("parameters",)),
+        spec(trials=trials, objectives=("parameters",)),
         lambda trial, budget: accuracy(trial.configuration, budget),
         costs=True,
     )
@@ -121,9 +121,9 @@ def population(folder: Path) -> runs.Run:
     """Six members, side by side, that copy one another every 100 steps."""
     space = {"outer.lr": "loguniform(1e-4, 1e-1)", "algorithm.inner_lr": "uniform(0.01, 0.5)"}
     home = made(folder, space, method={"name": "pbt"})
-    schedule = Population(tuple(space), interval=100, max_budget=800, members=6)
-    the_plan = plan(space, None, searcher=Random(), schedule=schedule)
-    with Search(the_plan, home.path / "journal.jsonl") as search:
+    schedule = PBT(tuple(space), interval=100, max_budget=800, members=6)
+    the_spec = spec(space, None, searcher=RandomSearch(), scheduler=schedule)
+    with Study(the_spec, home.path / "journal.jsonl") as search:
         for _ in range(6):
             search.next_trial()
         while search.running:
@@ -142,13 +142,13 @@ def evil(folder: Path) -> runs.Run:
     """A search that would like to run a script wherever it may write a word."""
     space = {"x</script><b>": f"choice({json.dumps(EVIL)}, other)", "outer.lr": "loguniform(1e-4, 1e-1)"}
     home = made(folder, space, method={"name": EVIL}, objectives=[EVIL])
-    the_plan = plan(space, 20, searcher=Random(), failures=20, objectives=(EVIL,))
-    with Search(the_plan, home.path / "journal.jsonl") as search:
+    the_spec = spec(space, 20, searcher=RandomSearch(), failures=20, objectives=(EVIL,))
+    with Study(the_spec, home.path / "journal.jsonl") as search:
         while (trial := search.next_trial()) is not None:
             if trial.number % 5 == 2:
-                search.failed(trial.number, EVIL)
+                search.fail(trial.number, EVIL)
                 continue
-            for budget in the_plan.schedule.budgets(trial.number):
+            for budget in the_spec.scheduler.budgets(trial.number):
                 search.report(trial.number, budget, trial.configuration["outer.lr"], {EVIL: float(trial.number)})
     timed(home)
     (home.path / "best.yaml").write_text(f"name: {EVIL}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.yaml_config import overridden
-from tune.config.search_config import Document, read_document
+from tune.config.search_config import SearchConfig, read_search_config
 
 TINY_SEARCH: dict[str, Any] = {
     "tasks": {"name": "sinusoid", "train": {"ways": None, "shots": 5, "queries": 5}, "test": {"ways": None}},
@@ -32,8 +32,8 @@ TINY_SEARCH: dict[str, Any] = {
 }
 
 
-def tiny_search(*overrides: str, **sections: Any) -> Document:
-    return read_document(overridden({**TINY_SEARCH, **sections}, overrides))
+def tiny_search(*overrides: str, **sections: Any) -> SearchConfig:
+    return read_search_config(overridden({**TINY_SEARCH, **sections}, overrides))
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:

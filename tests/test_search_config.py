@@ -12,7 +12,7 @@ from tests.command_line import CommandLine
 from tests.configurations import CONFIGS, SEARCHES
 from tests.searches import TINY_SEARCH, tiny_search
 from tune.config.methods import METHODS
-from tune.config.search_config import load_document, read_document, resumed_document
+from tune.config.search_config import load_search_config, read_search_config, update_search_config
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_shipped_searches_are_searches(path):
-    document = load_document(path)
-    assert read_document(document.plain()) == document
+    document = load_search_config(path)
+    assert read_search_config(document.plain()) == document
     for number in range(20):
         document.trial(document.space.sample(1, number))
 
@@ -33,14 +33,14 @@ def test_shipped_searches_are_searches(path):
 def test_it_is_read_back_as_it_was_written(tmp_path):
     document = tiny_search("search.objectives=[parameters]", "search.warm_start=[a, b]")
     (tmp_path / "config.yaml").write_text(document.text())
-    assert load_document(tmp_path / "config.yaml") == document
+    assert load_search_config(tmp_path / "config.yaml") == document
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_has_settings_of_its_own(name):
     document = tiny_search(f"search.method={name}", "search.trials=30")
     assert document.search.method.name == name
-    assert read_document(document.plain()) == document
+    assert read_search_config(document.plain()) == document
     with pytest.raises(ValueError, match=r"search\.method\.nonsense: no such setting"):
         tiny_search(f"search.method={{name: {name}, nonsense: 1}}")
 
@@ -54,7 +54,7 @@ def test_a_base_lies_beside_the_file(tmp_path):
     shutil.copy(CONFIGS / "sinusoid-maml.yaml", tmp_path)
     found = {"base": "sinusoid-maml.yaml", "outer": {"steps": 50}, "search": {"metric": "validation/mse", "trials": 2}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(found | {"space": {"outer.lr": "uniform(0.1, 0.2)"}}))
-    document = load_document(tmp_path / "s.yaml", ["outer.tasks_per_step=3"])
+    document = load_search_config(tmp_path / "s.yaml", ["outer.tasks_per_step=3"])
     base = as_plain(load_config(tmp_path / "sinusoid-maml.yaml"))
     assert as_plain(document.base) == overridden(base, ["outer.steps=50", "outer.tasks_per_step=3"])
 
@@ -63,7 +63,7 @@ def test_another_model_takes_nothing_from_the_bases(tmp_path):
     shutil.copy(CONFIGS / "omniglot-maml-5w1s.yaml", tmp_path)
     found = {"base": "omniglot-maml-5w1s.yaml", "model": {"name": "mlp"}, "search": {"trials": 2}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(found | {"space": {"model.width": "int(4, 8)"}}))
-    assert load_document(tmp_path / "s.yaml").base.model.settings.width == 40
+    assert load_search_config(tmp_path / "s.yaml").base.model.settings.width == 40
 
 
 SPACES = {
@@ -122,11 +122,11 @@ def test_a_bad_setting_is_refused(override, says):
 
 def test_going_on_what_is_looked_for_stays():
     before = tiny_search()
-    after = resumed_document(before, ["search.trials=9", "search.minutes=3", "executor.name=ray"])
+    after = update_search_config(before, ["search.trials=9", "search.minutes=3", "executor.name=ray"])
     assert after.search.trials == 9 and after.base.executor.name == "ray"
     for override in ("outer.lr=0.5", "search.metric=validation/loss", "search.method=asha", "search.seed=3"):
         with pytest.raises(ValueError, match=r"a search goes on as it began.*search.trials"):
-            resumed_document(before, [override])
+            update_search_config(before, [override])
 
 
 REQUESTS = {
@@ -167,4 +167,4 @@ def test_a_search_is_not_gone_on_with_as_a_run(tmp_path, command):
 def test_a_base_that_is_not_there_is_named(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**TINY_SEARCH, "base": "gone.yaml"}))
     with pytest.raises(ValueError, match=r"gone\.yaml"):
-        load_document(tmp_path / "s.yaml")
+        load_search_config(tmp_path / "s.yaml")

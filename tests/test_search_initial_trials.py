@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from metatrain.config.load import as_plain
-from tests.conformance_searchers import SPACE, plan_of
+from tests.conformance_searchers import SPACE, spec_of
 from tests.searches import tiny_search
-from tune.config.initial_trials import first_configuration
+from tune.config.initial_trials import read_initial_trial
 from tune.searchers.bohb import BOHB
 from tune.space.search_space import read_space
-from tune.study import Search
+from tune.study import Study
 
 NETWORKS = read_space(
     yaml.safe_load("""
@@ -31,7 +31,7 @@ BASE = {"model": {"name": "mlp", "width": 40, "depth": 2}}
     ids=str,
 )
 def test_what_is_not_given_is_the_configurations_own(given, configuration):
-    assert first_configuration(given, NETWORKS, BASE) == configuration
+    assert read_initial_trial(given, NETWORKS, BASE) == configuration
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_is_not_given_is_the_configurations_own(given, configuration):
 )
 def test_what_is_none_of_the_space_is_refused(given, says):
     with pytest.raises(ValueError) as refused:
-        first_configuration(given, NETWORKS, BASE)
+        read_initial_trial(given, NETWORKS, BASE)
     assert str(refused.value).startswith("search.first: ") and says in str(refused.value)
 
 
@@ -55,7 +55,7 @@ def test_a_base_outside_of_its_space_is_told_to_whoever_wants_to_begin_with_it()
     space = {"outer.lr": "loguniform(0.01, 0.1)"}
     with pytest.raises(ValueError, match=r"outer\.lr is 0\.001 in the configuration, not of loguniform"):
         tiny_search("search.first=base", space=space)
-    assert tiny_search(space=space).plan().first == ()
+    assert tiny_search(space=space).study_spec().initial_trials == ()
 
 
 def test_values_that_do_not_go_together_are_refused():
@@ -67,7 +67,7 @@ def test_values_that_do_not_go_together_are_refused():
 def test_the_word_base_is_a_configuration_without_values_of_its_own():
     document = tiny_search("search.first=[base, {outer.lr: 0.02}]")
     own = as_plain(document.base)
-    first, second = document.plan().first
+    first, second = document.study_spec().initial_trials
     assert first == {"algorithm.inner_lr": 0.01, "algorithm.inner_steps": 1, "outer.lr": own["outer"]["lr"]}
     assert second == {**first, "outer.lr": 0.02}
     assert document.trial(first) == document.base
@@ -77,8 +77,8 @@ def test_a_search_begins_with_them_and_then_suggests_as_one_without(tmp_path):
     first = tuple(SPACE.sample(99, number) for number in range(3))
     begun = []
     for name, given in (("with", first), ("without", ())):
-        plan = plan_of(BOHB(), trials=12, first=given)
-        with Search(plan, tmp_path / name) as search:
+        spec = spec_of(BOHB(), trials=12, initial_trials=given)
+        with Study(spec, tmp_path / name) as search:
             begun.append([dict(search.next_trial().configuration) for _ in range(12 if given else 9)])
     assert begun[0][:3] == list(map(dict, first))
     assert begun[0][3:] == begun[1]
@@ -86,7 +86,7 @@ def test_a_search_begins_with_them_and_then_suggests_as_one_without(tmp_path):
 
 def test_they_are_part_of_what_a_search_is(tmp_path):
     first = (SPACE.sample(99, 0),)
-    with Search(plan_of(BOHB(), trials=12, first=first), tmp_path / "journal.jsonl"):
+    with Study(spec_of(BOHB(), trials=12, initial_trials=first), tmp_path / "journal.jsonl"):
         pass
-    with pytest.raises(ValueError, match="first"), Search(plan_of(BOHB(), trials=12), tmp_path / "journal.jsonl"):
+    with pytest.raises(ValueError, match="first"), Study(spec_of(BOHB(), trials=12), tmp_path / "journal.jsonl"):
         pass

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conformance_searchers import plan_of, searched
-from tune.history.journal import Journal, replayed
-from tune.searchers.random_search import Random
-from tune.study import Plan, Search
+from tests.conformance_searchers import searched, spec_of
+from tune.history.journal import Journal, replay
+from tune.searchers.random_search import RandomSearch
+from tune.study import Study, StudySpec
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("search") / "journal.jsonl"
-    searched(plan_of(Random(), trials=12), path)
+    searched(spec_of(RandomSearch(), trials=12), path)
     return path
 
 
@@ -29,14 +29,14 @@ def test_torn_at_any_byte_it_goes_on_as_if_it_had_not_been(whole, tmp_path, shar
     torn = rubbish if rubbish != b"\n" or not written[:kept].endswith(b"\n") else b""
     path = tmp_path / "torn.jsonl"
     path.write_bytes(written[:kept] + torn)
-    searched(plan_of(Random(), trials=12), path)
+    searched(spec_of(RandomSearch(), trials=12), path)
     assert path.read_bytes() == written
 
 
 def test_torn_at_every_byte_what_is_left_are_the_whole_lines(whole, tmp_path):
     written = b"".join(whole.read_bytes().splitlines(keepends=True)[:5])
     path = tmp_path / "torn.jsonl"
-    header = plan_of(Random(), trials=12).header()
+    header = spec_of(RandomSearch(), trials=12).journal_header()
     for kept in range(len(written) + 1):
         path.write_bytes(written[:kept])
         journal = Journal(path, header)
@@ -52,31 +52,31 @@ def test_lines_are_on_the_disk_before_anyone_acts(tmp_path, monkeypatch):
     synced: list[bytes] = []
     path = tmp_path / "journal.jsonl"
     monkeypatch.setattr("tune.history.journal.os.fsync", lambda number: synced.append(path.read_bytes()))
-    with Search(plan_of(Random()), path) as search:
+    with Study(spec_of(RandomSearch()), path) as search:
         trial = search.next_trial()
         assert json.loads(synced[-1].splitlines()[-1])["configuration"] == trial.configuration
         search.report(0, 1, 0.5)
         assert json.loads(synced[-1].splitlines()[-1])["value"] == 0.5
-        search.failed(0, "lost")
+        search.fail(0, "lost")
         assert json.loads(synced[-1].splitlines()[-1])["reason"] == "lost"
     assert path.read_bytes() == synced[-1]
 
 
 def test_replaying_gives_the_history(tmp_path):
     path = tmp_path / "journal.jsonl"
-    plan = plan_of(Random(), trials=30)
-    searched(plan, path)
-    with Search(plan, path) as search:
-        assert search.history == replayed("min", search._journal.events)
+    spec = spec_of(RandomSearch(), trials=30)
+    searched(spec, path)
+    with Study(spec, path) as search:
+        assert search.history == replay("min", search._journal.events)
         again = search.history
-    with Search(plan, path) as search:
+    with Study(spec, path) as search:
         assert search.history == again
         assert {trial.status for trial in again.trials} == {"stopped", "completed", "failed", "nan"}
 
 
 def test_another_searchs_journal_is_refused_with_the_remedy(whole, tmp_path):
     path = tmp_path / "journal.jsonl"
-    plan = plan_of(Random(), trials=12)
+    spec = spec_of(RandomSearch(), trials=12)
     for change, wrong in (
         (
             {"seed": 7},
@@ -87,11 +87,11 @@ def test_another_searchs_journal_is_refused_with_the_remedy(whole, tmp_path):
     ):
         path.write_bytes(whole.read_bytes())
         with pytest.raises(ValueError, match=wrong):
-            Search(Plan(**{**vars(plan), **change}), path)
+            Study(StudySpec(**{**vars(spec), **change}), path)
         assert path.read_bytes() == whole.read_bytes()
     path.write_bytes(whole.read_bytes().replace(b'"format": 1', b'"format": 2', 1))
     with pytest.raises(ValueError, match="is of format 2, this is metatrain's 1: update metatrain"):
-        Search(plan, path)
+        Study(spec, path)
 
 
 def test_a_damaged_line_within_is_refused(whole, tmp_path):
@@ -104,4 +104,4 @@ def test_a_damaged_line_within_is_refused(whole, tmp_path):
     ):
         path.write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
         with pytest.raises(ValueError, match=wrong):
-            Search(plan_of(Random(), trials=12), path)
+            Study(spec_of(RandomSearch(), trials=12), path)

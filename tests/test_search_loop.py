@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from tests.conformance_searchers import SPACE, plan_of, searched
-from tune.schedulers.asha import Full, Halving
-from tune.searchers.random_search import Random
-from tune.study import Outcome, Plan, Search
+from tests.conformance_searchers import SPACE, searched, spec_of
+from tune.schedulers.asha import ASHA, FullBudget
+from tune.searchers.random_search import RandomSearch
+from tune.study import StopReason, Study, StudySpec
 
 
 @pytest.fixture
 def search(tmp_path):
-    with Search(plan_of(Random(), trials=5), tmp_path / "journal.jsonl") as search:
+    with Study(spec_of(RandomSearch(), trials=5), tmp_path / "journal.jsonl") as search:
         yield search
 
 
@@ -36,7 +36,7 @@ def test_a_result_said_twice_or_late_is_answered_as_before_and_changes_nothing(s
     assert search.report(0, 1, -7.0) == "continue"
     assert search.report(1, 1, 0.1) == "stop"
     assert search.report(1, 3, math.nan) == "stop"
-    search.failed(1, "late")
+    search.fail(1, "late")
     assert search.history == before
     assert search._journal.path.read_bytes() == written
 
@@ -61,49 +61,49 @@ def test_what_is_no_number_ends_the_trial_wherever_it_comes(search, value):
 
 
 def test_failures_in_a_row_end_the_search_and_say_why(tmp_path):
-    plan = Plan(SPACE, Random(), Full(9), "loss", "min", trials=50, failures=3)
-    with Search(plan, tmp_path / "journal.jsonl") as search:
+    spec = StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min", trials=50, failures=3)
+    with Study(spec, tmp_path / "journal.jsonl") as search:
         for number in range(2):
             search.next_trial()
-            search.failed(number, "out of memory")
+            search.fail(number, "out of memory")
         search.next_trial()
         search.report(2, 9, 1.0)
         for number in (3, 4, 5):
-            assert search.outcome() is None
+            assert search.stop_reason() is None
             search.next_trial()
-            search.failed(number, f"no GPU {number}")
+            search.fail(number, f"no GPU {number}")
         reason = "3 trials failed one after the other, trial 5 last: no GPU 5"
-        assert search.outcome() == Outcome(True, reason)
+        assert search.stop_reason() == StopReason(True, reason)
         assert search.next_trial() is None
-    with Search(plan, tmp_path / "journal.jsonl") as search:
-        assert search.outcome() == Outcome(True, reason)
+    with Study(spec, tmp_path / "journal.jsonl") as search:
+        assert search.stop_reason() == StopReason(True, reason)
 
 
 def test_a_space_full_of_what_diverges_or_clashes_ends_no_search_that_has_results(tmp_path):
-    plan = Plan(SPACE, Random(), Full(9), "loss", "min", trials=50, failures=3)
-    with Search(plan, tmp_path / "journal.jsonl") as search:
+    spec = StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min", trials=50, failures=3)
+    with Study(spec, tmp_path / "journal.jsonl") as search:
         search.report(search.next_trial().number, 9, 1.0)
         for status in ("unfit", "nan", "nan", "unfit", "nan"):
-            search.failed(search.next_trial().number, "no number", status)
-        assert search.outcome() is None
+            search.fail(search.next_trial().number, "no number", status)
+        assert search.stop_reason() is None
         for _ in range(3):
-            search.failed(search.next_trial().number, "no GPU")
-        assert search.outcome().failed
-    with Search(plan, tmp_path / "other.jsonl") as search:
+            search.fail(search.next_trial().number, "no GPU")
+        assert search.stop_reason().failed
+    with Study(spec, tmp_path / "other.jsonl") as search:
         for status in ("unfit", "nan", "unfit"):
-            assert search.outcome() is None
-            search.failed(search.next_trial().number, "no number", status)
-        assert search.outcome().failed, "nothing ever had a result"
+            assert search.stop_reason() is None
+            search.fail(search.next_trial().number, "no number", status)
+        assert search.stop_reason().failed, "nothing ever had a result"
 
 
 def test_who_broke_later_is_the_best_only_where_everybody_did(tmp_path):
-    plan = Plan(SPACE, Random(), Halving(1, 9), "loss", "min", trials=4)
-    with Search(plan, tmp_path / "journal.jsonl") as search:
+    spec = StudySpec(SPACE, RandomSearch(), ASHA(1, 9), "loss", "min", trials=4)
+    with Study(spec, tmp_path / "journal.jsonl") as search:
         for _ in range(2):
             search.next_trial()
         search.report(0, 1, 1.0)
         search.report(0, 3, 0.5)
-        search.failed(0, "no number", "nan")
+        search.fail(0, "no number", "nan")
         assert search.best().number == 0
         search.report(1, 1, 2.0)
         assert [trial.number for trial in search.front()] == [1]
@@ -111,23 +111,23 @@ def test_who_broke_later_is_the_best_only_where_everybody_did(tmp_path):
 
 def test_a_search_ends_with_its_trials_or_its_steps_and_may_be_given_more(tmp_path):
     path = tmp_path / "journal.jsonl"
-    assert len(searched(plan_of(Random(), trials=5), path)) == 5
-    with Search(plan_of(Random(), trials=5), path) as search:
-        assert search.outcome() == Outcome(False, "all 5 trials have begun")
-    assert len(searched(plan_of(Random(), trials=9), path)) == 9
-    plan = Plan(SPACE, Random(), Full(9), "loss", "min", steps=20)
-    with Search(plan, tmp_path / "steps.jsonl") as search:
+    assert len(searched(spec_of(RandomSearch(), trials=5), path)) == 5
+    with Study(spec_of(RandomSearch(), trials=5), path) as search:
+        assert search.stop_reason() == StopReason(False, "all 5 trials have begun")
+    assert len(searched(spec_of(RandomSearch(), trials=9), path)) == 9
+    spec = StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min", steps=20)
+    with Study(spec, tmp_path / "steps.jsonl") as search:
         for number in range(3):
             search.next_trial()
             search.report(number, 9, 1.0)
-        assert search.outcome() == Outcome(False, "27 of 20 steps are computed")
+        assert search.stop_reason() == StopReason(False, "27 of 20 steps are computed")
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [("min", 1), ("max", 0)])
 def test_the_best_is_of_those_that_went_furthest(tmp_path, mode, wanted):
-    plan = Plan(SPACE, Random(), Halving(1, 9), "loss", mode, trials=4)
+    spec = StudySpec(SPACE, RandomSearch(), ASHA(1, 9), "loss", mode, trials=4)
     sign = 1 if mode == "min" else -1
-    with Search(plan, tmp_path / "journal.jsonl") as search:
+    with Study(spec, tmp_path / "journal.jsonl") as search:
         for _ in range(3):
             search.next_trial()
         for budget in (1, 3, 9):
@@ -140,15 +140,15 @@ def test_the_best_is_of_those_that_went_furthest(tmp_path, mode, wanted):
 
 def test_a_plan_without_an_end_goes_on(tmp_path):
     """Whoever runs it has one of his own, by the clock."""
-    with Search(Plan(SPACE, Random(), Full(9), "loss", "min"), tmp_path / "journal.jsonl") as search:
+    with Study(StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min"), tmp_path / "journal.jsonl") as search:
         for number in range(30):
-            assert search.outcome() is None
+            assert search.stop_reason() is None
             search.next_trial()
             search.report(number, 9, 1.0)
 
 
 def test_plans_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=re.escape("search.failures: 0 is not a positive number")):
-        Plan(SPACE, Random(), Full(9), "loss", "min", trials=1, failures=0)
+        StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min", trials=1, failures=0)
     with pytest.raises(ValueError, match=re.escape("search.mode: 'least': set min or max")):
-        Plan(SPACE, Random(), Full(9), "loss", "least", trials=1)
+        StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "least", trials=1)

@@ -7,12 +7,12 @@ from pathlib import Path
 from metatrain.runs import create
 from tests.object_store import free_port
 from tests.searches import tiny_search
-from tune.monitor import Chronicle, Clock, Standing
-from tune.study import Search
+from tune.monitor import Clock, Monitor, SearchStatus
+from tune.study import Study
 
 
-def begun(folder: Path) -> Search:
-    return Search(tiny_search("search.method=random").plan(), folder / "journal.jsonl")
+def begun(folder: Path) -> Study:
+    return Study(tiny_search("search.method=random").study_spec(), folder / "journal.jsonl")
 
 
 def test_the_clock_goes_on_after_a_pause_and_a_crash(tmp_path, monkeypatch):
@@ -43,9 +43,9 @@ def test_a_line_says_where_a_search_stands(tmp_path):
     with begun(tmp_path) as search:
         for value in (2.0, 0.5):
             search.report(search.next_trial().number, 27, value)
-        search.failed(search.next_trial().number, "out of memory")
+        search.fail(search.next_trial().number, "out of memory")
         search.next_trial()
-        standing = Standing(search.history, document, 60.0)
+        standing = SearchStatus(search.history, document, 60.0)
     assert standing.progress() == (3, 4)
     said = (
         "1:00, at most 29:00 left · 4 trials, 1 running, 1 failed · steps: 2 to 27 · best mse 0.5 by trial 1 at step 27"
@@ -57,7 +57,7 @@ def test_mlflow_being_away_ends_nothing_and_is_said_once(tmp_path, capsys):
     document = tiny_search("search.method=random", f"tracking.uri=http://127.0.0.1:{free_port()}")
     home = create(tmp_path, "far", document.text(), {})
     with begun(home.path) as search:
-        chronicle = Chronicle(home, document)
+        chronicle = Monitor(home, document)
         search.next_trial()
         for _ in range(5):
             chronicle.tell(search.history)

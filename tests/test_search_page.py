@@ -11,12 +11,12 @@ import pytest
 from metatrain import runs
 from tests.browsing import PROBE, browse
 from tests.report_pages import EVIL, Page
-from tests.search_folders import evil, grown, made, plan, population, searched, weighing
+from tests.search_folders import evil, grown, made, population, searched, spec, weighing
 from tune.report import write
 from tune.report.collect import collect
 from tune.report.figures import trade_offs
 from tune.report.page import TRIALS, render
-from tune.study import Search
+from tune.study import Study
 
 SECTIONS = ["summary", "best", "progress", "rungs", "parallel", "importance", "trials", "configuration", "use"]
 NAMES = ("whole", "one", "none", "weighing", "population", "evil")
@@ -104,7 +104,7 @@ def commands(home: runs.Run) -> list[str]:
 
 def test_a_search_that_runs_is_not_to_be_resumed(tmp_path):
     home = searched(tmp_path / "search", 4)
-    with runs.own(home), Search(plan(trials=9), home.path / "journal.jsonl") as search:
+    with runs.own(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         page = page_of(home)
         assert "running (pid" in page.text and "1 is running" in page.text
@@ -129,7 +129,7 @@ def test_the_table_has_every_trial_and_the_best_first(homes):
 
 def test_of_very_many_trials_the_best_are_shown(tmp_path):
     home = made(tmp_path / "search")
-    grown(home, plan(trials=TRIALS + 30), lambda trial, budget: trial.number / 1000)
+    grown(home, spec(trials=TRIALS + 30), lambda trial, budget: trial.number / 1000)
     page = page_of(home)
     assert "The best first; 30 of the last are left out" in page.text
     assert render(collect(home)).count('<td class="fate">') == TRIALS
@@ -138,7 +138,7 @@ def test_of_very_many_trials_the_best_are_shown(tmp_path):
 @pytest.mark.parametrize("value", ["no GPU", math.nan])
 def test_a_search_in_which_everything_fails_says_why(tmp_path, value):
     home = made(tmp_path / "search")
-    grown(home, plan(trials=20), lambda trial, budget: value)
+    grown(home, spec(trials=20), lambda trial, budget: value)
     page = page_of(home)
     assert "No trial has a result yet" in page.text
     assert (
@@ -151,7 +151,7 @@ def test_a_search_in_which_everything_fails_says_why(tmp_path, value):
 def test_one_parameter_and_equal_values_are_drawn_too(tmp_path):
     space = {"outer.lr": "loguniform(1e-4, 1e-1)"}
     home = made(tmp_path / "search", space, metric="validation/loss")
-    grown(home, plan(space, 12, metric="validation/loss", mode="min"), lambda trial, budget: 0.25)
+    grown(home, spec(space, 12, metric="validation/loss", mode="min"), lambda trial, budget: 0.25)
     page = page_of(home)
     assert "for the lowest validation loss" in page.text
     assert "Too few trials to say" in page.text, "all values are equal"

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conformance_searchers import SPACE, plan_of, searched
-from tune.history.pareto import crowding, dominates, fronts, hypervolume, pareto, ranked
+from tests.conformance_searchers import SPACE, searched, spec_of
+from tune.history.pareto import crowding_distance, dominates, front_numbers, hypervolume, pareto_front, rank_points
 from tune.history.trials import History, Trial
-from tune.schedulers.asha import Full, Halving
-from tune.schedulers.pbt import Population
+from tune.schedulers.asha import ASHA, FullBudget
+from tune.schedulers.pbt import PBT
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.observations import observations
-from tune.searchers.random_search import Random
+from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
-from tune.study import Plan, Search
+from tune.study import Study, StudySpec
 
 
 def clouds(numbers, most=12):
@@ -49,8 +49,8 @@ def test_fronts_are_what_is_left_when_those_before_are_taken_away(points):
         for i in free:
             expected[i] = number
         left, number = left - free, number + 1
-    assert fronts(points) == expected
-    assert pareto(points) == [i for i in range(len(points)) if expected[i] == 0]
+    assert front_numbers(points) == expected
+    assert pareto_front(points) == [i for i in range(len(points)) if expected[i] == 0]
     for a, b in itertools.product(points, points):
         assert dominates(a, b) == beats(a, b)
 
@@ -67,19 +67,19 @@ def test_crowding_is_the_sum_of_the_gaps_between_neighbours(points):
                 ends = place in (0, len(order) - 1)
                 gap = math.inf if ends else points[order[place + 1]][j] - points[order[place - 1]][j]
                 expected[i] += gap / span
-    assert crowding(points) == pytest.approx(expected)
+    assert crowding_distance(points) == pytest.approx(expected)
 
 
 @settings(deadline=None)
 @given(clouds(ANY))
 def test_crowding_is_a_number_however_large_or_unknown_the_objectives_are(points):
-    assert all(distance >= 0 for distance in crowding(points))
+    assert all(distance >= 0 for distance in crowding_distance(points))
 
 
 @settings(deadline=None)
 @given(clouds(st.one_of(SMALL, ANY)))
 def test_a_rank_is_how_many_are_better_and_who_dominates_is(points):
-    front, places = fronts(points), ranked(points)
+    front, places = front_numbers(points), rank_points(points)
     assert sorted(places) == [sum(other < place for other in places) for place in sorted(places)]
     for i, j in itertools.product(range(len(points)), repeat=2):
         if front[i] < front[j]:
@@ -89,9 +89,9 @@ def test_a_rank_is_how_many_are_better_and_who_dominates_is(points):
 def test_in_a_front_those_apart_come_first():
     """The ends, then the middle one that is far from its neighbours."""
     points = [(0.0, 10.0), (1.0, 9.0), (2.0, 8.0), (6.0, 4.0), (10.0, 0.0), (6.0, 6.0)]
-    assert fronts(points) == [0, 0, 0, 0, 0, 1]
-    assert crowding(points[:5]) == [math.inf, 0.4, 1.0, 1.6, math.inf]
-    assert ranked(points) == [0, 4, 3, 2, 0, 5]
+    assert front_numbers(points) == [0, 0, 0, 0, 0, 1]
+    assert crowding_distance(points[:5]) == [math.inf, 0.4, 1.0, 1.6, math.inf]
+    assert rank_points(points) == [0, 4, 3, 2, 0, 5]
 
 
 @settings(deadline=None)
@@ -112,7 +112,7 @@ def history_of(*results: tuple[float, float | None], mode: str = "min", budget: 
     history = History(mode, objectives=("parameters",))
     for number, (value, cost) in enumerate(results):
         costs = {} if cost is None else {"parameters": cost}
-        history = history.began(Trial(number, {"rate": number / 10})).reported(number, budget, value, costs)
+        history = history.with_trial(Trial(number, {"rate": number / 10})).with_result(number, budget, value, costs)
     return history
 
 
@@ -122,7 +122,7 @@ def test_the_front_is_of_those_that_went_furthest_and_the_best_has_the_best_metr
     values = [(0.5 * sign, 100.0), (0.3 * sign, 900.0), (0.6 * sign, 200.0), (0.3 * sign, 800.0), (0.0, 1.0)]
     history = history_of(*values, mode=mode)
     for number in range(4):
-        history = history.reported(number, 3, values[number][0])
+        history = history.with_result(number, 3, values[number][0])
     assert [trial.number for trial in history.front()] == [3, 0]
     assert history.best().number == 3
     assert dict(history.trial(0).costs) == {"parameters": 100.0}
@@ -131,7 +131,7 @@ def test_the_front_is_of_those_that_went_furthest_and_the_best_has_the_best_metr
 def test_with_one_objective_the_front_are_the_equally_best():
     history = History()
     for number, value in enumerate((2.0, 1.0, 1.0)):
-        history = history.began(Trial(number, {})).reported(number, 1, value)
+        history = history.with_trial(Trial(number, {})).with_result(number, 1, value)
     assert [trial.number for trial in history.front()] == [1, 2]
     assert history.best().number == 1
     assert History().front() == ()
@@ -156,9 +156,9 @@ def test_what_is_not_known_is_the_worst(cost):
 def test_halving_keeps_the_first_fronts():
     """A cheap trial goes on beside an accurate one, where by the metric alone it would be stopped."""
     came = [(0.1, 900.0), (0.2, 950.0), (0.3, 990.0), (0.4, 800.0), (0.5, 999.0), (0.9, 10.0)]
-    history, schedule = history_of(*came), Halving(1, 9)
+    history, schedule = history_of(*came), ASHA(1, 9)
     assert schedule.decide(history, 5) == "continue"
-    alone = History(history.mode, history.trials, history.arrivals)
+    alone = History(history.mode, history.trials, history.result_order)
     assert schedule.decide(alone, 5) == "stop"
     dear = history_of(*came[:5], (0.9, 1000.0))
     assert schedule.decide(dear, 5) == "stop"
@@ -171,14 +171,14 @@ def test_evolution_and_populations_take_who_is_on_the_front():
     worse = history_of((0.5, 901.0), (0.5, 900.0), (0.91, 950.0), (0.92, 980.0))
     assert Evolution(4, 4).parent(worse, 4, 0).number == 1
     space = read_space({"rate": "uniform(0, 1)"})
-    population = Population(("rate",), 1, 9, members=4, quantile=0.5)
-    assert {population.exploit(space, history, 3, seed).parent for seed in range(20)} == {0, 1}
-    assert population.exploit(space, history, 1, 0) is None
+    population = PBT(("rate",), 1, 9, members=4, quantile=0.5)
+    assert {population.choose_copy(space, history, 3, seed).parent for seed in range(20)} == {0, 1}
+    assert population.choose_copy(space, history, 1, 0) is None
 
 
 def test_models_see_the_place_among_those_of_a_budget():
-    history = history_of((0.1, 900.0), (0.9, 10.0), (0.91, 950.0), (0.92, 980.0)).ended(3, "failed")
-    history = history.began(Trial(4, {"rate": 0.4})).ended(4, "nan").began(Trial(5, {"rate": 0.5}))
+    history = history_of((0.1, 900.0), (0.9, 10.0), (0.91, 950.0), (0.92, 980.0)).with_end(3, "failed")
+    history = history.with_trial(Trial(4, {"rate": 0.4})).with_end(4, "nan").with_trial(Trial(5, {"rate": 0.5}))
     expected = [({"rate": 0.0}, 0.0), ({"rate": 0.1}, 0.0), ({"rate": 0.2}, 2.0), ({"rate": 3 / 10}, 3.0)]
     assert observations(history, 1) == [*expected, ({"rate": 0.4}, math.inf)]
 
@@ -194,8 +194,8 @@ def weighed(configuration) -> tuple[float, dict[str, float]]:
 
 def volume(searcher, objectives, seed, path) -> float:
     """What the trials of a search dominate, in decades of parameters."""
-    plan = Plan(TWO, searcher, Full(1), "error", "min", seed, trials=60, objectives=objectives)
-    with Search(plan, path) as search:
+    spec = StudySpec(TWO, searcher, FullBudget(1), "error", "min", seed, trials=60, objectives=objectives)
+    with Study(spec, path) as search:
         while (trial := search.next_trial()) is not None:
             search.report(trial.number, 1, *weighed(trial.configuration))
         found = [weighed(trial.configuration) for trial in search.history.trials]
@@ -204,7 +204,7 @@ def volume(searcher, objectives, seed, path) -> float:
 
 def test_a_model_of_both_dominates_more_than_one_of_the_metric_or_none(tmp_path):
     """Median over seeds: the metric alone finds wide networks only."""
-    asked = {"both": (BOHB(), ("parameters",)), "metric": (BOHB(), ()), "random": (Random(), ())}
+    asked = {"both": (BOHB(), ("parameters",)), "metric": (BOHB(), ()), "random": (RandomSearch(), ())}
     found = {
         name: sorted(volume(searcher, names, seed, tmp_path / f"{name}{seed}.jsonl") for seed in range(5))[2]
         for name, (searcher, names) in asked.items()
@@ -215,8 +215,8 @@ def test_a_model_of_both_dominates_more_than_one_of_the_metric_or_none(tmp_path)
 
 def test_costs_are_in_the_journal_and_come_back_from_it(tmp_path):
     path = tmp_path / "journal.jsonl"
-    plan = Plan(TWO, Random(), Halving(1, 9), "error", "min", trials=9, objectives=("parameters", "operations"))
-    with Search(plan, path) as search:
+    spec = StudySpec(TWO, RandomSearch(), ASHA(1, 9), "error", "min", trials=9, objectives=("parameters", "operations"))
+    with Study(spec, path) as search:
         for number in range(3):
             search.next_trial()
             costs = {"parameters": 10 - number, "operations": math.nan, "seconds": 3.0}
@@ -229,7 +229,7 @@ def test_costs_are_in_the_journal_and_come_back_from_it(tmp_path):
     results = [event for event in events if event["event"] == "result"]
     assert list(results[0]) == ["event", "trial", "budget", "value", "costs", "status"]
     assert [event.get("costs") for event in results] == [{"parameters": 10.0 - i} for i in range(3)] + [None]
-    with Search(plan, path) as search:
+    with Study(spec, path) as search:
         assert search.history == history
         assert search.front() == front
 
@@ -237,8 +237,8 @@ def test_costs_are_in_the_journal_and_come_back_from_it(tmp_path):
 def test_a_result_is_judged_by_its_own_costs_at_once(tmp_path):
     """The same values, the third cheap or dear: it goes on, or is stopped."""
     for cost, decision in ((1.0, "continue"), (9.0, "stop"), (math.nan, "stop")):
-        plan = Plan(TWO, Random(), Halving(1, 9), "error", "min", trials=9, objectives=("parameters",))
-        with Search(plan, tmp_path / f"{cost}.jsonl") as search:
+        spec = StudySpec(TWO, RandomSearch(), ASHA(1, 9), "error", "min", trials=9, objectives=("parameters",))
+        with Study(spec, tmp_path / f"{cost}.jsonl") as search:
             for _ in range(6):
                 search.next_trial()
             for number in range(5):
@@ -247,7 +247,7 @@ def test_a_result_is_judged_by_its_own_costs_at_once(tmp_path):
 
 
 def test_without_objectives_a_journal_is_what_it_was(tmp_path):
-    with Search(plan_of(Random()), tmp_path / "plain.jsonl") as search:
+    with Study(spec_of(RandomSearch()), tmp_path / "plain.jsonl") as search:
         search.next_trial()
         search.report(0, 1, 0.5, {"parameters": 3.0})
     header, _, result = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_bytes().splitlines()]
@@ -257,8 +257,8 @@ def test_without_objectives_a_journal_is_what_it_was(tmp_path):
 
 def test_a_journal_with_other_objectives_is_refused(tmp_path):
     path = tmp_path / "journal.jsonl"
-    plain = plan_of(Random(), trials=3)
-    weighing = Plan(**{**vars(plain), "objectives": ("parameters",)})
+    plain = spec_of(RandomSearch(), trials=3)
+    weighing = StudySpec(**{**vars(plain), "objectives": ("parameters",)})
     for first, then, wrong in (
         (plain, weighing, "its objectives is left out, not ['parameters']: set it so"),
         (weighing, plain, "its objectives is ['parameters'], not left out: set it so"),
@@ -266,15 +266,15 @@ def test_a_journal_with_other_objectives_is_refused(tmp_path):
         path.unlink(missing_ok=True)
         searched(first, path)
         with pytest.raises(ValueError, match=re.escape(wrong)):
-            Search(then, path)
+            Study(then, path)
 
 
 def test_searchers_go_on_with_objectives_as_they_do_without(tmp_path):
     """Killed after any line, a search of several objectives writes the same journal."""
-    plan = Plan(SPACE, BOHB(least=6, startup=4), Halving(1, 9), "loss", "min", trials=16, objectives=("parameters",))
+    spec = StudySpec(SPACE, BOHB(least=6, startup=4), ASHA(1, 9), "loss", "min", trials=16, objectives=("parameters",))
 
     def run(path):
-        with Search(plan, path) as search:
+        with Study(spec, path) as search:
             while trial := search.running[0] if search.running else search.next_trial():
                 drawn = random.Random(trial.number)
                 due = next(budget for budget in search.budgets(trial.number) if budget > trial.budget)

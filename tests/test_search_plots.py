@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.search_folders import accuracy, evil, grown, made, plan, population, searched, weighing
+from tests.search_folders import accuracy, evil, grown, made, population, searched, spec, weighing
 from tune.report.collect import collect
 from tune.report.plots import PLOTS, plots
-from tune.searchers.random_search import Random
-from tune.study import Search
+from tune.searchers.random_search import RandomSearch
+from tune.study import Study
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -51,7 +51,7 @@ def test_a_population_is_drawn(tmp_path):
 def test_without_a_result_there_is_nothing_to_draw(tmp_path, value):
     home = made(tmp_path / "search")
     assert plots(collect(home), tmp_path / "plots") == []
-    grown(home, plan(trials=20), lambda trial, budget: value)
+    grown(home, spec(trials=20), lambda trial, budget: value)
     assert plots(collect(home), tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()
 
@@ -62,7 +62,7 @@ def test_few_trials_with_one_parameter_and_equal_values_are_drawn(tmp_path, tria
     space = {"outer.lr": "loguniform(1e-4, 1e-1)"}
     home = made(tmp_path / "search", space, metric=metric)
     mode = "max" if metric.endswith("accuracy") else "min"
-    grown(home, plan(space, trials, metric=metric, mode=mode), lambda trial, budget: 0.0)
+    grown(home, spec(space, trials, metric=metric, mode=mode), lambda trial, budget: 0.0)
     drawn = plots(collect(home), tmp_path / "plots")
     assert names(drawn) == ["parallel-coordinates.png", "anytime.png", "rungs.png"]
 
@@ -70,16 +70,16 @@ def test_few_trials_with_one_parameter_and_equal_values_are_drawn(tmp_path, tria
 def test_values_far_apart_and_a_clock_that_is_missing_are_drawn(tmp_path):
     space = {"outer.lr": "loguniform(1e-4, 1e-1)", "algorithm.inner_steps": "int(1, 2)"}
     home = made(tmp_path / "search", space, metric="validation/mse")
-    the_plan = plan(space, 15, metric="validation/mse", mode="min", searcher=Random())
-    grown(home, the_plan, lambda trial, budget: 10.0 ** (trial.number % 9 * 30 - 120))
+    the_spec = spec(space, 15, metric="validation/mse", mode="min", searcher=RandomSearch())
+    grown(home, the_spec, lambda trial, budget: 10.0 ** (trial.number % 9 * 30 - 120))
     (home.path / "clock.jsonl").unlink()
     assert len(plots(collect(home), tmp_path / "plots")) == 4
 
 
 def test_costs_that_nobody_told_are_left_out(tmp_path):
     home = made(tmp_path / "search", objectives=["parameters"])
-    the_plan = plan(trials=15, objectives=("parameters",))
-    grown(home, the_plan, lambda trial, budget: accuracy(trial.configuration, budget))
+    the_spec = spec(trials=15, objectives=("parameters",))
+    grown(home, the_spec, lambda trial, budget: accuracy(trial.configuration, budget))
     assert "pareto.png" not in names(plots(collect(home), tmp_path / "plots"))
 
 
@@ -88,7 +88,7 @@ def test_words_are_never_mathematics(tmp_path):
     assert len(plots(collect(home), tmp_path / "plots")) == 5
     space = {"a$b$": "choice($x, $\\frac$, y)", "outer.lr": "uniform(0, 1)"}
     home = made(tmp_path / "dollars", space)
-    with Search(plan(space, 12, searcher=Random()), home.path / "journal.jsonl") as search:
+    with Study(spec(space, 12, searcher=RandomSearch()), home.path / "journal.jsonl") as search:
         while (trial := search.next_trial()) is not None:
             search.report(trial.number, 100, trial.configuration["outer.lr"])
     assert len(plots(collect(home), tmp_path / "plots")) >= 4

@@ -15,21 +15,21 @@ from metatrain.tracking.mlflow_recorder import MLflowRecorder
 from metatrain.yaml_config import written
 from tests.configurations import tiny
 from tune.history.trials import History, Trial
-from tune.schedulers.asha import Halving
-from tune.searchers.random_search import Random
+from tune.schedulers.asha import ASHA
+from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
-from tune.study import Plan, Search
+from tune.study import Study, StudySpec
 from tune.transfer.prior_studies import (
     MOST,
-    Experience,
     Observation,
-    Source,
-    gathered,
-    projection,
-    read_experience,
-    source_of,
+    PriorStudies,
+    PriorStudy,
+    gather_prior_studies,
+    project_configuration,
+    read_prior_studies,
+    summarize_study,
 )
-from tune.transfer.task_similarity import coarse
+from tune.transfer.task_similarity import signature_from_settings
 
 SPACE = read_space(
     {
@@ -41,7 +41,7 @@ SPACE = read_space(
 )
 RATE = read_space({"algorithm.inner_lr": "loguniform(1e-3, 1)"})
 TASKS = as_plain(tiny())["tasks"]
-HERE = coarse(TASKS)
+HERE = signature_from_settings(TASKS)
 METRIC = "validation/accuracy"
 
 
@@ -53,15 +53,15 @@ def history_of(*values: dict[int, float]) -> History:
     """A trial for each, {budget: value}; rates 0.01, 0.02, …"""
     history = History()
     for number, results in enumerate(values):
-        history = history.began(Trial(number, {"algorithm.inner_lr": (number + 1) / 100}))
+        history = history.with_trial(Trial(number, {"algorithm.inner_lr": (number + 1) / 100}))
         for budget, value in results.items():
-            history = history.reported(number, budget, value)
-        history = history.ended(number, "stopped" if results else "failed")
+            history = history.with_result(number, budget, value)
+        history = history.with_end(number, "stopped" if results else "failed")
     return history
 
 
-def told(history: History, space: Any = RATE, whole: int = 9) -> Source:
-    found = source_of("earlier", 0.5, history, whole, space, {})
+def told(history: History, space: Any = RATE, whole: int = 9) -> PriorStudy:
+    found = summarize_study("earlier", 0.5, history, whole, space, {})
     assert found is not None
     return found
 
@@ -85,13 +85,17 @@ def test_scales_of_losses_do_not_matter():
 def test_what_is_large_is_good_where_the_metric_is_to_be_large():
     history = History("max")
     for number, value in enumerate((0.5, 0.9, 0.7)):
-        history = history.began(Trial(number, {"algorithm.inner_lr": (number + 1) / 100})).reported(number, 9, value)
+        history = history.with_trial(Trial(number, {"algorithm.inner_lr": (number + 1) / 100})).with_result(
+            number, 9, value
+        )
     assert told(history).best().configuration == {"algorithm.inner_lr": 0.02}
 
 
 def test_a_search_without_results_tells_nothing():
-    assert source_of("earlier", 1.0, history_of({}, {}), 9, RATE, {}) is None
-    assert source_of("earlier", 1.0, history_of({9: 1.0}), 9, read_space({"outer.lr": "uniform(0, 1)"}), {}) is None
+    assert summarize_study("earlier", 1.0, history_of({}, {}), 9, RATE, {}) is None
+    assert (
+        summarize_study("earlier", 1.0, history_of({9: 1.0}), 9, read_space({"outer.lr": "uniform(0, 1)"}), {}) is None
+    )
 
 
 def test_many_observations_are_thinned_evenly_by_rank():
@@ -105,14 +109,14 @@ def _many() -> History:
     history = History()
     for number in range(350):
         trial = Trial(number, {"algorithm.inner_lr": 0.001 + number / 1000})
-        history = history.began(trial).reported(number, 9, float(number * 3 % 350))
+        history = history.with_trial(trial).with_result(number, 9, float(number * 3 % 350))
     return history
 
 
 def test_a_configuration_is_read_off_the_whole_document():
     plain = document(model={"name": "conv4", "width": 8, "depth": 4}, algorithm={"inner_lr": 0.1})
     del plain["outer"]
-    assert projection(SPACE, plain) == {
+    assert project_configuration(SPACE, plain) == {
         "algorithm.inner_lr": 0.1,
         "model": {"name": "conv4", "width": 8},
         "model.width": 8,
@@ -121,7 +125,7 @@ def test_a_configuration_is_read_off_the_whole_document():
 
 def test_what_depends_on_what_is_not_there_is_left_out():
     plain = document(model={"name": "resnet12", "width": 8}, outer={"momentum": 0.5})
-    found = projection(SPACE, plain)
+    found = project_configuration(SPACE, plain)
     assert found == {"algorithm.inner_lr": 0.1, "model": {"name": "resnet12"}, "outer.momentum": 0.5}
 
 
@@ -129,14 +133,14 @@ def test_what_depends_on_what_is_not_there_is_left_out():
     "changes", [{"algorithm": {"inner_lr": 3.0}}, {"model": {"name": "densenet"}}, {"outer": {"momentum": 0.95}}]
 )
 def test_a_configuration_outside_the_space_is_dropped(changes):
-    assert projection(SPACE, document(**changes)) is None
+    assert project_configuration(SPACE, document(**changes)) is None
 
 
 def test_experience_is_given_back_by_json():
-    whole = Experience((told(history_of({9: 1.0}, {3: 2.0}, {})), Source("b", 0.1, (Observation({}, 0.5, 0.5),))))
-    assert read_experience(json.loads(json.dumps(whole.plain()))) == whole
+    whole = PriorStudies((told(history_of({9: 1.0}, {3: 2.0}, {})), PriorStudy("b", 0.1, (Observation({}, 0.5, 0.5),))))
+    assert read_prior_studies(json.loads(json.dumps(whole.plain()))) == whole
     with pytest.raises(ValueError, match=r"experience: not what was kept .*restore experience\.json"):
-        read_experience({"sources": [{"name": "a"}]})
+        read_prior_studies({"sources": [{"name": "a"}]})
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +164,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _record_search(uri: str, folder: Path, name: str, tasks: dict[str, Any], damage: bool = False) -> None:
     path = folder / name / "journal.jsonl"
-    with Search(Plan(RATE, Random(), Halving(1, 9), METRIC, "max", trials=12), path) as search:
+    with Study(StudySpec(RATE, RandomSearch(), ASHA(1, 9), METRIC, "max", trials=12), path) as search:
         while (trial := search.next_trial()) is not None:
             for budget in (1, 3, 9):
                 value = -abs(trial.configuration["algorithm.inner_lr"] - 0.1)
@@ -169,7 +173,7 @@ def _record_search(uri: str, folder: Path, name: str, tasks: dict[str, Any], dam
     journal = path.read_text()
     if damage:
         journal = journal.replace('"trial": 3', '"trial": 300')
-    config = written({**document(), "search": {"method": "random"}, "space": RATE.written()})
+    config = written({**document(), "search": {"method": "random"}, "space": RATE.to_plain()})
     files = {"journal.jsonl": journal, "config.yaml": config, "tasks.json": json.dumps(tasks)}
     _record(uri, name, {"metatrain.search": name}, files, [], folder)
 
@@ -197,7 +201,7 @@ def _record(
 
 
 def test_searches_and_runs_are_read_from_mlflow_and_the_most_alike_come_first(uri, capfd):
-    experience, _ = gathered(uri, ["earlier"], RATE, METRIC, HERE)
+    experience, _ = gather_prior_studies(uri, ["earlier"], RATE, METRIC, HERE)
     assert [source.name for source in experience.sources] == ["alike", "earlier, runs 0", "unlike"]
     alike, alone, unlike = experience.sources
     assert alike.weight == 1.0 == alone.weight and 0 < unlike.weight < 0.5
@@ -212,7 +216,7 @@ def test_searches_and_runs_are_read_from_mlflow_and_the_most_alike_come_first(ur
 
 
 def test_what_tells_nothing_is_named_with_the_reason(uri):
-    _, notes = gathered(uri, ["earlier"], RATE, METRIC, HERE)
+    _, notes = gather_prior_studies(uri, ["earlier"], RATE, METRIC, HERE)
     assert [note.split(":")[0] for note in notes] == ["torn", "stopped", "silent", "regression"]
     assert "does not follow" in notes[0] and "did not finish" in notes[1]
     assert f"reports no {METRIC}" in notes[2] and "other tasks altogether" in notes[3]
@@ -221,24 +225,24 @@ def test_what_tells_nothing_is_named_with_the_reason(uri):
 
 def test_what_was_fixed_in_an_earlier_search_is_known_of_it(uri):
     both = read_space({"algorithm.inner_lr": "loguniform(1e-3, 1)", "model.width": "int(4, 64)"})
-    experience, _ = gathered(uri, ["earlier"], both, METRIC, HERE)
+    experience, _ = gather_prior_studies(uri, ["earlier"], both, METRIC, HERE)
     assert {one.configuration["model.width"] for one in experience.sources[0].observations} == {8}
 
 
 def test_a_space_that_nothing_fits_has_a_note_and_no_experience(uri):
     strange = read_space({"algorithm.inner_lr": "uniform(5, 6)"})
-    experience, notes = gathered(uri, ["earlier"], strange, METRIC, HERE)
-    assert experience == Experience()
+    experience, notes = gather_prior_studies(uri, ["earlier"], strange, METRIC, HERE)
+    assert experience == PriorStudies()
     assert any("alike: a search without a result that fits this space" in note for note in notes)
     assert any("'earlier' has no search or finished run that fits" in note for note in notes)
 
 
 def test_an_empty_experiment_is_a_note_and_an_unknown_one_an_error_that_names_near_ones(uri):
-    experience, notes = gathered(uri, ["empty"], RATE, METRIC, HERE)
-    assert experience == Experience()
+    experience, notes = gather_prior_studies(uri, ["empty"], RATE, METRIC, HERE)
+    assert experience == PriorStudies()
     assert notes == ["search.warm_start: 'empty' has no search or finished run that fits: nothing is taken"]
     with pytest.raises(ValueError, match=r"no experiment 'earliest' .*\(did you mean earlier\?\): choose among"):
-        gathered(uri, ["earliest"], RATE, METRIC, HERE)
+        gather_prior_studies(uri, ["earliest"], RATE, METRIC, HERE)
 
 
 def test_an_artifact_that_is_gone_concerns_its_own_run_alone(uri):
@@ -248,7 +252,7 @@ def test_an_artifact_that_is_gone_concerns_its_own_run_alone(uri):
     text = path.read_text()
     path.unlink()
     try:
-        experience, notes = gathered(uri, ["earlier"], RATE, METRIC, HERE)
+        experience, notes = gather_prior_studies(uri, ["earlier"], RATE, METRIC, HERE)
     finally:
         path.write_text(text)
     assert "unlike" not in [source.name for source in experience.sources] and len(experience.sources) == 2

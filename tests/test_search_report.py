@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from metatrain import runs
-from tests.search_folders import SPACE, grown, made, plan, population, searched, weighing
+from tests.search_folders import SPACE, grown, made, population, searched, spec, weighing
 from tune.history.journal import Journal
 from tune.history.trials import History, Trial
 from tune.report.analysis import ancestry, leads, ranked, rungs, weighed
@@ -18,11 +18,11 @@ from tune.report.collect import collect
 from tune.report.importance import importances, level
 from tune.report.parallel_coordinates import ABSENT, parallel
 from tune.report.text import edges, failures, lasted, summary
-from tune.schedulers.asha import Full
-from tune.searchers.random_search import Random
+from tune.schedulers.asha import FullBudget
+from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
-from tune.study import Search
-from tune.transfer.prior_studies import Experience, Observation, Source
+from tune.study import Study
+from tune.transfer.prior_studies import Observation, PriorStudies, PriorStudy
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,18 @@ def history(values: dict[int, list[tuple[int, float]]], mode="min") -> History:
     """Trials that report what is given, in the order in which it is given."""
     found = History(mode)
     for number in values:
-        found = found.began(Trial(number, {"x": number / 10}))
+        found = found.with_trial(Trial(number, {"x": number / 10}))
     for number, results in values.items():
         for budget, value in results:
-            found = found.reported(number, budget, value)
+            found = found.with_result(number, budget, value)
     return found
 
 
 def test_the_story_is_what_the_search_knew(whole):
     story = collect(whole)
-    with Search(plan(), whole.path / "journal.jsonl") as search:
+    with Study(spec(), whole.path / "journal.jsonl") as search:
         assert story.history == search.history
-        assert story.space == search.plan.space
+        assert story.space == search.spec.space
     assert (story.search_id, story.name, story.metric, story.method) == (
         "whole",
         "rates",
@@ -54,7 +54,7 @@ def test_the_story_is_what_the_search_knew(whole):
     )
     assert story.settings["search.trials"] == 40
     assert story.owner is None
-    assert len(story.seconds) == len(story.history.arrivals)
+    assert len(story.seconds) == len(story.history.result_order)
     assert list(story.seconds) == sorted(story.seconds)
     assert story.seconds[0] == 5.0, "the second event of the journal is the first result"
     assert story.spent > story.seconds[-1] - 1
@@ -76,7 +76,7 @@ def test_reading_a_search_changes_nothing_and_asks_for_no_lock(tmp_path):
 
 def test_a_search_that_runs_is_read_while_its_owner_writes(tmp_path):
     home = searched(tmp_path / "search", 4)
-    with runs.own(home), Search(plan(trials=9), home.path / "journal.jsonl") as search:
+    with runs.own(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         story = collect(home)
         assert len(story.history.running) == 1
@@ -90,7 +90,7 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_named(tmp_path):
     journal = home.path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-1]) + b'{"event": "resu\n')
-    assert len(collect(home).history.arrivals) == len([line for line in lines[:-1] if b'"result"' in line])
+    assert len(collect(home).history.result_order) == len([line for line in lines[:-1] if b'"result"' in line])
     journal.write_bytes(b"".join([*lines[:3], b"what?\n", *lines[3:]]))
     with pytest.raises(ValueError, match=r"journal.jsonl, line 4: no JSON object: restore that file or search in"):
         collect(home)
@@ -131,7 +131,7 @@ def test_experience_is_read_with_its_weights(tmp_path):
     home = made(tmp_path / "search")
     runs.write_json(
         home.path / "experience.json",
-        Experience((Source("omniglot", 0.75, (Observation({"outer.lr": 0.1}, 1.0, 0.0),)),)).plain(),
+        PriorStudies((PriorStudy("omniglot", 0.75, (Observation({"outer.lr": 0.1}, 1.0, 0.0),)),)).plain(),
     )
     assert collect(home).experience == (("omniglot", 0.75, 1),)
     (home.path / "experience.json").write_text(json.dumps({"sources": [{"name": "omniglot"}]}))
@@ -170,7 +170,7 @@ def test_copies_pay_for_their_own_steps_only(tmp_path):
 
 def test_rungs_tell_who_came_who_went_on_and_what_it_cost():
     seen = history({0: [(1, 5.0), (3, 4.0)], 1: [(1, 6.0)], 2: [(1, 1.0), (3, 2.0), (9, 1.5)], 3: [(1, 9.0)]})
-    seen = seen.ended(1, "stopped").ended(2, "completed").ended(0, "stopped")
+    seen = seen.with_end(1, "stopped").with_end(2, "completed").with_end(0, "stopped")
     told = [(rung.budget, rung.trials, rung.steps, rung.went_on, rung.running, rung.best) for rung in rungs(seen)]
     assert told == [(1, 4, 4, 2, 1, 1.0), (3, 2, 4, 1, 0, 2.0), (9, 1, 6, 0, 0, 1.5)]
 
@@ -190,7 +190,7 @@ def test_what_is_weighed_marks_the_front(tmp_path):
 
 def test_importance_finds_what_matters_and_not_what_does_not(tmp_path):
     for seed in range(3):
-        home = searched(tmp_path / str(seed), 120, searcher=Random(), seed=seed)
+        home = searched(tmp_path / str(seed), 120, searcher=RandomSearch(), seed=seed)
         story = collect(home)
         found = importances(story.space, story.history)
         assert found.budget == level(story.history) == 100, "those that came further were chosen"
@@ -211,8 +211,8 @@ def test_importance_looks_at_the_better_end(mode):
     for number in range(60):
         # x matters to the good ones, y to the bad ones.
         x, y = number % 10 / 10, number // 10 / 10
-        seen = seen.began(Trial(number, {"x": x, "y": y}))
-        seen = seen.reported(number, 1, sign * (x if x < 0.2 else 1 + 5 * y))
+        seen = seen.with_trial(Trial(number, {"x": x, "y": y}))
+        seen = seen.with_result(number, 1, sign * (x if x < 0.2 else 1 + 5 * y))
     found = importances(space, seen)
     assert found.parameters[0].name == "x" and found.parameters[0].share > 0.9
 
@@ -240,15 +240,15 @@ def test_parallel_lines_lie_on_their_own_scales_and_absent_ones_apart(whole):
         assert (width == ABSENT) == (model == 0.75), "a resnet12 has no width"
         assert all(0 <= place <= 1 for place in line.places if place != ABSENT)
     assert [axis.absent for axis in picture.axes] == [False, False, False, False, True, False]
-    places = [tick.at for tick in picture.axes[0].ticks]
+    places = [tick.value_at for tick in picture.axes[0].ticks]
     assert places == pytest.approx([0, 1 / 3, 2 / 3, 1]), "0.001, 0.01, 0.1, 1"
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_the_better_lies_higher_on_the_last_axis(tmp_path, mode):
     home = made(tmp_path / "search", metric="validation/loss")
-    the_plan = plan(trials=5, metric="validation/loss", mode=mode, schedule=Full(10))
-    grown(home, the_plan, lambda trial, budget: 1.0 + trial.number)
+    the_spec = spec(trials=5, metric="validation/loss", mode=mode, schedule=FullBudget(10))
+    grown(home, the_spec, lambda trial, budget: 1.0 + trial.number)
     places = [line.places[-1] for line in parallel(collect(home)).lines]
     assert places == pytest.approx([0, 0.25, 0.5, 0.75, 1]), "the last to the best"
 
@@ -269,7 +269,7 @@ def test_the_sentences_count_right(tmp_path, whole):
 @pytest.mark.parametrize(("rate", "said"), [(1.1e-4, ["outer.lr = 0.00011 lies at the lower end"]), (3e-3, [])])
 def test_a_best_value_at_the_edge_is_pointed_out(tmp_path, rate, said):
     home = made(tmp_path / "search", {"outer.lr": "loguniform(1e-4, 1e-1)"})
-    header = plan({"outer.lr": "loguniform(1e-4, 1e-1)"}).header()
+    header = spec({"outer.lr": "loguniform(1e-4, 1e-1)"}).journal_header()
     with closing(Journal(home.path / "journal.jsonl", header)) as journal:
         began = {"event": "began", "trial": 0, "configuration": {"outer.lr": rate}, "parent": None, "start": 0}
         journal.append(began)

@@ -62,7 +62,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searching]
     shutil.rmtree(searching.room)
 
 
-def same(searching: Searching, undisturbed: Searching) -> None:
+def is_same(searching: Searching, undisturbed: Searching) -> None:
     """The same trials, decisions and observations, and each of them once in MLflow."""
     theirs = (undisturbed.folder / "journal.jsonl").read_bytes()
     assert (searching.folder / "journal.jsonl").read_bytes() == theirs
@@ -131,7 +131,7 @@ def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, number, undi
     assert f"metatrain search --resume {searching.folder}" in err
     assert Tracked(searching.room / "mlflow.db").runs[searching.folder.name] == "KILLED"
     searching.whole("--resume", str(searching.folder))
-    same(searching, undisturbed)
+    is_same(searching, undisturbed)
 
 
 @pytest.mark.parametrize("events", [4, pytest.param(11, marks=pytest.mark.slow)])
@@ -142,7 +142,7 @@ def test_killed_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_
     process.kill()
     process.communicate()
     searching.whole("--resume", str(searching.folder))
-    same(searching, undisturbed)
+    is_same(searching, undisturbed)
 
 
 @pytest.mark.slow

@@ -11,17 +11,17 @@ from tune.searchers import SEARCHERS
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.tpe import TPE
-from tune.searchers.warm_start import Warm
-from tune.transfer.prior_studies import Experience, Observation, Source
+from tune.searchers.warm_start import WarmStart
+from tune.transfer.prior_studies import Observation, PriorStudies, PriorStudy
 
 
-def _experience() -> Experience:
+def _experience() -> PriorStudies:
     """Of another search, over a space that lacked a parameter: what it tells is the same whoever asks."""
     drawn = [dict(conformance.SPACE.sample(9, number)) for number in range(30)]
     ranked = sorted(drawn, key=lambda configuration: conformance.loss(configuration, 9))
     kept = [{name: x[name] for name in x if name != "algorithm.inner_lr"} for x in ranked]
     observations = tuple(Observation(configuration, 1.0, i / 29) for i, configuration in enumerate(kept))
-    return Experience((Source("earlier", 0.8, observations),))
+    return PriorStudies((PriorStudy("earlier", 0.8, observations),))
 
 
 ROWS = [
@@ -29,13 +29,13 @@ ROWS = [
     Row("tpe", TPE(startup=5)),
     Row("bohb", BOHB(least=9)),
     Row("evolution", Evolution(population=10, tournament=4)),
-    Row("random, warm", Warm(SEARCHERS["random"](), _experience()), learns=False),
-    Row("bohb, warm", Warm(BOHB(least=9), _experience())),
+    Row("random, warm", WarmStart(SEARCHERS["random"](), _experience()), learns=False),
+    Row("bohb, warm", WarmStart(BOHB(least=9), _experience())),
 ]
 
 
 def test_every_searcher_is_here():
-    assert [row.name for row in ROWS if not isinstance(row.searcher, Warm)] == list(SEARCHERS)
+    assert [row.name for row in ROWS if not isinstance(row.searcher, WarmStart)] == list(SEARCHERS)
 
 
 @pytest.fixture(params=ROWS, ids=lambda row: row.name)
@@ -89,8 +89,8 @@ def test_killed_after_any_line_it_goes_on_as_if_it_had_not_been(row, tmp_path: P
 
 def whole(number: int, rate: float, budget: int, value: float, history: History) -> History:
     configuration = {"rate": rate}
-    history = history.began(Trial(number, configuration)).reported(number, budget, value)
-    return history.ended(number, "completed" if budget == 9 else "stopped")
+    history = history.with_trial(Trial(number, configuration)).with_result(number, budget, value)
+    return history.with_end(number, "completed" if budget == 9 else "stopped")
 
 
 RATE = conformance.read_space({"rate": "uniform(0, 1)"})
@@ -129,7 +129,7 @@ def test_what_is_awaited_is_not_suggested_again(searcher):
         history = whole(number, number / 30, 9, abs(number / 30 - 0.5), history)
     alone = [searcher.suggest(RATE, history, 38, seed)["rate"] for seed in range(40)]
     for number in range(30, 38):
-        history = history.began(Trial(number, {"rate": 0.5 + (number - 33.5) / 400}))
+        history = history.with_trial(Trial(number, {"rate": 0.5 + (number - 33.5) / 400}))
     beside = [searcher.suggest(RATE, history, 38, seed)["rate"] for seed in range(40)]
     near, far = [sum(abs(rate - 0.5) for rate in rates) / len(rates) for rates in (alone, beside)]
     assert near < 0.1

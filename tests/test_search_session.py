@@ -15,17 +15,17 @@ import torch
 from metatrain.config.load import load_config
 from metatrain.runs import checkpoints
 from tests.searches import journal, tiny_search
-from tune.runner import Outcome, search
-from tune.search_dir import new_search, open_search
+from tune.runner import SearchResult, search
+from tune.search_dir import create_search, open_search
 
 pytestmark = pytest.mark.ray
 
 
-def found(tmp_path: Path, *overrides: str, **sections: object) -> Outcome:
+def found(tmp_path: Path, *overrides: str, **sections: object) -> SearchResult:
     return search(tiny_search(f"runs.root={tmp_path}/runs", *overrides, **sections))
 
 
-def trial(outcome: Outcome, number: int) -> Path:
+def trial(outcome: SearchResult, number: int) -> Path:
     return Path(outcome.place) / "trials" / f"{number:04d}"
 
 
@@ -121,7 +121,7 @@ def test_trials_that_always_fail_end_the_search(local_ray, tmp_path):
 
 def test_what_a_node_lacks_ends_the_session_and_not_the_trial(local_ray, tmp_path):
     document = tiny_search(f"runs.root={tmp_path}", "search.retries=0", "search.trials=2", "search.method=random")
-    home = new_search(document, {})
+    home = create_search(document, {})
     (home.path / "trials").write_text("in the way")
     outcome = search(document, home)
     assert outcome.failed and re.fullmatch(r"no run can be made in .*: set runs.root .* \(1 times\)", outcome.ended)

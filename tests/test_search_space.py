@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from metatrain.config.load import read_config
 from tests.conformance_searchers import SPACE
-from tune.space.distributions import Choice, Integer, Real, same
-from tune.space.search_space import Space, applied, read_space
+from tune.space.distributions import Categorical, Integer, Real, is_same
+from tune.space.search_space import Space, apply_configuration, read_space
 
 UNIT = st.floats(0, 1, exclude_max=True)
 WORDS = st.text(min_size=0, max_size=8)
@@ -22,15 +22,15 @@ PLAIN = st.recursive(
 
 
 @st.composite
-def domains(draw: st.DrawFn):
+def distributions(draw: st.DrawFn):
     kind = draw(st.sampled_from(["real", "int", "choice"]))
     log = draw(st.booleans())
     if kind == "choice":
         options: list = []
         for option in draw(st.lists(PLAIN, min_size=2, max_size=5)):
-            if not any(same(option, other) for other in options):
+            if not any(is_same(option, other) for other in options):
                 options.append(option)
-        return Choice(tuple(options)) if len(options) > 1 else Choice(("a", "b"))
+        return Categorical(tuple(options)) if len(options) > 1 else Categorical(("a", "b"))
     if kind == "int":
         low = draw(st.integers(1 if log else -(10**6), 10**6))
         return Integer(low, low + draw(st.integers(1, 10**6)), log)
@@ -39,51 +39,55 @@ def domains(draw: st.DrawFn):
 
 
 @settings(deadline=None)
-@given(domains(), UNIT, UNIT, UNIT, st.sampled_from([1.2, 1 / 1.2, 0.5, 3.0]))
-def test_every_way_to_a_value_stays_in_the_domain(domain, at, u, v, factor):
-    value = domain.at(at)
-    assert domain.contains(value)
-    mutated = domain.mutated(value, u, v)
-    assert domain.contains(mutated)
-    if not isinstance(domain, Real):
-        assert not same(mutated, value)
-    perturbed = domain.perturbed(value, factor)
-    assert domain.contains(perturbed)
-    assert 0 <= domain.quantile(value) <= 1
+@given(distributions(), UNIT, UNIT, UNIT, st.sampled_from([1.2, 1 / 1.2, 0.5, 3.0]))
+def test_every_way_to_a_value_stays_in_the_domain(distribution, at, u, v, factor):
+    value = distribution.value_at(at)
+    assert distribution.contains(value)
+    mutated = distribution.mutate(value, u, v)
+    assert distribution.contains(mutated)
+    if not isinstance(distribution, Real):
+        assert not is_same(mutated, value)
+    perturbed = distribution.perturb(value, factor)
+    assert distribution.contains(perturbed)
+    assert 0 <= distribution.quantile(value) <= 1
 
 
 @settings(deadline=None)
-@given(domains(), UNIT)
-def test_quantiles_lead_back(domain, u):
-    value = domain.at(u)
-    back = domain.at(min(domain.quantile(value), math.nextafter(1, 0)))
-    assert math.isclose(back, value, rel_tol=1e-6, abs_tol=1e-6) if isinstance(domain, Real) else same(back, value)
+@given(distributions(), UNIT)
+def test_quantiles_lead_back(distribution, u):
+    value = distribution.value_at(u)
+    back = distribution.value_at(min(distribution.quantile(value), math.nextafter(1, 0)))
+    assert (
+        math.isclose(back, value, rel_tol=1e-6, abs_tol=1e-6)
+        if isinstance(distribution, Real)
+        else is_same(back, value)
+    )
 
 
 @settings(deadline=None)
-@given(domains())
-def test_what_is_written_is_read_back(domain):
-    space = read_space({"a.b": str(domain)})
-    assert str(space.parameters[0].domain) == str(domain)
-    assert type(space.parameters[0].domain) is type(domain)
-    again = read_space(space.written())
+@given(distributions())
+def test_what_is_written_is_read_back(distribution):
+    space = read_space({"a.b": str(distribution)})
+    assert str(space.parameters[0].distribution) == str(distribution)
+    assert type(space.parameters[0].distribution) is type(distribution)
+    again = read_space(space.to_plain())
     assert again == space
 
 
 def test_the_ends_of_domains_are_reached():
-    assert {Integer(5, 20).at(i / 1000) for i in range(1000)} == set(range(5, 21))
-    assert {Integer(1, 8, log=True).at(i / 1000) for i in range(1000)} == set(range(1, 9))
-    assert Real(1e-3, 1, log=True).at(0) == pytest.approx(1e-3, rel=1e-12)
-    assert Real(1e-3, 1, log=True).at(0.5) == pytest.approx(10**-1.5)
-    below = sum(Integer(1, 100, log=True).at(i / 1000) <= 10 for i in range(1000))
+    assert {Integer(5, 20).value_at(i / 1000) for i in range(1000)} == set(range(5, 21))
+    assert {Integer(1, 8, log=True).value_at(i / 1000) for i in range(1000)} == set(range(1, 9))
+    assert Real(1e-3, 1, log=True).value_at(0) == pytest.approx(1e-3, rel=1e-12)
+    assert Real(1e-3, 1, log=True).value_at(0.5) == pytest.approx(10**-1.5)
+    below = sum(Integer(1, 100, log=True).value_at(i / 1000) <= 10 for i in range(1000))
     assert 500 <= below <= 650
-    assert [Choice(("a", "b", "c")).at(i / 3 + 0.01) for i in range(3)] == ["a", "b", "c"]
+    assert [Categorical(("a", "b", "c")).value_at(i / 3 + 0.01) for i in range(3)] == ["a", "b", "c"]
 
 
 def test_mutants_are_near_by_and_do_not_pile_up_at_the_ends():
     grid = [(i / 40, j / 40) for i in range(40) for j in range(40)]
     for value in (0.05, 0.5, 0.95):
-        mutants = [Real(0, 1).mutated(value, u, v) for u, v in grid]
+        mutants = [Real(0, 1).mutate(value, u, v) for u, v in grid]
         assert sum(x in (0.0, 1.0) for x in mutants) == 0
         near = sum(abs(x - value) < 0.2 for x in mutants) / len(mutants)
         assert 0.5 < near < 0.9
@@ -95,8 +99,8 @@ def test_what_is_no_value_is_told_apart():
     assert not Real(0, 1).contains(math.nan)
     assert not Real(0, 1).contains("0.5")
     assert Real(0, 1).contains(1)
-    assert not Choice((0, 2)).contains(False)
-    assert Choice(({"name": "conv4"}, None)).contains({"name": "conv4"})
+    assert not Categorical((0, 2)).contains(False)
+    assert Categorical(({"name": "conv4"}, None)).contains({"name": "conv4"})
 
 
 @settings(deadline=None)
@@ -105,7 +109,7 @@ def test_samples_and_mutants_are_of_the_space(seed, number):
     drawn = SPACE.sample(seed, number)
     assert SPACE.contains(drawn)
     assert drawn == SPACE.sample(seed, number)
-    mutated = SPACE.mutated(drawn, seed, number)
+    mutated = SPACE.mutate(drawn, seed, number)
     assert SPACE.contains(mutated)
     assert sum(mutated[name] != drawn[name] for name in mutated.keys() & drawn.keys()) <= 1
 
@@ -135,11 +139,11 @@ def test_conditions_hold_all_at_once_and_lists_are_any_of():
 
 def test_a_chosen_section_takes_the_place_of_the_old_one():
     plain = {"seed": 0, "model": {"name": "resnet12", "dropout": 0.1}, "outer": {"lr": 0.1, "steps": 5}}
-    found = applied(plain, {"model.width": 8, "model": {"name": "conv4"}, "outer.lr": 0.2})
+    found = apply_configuration(plain, {"model.width": 8, "model": {"name": "conv4"}, "outer.lr": 0.2})
     assert found == {"seed": 0, "model": {"name": "conv4", "width": 8}, "outer": {"lr": 0.2, "steps": 5}}
     assert plain["model"] == {"name": "resnet12", "dropout": 0.1}
     with pytest.raises(ValueError, match=re.escape("seed.x: 'seed' is a value, not a section: search over 'seed'")):
-        applied(plain, {"seed.x": 1})
+        apply_configuration(plain, {"seed.x": 1})
 
 
 def test_what_is_drawn_is_a_configuration():
@@ -157,7 +161,7 @@ def test_what_is_drawn_is_a_configuration():
     )
     for number in range(20):
         drawn = space.sample(3, number)
-        config = read_config(applied(base, drawn))
+        config = read_config(apply_configuration(base, drawn))
         assert config.algorithm.settings.inner_lr == drawn["algorithm.inner_lr"]
         assert config.tasks.train.ways == drawn["tasks.train.ways"]
         assert config.model.name == drawn["model"]["name"]

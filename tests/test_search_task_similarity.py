@@ -11,7 +11,7 @@ import torch
 from metatrain.config.load import as_plain, read_config
 from tasks.types import Episode, Examples
 from tests.configurations import TINY
-from tune.transfer.task_similarity import coarse, distance, signature, weight
+from tune.transfer.task_similarity import distance, signature, signature_from_settings, weight
 
 
 def drawn(ways: int = 5, shots: int = 1, **settings: Any) -> dict[str, Any]:
@@ -50,8 +50,10 @@ SIGNATURES = {
     "another alphabet": drawn(seed=9),
     "sinusoids": curves(),
     "large sinusoids": curves(amplitude=[5.0, 50.0]),
-    "by its configuration alone": coarse({"name": "strokes", "train": {"ways": 5, "shots": 1}, "seed": 0}),
-    "mini-imagenet": coarse({"name": "mini_imagenet", "train": {"ways": 5, "shots": 1}}),
+    "by its configuration alone": signature_from_settings(
+        {"name": "strokes", "train": {"ways": 5, "shots": 1}, "seed": 0}
+    ),
+    "mini-imagenet": signature_from_settings({"name": "mini_imagenet", "train": {"ways": 5, "shots": 1}}),
 }
 
 
@@ -119,12 +121,16 @@ def test_the_coarse_signature_is_that_of_the_whole_one_without_statistics():
     shape = {"ways": 5, "shots": 1, "queries": 5}
     config = read_config({**TINY, "tasks": {"name": "strokes", "train": shape, "test": shape}})
     whole = signature(config)
-    assert coarse(as_plain(config)["tasks"]) == {key: whole[key] for key in whole if key != "statistics"}
+    assert signature_from_settings(as_plain(config)["tasks"]) == {
+        key: whole[key] for key in whole if key != "statistics"
+    }
 
 
 def test_where_files_lie_is_no_part_of_it():
     tasks = {"name": "omniglot", "train": {"ways": 5, "shots": 1}, "splitting": "characters"}
-    assert coarse({**tasks, "root": "a", "cache": "b"}) == coarse({**tasks, "root": "s3://c/d", "cache": None})
+    assert signature_from_settings({**tasks, "root": "a", "cache": "b"}) == signature_from_settings(
+        {**tasks, "root": "s3://c/d", "cache": None}
+    )
 
 
 def test_tasks_whose_x_is_a_tree_have_a_signature_too(monkeypatch):

@@ -14,20 +14,20 @@ from metatrain.runs.locations import leave, make_home
 from metatrain.setup import decided
 from metatrain.training.outer_loop import Best
 from tests.configurations import tiny
-from tune.execution.trial import Report, lived
-from tune.execution.trial_spec import Assignment
+from tune.execution.trial import Report, run_trial
+from tune.execution.trial_spec import TrialSpec
 
 RUNGS = (2, 4)
 KEPT = ("executor.shard_size=6", "checkpoint.keep=9")
 
 
-def assignment(place: Path, *overrides: str, **others: Any) -> Assignment:
+def assignment(place: Path, *overrides: str, **others: Any) -> TrialSpec:
     plain = as_plain(tiny("outer.steps=4", *KEPT, *overrides))
-    return Assignment(0, place.name, str(place), plain, RUNGS, "validation/accuracy", {}, **others)
+    return TrialSpec(0, place.name, str(place), plain, RUNGS, "validation/accuracy", {}, **others)
 
 
-def whole(given: Assignment) -> list[Report]:
-    return list(lived(given, threading.Event()))
+def whole(given: TrialSpec) -> list[Report]:
+    return list(run_trial(given, threading.Event()))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def parent(tmp_path):
     return place
 
 
-def begun(parent: Path, place: Path, **others: Any) -> Assignment:
+def begun(parent: Path, place: Path, **others: Any) -> TrialSpec:
     """A copy of the parent at its end, that learns."""
     return assignment(place, "outer.steps=6", "outer.lr=0.1", parent=(str(parent), 4), **others)._replace(rungs=(6,))
 

@@ -21,9 +21,9 @@ from metatrain.tracking.status_line import duration, time_left
 from metatrain.types import RunStatus
 from metatrain.validation import require
 from metatrain.yaml_config import flat
-from tune.config.search_config import Document
-from tune.history.trials import BROKEN, History, Status
-from tune.search_dir import BEST, CLOCK, JOURNAL, KEPT, trial_id
+from tune.config.search_config import SearchConfig
+from tune.history.trials import FAILED_STATUSES, History, Status
+from tune.search_dir import BEST, CLOCK, JOURNAL, KEPT, trial_run_id
 
 if TYPE_CHECKING:
     from metatrain.tracking.mlflow_recorder import MLflowRecorder
@@ -92,11 +92,11 @@ def _whole(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-class Standing(NamedTuple):
+class SearchStatus(NamedTuple):
     """Where a search stands."""
 
     history: History
-    document: Document
+    document: SearchConfig
     seconds: float
 
     def progress(self) -> tuple[int, int]:
@@ -121,9 +121,9 @@ class Standing(NamedTuple):
     def _parts(self) -> list[str]:
         history = self.history
         states = Counter(trial.status for trial in history.trials)
-        broken = sum(states[status] for status in BROKEN)
+        broken = sum(states[status] for status in FAILED_STATUSES)
         begun = f"{len(history.trials)} trials, {states['running']} running" + (f", {broken} failed" if broken else "")
-        rungs = Counter(budget for _, budget in history.arrivals)
+        rungs = Counter(budget for _, budget in history.result_order)
         reached = ", ".join(f"{count} to {budget}" for budget, count in sorted(rungs.items()))
         return [begun, f"steps: {reached}" if reached else "", self.best()]
 
@@ -138,10 +138,10 @@ class Standing(NamedTuple):
         return f"best {told} by trial {best.number} at step {budget}"
 
 
-class Chronicle:
+class Monitor:
     """Tells of a search that is under way."""
 
-    def __init__(self, home: Run, document: Document) -> None:
+    def __init__(self, home: Run, document: SearchConfig) -> None:
         self._home, self._document = home, document
         self.clock = Clock(home.path)
         self._display: Display = display_on(sys.stderr, "searching")
@@ -164,7 +164,7 @@ class Chronicle:
     def tell(self, history: History) -> None:
         """Everything that is new since it was last told."""
         self.clock.note()
-        standing = Standing(history, self._document, self.clock.seconds)
+        standing = SearchStatus(history, self._document, self.clock.seconds)
         best = standing.best()
         self._display.update(*standing.progress(), standing.text(), best != self._told)
         if best != self._told:
@@ -226,7 +226,7 @@ class Chronicle:
 
 def _ended(home: Run, history: History) -> dict[str, RunStatus]:
     """How trials ended, by the ids of their runs: who was killed in between has not told MLflow."""
-    return {trial_id(home, trial.number): ENDS[trial.status] for trial in history.trials if trial.status in ENDS}
+    return {trial_run_id(home, trial.number): ENDS[trial.status] for trial in history.trials if trial.status in ENDS}
 
 
 def _found(history: History) -> Mapping[str, float]:
@@ -235,12 +235,12 @@ def _found(history: History) -> Mapping[str, float]:
 
 
 def _counts(history: History) -> Mapping[str, float]:
-    states = Counter("failed" if trial.broke else trial.status for trial in history.trials)
+    states = Counter("failed" if trial.has_failed else trial.status for trial in history.trials)
     counts = {f"search/{status}": float(states[status]) for status in ("running", "stopped", "completed", "failed")}
     return {**counts, "search/trials": float(len(history.trials))}
 
 
-def _parent(home: Run, document: Document) -> "MLflowRecorder | None":
+def _parent(home: Run, document: SearchConfig) -> "MLflowRecorder | None":
     if document.base.tracking.uri is None:
         return None
     from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds

@@ -19,23 +19,23 @@ from metatrain.runs import Run
 from metatrain.types import RunStatus
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
-from tune.config.search_config import Document
-from tune.execution.coordinator import Desk
-from tune.execution.placement import Needs, at_once, needs, unseen
-from tune.execution.ray_tune import Room, conduct
+from tune.config.search_config import SearchConfig
+from tune.execution.coordinator import Coordinator
+from tune.execution.placement import TrialResources, count_nodes_without, max_concurrent_trials, trial_resources
+from tune.execution.ray_tune import CapacityMonitor, run_trials
 from tune.history.trials import Trial
-from tune.monitor import Chronicle
+from tune.monitor import Monitor
 from tune.report.collect import collect
 from tune.report.page import NAME, render
 from tune.report.plots import plots
-from tune.search_dir import EXPERIENCE, JOURNAL, TASKS, assignment, new_search
-from tune.study import Search
-from tune.transfer.prior_studies import Experience, gathered, read_experience
+from tune.search_dir import EXPERIENCE, JOURNAL, TASKS, assignment, create_search
+from tune.study import Study
+from tune.transfer.prior_studies import PriorStudies, gather_prior_studies, read_prior_studies
 from tune.transfer.task_similarity import signature
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """What came of a search, or of this part of it. `seconds` are of all its parts.
 
     ended: why no more trials begin; empty where it was interrupted. failed: that is a failure.
@@ -62,12 +62,12 @@ class Outcome:
 
 
 def search(
-    document: Document,
+    document: SearchConfig,
     home: Run | None = None,
     take_over: bool = False,
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+) -> SearchResult:
     """Conduct a search in the folder `home` (a new one by default), going on where its journal ends.
 
     `stop` is asked twice a second; when it says so, trials keep their state and the outcome is not `ended`.
@@ -75,36 +75,36 @@ def search(
     """
     document = dataclasses.replace(document, base=resolved(document.base, {}))
     _check_metric(document)
-    needed = needs(document.base.executor, document.search.cpus)
+    needed = trial_resources(document.base.executor, document.search.cpus)
     with connected(document.base.executor, besides=1 if document.base.executor.name == "ray" else 0):
         settings = document.base.executor
-        together = at_once(needed, document.search.at_once, grows=not isinstance(settings.workers, int))
+        together = max_concurrent_trials(needed, document.search.at_once, grows=not isinstance(settings.workers, int))
         _check_shared(document, home)
-        home = home or new_search(document, _beside(document, say))
+        home = home or create_search(document, _beside(document, say))
         say(f"search {home.where}")
         owned = runs.own(home, take_over, heartbeat_s=document.base.runs.heartbeat)
-        with owned, Search(document.plan(_experience(home)), home.path / JOURNAL) as found:
+        with owned, Study(document.study_spec(_experience(home)), home.path / JOURNAL) as found:
             try:
                 home.commit()
                 return _conducted(found, document, home, (needed, together), stop, say)
             except (OSError, ValueError, RayError, TuneError, RunLost) as error:
-                raise RunFailed(f"{' '.join(str(error).split())}\n{kept_in(home.where)}") from error
+                raise RunFailed(f"{' '.join(str(error).split())}\n{resume_hint(home.where)}") from error
 
 
-def kept_in(place: str) -> str:
+def resume_hint(place: str) -> str:
     """How to go on with a search."""
     return f"the search is kept in {place}: go on with `metatrain search --resume {shlex.quote(place)}`"
 
 
 def _conducted(
-    found: Search,
-    document: Document,
+    found: Study,
+    document: SearchConfig,
     home: Run,
-    room: tuple[Needs, int],
+    room: tuple[TrialResources, int],
     stop: Callable[[], bool],
     say: Callable[[str], None],
-) -> Outcome:
-    chronicle = Chronicle(home, document)
+) -> SearchResult:
+    chronicle = Monitor(home, document)
     minutes = document.search.minutes
 
     def assign(trial: Trial) -> Any:
@@ -114,26 +114,28 @@ def _conducted(
         chronicle.tell(found.history)
         return stop() or (minutes is not None and chronicle.clock.seconds >= 60 * minutes)
 
-    desk = Desk(found, assign, home.commit, room[1], document.search.retries)
+    coordinator = Coordinator(found, assign, home.commit, room[1], document.search.retries)
     with _told(chronicle, found) as close:
-        conduct(desk, room[0], attend, _room(room[0], document, say))
-        ended, failed = _why(found, desk.trouble, document, chronicle.clock.seconds)
+        run_trials(coordinator, room[0], attend, _room(room[0], document, say))
+        ended, failed = _why(found, coordinator.failure, document, chronicle.clock.seconds)
         chronicle.tell(found.history)
         chronicle.clock.note(last=True)
         _kept(home, chronicle)
         close("failed" if failed else "finished" if ended else "interrupted")
     history = found.history
     seconds = round(chronicle.clock.seconds, 1)
-    return Outcome(home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best())
+    return SearchResult(
+        home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best()
+    )
 
 
-def _room(needed: Needs, document: Document, say: Callable[[str], None]) -> Room:
-    return Room(needed, document.search.at_once, document.base.executor.deadline, say)
+def _room(needed: TrialResources, document: SearchConfig, say: Callable[[str], None]) -> CapacityMonitor:
+    return CapacityMonitor(needed, document.search.at_once, document.base.executor.deadline, say)
 
 
-def _why(found: Search, trouble: str, document: Document, seconds: float) -> tuple[str, bool]:
+def _why(found: Study, trouble: str, document: SearchConfig, seconds: float) -> tuple[str, bool]:
     """Why a session is over, and whether that is a failure; "" where somebody wanted it to be."""
-    outcome, minutes = found.outcome(), document.search.minutes
+    outcome, minutes = found.stop_reason(), document.search.minutes
     if trouble:
         return trouble, True
     if outcome is not None and outcome.failed:
@@ -145,7 +147,7 @@ def _why(found: Search, trouble: str, document: Document, seconds: float) -> tup
 
 
 @contextmanager
-def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus], None]]:
+def _told(chronicle: Monitor, found: Study) -> Iterator[Callable[[RunStatus], None]]:
     """The chronicle begun, and closed whatever happens."""
     chronicle.start(found.history)
     status: RunStatus = "failed"
@@ -163,7 +165,7 @@ def _told(chronicle: Chronicle, found: Search) -> Iterator[Callable[[RunStatus],
         chronicle.close(found.history, status)
 
 
-def _kept(home: Run, chronicle: Chronicle) -> None:
+def _kept(home: Run, chronicle: Monitor) -> None:
     """Pictures and page are made, kept with the search and recorded."""
     home.commit()
     story = dataclasses.replace(collect(home), owner=None)  # by the time that it is read
@@ -176,7 +178,7 @@ def _kept(home: Run, chronicle: Chronicle) -> None:
     home.commit()
 
 
-def _beside(document: Document, say: Callable[[str], None]) -> dict[str, str]:
+def _beside(document: SearchConfig, say: Callable[[str], None]) -> dict[str, str]:
     """What is found out once, when a search begins: what its tasks are like, and what others have seen of such."""
     signed = signature(document.base)
     found = {TASKS: json.dumps(signed, indent=2) + "\n"}
@@ -184,7 +186,7 @@ def _beside(document: Document, say: Callable[[str], None]) -> dict[str, str]:
     if settings.warm_start:
         if uri is None:
             raise ValueError("search.warm_start: earlier searches are read from MLflow: set tracking.uri")
-        experience, notes = gathered(uri, settings.warm_start, document.space, settings.metric, signed)
+        experience, notes = gather_prior_studies(uri, settings.warm_start, document.space, settings.metric, signed)
         for note in notes:
             say(note)
         for source in experience.sources:
@@ -193,26 +195,26 @@ def _beside(document: Document, say: Callable[[str], None]) -> dict[str, str]:
     return found
 
 
-def _experience(home: Run) -> Experience | None:
+def _experience(home: Run) -> PriorStudies | None:
     """What the search began with, whatever has been learnt elsewhere since."""
     kept = home.path / EXPERIENCE
-    return read_experience(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
+    return read_prior_studies(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
 
 
-def _check_shared(document: Document, home: Run | None) -> None:
+def _check_shared(document: SearchConfig, home: Run | None) -> None:
     """ValueError: trials on other nodes would write where nobody finds it."""
     root = document.base.runs.root if home is None else home.where
-    missing = 0 if is_uri(root) else unseen(Path(root).absolute())
+    missing = 0 if is_uri(root) else count_nodes_without(Path(root).absolute())
     remedy = "set it to s3://BUCKET/FOLDER, or to a disk that all of them share"
     require(not missing, f"runs.root: '{root}' is not there for {missing} of the cluster's nodes: {remedy}")
     uri = document.base.tracking.uri or ""
     file = uri.removeprefix("sqlite:///")
-    missing = unseen(Path(file).absolute().parent) if file != uri else 0
+    missing = count_nodes_without(Path(file).absolute().parent) if file != uri else 0
     remedy = "set it to a server's http://…, or to null"
     require(not missing, f"tracking.uri: '{uri}' is not there for {missing} of the cluster's nodes: {remedy}")
 
 
-def _check_metric(document: Document) -> None:
+def _check_metric(document: SearchConfig) -> None:
     """ValueError: runs on these tasks never report the metric."""
     tasks = document.base.tasks
     kind = tasks.source.settings.distribution("validation", tasks.test, 0).spec.kind

@@ -1,12 +1,13 @@
-"""The search: suggests trials, hears of results, decides who goes on, and can be killed at any instant.
+"""Run one study: propose trials, record their results in the journal, decide which trials continue.
 
-    with Search(plan, folder / "journal.jsonl") as search:
-        while (trial := search.next_trial()) is not None:
+    with Study(spec, folder / "journal.jsonl") as study:
+        while (trial := study.next_trial()) is not None:
             for budget, value in train(trial):
-                if search.report(trial.number, budget, value) == "stop":
+                if study.report(trial.number, budget, value) == "stop":
                     break
 
-After a restart the same call goes on: `running` holds the trials to be taken up again from their checkpoints.
+A study can be killed at any instant. After a restart the same code resumes it: `running` holds the trials to resume
+from their checkpoints.
 """
 
 import dataclasses
@@ -18,33 +19,42 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from metatrain.validation import require, require_positive
-from tune.history.journal import Event, Journal, after, replayed
+from tune.history.journal import Event, Journal, apply_event, replay
 from tune.history.trials import History, Mode, Status, Trial
-from tune.schedulers.asha import Decision, Schedule
-from tune.schedulers.pbt import Population
+from tune.schedulers.asha import Decision, Scheduler
+from tune.schedulers.pbt import PBT
 from tune.searchers import Searcher
 from tune.space.search_space import Configuration, Space
-from tune.transfer.prior_studies import Experience
+from tune.transfer.prior_studies import PriorStudies
+
+_JOURNAL_NAMES = {
+    "RandomSearch": "random",
+    "WarmStart": "warm",
+    "ASHA": "halving",
+    "FullBudget": "full",
+    "PBT": "population",
+}
+"""Names in journal headers of the searchers and schedulers whose classes have others: part of the file format."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudySpec:
     """What is searched, how, and for how long.
 
-    trials, steps: at most so many are begun; none, once so many steps are computed; None where there is no such end, as
-    in a search that ends by the clock. failures: so many trials that fail one after the other end the search, for the
-    next would too.
+    trials, steps: no trial begins once so many have begun, or once so many steps are computed; None for no such limit,
+    as in a search that ends by time. failures: so many trials that fail in a row end the study, because the next would
+    fail too.
 
-    Where the schedule is a population, `trials` counts copies as it does members: once so many have begun, members
-    train on as they are. Without it, or `steps`, the population ends when its members have had their budgets.
+    In population-based training `trials` counts copies as well as members; once so many have begun, members train on
+    without copying. Without `trials` and `steps` the study ends when its members have used their budgets.
 
-    objectives: costs, to be small, that are weighed beside the metric; they come with results. first: configurations
-    that are tried before any that the searcher suggests, in their order.
+    objectives: costs to minimise beside the metric, reported with results. initial_trials: configurations tried before
+    the searcher's own, in their order.
     """
 
     space: Space
     searcher: Searcher
-    schedule: Schedule
+    scheduler: Scheduler
     metric: str
     mode: Mode
     seed: int = 0
@@ -52,192 +62,195 @@ class Plan:
     steps: int | None = None
     failures: int = 5
     objectives: tuple[str, ...] = ()
-    first: tuple[Configuration, ...] = ()
+    initial_trials: tuple[Configuration, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
         require(self.mode in ("min", "max"), f"search.mode: {self.mode!r}: set min or max")
-        for configuration in self.first:
-            require(self.space.contains(configuration), f"search.first: {configuration} is not of the space: mend it")
-        begun = self.schedule.members if isinstance(self.schedule, Population) else self.trials
-        many = f"search.first: has {len(self.first)} configurations, and {begun} trials are begun: leave some out"
-        require(begun is None or len(self.first) <= begun, many)
-        if isinstance(self.schedule, Population):
-            self.schedule.check(self.space)
-            members = self.schedule.members
+        for configuration in self.initial_trials:
+            require(self.space.contains(configuration), f"search.first: {configuration} is not of the space: fix it")
+        begun = self.scheduler.members if isinstance(self.scheduler, PBT) else self.trials
+        many = f"search.first: has {len(self.initial_trials)} configurations for {begun} trials: remove some"
+        require(begun is None or len(self.initial_trials) <= begun, many)
+        if isinstance(self.scheduler, PBT):
+            self.scheduler.check_space(self.space)
+            members = self.scheduler.members
             few = f"search.trials: {self.trials} leave a population of {members} none to copy with: set more than that"
             require(self.trials is None or self.trials > members, few)
 
-    def header(self) -> dict[str, Any]:
-        """What makes it this search; how long it lasts is not part of that, and may be raised."""
+    def journal_header(self) -> dict[str, Any]:
+        """Return what identifies this study in its journal; its length is no part of that and may be raised."""
         header: dict[str, Any] = {
             "seed": self.seed,
             "metric": self.metric,
             "mode": self.mode,
-            "space": self.space.written(),
-            "searcher": _told(self.searcher),
-            "schedule": _told(self.schedule),
+            "space": self.space.to_plain(),
+            "searcher": _describe(self.searcher),
+            "schedule": _describe(self.scheduler),
         }
-        # Left out where there are none, as in journals from before there could be.
+        # Omitted where there are none, as in journals of versions without them.
         header |= {"objectives": list(self.objectives)} if self.objectives else {}
-        return header | ({"first": list(self.first)} if self.first else {})
+        return header | ({"first": list(self.initial_trials)} if self.initial_trials else {})
 
 
-class Outcome(NamedTuple):
+class StopReason(NamedTuple):
     """Why no more trials begin, and whether that is a failure."""
 
     failed: bool
     reason: str
 
 
-class Search:
-    """A history that grows, each event in the journal first."""
+class Study:
+    """Grow a history of trials, writing each event to the journal first."""
 
-    def __init__(self, plan: Plan, path: Path) -> None:
-        """Begin, or go on where the journal ends. ValueError: it is another search's."""
-        self.plan = plan
-        self._journal = Journal(path, plan.header())
+    def __init__(self, spec: StudySpec, path: Path) -> None:
+        """Begin a study, or resume it where its journal ends. ValueError: the journal is another study's."""
+        self.spec = spec
+        self._journal = Journal(path, spec.journal_header())
         try:
-            self.history: History = replayed(plan.mode, self._journal.events, str(path), plan.objectives)
+            self.history: History = replay(spec.mode, self._journal.events, str(path), spec.objectives)
         except BaseException:
             self._journal.close()
             raise
 
-    def __enter__(self) -> "Search":
+    def __enter__(self) -> "Study":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """The journal is whole already."""
+        """Close the journal, which is complete after each event."""
         self._journal.close()
 
     @property
     def running(self) -> tuple[Trial, ...]:
-        """Trials that have begun and not ended."""
+        """Return the trials that have begun and not ended."""
         return self.history.running
 
     def best(self) -> Trial | None:
-        """The best of those that went furthest."""
+        """Return the best of the trials with the largest budget."""
         return self.history.best()
 
     def front(self) -> tuple[Trial, ...]:
-        """Of those that went furthest, those that none of them dominates, the best metric first."""
+        """Return the Pareto front of the trials with the largest budget, the best metric first."""
         return self.history.front()
 
-    def outcome(self) -> Outcome | None:
-        """Why no more trials begin; None while they do, or may: a member of a population that runs may yet be replaced
-        by its copy of another.
+    def stop_reason(self) -> StopReason | None:
+        """Return why no more trials begin; None while they do or may, as when a member that runs may yet be replaced
+        by a copy of another.
         """
-        history, plan = self.history, self.plan
-        if history.failures_in_a_row >= plan.failures:
-            broken = [trial for trial in history.trials if trial.broke]
-            last = f"trial {broken[-1].number} last: {broken[-1].reason}"
-            return Outcome(True, f"{history.failures_in_a_row} trials failed one after the other, {last}")
-        enough = self._enough(history)
-        if enough is not None:
-            return Outcome(False, enough)
-        if self._complete() and not history.running:
-            return Outcome(False, f"all {sum(trial.parent is None for trial in history.trials)} members have ended")
+        history, spec = self.history, self.spec
+        if history.consecutive_failures >= spec.failures:
+            last = [trial for trial in history.trials if trial.has_failed][-1]
+            reason = f"trial {last.number} last: {last.reason}"
+            return StopReason(True, f"{history.consecutive_failures} trials failed one after the other, {reason}")
+        limit = self._reached_limit(history)
+        if limit is not None:
+            return StopReason(False, limit)
+        if self._all_started() and not history.running:
+            return StopReason(False, f"all {sum(trial.parent is None for trial in history.trials)} members have ended")
         return None
 
     def next_trial(self) -> Trial | None:
-        """Begin one more; None: see `outcome`, and where that is None all members of a population have begun."""
-        if self.outcome() is not None or self._complete():
+        """Begin one more trial. None: see `stop_reason`; if that is None, all members of a population have begun."""
+        if self.stop_reason() is not None or self._all_started():
             return None
-        plan, number = self.plan, len(self.history.trials)
-        given = len(plan.first)
+        spec, number = self.spec, len(self.history.trials)
+        given = len(spec.initial_trials)
         if number < given:
-            configuration = dict(plan.first[number])
+            configuration = dict(spec.initial_trials[number])
         else:
-            configuration = plan.searcher.suggest(plan.space, self.history, number - given, plan.seed)
-        began = {"event": "began", "trial": number, "configuration": configuration, "parent": None, "start": 0}
-        self._do(began)
+            configuration = spec.searcher.suggest(spec.space, self.history, number - given, spec.seed)
+        self._apply({"event": "began", "trial": number, "configuration": configuration, "parent": None, "start": 0})
         return self.history.trial(number)
 
     def budgets(self, number: int) -> tuple[int, ...]:
-        """The rungs of a trial, those above the steps that it began from, in steps, rising."""
+        """Return the rungs of a trial above the step that it began from, in steps, rising."""
         start = self.history.trial(number).start
-        return tuple(rung for rung in self.plan.schedule.budgets(number) if rung > start)
+        return tuple(rung for rung in self.spec.scheduler.budgets(number) if rung > start)
 
     def report(
         self, number: int, budget: int, value: float, costs: Mapping[str, float] = MappingProxyType({})
     ) -> Decision:
-        """A result after `budget` steps, those of a copy's ancestors among them; whether the trial goes on.
+        """Record a result after `budget` steps, those of a copy's ancestors included; return whether the trial goes on.
 
-        Where it copies another it does not, and its copy is among `running`. Saying a result again changes nothing, nor
-        does saying it too late. Budgets between the rungs are not kept. ValueError: a rung was passed in silence.
+        A trial that copies another stops, and its copy is among `running`. A result that is repeated, or comes after
+        the trial's end, changes nothing; budgets between rungs are not recorded. ValueError: a rung was skipped.
 
-        costs: {objective: number}. What is no objective of the plan is not kept, nor what is no finite number: what is
-        not known counts as the worst.
+        costs: {objective: number}. Other names than the objectives and numbers that are not finite are dropped; an
+        unknown cost counts as the worst.
         """
         trial = self.history.trial(number)
-        if not self.history.takes(number, budget):
-            return _standing(trial)
+        if not self.history.accepts(number, budget):
+            return _decision(trial)
         if not math.isfinite(value):
-            self._do({"event": "ended", "trial": number, "status": "nan", "reason": f"{value} at step {budget}"})
+            self._apply({"event": "ended", "trial": number, "status": "nan", "reason": f"{value} at step {budget}"})
             return "stop"
         due = next((rung for rung in self.budgets(number) if rung > trial.budget), math.inf)
         if budget < due:
             return "continue"
-        passed = f"trial {number}: {budget} steps are past the rung at {due}: report {self.plan.metric} there"
-        require(budget == due, passed)
+        skipped = f"trial {number}: {budget} steps are past the rung at {due}: report {self.spec.metric} there"
+        require(budget == due, skipped)
         result: Event = {"event": "result", "trial": number, "budget": budget, "value": float(value)}
-        known = {name: float(costs[name]) for name in self.plan.objectives if math.isfinite(costs.get(name, math.nan))}
+        known = {name: float(costs[name]) for name in self.spec.objectives if math.isfinite(costs.get(name, math.nan))}
         result |= {"costs": known} if known else {}
-        self._do(result | self._decided(self.history.reported(number, budget, value, known), number))
-        return _standing(self.history.trial(number))
+        self._apply(result | self._decide(self.history.with_result(number, budget, value, known), number))
+        return _decision(self.history.trial(number))
 
-    def failed(self, number: int, reason: str, status: Status = "failed") -> None:
-        """A trial broke, and will not be tried again; `status` is one of `history.BROKEN`."""
+    def fail(self, number: int, reason: str, status: Status = "failed") -> None:
+        """End a trial as failed, with a status of `FAILED_STATUSES`; it is not tried again."""
         if self.history.trial(number).status == "running":
-            self._do({"event": "ended", "trial": number, "status": status, "reason": reason})
+            self._apply({"event": "ended", "trial": number, "status": status, "reason": reason})
 
-    def _decided(self, seen: History, number: int) -> Event:
-        """What follows from a trial's newest result, as the journal has it."""
-        plan, schedule = self.plan, self.plan.schedule
-        if seen.trial(number).budget == schedule.budgets(number)[-1]:
+    def _decide(self, history: History, number: int) -> Event:
+        """Return the part of a result's event that says what follows from it."""
+        spec, scheduler = self.spec, self.spec.scheduler
+        if history.trial(number).budget == scheduler.budgets(number)[-1]:
             return {"status": "completed"}
-        if schedule.decide(seen, number) == "stop":
+        if scheduler.decide(history, number) == "stop":
             return {"status": "stopped"}
-        if isinstance(schedule, Population) and self._enough(seen) is None:
-            copy = schedule.exploit(plan.space, seen, number, plan.seed)
+        if isinstance(scheduler, PBT) and self._reached_limit(history) is None:
+            copy = scheduler.choose_copy(spec.space, history, number, spec.seed)
             if copy is not None:
-                return {"status": "stopped", "copy": {"trial": len(seen.trials), **copy._asdict()}}
+                return {"status": "stopped", "copy": {"trial": len(history.trials), **copy._asdict()}}
         return {"status": "running"}
 
-    def _enough(self, history: History) -> str | None:
-        """Which of the plan's ends is reached, in words."""
-        trials, steps = self.plan.trials, self.plan.steps
+    def _reached_limit(self, history: History) -> str | None:
+        """Describe the limit of the study that is reached, if any."""
+        trials, steps = self.spec.trials, self.spec.steps
         if trials is not None and len(history.trials) >= trials:
             return f"all {trials} trials have begun"
         if steps is not None and history.steps >= steps:
             return f"{history.steps} of {steps} steps are computed"
         return None
 
-    def _complete(self) -> bool:
-        return isinstance(self.plan.schedule, Population) and self.plan.schedule.complete(self.history)
+    def _all_started(self) -> bool:
+        return isinstance(self.spec.scheduler, PBT) and self.spec.scheduler.all_started(self.history)
 
-    def _do(self, event: Event) -> None:
-        """What cannot be is found before it is written; what is not written is not done."""
-        grown = after(self.history, event)
+    def _apply(self, event: Event) -> None:
+        """Check an event, write it to the journal, then let it take effect."""
+        grown = apply_event(self.history, event)
         self._journal.append(event)
         self.history = grown
 
 
-def _standing(trial: Trial) -> Decision:
+def _decision(trial: Trial) -> Decision:
     return "continue" if trial.status == "running" else "stop"
 
 
-def _told(settings: Any) -> dict[str, Any]:
-    """By name, and so what it holds that says what it is itself."""
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    return {"name": type(settings).__name__.lower(), **{name: _field(value) for name, value in fields.items()}}
+def _describe(settings: Any) -> dict[str, Any]:
+    """Return the name and the fields of a searcher or scheduler, as journal headers have them."""
+    name = type(settings).__name__
+    values = {
+        field.metadata.get("journal", field.name): getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+    }
+    return {"name": _JOURNAL_NAMES.get(name, name.lower())} | {key: _plain_field(one) for key, one in values.items()}
 
 
-def _field(value: Any) -> Any:
-    """Plain as it is; a searcher within a searcher as that is told; experience, which may be long, by its digest."""
-    if isinstance(value, Experience):
+def _plain_field(value: Any) -> Any:
+    """Describe a searcher within a searcher; give prior studies, which may be long, by their digest."""
+    if isinstance(value, PriorStudies):
         return value.digest()
-    return _told(value) if dataclasses.is_dataclass(value) else value
+    return _describe(value) if dataclasses.is_dataclass(value) else value

@@ -112,13 +112,13 @@ def _of_run(place: str) -> dict[str, Any]:
 
 
 def _of_search(home: runs.Run) -> dict[str, Any]:
-    from tune.config.search_config import load_document
-    from tune.monitor import Standing
+    from tune.config.search_config import load_search_config
+    from tune.monitor import SearchStatus
     from tune.report.collect import collect
 
     story, owner = collect(home), runs.owner(home)
     spent = 0.0 if math.isnan(story.spent) else story.spent
-    line = Standing(story.history, load_document(home.config), spent).text()
+    line = SearchStatus(story.history, load_search_config(home.config), spent).text()
     return {"name": home.where, "status": f"RUNNING ({owner})" if owner else "NOT RUNNING", "line": line}
 
 

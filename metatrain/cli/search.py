@@ -18,8 +18,8 @@ from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
-    from tune.config.search_config import Document
-    from tune.runner import Outcome
+    from tune.config.search_config import SearchConfig
+    from tune.runner import SearchResult
 
 
 def search_command(file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
@@ -27,35 +27,35 @@ def search_command(file: str | None, overrides: list[str], resume: str | None, t
     document, home = _asked(file, overrides, resume, take_over)
     prepare(document.base)
     settled(document.base)
-    from tune.runner import kept_in, search  # with Ray, which takes seconds
+    from tune.runner import resume_hint, search  # with Ray, which takes seconds
 
     with graceful_shutdown() as shutdown:
         say = partial(print, file=sys.stderr, flush=True)
         outcome = search(document, home, take_over, shutdown.is_set, say)
     _report(outcome, document, as_json)
     if outcome.failed:
-        raise RunFailed(f"{outcome.ended}\n{kept_in(outcome.place)}")
+        raise RunFailed(f"{outcome.ended}\n{resume_hint(outcome.place)}")
     if not outcome.ended:
-        print(f"interrupted: {kept_in(outcome.place)}", file=sys.stderr)
+        print(f"interrupted: {resume_hint(outcome.place)}", file=sys.stderr)
         raise typer.Exit(128 + shutdown.signal)
 
 
 def _asked(
     file: str | None, overrides: list[str], resume: str | None, take_over: bool
-) -> tuple["Document", Run | None]:
-    from tune.config.search_config import load_document, resumed_document
+) -> tuple["SearchConfig", Run | None]:
+    from tune.config.search_config import load_search_config, update_search_config
     from tune.search_dir import open_search
 
     require(not take_over or resume is not None, "--take-over: is for --resume alone: leave it out")
     if resume is not None:
         home, before = open_search(resume)
-        return resumed_document(before, [file, *overrides] if file else []), home
+        return update_search_config(before, [file, *overrides] if file else []), home
     if file is None:
         raise ValueError("SEARCH: missing: give a YAML file, as configs/search-*.yaml, or --resume DIR")
-    return load_document(Path(file), overrides), None
+    return load_search_config(Path(file), overrides), None
 
 
-def _best(outcome: "Outcome", document: "Document") -> str:
+def _best(outcome: "SearchResult", document: "SearchConfig") -> str:
     """The best configuration's file; of a search in object storage a copy is made here."""
     assert outcome.best is not None, "there is one"
     if not is_uri(outcome.place):
@@ -65,7 +65,7 @@ def _best(outcome: "Outcome", document: "Document") -> str:
     return str(copy)
 
 
-def _report(outcome: "Outcome", document: "Document", as_json: bool) -> None:
+def _report(outcome: "SearchResult", document: "SearchConfig", as_json: bool) -> None:
     best = outcome.best
     if best is not None:
         step, value = best.results[-1]

@@ -106,9 +106,9 @@ def _loaded(command: str, file: str, overrides: Sequence[str]) -> Config:
     """The configuration of the run, or of a search's trials."""
     if command != "search":
         return load_config(Path(file), overrides)
-    from tune.config.search_config import load_document  # with Optuna, which takes a second
+    from tune.config.search_config import load_search_config  # with Optuna, which takes a second
 
-    return load_document(Path(file), overrides).base
+    return load_search_config(Path(file), overrides).base
 
 
 def _parsed(command: Sequence[str]) -> dict[str, Any]:

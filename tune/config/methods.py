@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from metatrain.config.load import read_settings
 from metatrain.settings import Choice
-from tune.schedulers.asha import Full, Halving, Schedule
-from tune.schedulers.pbt import Population, explorable
+from tune.schedulers.asha import ASHA, FullBudget, Scheduler
+from tune.schedulers.pbt import PBT, is_explorable
 from tune.searchers import Searcher
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
-from tune.searchers.random_search import Random
+from tune.searchers.random_search import RandomSearch
 from tune.searchers.tpe import TPE
 
 
@@ -23,16 +23,16 @@ class Method(NamedTuple):
     """What trials are made of, and what becomes of them."""
 
     searcher: type[Searcher]
-    schedule: type[Schedule]
+    schedule: type[Scheduler]
 
 
 METHODS: dict[str, Method] = {
-    "bohb": Method(BOHB, Halving),
-    "asha": Method(Random, Halving),
-    "tpe": Method(TPE, Full),
-    "random": Method(Random, Full),
-    "evolution": Method(Evolution, Full),
-    "pbt": Method(Random, Population),
+    "bohb": Method(BOHB, ASHA),
+    "asha": Method(RandomSearch, ASHA),
+    "tpe": Method(TPE, FullBudget),
+    "random": Method(RandomSearch, FullBudget),
+    "evolution": Method(Evolution, FullBudget),
+    "pbt": Method(RandomSearch, PBT),
 }
 _RUNGS = 4
 """Beside the whole budget, where nothing else is said."""
@@ -53,19 +53,19 @@ def read_method(name: str, section: Mapping[str, Any], steps: int, names: Sequen
     return Choice(name, (read_settings(method.searcher, searcher, where), read))
 
 
-def written_method(method: Choice) -> dict[str, Any]:
+def method_to_plain(method: Choice) -> dict[str, Any]:
     """As `read_method` reads it back; how many steps the whole budget is stands elsewhere."""
     searcher, schedule = (dataclasses.asdict(part) for part in method.settings)
     schedule.pop("max_budget")
     return {"name": method.name, **searcher, **schedule}
 
 
-def _usual(schedule: type[Schedule], section: Mapping[str, Any], steps: int, names: Sequence[str]) -> dict[str, Any]:
+def _usual(schedule: type[Scheduler], section: Mapping[str, Any], steps: int, names: Sequence[str]) -> dict[str, Any]:
     """Four rungs below the end; of a population as many comparisons, and explored whatever a checkpoint outlives."""
-    if schedule is Halving:
-        eta = section.get("eta", Halving.eta)
+    if schedule is ASHA:
+        eta = section.get("eta", ASHA.eta)
         whole = isinstance(eta, int) and eta > 1
         return {"min_budget": math.ceil(steps / eta**_RUNGS) if whole else 1}
-    if schedule is Population:
-        return {"interval": max(1, steps // (_RUNGS + 1)), "explored": [name for name in names if explorable(name)]}
+    if schedule is PBT:
+        return {"interval": max(1, steps // (_RUNGS + 1)), "explored": [name for name in names if is_explorable(name)]}
     return {}

@@ -21,15 +21,15 @@ from metatrain.settings import Choice as Named
 from metatrain.settings import Config
 from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import flat, load_yaml, overridden, short, written
-from tune.config.initial_trials import first_configuration
-from tune.config.methods import METHODS, read_method, written_method
+from tune.config.initial_trials import read_initial_trial
+from tune.config.methods import METHODS, method_to_plain, read_method
 from tune.searchers.evolution import Evolution
-from tune.searchers.warm_start import Warm
+from tune.searchers.warm_start import WarmStart
 from tune.settings import SearchSettings
-from tune.space.distributions import Choice, same
-from tune.space.search_space import Configuration, Space, applied, read_space
-from tune.study import Plan
-from tune.transfer.prior_studies import Experience
+from tune.space.distributions import Categorical, is_same
+from tune.space.search_space import Configuration, Space, apply_configuration, read_space
+from tune.study import StudySpec
+from tune.transfer.prior_studies import PriorStudies
 
 _OURS = ("base", "search", "space")
 _FIXED = {
@@ -48,7 +48,7 @@ _FREE_SECTIONS = ("executor.name", "executor.workers", "executor.address", "exec
 
 
 @dataclass(frozen=True)
-class Document:
+class SearchConfig:
     """`base` is the training configuration that every trial's is made of."""
 
     base: Config
@@ -58,37 +58,39 @@ class Document:
     def plain(self) -> dict[str, Any]:
         """`read_document` reads it back to an equal one."""
         settings = dataclasses.asdict(dataclasses.replace(self.search, method=Named("", ())))
-        settings["method"] = written_method(self.search.method)
+        settings["method"] = method_to_plain(self.search.method)
         listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-        return {**as_plain(self.base), "search": listed, "space": self.space.written()}
+        return {**as_plain(self.base), "search": listed, "space": self.space.to_plain()}
 
     def text(self) -> str:
         """As YAML."""
         return written(self.plain())
 
-    def plan(self, experience: Experience | None = None) -> Plan:
+    def study_spec(self, experience: PriorStudies | None = None) -> StudySpec:
         """What the search itself is told, with the experience that it began with, if any. ValueError: see `Plan`."""
         settings = self.search
-        searcher, schedule = settings.method.settings
-        return Plan(
+        searcher, scheduler = settings.method.settings
+        return StudySpec(
             space=self.space,
-            searcher=searcher if experience is None else Warm(searcher, experience),
-            schedule=schedule,
+            searcher=searcher if experience is None else WarmStart(searcher, experience),
+            scheduler=scheduler,
             metric=settings.metric,
             mode=settings.mode,
             seed=settings.seed,
             trials=settings.trials,
             failures=settings.failures,
             objectives=settings.objectives,
-            first=tuple(first_configuration(given, self.space, as_plain(self.base)) for given in settings.first),
+            initial_trials=tuple(
+                read_initial_trial(given, self.space, as_plain(self.base)) for given in settings.first
+            ),
         )
 
     def trial(self, configuration: Mapping[str, Any]) -> Config:
         """The configuration of one trial. ValueError: these values do not go together."""
-        return read_config(applied(as_plain(self.base), configuration))
+        return read_config(apply_configuration(as_plain(self.base), configuration))
 
 
-def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+def load_search_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfig:
     """The search in a YAML file, with `a.b=value` overrides."""
     begin = "a base, search and space, as configs/search-*.yaml do"
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
@@ -97,27 +99,27 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> Document:
         base = raw.pop("base")
         require(isinstance(base, str), f"base: {short(base)} is no file: name a configuration, beside {path.name}")
         raw = _over(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
-    return read_document(overridden(raw, overrides))
+    return read_search_config(overridden(raw, overrides))
 
 
-def read_document(raw: Mapping[str, Any]) -> Document:
+def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
     """The Document that a plain mapping describes; its space was tried against its configuration."""
     for part in ("search", "space"):
         require(part in raw, f"{part}: missing: write it, as configs/search-*.yaml do")
     base = read_config({key: value for key, value in raw.items() if key not in _OURS})
     space = read_space(raw["space"])
-    document = Document(base, _read_search(raw["search"], base, space), space)
+    document = SearchConfig(base, _read_search(raw["search"], base, space), space)
     _check_space(document)
-    for first in document.plan().first:
+    for first in document.study_spec().initial_trials:
         trouble = _trouble(document, first)
         require(trouble is None, f"search.first: {trouble}")
     return document
 
 
-def resumed_document(before: Document, overrides: Sequence[str]) -> Document:
+def update_search_config(before: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
     """A search's document for going on with it: what is looked for stays; how long, and who computes, may change."""
     plain = before.plain()
-    changed = read_document(overridden(plain, overrides))
+    changed = read_search_config(overridden(plain, overrides))
     old, new = flat(plain), flat(changed.plain())
     for key in sorted(old.keys() | new.keys()):
         differs = old.get(key) != new.get(key)
@@ -128,8 +130,8 @@ def resumed_document(before: Document, overrides: Sequence[str]) -> Document:
 
 
 def _refuse_plain_configuration(raw: Mapping[str, Any], path: Path) -> None:
-    lacking = not {"search", "space"} & raw.keys()
-    require(not lacking, f"{path}: is a configuration to be trained, not a search: add search and space to it")
+    explain_shortage = not {"search", "space"} & raw.keys()
+    require(not explain_shortage, f"{path}: is a configuration to be trained, not a search: add search and space to it")
 
 
 def _over(below: Any, above: Any) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     return found
 
 
-def _check_space(document: Document) -> None:
+def _check_space(document: SearchConfig) -> None:
     """ValueError for a field that is none, is not to be searched over, or takes none of its domain's values."""
     space = document.space
     for parameter in space.parameters:
@@ -183,9 +185,9 @@ def _check_space(document: Document) -> None:
         mine = [(draw, trouble) for draw, trouble in told if parameter.name in draw]
         blamed = [trouble for _, trouble in mine if trouble is not None and _blames(trouble, parameter.name)]
         unknown = [trouble for trouble in blamed if "no such setting" in trouble]
-        options = parameter.domain.options if isinstance(parameter.domain, Choice) else [None]
+        options = parameter.distribution.options if isinstance(parameter.distribution, Categorical) else [None]
         for option in options:
-            with_it = [trouble for draw, trouble in mine if option is None or same(draw[parameter.name], option)]
+            with_it = [trouble for draw, trouble in mine if option is None or is_same(draw[parameter.name], option)]
             bad = [trouble for trouble in with_it if trouble in blamed]
             if unknown or (bad and len(bad) == len(with_it)):
                 raise ValueError(f"space.{(unknown or bad)[0]}{_hint(space, parameter.name) if unknown else ''}")
@@ -209,7 +211,7 @@ def _looked_at(space: Space) -> list[Configuration]:
     return [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
 
 
-def _trouble(document: Document, configuration: Configuration) -> str | None:
+def _trouble(document: SearchConfig, configuration: Configuration) -> str | None:
     try:
         document.trial(configuration)
     except ValueError as error:

@@ -17,7 +17,7 @@ _LOOK_S = 120.0
 """How long nodes may take to look for a file: a process starts on each."""
 
 
-class Needs(NamedTuple):
+class TrialResources(NamedTuple):
     """The bundles of a trial's placement group: its own process first, then each of its workers."""
 
     bundles: tuple[Bundle, ...]
@@ -32,35 +32,35 @@ class Needs(NamedTuple):
         return {kind: sum(bundle.get(kind, 0.0) for bundle in self.bundles) for kind in kinds}
 
 
-def needs(settings: ExecutorSettings, cpus: float) -> Needs:
+def trial_resources(settings: ExecutorSettings, cpus: float) -> TrialResources:
     """Of a trial whose own process has `cpus`; in process it does the work itself, and takes the GPU."""
     gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
     if settings.name == "in_process":
-        return Needs(({"CPU": cpus, **gpus},))
-    return Needs(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.max_workers))))
+        return TrialResources(({"CPU": cpus, **gpus},))
+    return TrialResources(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.max_workers))))
 
 
-def at_once(needed: Needs, wanted: int, grows: bool = False) -> int:
+def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = False) -> int:
     """How many trials run at the same time on the cluster that is connected: `wanted`, or as many as there is room for.
 
     grows: an autoscaler brings more nodes when it is asked to, so that one trial may wait for them. ValueError: not
     even one has room.
     """
     free, room = _nodes(), 0
-    while (room < wanted or not wanted) and placed(needed.bundles, free):
+    while (room < wanted or not wanted) and place_bundles(needed.bundles, free):
         room += 1
     if not room and grows:
         return wanted or 1
     remedy = "lower executor.workers, executor.gpus_per_worker or search.cpus, or search on a larger cluster"
     if not room:
-        raise ValueError(f"search: {lacking(needed)}: {remedy}")
+        raise ValueError(f"search: {explain_shortage(needed)}: {remedy}")
     return room
 
 
-def lacking(needed: Needs) -> str | None:
+def explain_shortage(needed: TrialResources) -> str | None:
     """Why the cluster, were it idle, would have no room for one trial; None where it has."""
     there, total = _nodes(), needed.total()
-    if placed(needed.bundles, [dict(node) for node in there]):
+    if place_bundles(needed.bundles, [dict(node) for node in there]):
         return None
     have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
     wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
@@ -69,7 +69,7 @@ def lacking(needed: Needs) -> str | None:
     return f"a trial needs {wants}, the cluster has {has} on {len(there)} node{'s' * (len(there) != 1)}"
 
 
-def unseen(folder: Path) -> int:
+def count_nodes_without(folder: Path) -> int:
     """How many nodes of the cluster have no such folder, or another one of that name; it is made here."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if len(nodes) == 1:
@@ -94,7 +94,7 @@ def _nodes() -> list[Bundle]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def placed(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
+def place_bundles(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
     """Whether each bundle finds a node, the largest first; what they take is taken from `free`."""
     for bundle in sorted(bundles, key=lambda one: sum(one.values()), reverse=True):
         node = next((one for one in free if all(one.get(kind, 0.0) >= bundle[kind] - _EPS for kind in bundle)), None)

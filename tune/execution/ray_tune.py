@@ -25,9 +25,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune.execution.coordinator import Desk
-from tune.execution.placement import Needs, at_once, lacking
-from tune.execution.trial import Bell, Report, TrialActor
+from tune.execution.coordinator import Coordinator
+from tune.execution.placement import TrialResources, explain_shortage, max_concurrent_trials
+from tune.execution.trial import Report, StopSignal, TrialActor
 
 _GRACE_S = 120.0
 """How long trials may take to come to a halt before they are ended as they are."""
@@ -42,27 +42,27 @@ _QUIET = {
 }
 
 
-class Suggestions(Searcher):
+class CoordinatorSearcher(Searcher):
     """Tune's searcher: hands out what the desk has."""
 
-    def __init__(self, desk: Desk, bell: Any) -> None:
+    def __init__(self, coordinator: Coordinator, stop_signal: Any) -> None:
         super().__init__()
-        self._desk, self._bell = desk, bell
+        self._coordinator, self._stop_signal = coordinator, stop_signal
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_run_id: str) -> Any:
         """None: ask again later."""
-        assignment = self._desk.next()
+        assignment = self._coordinator.next_spec()
         if assignment is None:
-            return Searcher.FINISHED if self._desk.is_over() else None
-        self._desk.running[trial_id] = assignment.number
-        return {"assignment": tuple(assignment), "bell": self._bell}
+            return Searcher.FINISHED if self._coordinator.is_over() else None
+        self._coordinator.running[trial_run_id] = assignment.number
+        return {"assignment": tuple(assignment), "bell": self._stop_signal}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_run_id: str, result: dict[str, Any]) -> None:
         """The scheduler hears of every result; this only of those whose trial goes on."""
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_run_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Its place is free."""
-        self._desk.running.pop(trial_id, None)
+        self._coordinator.running.pop(trial_run_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """The journal is kept elsewhere."""
@@ -71,57 +71,59 @@ class Suggestions(Searcher):
         """Likewise."""
 
 
-class Decisions(FIFOScheduler):
+class CoordinatorScheduler(FIFOScheduler):
     """Tune's scheduler: asks the desk."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, coordinator: Coordinator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._desk = desk
+        self._coordinator = coordinator
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
-        number = self._desk.running.get(trial.trial_id)
-        goes_on = number is not None and self._desk.heard(number, Report(*result["report"]))
+        number = self._coordinator.running.get(trial.trial_run_id)
+        goes_on = number is not None and self._coordinator.handle_report(number, Report(*result["report"]))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Its process is gone, or raised what was not foreseen."""
-        number = self._desk.running.get(trial.trial_id)
+        number = self._coordinator.running.get(trial.trial_run_id)
         if number is not None:
-            self._desk.broke(number, _raised(trial))
+            self._coordinator.handle_lost_process(number, _raised(trial))
 
 
-class Starts(tune.Callback):
+class StartCallback(tune.Callback):
     """Notes which trials have a process."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """It has one."""
-        self._desk.started.add(trial.trial_id)
+        self._coordinator.started.add(trial.trial_run_id)
 
 
-class Halt(tune.Stopper):
+class SessionStopper(tune.Stopper):
     """Ends the session where trials do not come to a halt by themselves, or wait for resources."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk, self._since = desk, 0.0
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator, self._since = coordinator, 0.0
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_run_id: str, result: dict[str, Any]) -> bool:
         """The scheduler decides about single trials."""
         return False
 
     def stop_all(self) -> bool:
         """Some time after the desk has closed."""
-        if not self._desk.closing.is_set():
+        if not self._coordinator.closing.is_set():
             return False
         self._since = self._since or time.monotonic()
-        living = self._desk.running.keys() & self._desk.started
+        living = self._coordinator.running.keys() & self._coordinator.started
         return not living or time.monotonic() - self._since > _GRACE_S
 
 
-def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") -> None:
+def run_trials(
+    coordinator: Coordinator, trial_resources: TrialResources, attend: Callable[[], bool], room: "CapacityMonitor"
+) -> None:
     """Run trials until the search is over; `attend` is called twice a second, and says whether to stop.
 
     Raises what went wrong in Tune's thread. When it returns, no trial is left running.
@@ -129,30 +131,30 @@ def conduct(desk: Desk, needs: Needs, attend: Callable[[], bool], room: "Room") 
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    bell = Bell.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    stop_signal = StopSignal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     if attend():  # it may have had its minutes before
-        desk.closing.set()
+        coordinator.closing.set()
         return
-    session = _begun(lambda: _tuned(desk, needs, bell))
+    session = _begun(lambda: _tuned(coordinator, trial_resources, stop_signal))
     try:
-        while not (session.done() or desk.closing.is_set()):
+        while not (session.done() or coordinator.closing.is_set()):
             if attend():
                 break
-            if why := room.given_up(waiting=bool(desk.running.keys() - desk.started)):
-                desk.give_up(why)
-            desk.at_once = room.trials or desk.at_once
+            if why := room.given_up(waiting=bool(coordinator.running.keys() - coordinator.started)):
+                coordinator.abort(why)
+            coordinator.at_once = room.trials or coordinator.at_once
             wait([session], 0.5)
     finally:
-        desk.closing.set()
-        bell.ring.remote()
+        coordinator.closing.set()
+        stop_signal.ring.remote()
         if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C waits for nobody
             session.result()
 
 
-class Room:
+class CapacityMonitor:
     """Watches how much room the cluster has for trials: it may come back, until a deadline; and it may grow."""
 
-    def __init__(self, needed: Needs, wanted: int, deadline: float, say: Callable[[str], None]) -> None:
+    def __init__(self, needed: TrialResources, wanted: int, deadline: float, say: Callable[[str], None]) -> None:
         """wanted: trials at the same time, 0 for as many as there is room for."""
         self._needed, self._wanted, self._deadline, self._say = needed, wanted, deadline, say
         self._asked = self._since = self._waits = 0.0
@@ -164,12 +166,12 @@ class Room:
         now = time.monotonic()
         if now - self._asked < _ROOM_S:
             return ""
-        self._asked, problem = now, lacking(self._needed)
+        self._asked, problem = now, explain_shortage(self._needed)
         if problem is None:
             if self._since:
                 self._say("there is room again")
             self._since = 0.0
-            self.trials = at_once(self._needed, self._wanted)
+            self.trials = max_concurrent_trials(self._needed, self._wanted)
             self._note(waiting, now)
             return ""
         if not self._since:
@@ -204,18 +206,21 @@ def _begun(call: Callable[[], None]) -> "Future[None]":
     return future
 
 
-def _tuned(desk: Desk, needs: Needs, bell: Any) -> None:
+def _tuned(coordinator: Coordinator, trial_resources: TrialResources, stop_signal: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="metatrain-search-") as aside, _unwrapped():
         tune.Tuner(
-            tune.with_resources(TrialActor, needs.placement()),
+            tune.with_resources(TrialActor, trial_resources.placement()),
             tune_config=tune.TuneConfig(
-                search_alg=Suggestions(desk, bell), scheduler=Decisions(desk), num_samples=-1, reuse_actors=True
+                search_alg=CoordinatorSearcher(coordinator, stop_signal),
+                scheduler=CoordinatorScheduler(coordinator),
+                num_samples=-1,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=aside,
-                stop=Halt(desk),
-                callbacks=[Starts(desk)],
+                stop=SessionStopper(coordinator),
+                callbacks=[StartCallback(coordinator)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),

@@ -35,7 +35,7 @@ from metatrain.training.worker import Worker, device_for
 from metatrain.types import Executor, RunStatus
 from tasks.io.remote_fs import is_uri
 from tune.execution.costs import costs
-from tune.execution.trial_spec import Assignment
+from tune.execution.trial_spec import TrialSpec
 from tune.history.trials import Status
 
 _HANDOVER_S = 60.0
@@ -54,11 +54,11 @@ class Report(NamedTuple):
     status: Status = "failed"
 
 
-class Unfit(Exception):
+class IncompatibleSettings(Exception):
     """Settings that do not go together, wherever they are tried."""
 
 
-def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]:
+def run_trial(assignment: TrialSpec, stopping: threading.Event) -> Iterator[Report]:
     """A trial's life, from rung to rung; a generator that is closed early leaves all in order.
 
     Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError,
@@ -74,7 +74,7 @@ def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]
             if assignment.parent is not None:
                 _inherit(home, settings, *assignment.parent)
             yield from _trained(assignment, settings, home, executor, stopping)
-    except Unfit as error:
+    except IncompatibleSettings as error:
         yield Report(0, reason=str(error), status="unfit")
     except Diverged as error:
         yield Report(0, reason=_in_one_line(error), status="nan")
@@ -86,7 +86,7 @@ def lived(assignment: Assignment, stopping: threading.Event) -> Iterator[Report]
 
 
 def _trained(
-    assignment: Assignment, settings: Config, home: Run, executor: Executor, stopping: threading.Event
+    assignment: TrialSpec, settings: Config, home: Run, executor: Executor, stopping: threading.Event
 ) -> Iterator[Report]:
     recorder = recorders(settings, home, tags=assignment.tags)
     status: RunStatus | None = "failed"
@@ -131,7 +131,7 @@ def executing(settings: Config) -> Iterator[Executor]:
         executor.close()
 
 
-def _home(assignment: Assignment, now: Config) -> tuple[Run, Config]:
+def _home(assignment: TrialSpec, now: Config) -> tuple[Run, Config]:
     """The trial's run, as an earlier process left it or a new one, and its configuration, computed as is `now` said."""
     if is_home(assignment.place):
         home = open_home(assignment.place)
@@ -151,7 +151,7 @@ def _fitting(settings: Config) -> Config:
     try:
         return decided(settings)
     except ValueError as error:
-        raise Unfit(_in_one_line(error)) from error
+        raise IncompatibleSettings(_in_one_line(error)) from error
 
 
 def _inherit(home: Run, settings: Config, parent: str, step: int) -> None:
@@ -167,7 +167,7 @@ def _inherit(home: Run, settings: Config, parent: str, step: int) -> None:
     try:
         require_same(snapshot["params"], Worker(settings, torch.device("cpu")))
     except ValueError as error:
-        raise Unfit(_in_one_line(error)) from error
+        raise IncompatibleSettings(_in_one_line(error)) from error
     best = snapshot["best"]["step"]
     if best != step and not _copied_best(source, home.checkpoints, best, step):
         snapshot["best"] = vars(Best())
@@ -225,7 +225,7 @@ def _value(home: Run, step: int, metric: str) -> float:
 
 
 @ray.remote(num_cpus=0)
-class Bell:
+class StopSignal:
     """Rung when the search is to stop. Who waits for it hears that its driver is gone, too."""
 
     def __init__(self) -> None:
@@ -249,7 +249,7 @@ class TrialActor(tune.Trainable):
         """Little: a step's failure is told in full, this one's is not."""
         self._stopping = threading.Event()
         threading.Thread(target=_listen, args=(config["bell"], self._stopping), daemon=True).start()
-        self._life = lived(Assignment(*config["assignment"]), self._stopping)
+        self._life = run_trial(TrialSpec(*config["assignment"]), self._stopping)
 
     def step(self) -> dict[str, Any]:
         """To the next rung."""
@@ -262,11 +262,11 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """On to another trial."""
         self.cleanup()
-        self._life = lived(Assignment(*new_config["assignment"]), self._stopping)
+        self._life = run_trial(TrialSpec(*new_config["assignment"]), self._stopping)
         return True
 
 
-def _listen(bell: Any, stopping: threading.Event) -> None:
+def _listen(stop_signal: Any, stopping: threading.Event) -> None:
     with suppress(RayError):
-        ray.get(bell.wait.remote())
+        ray.get(stop_signal.wait.remote())
     stopping.set()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Assignment(NamedTuple):
+class TrialSpec(NamedTuple):
     """What a process needs to know of a trial. config: plain and whole; rungs: steps at which it reports `metric`.
 
     parent: (place, step) of the checkpoint that it begins from, if any. objectives: the costs that it reports too.

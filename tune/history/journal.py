@@ -43,7 +43,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab+")
         try:
-            lines = self._whole_lines()
+            lines = self._read_whole_lines()
             if lines:
                 _check_header(path, lines[0], wanted)
             else:
@@ -67,13 +67,13 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _whole_lines(self) -> list[Event]:
+    def _read_whole_lines(self) -> list[Event]:
         """Every line; the last is cut off where it has no end, or is not JSON, as after a power failure."""
         self._file.seek(0)
         *lines, rest = self._file.read().split(b"\n")
         found, kept = [], 0
         for number, line in enumerate(lines, 1):
-            parsed = _parsed(line)
+            parsed = _parse(line)
             if parsed is None and number < len(lines):
                 remedy = "restore the file, or search in another folder"
                 raise ValueError(f"{self.path}, line {number}: not an event: {remedy}")
@@ -88,46 +88,46 @@ class Journal:
 
 def read_journal(text: str, where: str) -> tuple[Event, list[Event]]:
     """The header and the events of a journal that is another's, a torn last line left out. ValueError: it is none."""
-    lines = [_parsed(line.encode()) for line in text.split("\n")[:-1]]
+    lines = [_parse(line.encode()) for line in text.split("\n")[:-1]]
     kept = [line for line in lines if line is not None]
     if not kept or len(kept) < len(lines) or kept[0].get("format") != FORMAT:
         raise ValueError(f"{where}: is no journal of format {FORMAT}: restore the file, or leave that search out")
     return kept[0], kept[1:]
 
 
-def replayed(mode: Mode, events: Iterable[Event], where: str = "journal", objectives: tuple[str, ...] = ()) -> History:
+def replay(mode: Mode, events: Iterable[Event], where: str = "journal", objectives: tuple[str, ...] = ()) -> History:
     """The history that the events tell. ValueError: they do not fit together."""
     history = History(mode, objectives=objectives)
     for number, event in enumerate(events, 2):
         try:
-            history = after(history, event)
+            history = apply_event(history, event)
         except (KeyError, TypeError, ValueError) as error:
             wrong = f"{where}, line {number}: {short(event)} does not follow"
             raise ValueError(f"{wrong}: restore the file, or search in another folder") from error
     return history
 
 
-def after(history: History, event: Event) -> History:
+def apply_event(history: History, event: Event) -> History:
     """The history with one more event."""
     number = event["trial"]
     match event["event"]:
         case "began":
-            return history.began(Trial(number, event["configuration"], event["parent"], event["start"]))
+            return history.with_trial(Trial(number, event["configuration"], event["parent"], event["start"]))
         case "result":
-            seen = history.reported(number, event["budget"], event["value"], event.get("costs", {}))
+            seen = history.with_result(number, event["budget"], event["value"], event.get("costs", {}))
             if "copy" in event:
-                return _copied(seen, number, event["copy"])
-            return seen if event["status"] == "running" else seen.ended(number, event["status"])
+                return _replace_by_copy(seen, number, event["copy"])
+            return seen if event["status"] == "running" else seen.with_end(number, event["status"])
         case "ended":
-            return history.ended(number, event["status"], event["reason"])
+            return history.with_end(number, event["status"], event["reason"])
     raise ValueError(f"{event['event']!r} is no event: update metatrain")
 
 
-def _copied(history: History, number: int, copy: Event) -> History:
+def _replace_by_copy(history: History, number: int, copy: Event) -> History:
     """The place of a trial is taken by one that begins from another's checkpoint."""
     history.trial(copy["parent"])
     begun = Trial(copy["trial"], copy["configuration"], copy["parent"], copy["start"])
-    return history.ended(number, "stopped", f"copies trial {copy['parent']}").began(begun)
+    return history.with_end(number, "stopped", f"copies trial {copy['parent']}").with_trial(begun)
 
 
 def _check_header(path: Path, found: Event, wanted: Event) -> None:
@@ -136,11 +136,11 @@ def _check_header(path: Path, found: Event, wanted: Event) -> None:
         wrong = f"is of format {short(found.get('format'))}, this is metatrain's {FORMAT}"
         raise ValueError(f"{path}: {wrong}: update metatrain, or {anew}")
     for key in [key for key in wanted | found if found.get(key) != wanted.get(key)]:
-        wrong = f"is another search's: its {key} is {_said(found, key)}, not {_said(wanted, key)}"
+        wrong = f"is another search's: its {key} is {_show(found, key)}, not {_show(wanted, key)}"
         raise ValueError(f"{path}: {wrong}: set it so to go on, or {anew}")
 
 
-def _said(header: Event, key: str) -> str:
+def _show(header: Event, key: str) -> str:
     return short(header[key]) if key in header else "left out"
 
 
@@ -148,7 +148,7 @@ def _line(event: Mapping[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> Event | None:
+def _parse(line: bytes) -> Event | None:
     try:
         event = json.loads(line)
     except ValueError:

@@ -21,9 +21,9 @@ def dominates(a: Point, b: Point) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
-def fronts(points: Sequence[Point]) -> list[int]:
+def front_numbers(points: Sequence[Point]) -> list[int]:
     """The front of each point: 0 where nobody dominates it, 1 where only those of front 0 do, and so on."""
-    beaten = _beaten(points)
+    beaten = _dominance(points)
     found, by = np.full(len(points), -1), beaten.sum(axis=0)
     number = 0
     while (found < 0).any():
@@ -34,7 +34,7 @@ def fronts(points: Sequence[Point]) -> list[int]:
     return [int(front) for front in found]
 
 
-def crowding(points: Sequence[Point]) -> list[float]:
+def crowding_distance(points: Sequence[Point]) -> list[float]:
     """Σ_j (next_j - previous_j) / (max_j - min_j), next and previous being a point's neighbours in objective j.
 
     Infinity for the first and the last of an objective (Deb et al. 2002, section III.B). Of equal values the earlier
@@ -53,13 +53,13 @@ def crowding(points: Sequence[Point]) -> list[float]:
     return [float(distance) for distance in found]
 
 
-def ranked(points: Sequence[Point]) -> list[int]:
+def rank_points(points: Sequence[Point]) -> list[int]:
     """How many are better than each: those of earlier fronts, and of the same front those less crowded."""
-    front = fronts(points)
+    front = front_numbers(points)
     distance = [0.0] * len(points)
     for number in set(front):
         members = [i for i, own in enumerate(front) if own == number]
-        for i, apart in zip(members, crowding([points[i] for i in members]), strict=True):
+        for i, apart in zip(members, crowding_distance([points[i] for i in members]), strict=True):
             distance[i] = apart
     keys = [(number, -apart) for number, apart in zip(front, distance, strict=True)]
     places: dict[tuple[int, float], int] = {}
@@ -68,9 +68,9 @@ def ranked(points: Sequence[Point]) -> list[int]:
     return [places[key] for key in keys]
 
 
-def pareto(points: Sequence[Point]) -> list[int]:
+def pareto_front(points: Sequence[Point]) -> list[int]:
     """Which points nobody dominates, equal ones included, in their order: front 0."""
-    return [int(i) for i in np.flatnonzero(~_beaten(points).any(axis=0))]
+    return [int(i) for i in np.flatnonzero(~_dominance(points).any(axis=0))]
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
@@ -93,7 +93,7 @@ def _last(point: Point) -> float:
     return point[-1]
 
 
-def _beaten(points: Sequence[Point]) -> NDArray[np.bool_]:
+def _dominance(points: Sequence[Point]) -> NDArray[np.bool_]:
     """[n, n]: whether point i dominates point j, at [i, j]."""
     x = _array(points)
     no_worse = np.asarray((x[:, None, :] <= x[None, :, :]).all(axis=2))

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from metatrain.validation import require
-from tune.history.pareto import pareto, ranked
+from tune.history.pareto import pareto_front, rank_points
 from tune.space.distributions import Value
 
 Mode = Literal["min", "max"]
@@ -19,7 +19,7 @@ Status = Literal["running", "stopped", "completed", "failed", "nan", "unfit"]
 """stopped: by its schedule. completed: its whole budget. nan: a loss or a result was no finite number. unfit: its
 settings do not go together. failed: anything else that went wrong.
 """
-BROKEN: tuple[Status, ...] = ("failed", "nan", "unfit")
+FAILED_STATUSES: tuple[Status, ...] = ("failed", "nan", "unfit")
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Trial:
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def broke(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it came to grief."""
-        return self.status in BROKEN
+        return self.status in FAILED_STATUSES
 
     @property
     def budget(self) -> int:
         """Steps up to its last result, with those of its ancestors."""
         return self.results[-1][0] if self.results else self.start
 
-    def at(self, budget: int) -> float | None:
+    def value_at(self, budget: int) -> float | None:
         """Its value at this budget; None where it has none."""
         return next((value for reached, value in self.results if reached == budget), None)
 
@@ -68,8 +68,8 @@ class History:
 
     mode: Mode = "min"
     trials: tuple[Trial, ...] = ()
-    arrivals: tuple[tuple[int, int], ...] = field(default=(), repr=False)
-    failures_in_a_row: int = 0
+    result_order: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    consecutive_failures: int = 0
     objectives: tuple[str, ...] = ()
 
     def loss(self, value: float) -> float:
@@ -84,7 +84,7 @@ class History:
         """
         if not self.objectives:
             return [self.loss(value) for _, value in results]
-        return [float(place) for place in ranked([self.point(*result) for result in results])]
+        return [float(place) for place in rank_points([self.point(*result) for result in results])]
 
     def point(self, trial: Trial, value: float) -> tuple[float, ...]:
         """(loss, *costs), in the order of `objectives`; a cost that is not known is infinite, worse than all others."""
@@ -100,38 +100,38 @@ class History:
         """Steps computed, as far as results tell."""
         return sum(trial.budget - trial.start for trial in self.trials)
 
-    def began(self, trial: Trial) -> "History":
+    def with_trial(self, trial: Trial) -> "History":
         """With one more trial, whose number is the next."""
         require(trial.number == len(self.trials), f"trial {trial.number}: the next is {len(self.trials)}: begin that")
         return replace(self, trials=(*self.trials, trial))
 
-    def takes(self, number: int, budget: int) -> bool:
+    def accepts(self, number: int, budget: int) -> bool:
         """Whether a result would count: the trial runs, and has none of this budget or a later one."""
         trial = self.trial(number)
         return trial.status == "running" and budget > trial.budget
 
-    def reported(
+    def with_result(
         self, number: int, budget: int, value: float, costs: Mapping[str, float] = MappingProxyType({})
     ) -> "History":
         """With a result; unchanged where it comes again, or too late. One that is no finite number ends its trial; a
         cost that is none is not known.
         """
-        if not self.takes(number, budget):
+        if not self.accepts(number, budget):
             return self
         if not math.isfinite(value):
-            return self.ended(number, "nan", f"{value} at step {budget}")
+            return self.with_end(number, "nan", f"{value} at step {budget}")
         trial = self.trial(number)
         known = {name: float(cost) for name, cost in costs.items() if math.isfinite(cost)}
         grown = replace(trial, results=(*trial.results, (budget, float(value))), costs={**trial.costs, **known})
-        return replace(self._with(grown), arrivals=(*self.arrivals, (number, budget)), failures_in_a_row=0)
+        return replace(self._with(grown), result_order=(*self.result_order, (number, budget)), consecutive_failures=0)
 
-    def ended(self, number: int, status: Status, reason: str = "") -> "History":
+    def with_end(self, number: int, status: Status, reason: str = "") -> "History":
         """With a trial's end; unchanged where it has ended."""
         trial = self.trial(number)
         if trial.status != "running":
             return self
         ended = replace(trial, status=status, reason=reason)
-        return replace(self._with(ended), failures_in_a_row=self._failures(status))
+        return replace(self._with(ended), consecutive_failures=self._failures(status))
 
     def trial(self, number: int) -> Trial:
         """By its number. ValueError: there is none."""
@@ -151,17 +151,17 @@ class History:
         objectives those that are equally best. Who broke later is among them only where everybody did.
         """
         results = [trial for trial in self.trials if trial.results]
-        seen = [trial for trial in results if not trial.broke] or results
+        seen = [trial for trial in results if not trial.has_failed] or results
         most = max((trial.budget for trial in seen), default=0)
         highest = [trial for trial in seen if trial.budget == most]
         points = [self.point(trial, trial.results[-1][1]) for trial in highest]
-        return tuple(highest[i] for i in sorted(pareto(points), key=lambda i: points[i]))
+        return tuple(highest[i] for i in sorted(pareto_front(points), key=lambda i: points[i]))
 
     def _failures(self, status: Status) -> int:
         """In a row, with one more trial that ended so."""
-        if status not in BROKEN:
+        if status not in FAILED_STATUSES:
             return 0
-        return self.failures_in_a_row + (status == "failed" or not self.arrivals)
+        return self.consecutive_failures + (status == "failed" or not self.result_order)
 
     def _with(self, trial: Trial) -> "History":
         number = trial.number

@@ -55,8 +55,8 @@ def leads(story: SearchStory) -> tuple[list[Lead], int]:
     found: list[Lead] = []
     reached = {trial.number: trial.start for trial in history.trials}
     steps = 0
-    for (number, budget), seconds in zip(history.arrivals, story.seconds, strict=True):
-        value = history.trials[number].at(budget)
+    for (number, budget), seconds in zip(history.result_order, story.seconds, strict=True):
+        value = history.trials[number].value_at(budget)
         steps += budget - reached[number]
         reached[number] = budget
         if value is None:
@@ -70,12 +70,12 @@ def rungs(history: History) -> list[Rung]:
     """All budgets that a trial has a result at, from the least on."""
     found = []
     for budget in sorted({budget for trial in history.trials for budget, _ in trial.results}):
-        here = [trial for trial in history.trials if trial.at(budget) is not None]
+        here = [trial for trial in history.trials if trial.value_at(budget) is not None]
         steps = 0
         for trial in here:
             below = [lower for lower, _ in trial.results if lower < budget]
             steps += budget - (below[-1] if below else trial.start)
-        values = [value for trial in here if (value := trial.at(budget)) is not None]
+        values = [value for trial in here if (value := trial.value_at(budget)) is not None]
         found.append(
             Rung(
                 budget,
@@ -96,7 +96,7 @@ def weighed(history: History) -> list[Weighed]:
     found = []
     for trial in history.trials:
         costs = tuple(float(trial.costs.get(name, math.nan)) for name in history.objectives)
-        value = trial.at(most)
+        value = trial.value_at(most)
         if value is not None and all(map(math.isfinite, costs)):
             found.append(Weighed(trial, value, costs, trial.number in front))
     return sorted(found, key=lambda row: (history.loss(row.value), row.costs, row.trial.number))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from metatrain.report.collect import json_of, text_of
 from metatrain.runs import Run, owner
 from metatrain.yaml_config import flat, parse_yaml
-from tune.history.journal import FORMAT, Event, replayed
+from tune.history.journal import FORMAT, Event, replay
 from tune.history.trials import History, Mode
 from tune.settings import METRICS
 from tune.space.search_space import Space, read_space
@@ -18,7 +18,7 @@ from tune.space.search_space import Space, read_space
 ELSEWHERE = "search in another folder"
 
 
-class Source(NamedTuple):
+class PriorStudy(NamedTuple):
     """An earlier search or run that this one began with, how much it counted, and how much was kept of it."""
 
     name: str
@@ -49,7 +49,7 @@ class SearchStory:
     """Seconds of the search up to the clock's last line, over all its sessions; nan before there is one."""
     best: str | None
     """Its best.yaml; None before there is one."""
-    experience: tuple[Source, ...]
+    experience: tuple[PriorStudy, ...]
     owner: str | None
     """Who runs it at this moment."""
 
@@ -67,7 +67,7 @@ def collect(home: Run) -> SearchStory:
         raise ValueError(f"{home.config}: search: is missing, so this is no search: give the folder of a search")
     journal = home.path / "journal.jsonl"
     header, events = _journal(journal, plain)
-    history = replayed(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
+    history = replay(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
     clock, spent = _clock(home.path / "clock.jsonl")
     best = home.path / "best.yaml"
     return SearchStory(
@@ -156,16 +156,16 @@ def _arrived(history: History, events: Iterable[Event], clock: Mapping[int, floa
     for number, event in enumerate(events, 1):
         if event["event"] == "result":
             told.setdefault((event["trial"], event["budget"]), clock.get(number, math.nan))
-    return tuple(told[arrival] for arrival in history.arrivals)
+    return tuple(told[arrival] for arrival in history.result_order)
 
 
-def _experience(path: Path) -> tuple[Source, ...]:
+def _experience(path: Path) -> tuple[PriorStudy, ...]:
     """`path` is {"sources": [{"name": …, "weight": …, "observations": […]}, …]}."""
     if not path.exists():
         return ()
     wrong = f"{path}: names no sources with weights and observations: remove that file, the page does without it"
     try:
         rows = json.loads(text_of(path, ELSEWHERE))["sources"]
-        return tuple(Source(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
+        return tuple(PriorStudy(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(wrong) from error

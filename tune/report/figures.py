@@ -10,7 +10,7 @@ from tune.report import text
 from tune.report.analysis import Lead, Weighed, ancestry, leads, ranked, weighed
 from tune.report.collect import SearchStory
 from tune.report.importance import Importances, level
-from tune.space.distributions import Choice, Integer, Real
+from tune.space.distributions import Categorical, Integer, Real
 from tune.space.search_space import Parameter
 
 RESPONSES = 8
@@ -79,11 +79,11 @@ def responses(story: SearchStory, found: Importances | None) -> tuple[int, list[
 
 def _response(story: SearchStory, parameter: Parameter, budget: int) -> Chart | None:
     """None: fewer than three trials have the parameter."""
-    domain, name = parameter.domain, parameter.name
+    distribution, name = parameter.distribution, parameter.name
     seen = [
         (trial, value)
         for trial in story.history.trials
-        if (value := trial.at(budget)) is not None and domain.contains(trial.configuration.get(name))
+        if (value := trial.value_at(budget)) is not None and distribution.contains(trial.configuration.get(name))
     ]
     if len(seen) < 3:
         return None
@@ -102,17 +102,24 @@ def _response(story: SearchStory, parameter: Parameter, budget: int) -> Chart | 
 
 def _along(parameter: Parameter, trial: Trial) -> float:
     value = trial.configuration[parameter.name]
-    return float(parameter.domain.index(value)) if isinstance(parameter.domain, Choice) else float(value)
+    return (
+        float(parameter.distribution.index(value)) if isinstance(parameter.distribution, Categorical) else float(value)
+    )
 
 
 def _axis(parameter: Parameter) -> Axis:
-    domain = parameter.domain
-    if isinstance(domain, Choice):
-        room = max(4, 44 // len(domain.options))
-        names = [text.setting(option) for option in domain.options]
+    distribution = parameter.distribution
+    if isinstance(distribution, Categorical):
+        room = max(4, 44 // len(distribution.options))
+        names = [text.setting(option) for option in distribution.options]
         return Axis(parameter.name, options=[text if len(text) <= room else f"{text[: room - 1]}…" for text in names])
-    if isinstance(domain, (Real, Integer)):
-        return Axis(parameter.name, domain.log, isinstance(domain, Integer), span=(domain.low, domain.high))
+    if isinstance(distribution, (Real, Integer)):
+        return Axis(
+            parameter.name,
+            distribution.log,
+            isinstance(distribution, Integer),
+            span=(distribution.low, distribution.high),
+        )
     return Axis(parameter.name)
 
 
@@ -144,7 +151,7 @@ def lineage(story: SearchStory) -> list[Chart]:
     changed = [
         parameter
         for parameter in story.space.parameters
-        if isinstance(parameter.domain, (Real, Integer))
+        if isinstance(parameter.distribution, (Real, Integer))
         and any(
             trial.configuration.get(parameter.name) != history.trials[trial.parent].configuration.get(parameter.name)
             for trial in copies
@@ -163,7 +170,7 @@ def _lineage(story: SearchStory, parameter: Parameter, alive: Sequence[Trial]) -
             continue
         label = f"the best, trial {trial.number}" if rank == 0 else "others"
         curves.append(Curve(label, 1 if rank == 0 else 0, x, y, faint=rank > 1, said=[""] * len(x)))
-    log = isinstance(parameter.domain, (Real, Integer)) and parameter.domain.log
+    log = isinstance(parameter.distribution, (Real, Integer)) and parameter.distribution.log
     if not curves:
         return None
     drawn = chart(parameter.name, "steps", curves, log=log)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune.history.trials import History
-from tune.space.distributions import Choice, Value
+from tune.space.distributions import Categorical, Value
 from tune.space.search_space import Parameter, Space
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Importances(NamedTuple):
 def importances(space: Space, history: History) -> Importances | None:
     """From the values at `level`. None: fewer than LEAST, or all of them equal."""
     budget = level(history)
-    seen = [(trial.configuration, value) for trial in history.trials if (value := trial.at(budget)) is not None]
+    seen = [(trial.configuration, value) for trial in history.trials if (value := trial.value_at(budget)) is not None]
     if len(seen) < LEAST:
         return None
     configurations = [configuration for configuration, _ in seen]
@@ -91,7 +91,7 @@ def level(history: History) -> int:
 
     Those that came further were chosen by their values: they agree in what matters most, which then seems not to.
     """
-    counts = Counter(budget for _, budget in history.arrivals)
+    counts = Counter(budget for _, budget in history.result_order)
     return max(counts, key=lambda budget: (counts[budget], budget), default=0)
 
 
@@ -116,10 +116,10 @@ def _seen(parameter: Parameter, configuration: Mapping[str, Value]) -> tuple[Any
     """A value as optuna is to see it: an option by its number, a number by its quantile, on its own scale."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    value, domain = configuration[parameter.name], parameter.domain
-    if isinstance(domain, Choice):
-        return domain.index(value), CategoricalDistribution(range(len(domain.options)))
-    return domain.quantile(value), FloatDistribution(0.0, 1.0)
+    value, distribution = configuration[parameter.name], parameter.distribution
+    if isinstance(distribution, Categorical):
+        return distribution.index(value), CategoricalDistribution(range(len(distribution.options)))
+    return distribution.quantile(value), FloatDistribution(0.0, 1.0)
 
 
 def _study(space: Space, configurations: Sequence[Mapping[str, Value]]) -> "Study":

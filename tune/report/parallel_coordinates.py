@@ -12,7 +12,7 @@ from tune.history.trials import Trial
 from tune.report import text
 from tune.report.analysis import ranked
 from tune.report.collect import SearchStory
-from tune.space.distributions import Choice, Domain, Real, Value
+from tune.space.distributions import Categorical, Distribution, Real, Value
 
 ABSENT = -0.16
 MOST = 400
@@ -57,7 +57,7 @@ def parallel(story: SearchStory) -> Parallel | None:
     parameters = story.space.parameters
     lines = []
     for rank, trial in enumerate(drawn):
-        places = [_place(one.domain, trial.configuration, one.name) for one in parameters]
+        places = [_place(one.distribution, trial.configuration, one.name) for one in parameters]
         budget, raw = trial.results[-1]
         lines.append(
             Line(
@@ -68,7 +68,7 @@ def parallel(story: SearchStory) -> Parallel | None:
             )
         )
     axes = [
-        Upright(one.name, _title(one.name), _ticks(one.domain), any(line.places[i] == ABSENT for line in lines))
+        Upright(one.name, _title(one.name), _ticks(one.distribution), any(line.places[i] == ABSENT for line in lines))
         for i, one in enumerate(parameters)
     ]
     name, _, unit = text.measured(story.metric)
@@ -81,10 +81,10 @@ def _scaled(story: SearchStory, raw: float) -> float:
     return text.measured(story.metric)[1] * raw
 
 
-def _place(domain: Domain, configuration: Mapping[str, Value], name: str) -> float:
-    if name not in configuration or not domain.contains(configuration[name]):
+def _place(distribution: Distribution, configuration: Mapping[str, Value], name: str) -> float:
+    if name not in configuration or not distribution.contains(configuration[name]):
         return ABSENT
-    return min(max(domain.quantile(configuration[name]), 0.0), 1.0)
+    return min(max(distribution.quantile(configuration[name]), 0.0), 1.0)
 
 
 def _title(name: str) -> tuple[str, ...]:
@@ -97,16 +97,19 @@ def _cut(text: str) -> str:
     return text if len(text) <= 16 else f"{text[:15]}…"
 
 
-def _ticks(domain: Domain) -> list[Tick]:
+def _ticks(distribution: Distribution) -> list[Tick]:
     """Where an axis is marked: each option, or round numbers and both ends."""
-    if isinstance(domain, Choice):
-        return [Tick((i + 0.5) / len(domain.options), _cut(text.setting(one))) for i, one in enumerate(domain.options)]
-    low, high = getattr(domain, "low", 0), getattr(domain, "high", 1)
-    inner = few_ticks(low, high, getattr(domain, "log", False))
-    if not isinstance(domain, Real):
+    if isinstance(distribution, Categorical):
+        return [
+            Tick((i + 0.5) / len(distribution.options), _cut(text.setting(one)))
+            for i, one in enumerate(distribution.options)
+        ]
+    low, high = getattr(distribution, "low", 0), getattr(distribution, "high", 1)
+    inner = few_ticks(low, high, getattr(distribution, "log", False))
+    if not isinstance(distribution, Real):
         inner = [round(value) for value in inner if abs(value - round(value)) < 1e-9]
-    found = [Tick(domain.quantile(value), short(value)) for value in inner if domain.contains(value)]
-    ends = [Tick(domain.quantile(value), f"{value:.3g}") for value in (low, high)]
+    found = [Tick(distribution.quantile(value), short(value)) for value in inner if distribution.contains(value)]
+    ends = [Tick(distribution.quantile(value), f"{value:.3g}") for value in (low, high)]
     apart = [end for end in ends if all(abs(end.at - tick.at) > 0.07 for tick in found)]
     return sorted([*found, *apart])
 

@@ -9,7 +9,7 @@ from metatrain.yaml_config import in_one_line
 from tune.history.trials import Trial
 from tune.report.collect import SearchStory
 from tune.report.importance import LEAST, Importances
-from tune.space.distributions import Choice, Value
+from tune.space.distributions import Categorical, Value
 from tune.space.search_space import Parameter
 
 METHODS = {
@@ -121,7 +121,7 @@ def _found(story: SearchStory) -> str:
 
 def _counted(story: SearchStory) -> str:
     """Of 40 trials 12 were completed, 25 stopped early and 3 failed."""
-    counts: Counter[str] = Counter("failed" if each.broke else each.status for each in story.history.trials)
+    counts: Counter[str] = Counter("failed" if each.has_failed else each.status for each in story.history.trials)
     copied = sum(each.parent is not None for each in story.history.trials)
     said = {"completed": "had the whole budget", "stopped": "were stopped early", "failed": "failed"}
     said["running"] = "are running" if story.owner else "are unfinished"
@@ -148,7 +148,7 @@ def _capital(text: str) -> str:
 
 def failures(story: SearchStory) -> list[tuple[str, int, int]]:
     """Why trials failed: (reason, how many, the last of them), the most frequent first."""
-    broken = [each for each in story.history.trials if each.broke]
+    broken = [each for each in story.history.trials if each.has_failed]
     counts = Counter(_reason(each) for each in broken)
     last = {_reason(each): each.number for each in broken}
     return [(reason, many, last[reason]) for reason, many in counts.most_common()]
@@ -171,14 +171,14 @@ def edges(story: SearchStory) -> list[str]:
     best = story.history.best()
     said = []
     for parameter in story.space.parameters if best else ():
-        domain = parameter.domain
+        distribution = parameter.distribution
         here = None if best is None else best.configuration.get(parameter.name)
-        if here is None or isinstance(domain, Choice) or not domain.contains(here):
+        if here is None or isinstance(distribution, Categorical) or not distribution.contains(here):
             continue
-        at = domain.quantile(here)
+        at = distribution.quantile(here)
         if min(at, 1 - at) < EDGE:
             end = "lower" if at < 0.5 else "upper"
-            said.append(f"{parameter.name} = {setting(here)} lies at the {end} end of {domain}")
+            said.append(f"{parameter.name} = {setting(here)} lies at the {end} end of {distribution}")
     return said
 
 
@@ -196,7 +196,7 @@ def importance(found: Importances | None) -> str:
     return f"{rests} {joined(clear)} {'stands' if len(clear) == 1 else 'stand'} out from what chance alone would give."
 
 
-def domain(parameter: Parameter) -> str:
+def distribution(parameter: Parameter) -> str:
     """A parameter's domain as it was written, and on what it depends."""
     when = [f"{name} is {' or '.join(setting(each) for each in values)}" for name, values in parameter.when]
-    return f"{parameter.domain}{', where ' + ' and '.join(when) if when else ''}"
+    return f"{parameter.distribution}{', where ' + ' and '.join(when) if when else ''}"

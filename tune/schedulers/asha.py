@@ -12,7 +12,7 @@ from tune.history.trials import History
 Decision = Literal["continue", "stop"]
 
 
-class Schedule(Protocol):
+class Scheduler(Protocol):
     """Which budgets are looked at, and whether a trial goes on from one to the next."""
 
     def budgets(self, number: int) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Full:
+class FullBudget:
     """Every trial has the whole budget."""
 
     max_budget: int
@@ -41,7 +41,7 @@ class Full:
 
 
 @dataclass(frozen=True)
-class Halving:
+class ASHA:
     """Asynchronous successive halving (Li et al. 2020), the variant that stops instead of promoting later.
 
     Rungs are at r·η^k below R, and at R: r = min_budget, η = eta, R = max_budget. At a rung where n results of its
@@ -62,21 +62,21 @@ class Halving:
         require(self.eta >= 2, f"search.method.eta: {self.eta} halves nothing: set 2 or more, such as 3")
         above = f"search.method.min_budget: {self.min_budget} is above max_budget, {self.max_budget}: lower it"
         require(self.min_budget <= self.max_budget, above)
-        most = len(_ladder(self.min_budget, self.max_budget, self.eta))
+        most = len(_rungs(self.min_budget, self.max_budget, self.eta))
         many = f"search.method.brackets: {self.brackets} are more than the {most} rungs: set {most} or fewer"
         require(self.brackets <= most, many)
 
     def budgets(self, number: int) -> tuple[int, ...]:
-        return _ladder(self.min_budget, self.max_budget, self.eta)[number % self.brackets :]
+        return _rungs(self.min_budget, self.max_budget, self.eta)[number % self.brackets :]
 
     def decide(self, history: History, number: int) -> Decision:
         budget = history.trial(number).budget
         if budget == self.max_budget:
             return "continue"
         bracket = number % self.brackets
-        came = [who for who, reached in history.arrivals if reached == budget and who % self.brackets == bracket]
+        came = [who for who, reached in history.result_order if reached == budget and who % self.brackets == bracket]
         trials = [history.trials[who] for who in came]
-        losses = history.losses([(trial, value) for trial in trials if (value := trial.at(budget)) is not None])
+        losses = history.losses([(trial, value) for trial in trials if (value := trial.value_at(budget)) is not None])
         mine = came.index(number)
         # Those before it are better where they are equal, those after it only where they are not.
         better = sum(loss <= losses[mine] for loss in losses[:mine])
@@ -84,7 +84,7 @@ class Halving:
         return "continue" if better < max(1, len(losses) // self.eta) else "stop"
 
 
-def _ladder(least: int, most: int, eta: int) -> tuple[int, ...]:
+def _rungs(least: int, most: int, eta: int) -> tuple[int, ...]:
     rungs = [least]
     while rungs[-1] * eta < most:
         rungs.append(rungs[-1] * eta)

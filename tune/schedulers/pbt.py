@@ -12,7 +12,7 @@ from metatrain.validation import require, require_positive
 from tune.history.trials import History, Trial
 from tune.schedulers.asha import Decision
 from tune.space.distributions import Value
-from tune.space.search_space import Configuration, Space, draws
+from tune.space.search_space import Configuration, Space, draw_uniforms
 
 
 class Copy(NamedTuple):
@@ -24,7 +24,7 @@ class Copy(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Population:
+class PBT:
     """Every `interval` steps the worst copy the best and perturb what they copied.
 
     Among the n members that have a result at its budget, a trial of the worst ⌊n · quantile⌋ (at least one) copies
@@ -64,11 +64,11 @@ class Population:
         """A member goes on, unless it copies another: see `exploit`."""
         return "continue"
 
-    def complete(self, history: History) -> bool:
+    def all_started(self, history: History) -> bool:
         """Whether all members have begun; those that copy others are in the places of earlier ones."""
         return sum(trial.parent is None for trial in history.trials) >= self.members
 
-    def check(self, space: Space) -> None:
+    def check_space(self, space: Space) -> None:
         """ValueError: what is explored is not in the space, or fits no checkpoint; or nobody is ever compared."""
         names = [parameter.name for parameter in space.parameters]
         above = f"search.method.interval: {self.interval} steps are the whole budget, and nobody copies: lower it"
@@ -77,20 +77,22 @@ class Population:
             there = ", ".join(names)
             require(name in names, f"search.method.explored: no '{name}' in the space: choose among {there}")
             fits = "a checkpoint of other settings would not fit it: leave it out of what is explored"
-            require(explorable(name), f"search.method.explored: '{name}': {fits}")
+            require(is_explorable(name), f"search.method.explored: '{name}': {fits}")
 
-    def exploit(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
+    def choose_copy(self, space: Space, history: History, number: int, seed: int) -> Copy | None:
         """What a trial does after its newest result: copy, or go on as it is (None)."""
         trial = history.trial(number)
         budget = trial.budget
-        results = [(member, value) for member in living(history) if (value := member.at(budget)) is not None]
+        results = [
+            (member, value) for member in live_members(history) if (value := member.value_at(budget)) is not None
+        ]
         losses = history.losses(results)
         ranked = [results[i][0] for i in sorted(range(len(results)), key=lambda i: losses[i])]
         count = max(1, int(len(ranked) * self.quantile))
         if budget >= self.max_budget or len(ranked) < 2 or trial not in ranked[-count:]:
             return None
         # The address is that of the trial to come, of which there is one only.
-        which, *rest = draws(seed, "exploit", len(history.trials), 1 + 3 * len(space.parameters))
+        which, *rest = draw_uniforms(seed, "exploit", len(history.trials), 1 + 3 * len(space.parameters))
         parent = ranked[:count][int(which * count)]
         return Copy(parent.number, budget, self._explored(space, parent.configuration, rest))
 
@@ -100,17 +102,19 @@ class Population:
             anew, u, up = quantiles[3 * i : 3 * i + 3]
             if parameter.name in self.explored and parameter.name in changed:
                 factor = self.factor if up < 0.5 else 1 / self.factor
-                domain, value = parameter.domain, changed[parameter.name]
-                changed[parameter.name] = domain.at(u) if anew < self.resample else domain.perturbed(value, factor)
-        return space.completed(changed, quantiles[1::3])
+                distribution, value = parameter.distribution, changed[parameter.name]
+                changed[parameter.name] = (
+                    distribution.value_at(u) if anew < self.resample else distribution.perturb(value, factor)
+                )
+        return space.complete(changed, quantiles[1::3])
 
 
-def explorable(name: str) -> bool:
+def is_explorable(name: str) -> bool:
     """Whether a member may go on from a checkpoint with another value: not of what shapes parameters or optimisers."""
     section, _, setting = name.partition(".")
     return section not in ("model", "tasks") and bool(setting) and not name.endswith(("optimizer", "algorithm.name"))
 
 
-def living(history: History) -> list[Trial]:
+def live_members(history: History) -> list[Trial]:
     """The members that have a result and have neither failed nor been replaced, in order of number."""
     return [trial for trial in history.trials if trial.results and trial.status in ("running", "completed")]

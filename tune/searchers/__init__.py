@@ -9,7 +9,7 @@ from typing import Protocol
 from tune.history.trials import History
 from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
-from tune.searchers.random_search import Random
+from tune.searchers.random_search import RandomSearch
 from tune.searchers.tpe import TPE
 from tune.space.search_space import Configuration, Space
 
@@ -22,4 +22,4 @@ class Searcher(Protocol):
         ...
 
 
-SEARCHERS: dict[str, type[Searcher]] = {"random": Random, "tpe": TPE, "bohb": BOHB, "evolution": Evolution}
+SEARCHERS: dict[str, type[Searcher]] = {"random": RandomSearch, "tpe": TPE, "bohb": BOHB, "evolution": Evolution}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from metatrain.validation import require, require_positive
 from tune.history.trials import History, Trial
-from tune.space.search_space import Configuration, Space, draws
+from tune.space.search_space import Configuration, Space, draw_uniforms
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Evolution:
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         parent = self.parent(history, number, seed)
-        return space.sample(seed, number) if parent is None else space.mutated(parent.configuration, seed, number)
+        return space.sample(seed, number) if parent is None else space.mutate(parent.configuration, seed, number)
 
     def parent(self, history: History, number: int, seed: int) -> Trial | None:
         """Who won the tournament; None while the population is not complete, or nobody in it has a result."""
-        tried = [trial for trial in history.trials if trial.results or trial.broke]
+        tried = [trial for trial in history.trials if trial.results or trial.has_failed]
         if len(tried) < self.population:
             return None
         members = tried[-self.population :]
-        quantiles = draws(seed, "tournament", number, self.tournament)
+        quantiles = draw_uniforms(seed, "tournament", number, self.tournament)
         # Taking each from those left makes the draw one without replacement.
         drawn = [members.pop(int(u * len(members))) for u in quantiles]
-        fit = [trial for trial in drawn if trial.results and not trial.broke]
+        fit = [trial for trial in drawn if trial.results and not trial.has_failed]
         most = max((trial.budget for trial in fit), default=0)
         furthest = [trial for trial in fit if trial.budget == most]
         losses = history.losses([(trial, trial.results[-1][1]) for trial in furthest])

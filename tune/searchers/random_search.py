@@ -7,7 +7,7 @@ from tune.space.search_space import Configuration, Space
 
 
 @dataclass(frozen=True)
-class Random:
+class RandomSearch:
     """Learns nothing, and is what every searcher must beat."""
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:

@@ -1,12 +1,12 @@
-"""TPE: Optuna's multivariate tree-structured Parzen estimator (Bergstra et al. 2011; Akiba et al. 2019).
+"""Suggest by TPE: Optuna's multivariate tree-structured Parzen estimator (Bergstra et al. 2011; Akiba et al. 2019).
 
-The best tenth of the observations make a density l(x), the others g(x); of some draws from l the one is suggested that
-has the largest l(x) / g(x). Where parameters depend on others, those that are always there together are modelled
-together (Optuna's `group`).
+The best tenth of the observations make a density l(x), the others g(x); of some draws from l the one with the largest
+l(x) / g(x) is suggested. Where parameters depend on others, those that always occur together are modelled together
+(Optuna's `group`).
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from metatrain.validation import require_positive
 from tasks.random import random_words, stream
 from tune.history.trials import History
-from tune.searchers.observations import awaited, observations
-from tune.space.distributions import Choice, Domain, Value
+from tune.searchers.observations import Observed, observations, pending
+from tune.space.distributions import Categorical, Distribution, Value
 from tune.space.search_space import Configuration, Space
 
 _UNIT = FloatDistribution(0.0, 1.0)
@@ -26,10 +26,10 @@ _UNIT = FloatDistribution(0.0, 1.0)
 
 @dataclass(frozen=True)
 class TPE:
-    """Random until `startup` trials are completed; then the best of `candidates` draws from the density of good ones.
+    """Draw from the space until `startup` trials are completed; then suggest by the model, from `candidates` draws.
 
-    Trials that a schedule stopped early are left out: the value of a small budget is not that of the whole one. Those
-    that failed are bad, as are those that still run (a constant liar). The study is built anew for each suggestion.
+    Trials that a scheduler stopped early are ignored: the value of a small budget is not that of the whole one. Failed
+    trials count as bad, and so do running ones (a constant liar). The model is built anew for each suggestion.
     """
 
     startup: int = 10
@@ -42,13 +42,24 @@ class TPE:
         completed = [trial for trial in history.trials if trial.status == "completed"]
         if len(completed) < self.startup:
             return space.sample(seed, number)
-        return modelled(space, history, max(trial.budget for trial in completed), self.candidates, (seed, number))
+        budget = max(trial.budget for trial in completed)
+        observed, running = observations(history, budget), pending(history, budget)
+        return suggest_by_tpe(space, observed, running, self.candidates, (seed, number))
 
 
-def modelled(space: Space, history: History, budget: int, candidates: int, address: tuple[int, int]) -> Configuration:
-    """What Optuna makes of the results at a budget; `address` is (seed, number)."""
+def suggest_by_tpe(
+    space: Space,
+    observed: Sequence[Observed],
+    running: Sequence[Mapping[str, Value]],
+    candidates: int,
+    address: tuple[int, int],
+) -> Configuration:
+    """Return Optuna's suggestion from observations, the oldest first, and configurations that run.
+
+    address: (seed, number of the suggestion).
+    """
     seed, number = address
-    with _quiet():
+    with _silence_optuna():
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=1,
             n_ei_candidates=candidates,
@@ -58,48 +69,50 @@ def modelled(space: Space, history: History, budget: int, candidates: int, addre
             constant_liar=True,
         )
         study = optuna.create_study(direction="minimize", sampler=sampler)
-        study.add_trials([_frozen(space, x, loss) for x, loss in observations(history, budget)])
-        study.add_trials([_frozen(space, x, None) for x in awaited(history, budget)])
+        study.add_trials([_optuna_trial(space, configuration, loss) for configuration, loss in observed])
+        study.add_trials([_optuna_trial(space, configuration, None) for configuration in running])
         trial = study.ask()
         found: Configuration = {}
         for parameter in space.parameters:
             if parameter.active(found):
-                found[parameter.name] = _asked(trial, parameter.name, parameter.domain)
+                found[parameter.name] = _ask(trial, parameter.name, parameter.distribution)
     return found
 
 
-def _frozen(space: Space, configuration: Mapping[str, Value], loss: float | None) -> FrozenTrial:
-    """A trial as Optuna keeps it; one without a loss is running."""
-    there = [parameter for parameter in space.parameters if parameter.name in configuration]
+def _optuna_trial(space: Space, configuration: Mapping[str, Value], loss: float | None) -> FrozenTrial:
+    """Convert one trial to Optuna's; without a loss it is running."""
+    present = [parameter for parameter in space.parameters if parameter.name in configuration]
     return optuna.trial.create_trial(
         state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
         value=loss,
-        params={p.name: _internal(p.domain, configuration[p.name]) for p in there},
-        distributions={p.name: _distribution(p.domain) for p in there},
+        params={p.name: _to_optuna(p.distribution, configuration[p.name]) for p in present},
+        distributions={p.name: _optuna_distribution(p.distribution) for p in present},
     )
 
 
-def _distribution(domain: Domain) -> BaseDistribution:
-    """Numbers are known to Optuna by their quantile, which is as far from the ends of floats as can be, and options by
-    their number: sections are no categories of its own.
+def _optuna_distribution(distribution: Distribution) -> BaseDistribution:
+    """Describe numbers to Optuna by their quantile, which has no extreme values, and options by their index, because
+    Optuna's categories cannot be sections.
     """
-    return CategoricalDistribution(range(len(domain.options))) if isinstance(domain, Choice) else _UNIT
+    if isinstance(distribution, Categorical):
+        return CategoricalDistribution(range(len(distribution.options)))
+    return _UNIT
 
 
-def _internal(domain: Domain, value: Value) -> Value:
-    return domain.index(value) if isinstance(domain, Choice) else domain.quantile(value)
+def _to_optuna(distribution: Distribution, value: Value) -> Value:
+    return distribution.index(value) if isinstance(distribution, Categorical) else distribution.quantile(value)
 
 
-def _asked(trial: optuna.Trial, name: str, domain: Domain) -> Value:
-    if isinstance(domain, Choice):
-        count = len(domain.options)
-        return domain.at((trial.suggest_categorical(name, range(count)) + 0.5) / count)
-    return domain.at(trial.suggest_float(name, _UNIT.low, _UNIT.high))
+def _ask(trial: optuna.Trial, name: str, distribution: Distribution) -> Value:
+    if isinstance(distribution, Categorical):
+        count = len(distribution.options)
+        return distribution.value_at((trial.suggest_categorical(name, range(count)) + 0.5) / count)
+    return distribution.value_at(trial.suggest_float(name, _UNIT.low, _UNIT.high))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna tells of every study it makes, and warns that groups may change in a later version."""
+def _silence_optuna() -> Iterator[None]:
+    """Silence the log line for each study and the warning that `group` is experimental."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -28,10 +28,10 @@ _LARGEST = 2**53
 """Integers above it are not all to be had as a float, which u is scaled to."""
 
 
-class Domain(Protocol):
+class Distribution(Protocol):
     """The values of one parameter."""
 
-    def at(self, u: float) -> Value:
+    def value_at(self, u: float) -> Value:
         """The value at the quantile u in [0, 1) of the prior."""
         ...
 
@@ -43,11 +43,11 @@ class Domain(Protocol):
         """Whether it is one of the values."""
         ...
 
-    def mutated(self, value: Value, u: float, v: float) -> Value:
+    def mutate(self, value: Value, u: float, v: float) -> Value:
         """Another value, near by where there is a scale; u, v: two uniform numbers."""
         ...
 
-    def perturbed(self, value: Value, factor: float) -> Value:
+    def perturb(self, value: Value, factor: float) -> Value:
         """value · factor, kept within the domain (Jaderberg et al. 2017); options have a neighbour each way."""
         ...
 
@@ -65,7 +65,7 @@ class Real:
         require(all(map(_is_number, bounds)), f"{self.low!r} to {self.high!r} are not two numbers: give low and high")
         _check_range(self.low, self.high, self.log)
 
-    def at(self, u: float) -> float:
+    def value_at(self, u: float) -> float:
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         # A weighted mean does not overflow where high - low does.
         x = (1 - u) * low + u * high
@@ -74,14 +74,14 @@ class Real:
     def contains(self, value: Value) -> bool:
         return _is_number(value) and self.low <= value <= self.high
 
-    def mutated(self, value: float, u: float, v: float) -> float:
-        return self.at(_stepped(self.quantile(value), u, v))
+    def mutate(self, value: float, u: float, v: float) -> float:
+        return self.value_at(_step_quantile(self.quantile(value), u, v))
 
-    def perturbed(self, value: float, factor: float) -> float:
+    def perturb(self, value: float, factor: float) -> float:
         return min(max(value * factor, float(self.low)), float(self.high))
 
     def __str__(self) -> str:
-        return f"{'loguniform' if self.log else 'uniform'}{_arguments(self.low, self.high)}"
+        return f"{'loguniform' if self.log else 'uniform'}{_format_arguments(self.low, self.high)}"
 
     def quantile(self, value: float) -> float:
         low, high, x = self.low, self.high, value
@@ -105,7 +105,7 @@ class Integer:
         small = max(abs(self.low), abs(self.high)) < _LARGEST
         require(small, f"{self.low} to {self.high} goes beyond 2^53: lower the bounds")
 
-    def at(self, u: float) -> int:
+    def value_at(self, u: float) -> int:
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             return min(max(round(math.exp(low + u * (high - low))), self.low), self.high)
@@ -114,21 +114,21 @@ class Integer:
     def contains(self, value: Value) -> bool:
         return _is_integer(value) and self.low <= value <= self.high
 
-    def mutated(self, value: int, u: float, v: float) -> int:
-        found = self.at(_stepped(self.quantile(value), u, v))
+    def mutate(self, value: int, u: float, v: float) -> int:
+        found = self.value_at(_step_quantile(self.quantile(value), u, v))
         if found != value:
             return found
         up = (u < 0.5 or value == self.low) and value < self.high
         return value + (1 if up else -1)
 
-    def perturbed(self, value: int, factor: float) -> int:
+    def perturb(self, value: int, factor: float) -> int:
         """At least one up or down, so that a small one is not stuck."""
         product = value * factor
         moved = math.ceil(product) if product > value else math.floor(product) if product < value else value
         return min(max(moved, self.low), self.high)
 
     def __str__(self) -> str:
-        return f"{'logint' if self.log else 'int'}{_arguments(self.low, self.high)}"
+        return f"{'logint' if self.log else 'int'}{_format_arguments(self.low, self.high)}"
 
     def quantile(self, value: int) -> float:
         if self.log:
@@ -138,7 +138,7 @@ class Integer:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Categorical:
     """One of some options, any of which may be a whole section: `{name: conv4}`."""
 
     options: tuple[Value, ...]
@@ -149,59 +149,59 @@ class Choice:
         require(len(self.options) > 1, only)
         for number, option in enumerate(self.options):
             require(_is_plain(option), f"{option!r} is no plain value: give a number, a word, a list or a section")
-            twice = any(same(option, other) for other in self.options[:number])
+            twice = any(is_same(option, other) for other in self.options[:number])
             require(not twice, f"{option!r} stands twice: give each option once")
 
-    def at(self, u: float) -> Value:
+    def value_at(self, u: float) -> Value:
         return copy.deepcopy(self.options[min(int(u * len(self.options)), len(self.options) - 1)])
 
     def contains(self, value: Value) -> bool:
-        return any(same(value, option) for option in self.options)
+        return any(is_same(value, option) for option in self.options)
 
     def index(self, value: Value) -> int:
         """Where it stands among the options. ValueError: nowhere."""
         for number, option in enumerate(self.options):
-            if same(value, option):
+            if is_same(value, option):
                 return number
         raise ValueError(f"{value!r} is none of the options {list(self.options)}: give one of them")
 
     def quantile(self, value: Value) -> float:
         return (self.index(value) + 0.5) / len(self.options)
 
-    def mutated(self, value: Value, u: float, v: float) -> Value:
+    def mutate(self, value: Value, u: float, v: float) -> Value:
         """Any of the others, with equal probability: options have no order."""
         here = self.index(value)
         others = [option for number, option in enumerate(self.options) if number != here]
         return copy.deepcopy(others[min(int(u * len(others)), len(others) - 1)])
 
-    def perturbed(self, value: Value, factor: float) -> Value:
+    def perturb(self, value: Value, factor: float) -> Value:
         there = self.index(value) + (1 if factor > 1 else -1)
         return copy.deepcopy(self.options[min(max(there, 0), len(self.options) - 1)])
 
     def __str__(self) -> str:
-        return f"choice{_arguments(*self.options)}"
+        return f"choice{_format_arguments(*self.options)}"
 
 
-FUNCTIONS: dict[str, Callable[..., Domain]] = {
+DISTRIBUTIONS: dict[str, Callable[..., Distribution]] = {
     "uniform": lambda low, high: Real(low, high),
     "loguniform": lambda low, high: Real(low, high, log=True),
     "int": lambda low, high: Integer(low, high),
     "logint": lambda low, high: Integer(low, high, log=True),
-    "choice": lambda *options: Choice(options),
+    "choice": lambda *options: Categorical(options),
 }
 """The names that a space is written in."""
 
 
-def same(left: Value, right: Value) -> bool:
+def is_same(left: Value, right: Value) -> bool:
     """Equal, and of one type: 1, 1.0 and true are three options."""
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+        return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(same, left, right))
+        return len(left) == len(right) and all(map(is_same, left, right))
     return type(left) is type(right) and bool(left == right)
 
 
-def _arguments(*values: Value) -> str:
+def _format_arguments(*values: Value) -> str:
     """(1, {name: conv4}), as the arguments of a function are written: YAML's list, with other brackets."""
     text = yaml.safe_dump(list(values), default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
     return f"({text.strip()[1:-1]})"
@@ -210,7 +210,7 @@ def _arguments(*values: Value) -> str:
 def _is_plain(value: Value) -> bool:
     """Whether JSON gives it back, which a journal keeps it as."""
     try:
-        return same(json.loads(json.dumps(value, allow_nan=False)), value)
+        return is_same(json.loads(json.dumps(value, allow_nan=False)), value)
     except (TypeError, ValueError):
         return False
 
@@ -228,7 +228,7 @@ def _check_range(low: float, high: float, log: bool) -> None:
     require(not log or low > 0, f"{low!r} has no logarithm: begin above zero, or take uniform or int")
 
 
-def _stepped(quantile: float, u: float, v: float) -> float:
+def _step_quantile(quantile: float, u: float, v: float) -> float:
     """quantile + _STEP · n, n standard normal by Box and Muller (1958) from u, v; reflected at 0 and at 1."""
     normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
     folded = math.fmod(abs(quantile + _STEP * normal), 2)

@@ -25,7 +25,7 @@ from typing import Any
 from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import overridden, short
 from tasks.random import stream, uniforms
-from tune.space.distributions import FUNCTIONS, Choice, Domain, Integer, Value, same
+from tune.space.distributions import DISTRIBUTIONS, Categorical, Distribution, Integer, Value, is_same
 
 Configuration = dict[str, Value]
 
@@ -38,7 +38,7 @@ class Parameter:
     """A field by its dotted name, its domain, and on what it depends, all of it: ((parameter, its values), …)."""
 
     name: str
-    domain: Domain
+    distribution: Distribution
     when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
 
     def active(self, configuration: Mapping[str, Value]) -> bool:
@@ -62,49 +62,51 @@ class Space:
 
     def sample(self, seed: int, number: int, purpose: str = "suggest") -> Configuration:
         """A draw from the prior, a pure function of (seed, purpose, number)."""
-        return self.completed({}, draws(seed, purpose, number, len(self.parameters)))
+        return self.complete({}, draw_uniforms(seed, purpose, number, len(self.parameters)))
 
-    def completed(self, values: Mapping[str, Value], quantiles: Sequence[float]) -> Configuration:
+    def complete(self, values: Mapping[str, Value], quantiles: Sequence[float]) -> Configuration:
         """`values` where a parameter is there and has one, draws from the prior at `quantiles` where it has none."""
         found: Configuration = {}
         for parameter, u in zip(self.parameters, quantiles, strict=True):
             if parameter.active(found):
                 given = parameter.name in values
-                found[parameter.name] = copy.deepcopy(values[parameter.name]) if given else parameter.domain.at(u)
+                found[parameter.name] = (
+                    copy.deepcopy(values[parameter.name]) if given else parameter.distribution.value_at(u)
+                )
         return found
 
     def contains(self, configuration: Mapping[str, Value]) -> bool:
         """Whether each parameter that is there has a value of its domain, and nothing else is given."""
         there = {parameter.name: parameter for parameter in self.parameters if parameter.active(configuration)}
         return there.keys() == configuration.keys() and all(
-            parameter.domain.contains(configuration[name]) for name, parameter in there.items()
+            parameter.distribution.contains(configuration[name]) for name, parameter in there.items()
         )
 
-    def written(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """As `read_space` reads it back."""
         found: dict[str, Any] = {}
         for parameter in self.parameters:
             when = {name: copy.deepcopy(list(values)) for name, values in parameter.when}
-            text = str(parameter.domain)
+            text = str(parameter.distribution)
             found[parameter.name] = {"from": text, "when": when} if when else text
         return found
 
-    def mutated(self, configuration: Mapping[str, Value], seed: int, number: int) -> Configuration:
+    def mutate(self, configuration: Mapping[str, Value], seed: int, number: int) -> Configuration:
         """A copy with one parameter changed, and what newly depends on it drawn from the prior (Real et al. 2019)."""
-        which, u, v, *rest = draws(seed, "mutate", number, 3 + len(self.parameters))
+        which, u, v, *rest = draw_uniforms(seed, "mutate", number, 3 + len(self.parameters))
         there = [parameter for parameter in self.parameters if parameter.name in configuration]
         chosen = there[int(which * len(there))]
-        changed = {**configuration, chosen.name: chosen.domain.mutated(configuration[chosen.name], u, v)}
-        return self.completed(changed, rest)
+        changed = {**configuration, chosen.name: chosen.distribution.mutate(configuration[chosen.name], u, v)}
+        return self.complete(changed, rest)
 
 
-def draws(seed: int, purpose: str, number: int, count: int) -> list[float]:
+def draw_uniforms(seed: int, purpose: str, number: int, count: int) -> list[float]:
     """`count` uniform numbers of [0, 1) at the address (seed, purpose, number)."""
     found: list[float] = uniforms(seed, stream("search", purpose), [number], count)[0].tolist()
     return found
 
 
-def applied(plain: Mapping[str, Any], configuration: Mapping[str, Value]) -> dict[str, Any]:
+def apply_configuration(plain: Mapping[str, Any], configuration: Mapping[str, Value]) -> dict[str, Any]:
     """A whole plain configuration with one of the space over it: sections first, so that `model.width` goes into the
     `model` that was chosen, of which nothing else stays.
     """
@@ -127,7 +129,7 @@ def read_space(raw: Mapping[str, Any]) -> Space:
     for parameter in parameters.values():
         for name, values in parameter.when:
             _check_condition(parameter.name, name, values, parameters)
-    return Space(tuple(_ordered(parameters)))
+    return Space(tuple(_sort_by_dependency(parameters)))
 
 
 def _read_parameter(name: str, written: Any) -> Parameter:
@@ -138,24 +140,24 @@ def _read_parameter(name: str, written: Any) -> Parameter:
     complete = written.keys() == _CONDITIONAL and isinstance(written["when"], Mapping) and len(written["when"]) > 0
     form = "a domain, or {from: domain, when: {parameter: value}}"
     require(complete, f"space.{name}: {short(dict(written))} is neither: write {form}")
-    when = tuple((str(key), _listed(values)) for key, values in written["when"].items())
+    when = tuple((str(key), _as_tuple(values)) for key, values in written["when"].items())
     return Parameter(name, _read_domain(name, written["from"]), when)
 
 
-def _listed(values: Any) -> tuple[Value, ...]:
+def _as_tuple(values: Any) -> tuple[Value, ...]:
     return tuple(values) if isinstance(values, list) else (values,)
 
 
-def _read_domain(name: str, written: Any) -> Domain:
+def _read_domain(name: str, written: Any) -> Distribution:
     if isinstance(written, list):  # of options, as YAML has them
-        return _made(name, lambda: Choice(tuple(written)))
+        return _build(name, lambda: Categorical(tuple(written)))
     call = _CALL.fullmatch(written) if isinstance(written, str) else None
-    known = ", ".join(f"{function}(…)" for function in FUNCTIONS)
+    known = ", ".join(f"{function}(…)" for function in DISTRIBUTIONS)
     if call is None:
         raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
     function, text = call.groups()
-    if function not in FUNCTIONS:
-        hint = suggest_name(function, FUNCTIONS)
+    if function not in DISTRIBUTIONS:
+        hint = suggest_name(function, DISTRIBUTIONS)
         raise ValueError(f"space.{name}: no function '{short(function)[1:-1]}'{hint}: write one of {known}")
     # The arguments are YAML, as everywhere else: sections, words and 1e-3 mean what they do in a configuration.
     try:
@@ -164,12 +166,12 @@ def _read_domain(name: str, written: Any) -> Domain:
         raise ValueError(f"space.{name}: {short(written)} cannot be read: write its arguments as in a list") from error
     if function != "choice" and len(arguments) != 2:
         raise ValueError(f"space.{name}: {function} takes two bounds, not {len(arguments)}: give low and high")
-    return _made(name, lambda: FUNCTIONS[function](*arguments))
+    return _build(name, lambda: DISTRIBUTIONS[function](*arguments))
 
 
-def _made(name: str, domain: Callable[[], Domain]) -> Domain:
+def _build(name: str, distribution: Callable[[], Distribution]) -> Distribution:
     try:
-        return domain()
+        return distribution()
     except ValueError as error:
         raise ValueError(f"space.{name}: {error}") from error
 
@@ -178,17 +180,23 @@ def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: 
     if on not in parameters:
         hint = suggest_name(on, parameters)
         raise ValueError(f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or drop it")
-    domain = parameters[on].domain
-    if not isinstance(domain, (Choice, Integer)):
+    distribution = parameters[on].distribution
+    if not isinstance(distribution, (Categorical, Integer)):
         raise ValueError(f"space.{name}.when: {on} is a real number, never one value: depend on a choice or an integer")
     require(len(values) > 0, f"space.{name}.when: no value of {on} is given: give one, or a list")
     for value in values:
-        options = domain.options if isinstance(domain, Choice) else (value,) if domain.contains(value) else ()
+        options = (
+            distribution.options
+            if isinstance(distribution, Categorical)
+            else (value,)
+            if distribution.contains(value)
+            else ()
+        )
         never = f"space.{name}.when: {on} is never {short(value)}: give a value of its domain"
         require(any(matches(option, value) for option in options), never)
 
 
-def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
+def _sort_by_dependency(parameters: Mapping[str, Parameter]) -> list[Parameter]:
     """Each after what it depends on. ValueError: one depends on itself, by way of others."""
     found: dict[str, Parameter] = {}
     while len(found) < len(parameters):
@@ -204,5 +212,5 @@ def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
 def matches(value: Value, wanted: Value) -> bool:
     """Whether they are the same, or a section has all the settings of another."""
     if isinstance(value, dict) and isinstance(wanted, dict):
-        return all(key in value and same(value[key], wanted[key]) for key in wanted)
-    return same(value, wanted)
+        return all(key in value and is_same(value[key], wanted[key]) for key in wanted)
+    return is_same(value, wanted)

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from metatrain.tracking.mlflow_history import Recorded, recorded
 from metatrain.yaml_config import parse_yaml
-from tune.history.journal import read_journal, replayed
+from tune.history.journal import read_journal, replay
 from tune.history.trials import History, Mode, Trial
-from tune.searchers.observations import comparable, comparisons
+from tune.searchers.observations import pairwise_signs, trials_with_outcome
 from tune.settings import METRICS
-from tune.space.distributions import Choice, Value
-from tune.space.search_space import Configuration, Space, applied, matches
-from tune.transfer.task_similarity import Signature, coarse, distance, weight
+from tune.space.distributions import Categorical, Value
+from tune.space.search_space import Configuration, Space, apply_configuration, matches
+from tune.transfer.task_similarity import Signature, distance, signature_from_settings, weight
 
 MOST = 100
 """Observations kept of one source, evenly by rank: beyond that they only cost time."""
@@ -53,7 +53,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Source:
+class PriorStudy:
     """An earlier search, or the runs of one experiment on the same tasks; observations with the best first."""
 
     name: str
@@ -67,12 +67,12 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Experience:
+class PriorStudies:
     """All that is known from elsewhere, the most alike first. It is kept with the search, whose function it is part of:
     a search that goes on must not suggest otherwise because others have ended meanwhile.
     """
 
-    sources: tuple[Source, ...] = ()
+    sources: tuple[PriorStudy, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -84,12 +84,14 @@ class Experience:
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
 
-def read_experience(plain: Mapping[str, Any]) -> Experience:
+def read_prior_studies(plain: Mapping[str, Any]) -> PriorStudies:
     """What `plain()` told. ValueError: it did not."""
     try:
-        return Experience(
+        return PriorStudies(
             tuple(
-                Source(source["name"], source["weight"], tuple(Observation(**one) for one in source["observations"]))
+                PriorStudy(
+                    source["name"], source["weight"], tuple(Observation(**one) for one in source["observations"])
+                )
                 for source in plain["sources"]
             )
         )
@@ -98,17 +100,17 @@ def read_experience(plain: Mapping[str, Any]) -> Experience:
         raise ValueError(f"{wrong}: restore experience.json, or search in another folder") from error
 
 
-def source_of(
+def summarize_study(
     name: str, weight: float, history: History, whole: int, space: Space, document: Mapping[str, Any]
-) -> Source | None:
+) -> PriorStudy | None:
     """What a history tells a search over `space`; None where nothing of it fits.
 
     whole: steps of its whole budget. document: the plain configuration over which its configurations were put.
     """
-    trials = comparable(history)
+    trials = trials_with_outcome(history)
     if not any(trial.results for trial in trials):
         return None
-    ranks = _quantiles(comparisons(history, trials))
+    ranks = _quantiles(pairwise_signs(history, trials))
     order = np.argsort(ranks, kind="stable").tolist()
     projected = ((i, _projected(space, document, trials[i])) for i in order)
     fitting = [
@@ -116,10 +118,10 @@ def source_of(
         for i, configuration in projected
         if configuration
     ]
-    return Source(name, weight, _thinned(fitting)) if fitting else None
+    return PriorStudy(name, weight, thin(fitting, MOST)) if fitting else None
 
 
-def projection(space: Space, document: Mapping[str, Any]) -> Configuration | None:
+def project_configuration(space: Space, document: Mapping[str, Any]) -> Configuration | None:
     """The fields of `space` as a whole configuration has them, those left out that it lacks; None: one has a value
     outside its domain.
     """
@@ -128,23 +130,23 @@ def projection(space: Space, document: Mapping[str, Any]) -> Configuration | Non
         there, value = _field(document, parameter.name)
         if not (there and parameter.active(found)):
             continue
-        if isinstance(parameter.domain, Choice) and isinstance(value, dict):
+        if isinstance(parameter.distribution, Categorical) and isinstance(value, dict):
             # A section stands for the option whose settings it has, the most of them.
-            fitting = [option for option in parameter.domain.options if matches(value, option)]
+            fitting = [option for option in parameter.distribution.options if matches(value, option)]
             value = max(fitting, key=len, default=value)
-        if not parameter.domain.contains(value):
+        if not parameter.distribution.contains(value):
             return None
         found[parameter.name] = value
     return found
 
 
-def gathered(
+def gather_prior_studies(
     uri: str, experiments: Sequence[str], space: Space, metric: str, signature: Signature
-) -> tuple[Experience, list[str]]:
+) -> tuple[PriorStudies, list[str]]:
     """What the searches and finished runs of some MLflow experiments tell a search for `metric` over `space` on tasks
     of this signature, and a line for each that tells nothing. ValueError: there is no such experiment.
     """
-    sources: list[Source] = []
+    sources: list[PriorStudy] = []
     notes: list[str] = []
     for experiment in experiments:
         runs = list(recorded(uri, experiment, FILES, tuple(METRICS)))
@@ -154,14 +156,14 @@ def gathered(
         entries = [_told(run, lambda run: _trained(run, metric)) for run in alone]
         kept = [one for one in entries if isinstance(one, _Trained)]
         notes += [one for one in (*found, *entries) if isinstance(one, str)]
-        fitting = [one for one in found if isinstance(one, Source)]
+        fitting = [one for one in found if isinstance(one, PriorStudy)]
         fitting += _grouped(experiment, kept, space, METRICS[metric], signature)
         if not fitting:
             notes.append(f"search.warm_start: '{experiment}' has no search or finished run that fits: nothing is taken")
         sources += fitting
     ordered = sorted(sources, key=lambda source: -source.weight)
     notes += [f"{source.name}: other tasks altogether: passed over" for source in ordered if source.weight == 0]
-    return Experience(tuple(source for source in ordered if source.weight > 0)), notes
+    return PriorStudies(tuple(source for source in ordered if source.weight > 0)), notes
 
 
 class _Trained(NamedTuple):
@@ -180,18 +182,20 @@ def _told(run: Recorded, read: Any) -> Any:
         return f"{run.name}: {reason}: passed over"
 
 
-def _searched(run: Recorded, space: Space, signature: Signature) -> Source:
+def _searched(run: Recorded, space: Space, signature: Signature) -> PriorStudy:
     """An earlier search. ValueError: it tells nothing."""
     if "journal.jsonl" not in run.files or "config.yaml" not in run.files:
         raise ValueError(run.problem or "a search without journal and configuration")
     header, events = read_journal(run.files["journal.jsonl"], "journal.jsonl")
     objectives = tuple(header.get("objectives", ()))
-    history = replayed(header["mode"], events, "journal.jsonl", objectives)
+    history = replay(header["mode"], events, "journal.jsonl", objectives)
     document = _without_search(_document(run))
-    theirs = json.loads(run.files["tasks.json"]) if "tasks.json" in run.files else coarse(document["tasks"])
+    theirs = (
+        json.loads(run.files["tasks.json"]) if "tasks.json" in run.files else signature_from_settings(document["tasks"])
+    )
     likeness = weight(distance(signature, theirs))
-    whole = max([header["schedule"].get("max_budget", 1), *(budget for _, budget in history.arrivals)])
-    found = source_of(run.name, likeness, history, whole, space, document)
+    whole = max([header["schedule"].get("max_budget", 1), *(budget for _, budget in history.result_order)])
+    found = summarize_study(run.name, likeness, history, whole, space, document)
     if found is None:
         raise ValueError("a search without a result that fits this space")
     return found
@@ -209,12 +213,14 @@ def _trained(run: Recorded, metric: str) -> _Trained:
     return _Trained(_document(run), best(run.metrics[metric]))
 
 
-def _grouped(experiment: str, runs: Iterable[_Trained], space: Space, mode: Mode, signature: Signature) -> list[Source]:
+def _grouped(
+    experiment: str, runs: Iterable[_Trained], space: Space, mode: Mode, signature: Signature
+) -> list[PriorStudy]:
     """Runs that learned and were judged on the same tasks, ranked among each other: a source for each kind of task."""
 
     def tasks(run: _Trained) -> str:
         section = run.document["tasks"]
-        return json.dumps([coarse(section), section.get("test")], sort_keys=True)
+        return json.dumps([signature_from_settings(section), section.get("test")], sort_keys=True)
 
     sources = []
     for number, (key, group) in enumerate(groupby(sorted(runs, key=tasks), tasks)):
@@ -222,9 +228,11 @@ def _grouped(experiment: str, runs: Iterable[_Trained], space: Space, mode: Mode
         for run in group:
             # All have had what was theirs to have: they are compared at their ends.
             trial = Trial(len(history.trials), dict(run.document))
-            history = history.began(trial).reported(trial.number, 1, run.value).ended(trial.number, "completed")
+            history = (
+                history.with_trial(trial).with_result(trial.number, 1, run.value).with_end(trial.number, "completed")
+            )
         likeness = weight(distance(signature, json.loads(key)[0]))
-        found = source_of(f"{experiment}, runs {number}", likeness, history, 1, space, {})
+        found = summarize_study(f"{experiment}, runs {number}", likeness, history, 1, space, {})
         sources += [found] if found is not None else []
     return sources
 
@@ -240,7 +248,7 @@ def _without_search(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _projected(space: Space, document: Mapping[str, Any], trial: Trial) -> Configuration | None:
     try:
-        return projection(space, applied(document, trial.configuration))
+        return project_configuration(space, apply_configuration(document, trial.configuration))
     except ValueError:  # a field below what is a value in this document: it made no run either
         return None
 
@@ -260,7 +268,10 @@ def _quantiles(signs: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(0.5 * (1 - signs.sum(axis=1) / max(len(signs) - 1, 1)))
 
 
-def _thinned(observations: Sequence[Observation]) -> tuple[Observation, ...]:
+def thin(observations: Sequence[Observation], most: int) -> tuple[Observation, ...]:
+    """Return at most `most` of some observations, evenly by rank, the best first."""
     count = len(observations)
-    kept = range(count) if count <= MOST else sorted({round(i * (count - 1) / (MOST - 1)) for i in range(MOST)})
+    if count <= most:
+        return tuple(observations)
+    kept = sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
     return tuple(observations[i] for i in kept)

@@ -50,7 +50,7 @@ def signature(config: Config) -> dict[str, Any]:
 
     A task whose x is no tensor has no statistics.
     """
-    found = coarse(as_plain(config)["tasks"])
+    found = signature_from_settings(as_plain(config)["tasks"])
     ways, each = config.tasks.train.ways, config.tasks.train.shots + config.tasks.train.queries
     few = EpisodeShape(min(ways or 1, _FEW_WAYS), 1, min(_QUERIES, each - 1)) if ways else EpisodeShape(None, *_POINTS)
     distribution = config.tasks.source.settings.distribution("train", few, 0)
@@ -66,7 +66,7 @@ def signature(config: Config) -> dict[str, Any]:
     return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
 
 
-def coarse(tasks: Mapping[str, Any]) -> dict[str, Any]:
+def signature_from_settings(tasks: Mapping[str, Any]) -> dict[str, Any]:
     """The signature that the `tasks` section of a plain configuration gives alone, without statistics."""
     shape = {"ways": 5, "shots": 1, **tasks.get("train", {})}
     settings = flat({key: value for key, value in tasks.items() if key not in _PLACES})
@@ -140,9 +140,9 @@ def _of_classes(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
     grouped = torch.cat([_by_class(support, ways), _by_class(query, ways)], dim=2).flatten(3)
     within = float(grouped.var(dim=2, correction=0).mean())
     total = float(grouped.flatten(1, 2).var(dim=1, correction=0).mean())
-    nearest = torch.cdist(query.flatten(2), support.flatten(2)).argmin(dim=2)
+    suggest_name = torch.cdist(query.flatten(2), support.flatten(2)).argmin(dim=2)
     labels = torch.arange(ways).repeat_interleave(query.shape[1] // ways).expand(tasks, -1)
-    right = float((nearest == labels).float().mean())
+    right = float((suggest_name == labels).float().mean())
     shades = torch.histc(x, _BINS, float(x.min()), float(x.max())) / x.numel()
     return {
         "skewness": skewness / (1 + abs(skewness)),
@@ -183,8 +183,8 @@ def _of_numbers(support: Tensor, query: Tensor, seen: Tensor, wanted: Tensor) ->
     y = torch.cat([seen, wanted], dim=1).flatten(2).float()
     points = torch.cat([support, query], dim=1).float()
     total = float(y.var().clamp_min(1e-24))
-    nearest = torch.cdist(query.flatten(2).float(), support.flatten(2).float()).argmin(dim=2)
-    guess = torch.take_along_dim(seen.flatten(2).float(), nearest[..., None], dim=1)
+    suggest_name = torch.cdist(query.flatten(2).float(), support.flatten(2).float()).argmin(dim=2)
+    guess = torch.take_along_dim(seen.flatten(2).float(), suggest_name[..., None], dim=1)
     error = float(((guess - wanted.flatten(2)) ** 2).mean())
     return {
         "targets": 0.25 * math.log10(total),
