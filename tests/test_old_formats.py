@@ -22,8 +22,8 @@ from tasks.sources.image_folder import ImageFolder
 from tasks.store.store import open_store
 from tests import pictures
 from tests.configurations import cpu_kind
-from tests.search_folders import plan
-from tune.study import Search
+from tests.search_folders import spec
+from tune.study import Study
 
 V01 = Path(__file__).parent / "fixtures" / "v0.1"
 EXPECTED = json.loads((V01 / "expected.json").read_text())
@@ -110,7 +110,7 @@ def test_a_profile_is_read(monkeypatch):
 
 def test_a_journal_replays_and_its_search_is_reported(copy):
     before = (copy / "search" / "journal.jsonl").read_bytes()
-    with Search(plan(trials=20), copy / "search" / "journal.jsonl") as search:
+    with Study(spec(trials=20), copy / "search" / "journal.jsonl") as search:
         best = search.best()
         assert search.next_trial() is None
     expected = EXPECTED["best_trial"]

@@ -140,9 +140,9 @@ def _of_classes(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
     grouped = torch.cat([_by_class(support, ways), _by_class(query, ways)], dim=2).flatten(3)
     within = float(grouped.var(dim=2, correction=0).mean())
     total = float(grouped.flatten(1, 2).var(dim=1, correction=0).mean())
-    suggest_name = torch.cdist(query.flatten(2), support.flatten(2)).argmin(dim=2)
+    nearest = torch.cdist(query.flatten(2), support.flatten(2)).argmin(dim=2)
     labels = torch.arange(ways).repeat_interleave(query.shape[1] // ways).expand(tasks, -1)
-    right = float((suggest_name == labels).float().mean())
+    right = float((nearest == labels).float().mean())
     shades = torch.histc(x, _BINS, float(x.min()), float(x.max())) / x.numel()
     return {
         "skewness": skewness / (1 + abs(skewness)),
@@ -183,8 +183,8 @@ def _of_numbers(support: Tensor, query: Tensor, seen: Tensor, wanted: Tensor) ->
     y = torch.cat([seen, wanted], dim=1).flatten(2).float()
     points = torch.cat([support, query], dim=1).float()
     total = float(y.var().clamp_min(1e-24))
-    suggest_name = torch.cdist(query.flatten(2).float(), support.flatten(2).float()).argmin(dim=2)
-    guess = torch.take_along_dim(seen.flatten(2).float(), suggest_name[..., None], dim=1)
+    nearest = torch.cdist(query.flatten(2).float(), support.flatten(2).float()).argmin(dim=2)
+    guess = torch.take_along_dim(seen.flatten(2).float(), nearest[..., None], dim=1)
     error = float(((guess - wanted.flatten(2)) ** 2).mean())
     return {
         "targets": 0.25 * math.log10(total),
