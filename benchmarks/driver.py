@@ -26,7 +26,7 @@ import ray
 import torch
 
 from benchmarks import cost_model, results
-from cluster.actor import Answer, Hello, Sums, Ticket, unpack_gradient
+from cluster.actor import ActorInfo, BlockReply, BlockSum, CallId, unpack_gradient
 from cluster.dispatcher import Dispatcher, DispatchState
 from cluster.executor import RayExecutor, broadcast
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle
@@ -55,19 +55,18 @@ class Echo:
 
     def __init__(self, config: Config) -> None:
         self._answer = np.empty(0, dtype=np.float32)
-        self._node = ray.get_runtime_context().get_node_id()
 
-    def hello(self) -> Hello:
-        return Hello(os.getpid(), self._node, "here")
+    def info(self) -> ActorInfo:
+        return ActorInfo(os.getpid(), "node", "here")
 
-    def compute(self, ticket: Ticket, request: ShardRequest, vector: np.ndarray, shards: Sequence[Shard]) -> Answer:
+    def compute(self, call: CallId, request: ShardRequest, vector: np.ndarray, shards: Sequence[Shard]) -> BlockReply:
         if len(self._answer) != len(vector):
             self._answer = np.ones(len(vector), dtype=np.float32)
         metrics = {name: np.array(1, dtype=np.float32) for name in ("loss", "accuracy")}
         summed = TreeSum(len(shards))
         for number in range(len(shards)):
-            summed.add(number, Sums(self._answer, metrics))
-        return Answer(ticket, os.getpid(), self._node, {}, 0.0, summed.total())
+            summed.add(number, BlockSum(self._answer, metrics))
+        return BlockReply(call, os.getpid(), {}, 0.0, summed.total())
 
     def usage(self) -> Usage:
         return Usage(os.getpid(), {}, 0.0)
@@ -201,8 +200,8 @@ def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
         while todo and len(flying) < _ACTORS * IN_FLIGHT:
             shard = todo.popleft()
             with watch.part("submit"):
-                ticket = Ticket(0, Block(0, shard.number), 1)
-                reference = bench.actors[shard.number % _ACTORS].compute.remote(ticket, JOB, vector, [shard])
+                call = CallId(0, Block(0, shard.number), 1)
+                reference = bench.actors[shard.number % _ACTORS].compute.remote(call, JOB, vector, [shard])
             flying[reference] = shard
         ray.wait(list(flying), num_returns=len(flying))
         collect(flying, summed, watch)
@@ -251,11 +250,12 @@ def _handing_out(workers: int) -> Dispatcher:
     """A dispatcher whose workers, stand-ins, all have their hands full but one."""
     stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
     handles = [
-        WorkerHandle(n, stand_in, None, Hello(n, "node", "host"), calls=IN_FLIGHT - (n == 0)) for n in range(workers)
+        WorkerHandle(n, stand_in, None, ActorInfo(n, "node", "host"), calls=IN_FLIGHT - (n == 0))
+        for n in range(workers)
     ]
     pool = SimpleNamespace(ready=lambda: handles, handles=dict(enumerate(handles)))
     state = DispatchState(pool, SimpleNamespace(), Meter())  # type: ignore[arg-type]
-    return Dispatcher(state, JOB, None, shards_of_one(workers), 1, apart=False)
+    return Dispatcher(state, JOB, None, shards_of_one(workers), 1)
 
 
 def record(repeats: int) -> list[list[Any]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
-from cluster.actor import Answer, Sums, Ticket
+from cluster.actor import BlockReply, BlockSum, CallId
 from cluster.events import Events
 from cluster.work_queue import WorkQueue
 from cluster.worker_pool import ACTOR_DEAD, IN_FLIGHT, WorkerHandle, WorkerPool, describe_death, unwrap_error
@@ -42,10 +42,7 @@ class CompletedBlock(NamedTuple):
     block: Block
     tasks: int
     pid: int
-    found: Sums | None
-    """The result; None where it stayed on `node`, as the object `apart`."""
-    node: str
-    apart: Any
+    total: BlockSum
 
 
 class PendingCall(NamedTuple):
@@ -53,11 +50,9 @@ class PendingCall(NamedTuple):
 
     worker: WorkerHandle
     dispatcher: "Dispatcher"
-    number: int
-    ticket: Ticket
+    id: CallId
     shards: int
     since: float
-    apart: Any
 
 
 @dataclass
@@ -88,23 +83,14 @@ class DispatchState:
 
 
 class Dispatcher:
-    """Compute `shards` at the parameters `vector`, in blocks of at most `largest` shards.
-
-    apart: results are objects of their own, which stay on their node until they are fetched.
-    """
+    """Compute `shards` at the parameters `vector`, in blocks of at most `largest` shards."""
 
     def __init__(
-        self,
-        state: DispatchState,
-        request: ShardRequest,
-        vector: Any,
-        shards: Sequence[Shard],
-        largest: int,
-        apart: bool,
+        self, state: DispatchState, request: ShardRequest, vector: Any, shards: Sequence[Shard], largest: int
     ) -> None:
         assert [shard.number for shard in shards] == list(range(len(shards))), "shards are numbered from 0"
         self._state, self._pool = state, state.pool
-        self._request, self._vector, self._shards, self._apart = request, vector, shards, apart
+        self._request, self._vector, self._shards = request, vector, shards
         responding = [worker.number for worker in state.pool.ready() if worker.silent_since is None]
         self._queue = WorkQueue(len(shards), responding, largest)
         self._pace = state.paces.setdefault((request.kind, request.learner), Pace())
@@ -135,11 +121,6 @@ class Dispatcher:
                 self._reassign_overdue()
             if time.monotonic() - self._last_reply > self._pool.settings.deadline:
                 raise WorkersLost(self._pool.describe_shortage())
-
-    def mark_lost(self, done: CompletedBlock) -> None:
-        """Put back a block whose result was lost with its node before it was fetched."""
-        self._state.events.count("retries")
-        self._queue.uncomplete(done.block)
 
     def overdue_after(self, shards: int) -> float:
         """Return after how many seconds the reply for so many shards is overdue."""
@@ -196,17 +177,11 @@ class Dispatcher:
                     self._call(worker, *taken)
 
     def _call(self, worker: WorkerHandle, number: int, block: Block) -> None:
-        ticket, members = Ticket(self._request.step, block, number), self._members(block)
-        if self._apart:
-            method = worker.actor.compute_apart.options(num_returns=2)
-            reference, found = method.remote(ticket, self._request, self._vector, members)
-        else:
-            reference, found = worker.actor.compute.remote(ticket, self._request, self._vector, members), None
+        call, members = CallId(self._request.step, block, number), self._members(block)
+        reference = worker.actor.compute.remote(call, self._request, self._vector, members)
         worker.calls += 1
         worker.last_call = time.monotonic()
-        self._state.pending[reference] = PendingCall(
-            worker, self, number, ticket, len(members), time.monotonic(), found
-        )
+        self._state.pending[reference] = PendingCall(worker, self, call, len(members), time.monotonic())
 
     def _members(self, block: Block) -> list[Shard]:
         return [self._shards[leaf] for leaf in block.leaves(len(self._shards))]
@@ -229,7 +204,7 @@ class Dispatcher:
     def _process_reply(self, call: PendingCall, reference: Any) -> CompletedBlock | None:
         """Return the block if the reply counts; None if it is late, lost, or not the first for a shard."""
         try:
-            answer: Answer = ray.get(reference)
+            reply: BlockReply = ray.get(reference)
         except (ActorUnavailableError, ObjectLostError):  # a reply may be lost with the node that stores it
             self._pool.record_failure(call.worker)
             self._requeue(call)
@@ -248,17 +223,17 @@ class Dispatcher:
             ) from error
         self._last_reply = time.monotonic()
         self._pool.record_reply(call.worker)
-        assert answer.ticket == call.ticket, "an answer to another call"
-        if call.dispatcher is not self or not self._queue.complete(call.number):
+        assert reply.call == call.id, "a reply to another call"
+        if call.dispatcher is not self or not self._queue.complete(call.id.attempt):
             return None
-        self._pace.add(answer.seconds / call.shards)
-        self._state.events.add_seconds(answer.parts)
-        block = call.ticket.block
+        self._pace.add(reply.seconds / call.shards)
+        self._state.events.add_seconds(reply.parts)
+        block = call.id.block
         tasks = sum(len(shard.indices) for shard in self._members(block))
-        return CompletedBlock(block, tasks, answer.pid, answer.found, answer.node, call.apart)
+        return CompletedBlock(block, tasks, reply.pid, reply.total)
 
     def _requeue(self, call: PendingCall) -> None:
-        if call.dispatcher is self and self._queue.fail(call.number):
+        if call.dispatcher is self and self._queue.fail(call.id.attempt):
             self._state.events.count("retries")
 
     def _handle_death(self, call: PendingCall, error: RayError) -> None:
@@ -271,7 +246,7 @@ class Dispatcher:
         for lost in [call, *(pending.pop(reference) for reference in others)]:
             self._requeue(lost)
         if call.dispatcher is self and alone:
-            self._count_death(call.ticket.block)
+            self._count_death(call.id.block)
 
     def _count_death(self, block: Block) -> None:
         leaves = block.leaves(len(self._shards))

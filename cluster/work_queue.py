@@ -95,15 +95,6 @@ class WorkQueue:
         """Close assignment `number`, which was lost; return how many of its shards have to be assigned again."""
         return self._put_back(self._release(number))
 
-    def uncomplete(self, block: Block) -> None:
-        """Put back a complete `block` whose result was lost before it was added."""
-        leaves = block.leaves(self.shards)
-        for leaf in leaves:
-            assert self._complete[leaf], "only a complete shard can be put back"
-            self._complete[leaf] = False
-        self._left += len(leaves)
-        self._put_back(leaves)
-
     def open_assignments(self) -> Iterator[tuple[int, Assignment]]:
         """Yield, by number, the assignments with an incomplete shard: those that the step waits for."""
         for number, one in self._assignments.items():

@@ -1,6 +1,6 @@
 """Start, watch, replace and remove the worker actors of a run; workers may join and leave while it lasts.
 
-A worker is *starting* until its actor has replied to `hello` (and, with a compiled engine, to `compile`); then it is
+A worker is *starting* until its actor has replied to `info` (and, with a compiled engine, to `compile`); then it is
 *ready* and receives calls. An actor that died is replaced. One that cannot be reached or does not reply in time
 receives fewer calls, then none until it replies; after `executor.timeout` it is replaced. A worker on a node that is
 about to leave the cluster is *leaving*: it finishes its calls while a new one starts elsewhere.
@@ -26,7 +26,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster.actor import Hello, ShardActor
+from cluster.actor import ActorInfo, ShardActor
 from cluster.events import Events
 from cluster.nodes import leaving_nodes
 from metatrain.engine import NotCompilable
@@ -59,7 +59,7 @@ class WorkerHandle:
     actor: Any
     starting: Any
     """Reference of the reply that has to come before it receives calls; None once it has."""
-    hello: Hello | None = None
+    info: ActorInfo | None = None
     calls: int = 0
     """Calls without a reply, those of earlier steps included."""
     silent_since: float | None = None
@@ -77,7 +77,7 @@ class WorkerHandle:
     @property
     def name(self) -> str:
         """Name the process and the host, for messages."""
-        return f"worker {self.hello.pid} on {self.hello.host}" if self.hello else f"worker number {self.number}"
+        return f"worker {self.info.pid} on {self.info.host}" if self.info else f"worker number {self.number}"
 
     def capacity(self, overdue: int, now: float) -> int:
         """Return how many more blocks it may receive at time `now`, while `overdue` of its replies are late.
@@ -120,7 +120,7 @@ class WorkerPool:
     def ready(self) -> list[WorkerHandle]:
         """Return the workers that may receive calls, those of one node in a row."""
         ready = (worker for worker in self.handles.values() if worker.ready)
-        return sorted(ready, key=lambda worker: (worker.hello.node, worker.number))  # type: ignore[union-attr]
+        return sorted(ready, key=lambda worker: (worker.info.node, worker.number))  # type: ignore[union-attr]
 
     def maintain(self) -> None:
         """Start missing workers, replace silent ones, release those on leaving nodes.
@@ -155,7 +155,7 @@ class WorkerPool:
         try:
             reply = ray.get(reference)
         except ActorUnavailableError:
-            worker.starting = worker.actor.hello.remote()
+            worker.starting = worker.actor.info.remote()
             return
         except ACTOR_DEAD as error:
             self._handle_failed_start(worker, error)
@@ -165,8 +165,8 @@ class WorkerPool:
                 raise unwrap_error(error) from error
             self._retry_start_later(worker, str(unwrap_error(error)))
             return
-        if isinstance(reply, Hello):
-            worker.hello = reply
+        if isinstance(reply, ActorInfo):
+            worker.info = reply
             if self._compiled_for:
                 worker.starting = worker.actor.compile.remote(self._compiled_for)
                 return
@@ -237,8 +237,8 @@ class WorkerPool:
             self._remove(worker)
 
     def responsive(self) -> Iterator[WorkerHandle]:
-        """Return the workers that have replied to `hello` and are not silent."""
-        return (worker for worker in self.handles.values() if worker.hello is not None and worker.silent_since is None)
+        """Return the workers that have replied to `info` and are not silent."""
+        return (worker for worker in self.handles.values() if worker.info is not None and worker.silent_since is None)
 
     def _count_staying(self) -> int:
         return sum(not worker.leaving for worker in self.handles.values())
@@ -258,7 +258,7 @@ class WorkerPool:
 
     def _start(self) -> None:
         actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config)
-        self.handles[self._started] = WorkerHandle(self._started, actor, actor.hello.remote())
+        self.handles[self._started] = WorkerHandle(self._started, actor, actor.info.remote())
         self._started += 1
 
     def _remove(self, worker: WorkerHandle) -> None:
@@ -296,9 +296,9 @@ class WorkerPool:
                 DRIVER_NODE_LEAVING, f"the driver's own node leaves in {nodes[home]:.0f} s: the state is kept now"
             )
         for worker in self.handles.values():
-            if worker.hello is not None and worker.hello.node in nodes and not worker.leaving:
+            if worker.info is not None and worker.info.node in nodes and not worker.leaving:
                 worker.leaving = True
-                left = f"{nodes[worker.hello.node]:.0f} s"
+                left = f"{nodes[worker.info.node]:.0f} s"
                 self.events.note("node-leaving", f"{worker.name} gets no more work, its node leaves in {left}")
 
 

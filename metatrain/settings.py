@@ -129,7 +129,7 @@ class WorkerRange:
 class ExecutorSettings:
     """Where tasks are computed. `shard_size` tasks travel together, whatever the number of workers.
 
-    workers: a number, or {min, max}. gradients: what each shard's is rounded to for its journey, in process too.
+    workers: a number, or {min, max}.
     timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
     deadline: seconds without enough workers, or without any answer, after which the run is kept and given up.
     """
@@ -139,7 +139,6 @@ class ExecutorSettings:
     shard_size: int = 4
     address: str | None = None
     gpus_per_worker: float = 0.0
-    gradients: Literal["float32", "bfloat16", "float16"] = "float32"
     timeout: float = 120.0
     deadline: float = 600.0
 

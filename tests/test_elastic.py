@@ -80,7 +80,7 @@ def nodes(started: Nodes) -> Iterator[Nodes]:
 def pid_on(run: Run, node: Any) -> int:
     """The worker there, 0 where there is none."""
     handles = run.executor._pool.ready()
-    return next((handle.hello.pid for handle in handles if handle.hello.node == node.node_id), 0)
+    return next((handle.info.pid for handle in handles if handle.info.node == node.node_id), 0)
 
 
 @pytest.mark.slow

@@ -50,10 +50,6 @@ class History:
         del self.hands[number]
         self.queue.fail(number)
 
-    def uncount(self, block: Block) -> None:
-        self.counted.remove(block)
-        self.queue.uncomplete(block)
-
     def _given(self, worker: int, given: tuple[int, Block] | None) -> bool:
         if given is None:
             return False
@@ -70,7 +66,7 @@ class History:
 def histories(draw: st.DrawFn) -> History:
     """Up to 80 things that happened, in an order that nobody would choose."""
     history = History(draw(st.integers(1, 70)), draw(st.integers(1, 6)), draw(st.integers(1, 80)))
-    kinds = st.sampled_from(["take", "take", "count", "lose", "take_over", "uncount"])
+    kinds = st.sampled_from(["take", "take", "count", "lose", "take_over"])
     for kind in draw(st.lists(kinds, max_size=80)):
         worker = draw(st.integers(0, history.workers))  # the last one came later
         if kind == "take":
@@ -78,8 +74,6 @@ def histories(draw: st.DrawFn) -> History:
         elif kind == "take_over":
             waiting = [number for number, _ in history.queue.open_assignments()]
             history.take_over(worker, draw(st.sets(st.sampled_from(waiting))) if waiting else set())
-        elif kind == "uncount" and history.counted:
-            history.uncount(draw(st.sampled_from(history.counted)))
         elif kind in ("count", "lose") and history.hands:
             getattr(history, kind)(draw(st.sampled_from(sorted(history.hands))))
     return history

@@ -31,6 +31,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The Config that a plain mapping describes."""
+    raw = _without_retired(raw)
     known = {field.name for field in dataclasses.fields(Config)}
     _refuse_unknown(raw, known, "")
     missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
@@ -46,6 +47,24 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         if name not in values and dataclasses.is_dataclass(hints[name]):
             values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
     return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
+
+
+_RETIRED = {"executor": {"gradients": "float32"}}
+"""Settings of earlier versions that had one useful value: kept configurations may still hold it."""
+
+
+def _without_retired(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop retired settings from `raw`. ValueError: one has a value that nothing implements any more."""
+    kept = dict(raw)
+    for section, retired in _RETIRED.items():
+        if not isinstance(kept.get(section), dict):
+            continue
+        for key, value in retired.items():
+            found = kept[section].get(key, value)
+            if found != value:
+                raise ValueError(f"{section}.{key}: {short(found)} is no longer supported: remove it, or set {value}")
+        kept[section] = {key: value for key, value in kept[section].items() if key not in retired}
+    return kept
 
 
 def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:

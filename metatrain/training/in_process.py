@@ -21,10 +21,12 @@ class InProcess:
         self._sampler = ThreadPoolExecutor(1, "sampler")
 
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
+        params = self.worker.to_device(params)
         for shard, tasks in self._sampled(request, shards):
             yield self.worker.score(request, params, shard, tasks)
 
     def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
+        params = self.worker.to_device(params)
         gradients = (
             self.worker.gradient(request, params, shard, tasks) for shard, tasks in self._sampled(request, shards)
         )

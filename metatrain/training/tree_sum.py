@@ -51,10 +51,6 @@ class TreeSum:
             level, number = level + 1, number // 2
         self._waiting[Block(level, number)] = tree
 
-    def parts(self) -> dict[Block, Tree]:
-        """What has been added so far, in as few blocks as it adds up to."""
-        return dict(self._waiting)
-
     def total(self) -> Tree:
         """The sum, once every leaf has been added."""
         root = Block(len(self._widths) - 1, 0)

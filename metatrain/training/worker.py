@@ -25,7 +25,6 @@ from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.training.profiling import Meter
-from metatrain.training.transport import rounded
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
@@ -98,17 +97,16 @@ class Worker:
     def tasks(self, request: ShardRequest, shard: Shard) -> Any:
         """The tasks of a shard, on this worker's device: what may be done while another shard computes."""
         with _told(request, shard), self.meter.part("sample"):
-            return self._here(self._distributions[request.split].episodes(shard.indices))
+            return self.to_device(self._distributions[request.split].episodes(shard.indices))
 
     def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
         """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
         tasks = self.tasks(request, shard) if tasks is None else tasks
         with _told(request, shard):
             context = Context(torch.tensor(request.step, device=self.device), self._noise(shard))
-            params = self._here(params)
             with self.meter.part("adapt"):
                 gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
-                return rounded(to_cpu(gradient), self.config.executor.gradients)
+                return to_cpu(gradient)  # type: ignore[no-any-return]
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
@@ -120,14 +118,15 @@ class Worker:
             model = (self._untrained if request.learner == "from_scratch" else self.model).for_tasks(spec, params)
             algorithm: Algorithm = BASELINES.get(request.learner, self.evaluated)
             with self.meter.part("score"):
-                return to_cpu(score_tasks(algorithm, model, self._here(params), tasks, context, self.engine))  # type: ignore[no-any-return]
+                return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Has the engine compile what shards of these sizes need, by computing one of each."""
         sizes = {len(shard.indices): shard for shard in shards}
+        params = self.to_device(self.initial())
         for shard in sizes.values():
             with self.meter.part("compile"):
-                self.gradient(ShardRequest("gradient", "train", 0), self.initial(), shard)
+                self.gradient(ShardRequest("gradient", "train", 0), params, shard)
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
         """What `request` asks for, of `tasks` where they were sampled beforehand."""
@@ -144,7 +143,8 @@ class Worker:
         low, high = random_words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
         return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
 
-    def _here(self, tree: Any) -> Any:
+    def to_device(self, tree: Any) -> Any:
+        """Return `tree` with its tensors on this worker's device."""
         if self.device.type == "cpu":
             return tree
         # From pinned memory the copy does not wait for what the device is computing.
