@@ -62,7 +62,7 @@ def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Ca
 
 
 def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
-    from cluster.connection import connected
+    from cluster.connection import connect_ray
     from cluster.executor import RayExecutor
 
     workers = os.cpu_count() or 1
@@ -73,7 +73,7 @@ def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
     config = config_of(case, engine=engine, executor=executing)
     stack = ExitStack()
     atexit.register(stack.close)
-    stack.enter_context(connected(config.executor))
+    stack.enter_context(connect_ray(config.executor))
     executor = RayExecutor(config)
     stack.callback(executor.close)
     executor.pids()

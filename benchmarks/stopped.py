@@ -8,7 +8,7 @@ import time
 import torch
 
 from benchmarks import results
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from cluster.executor import RayExecutor
 from metatrain.config.load import read_config
 from metatrain.training.outer_loop import begin, train
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     config = read_config(_CONFIG)
     rows: list[list[object]] = []
-    with connected(config.executor):
+    with connect_ray(config.executor):
         executor = RayExecutor(config)
         pid = executor.pids()[0]
         state = begin(Worker(config, torch.device("cpu")).initial(), config.outer)

@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import BlockSum, Vector, unpack_gradient
-from cluster.connection import within_messages
+from cluster.connection import max_inline_bytes
 from cluster.dispatcher import Dispatcher, DispatchState
 from cluster.events import Events
 from cluster.worker_pool import IN_FLIGHT, WorkerPool
@@ -126,7 +126,7 @@ class RayExecutor:
 
 def broadcast(vector: Vector) -> Any:
     """Return what every call receives: a small vector itself, sent in the message, or a reference to a large one."""
-    return vector if vector.nbytes < within_messages() else ray.put(vector)
+    return vector if vector.nbytes < max_inline_bytes() else ray.put(vector)
 
 
 def _actor_options(config: Config, placement_group: PlacementGroup | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from metatrain.settings import ExecutorSettings
 
 # Joined from a fresh process: what another test did to this one's Ray must not matter, nor the user's own token.
@@ -18,7 +18,7 @@ JOIN = """
 import os
 import sys
 import ray
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from metatrain.settings import ExecutorSettings, WorkerRange
 
 def pid():
@@ -27,18 +27,18 @@ def pid():
 
 address = os.environ["RAY_ADDRESS"] = sys.argv[1]
 for named in (address, None):  # a job's cluster is named by RAY_ADDRESS
-    with connected(ExecutorSettings(name="ray", address=named)):
+    with connect_ray(ExecutorSettings(name="ray", address=named)):
         assert ray.get(ray.remote(pid).remote()) > 0
         print("cores", ray.cluster_resources()["CPU"])
     assert not ray.is_initialized()
 try:
-    with connected(ExecutorSettings(name="ray", address=address, workers=2, gpus_per_worker=0.5)):
+    with connect_ray(ExecutorSettings(name="ray", address=address, workers=2, gpus_per_worker=0.5)):
         print("entered")
 except ValueError as error:
     print("refused", error)
 assert not ray.is_initialized()
 growing = WorkerRange(min=1, max=4)
-with connected(ExecutorSettings(name="ray", address=address, workers=growing, gpus_per_worker=1)):
+with connect_ray(ExecutorSettings(name="ray", address=address, workers=growing, gpus_per_worker=1)):
     print("may grow")
 """
 
@@ -92,10 +92,10 @@ def test_a_cluster_that_was_joined_is_left_running(cluster, token):
 
 BARRED = """
 import sys
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from metatrain.settings import ExecutorSettings
 try:
-    with connected(ExecutorSettings(name="ray", address=sys.argv[1])):
+    with connect_ray(ExecutorSettings(name="ray", address=sys.argv[1])):
         print("entered")
 except ValueError as error:
     print(error)
@@ -120,10 +120,10 @@ def test_a_token_that_a_cluster_does_not_take_is_told_at_once(cluster, token, lo
 OTHER = """
 import sys, ray
 ray.__version__ = "2.9.3"  # what this process, but not the cluster, takes itself to be
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from metatrain.settings import ExecutorSettings
 try:
-    with connected(ExecutorSettings(name="ray", address=sys.argv[1])):
+    with connect_ray(ExecutorSettings(name="ray", address=sys.argv[1])):
         print("entered")
 except ValueError as error:
     print(error)
@@ -148,7 +148,7 @@ def test_a_cluster_of_other_versions_is_refused_in_one_line(cluster, token):
 
 def test_a_cluster_started_here_has_a_core_for_every_worker_and_is_stopped():
     workers = (os.cpu_count() or 1) + 3
-    with connected(ExecutorSettings(name="ray", workers=workers)):
+    with connect_ray(ExecutorSettings(name="ray", workers=workers)):
         assert ray.cluster_resources()["CPU"] == workers
     assert not ray.is_initialized()
 
@@ -158,7 +158,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(address):
     began = time.monotonic()
     with (
         pytest.raises(ValueError, match=r"^executor.address: no Ray cluster answers at .*`ray start") as refused,
-        connected(ExecutorSettings(name="ray", address=address)),
+        connect_ray(ExecutorSettings(name="ray", address=address)),
     ):
         pass
     assert "\n" not in str(refused.value)

@@ -11,7 +11,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.tune import TuneError
 
-from cluster.connection import connected
+from cluster.connection import connect_ray
 from metatrain import runs
 from metatrain.config.load import resolved
 from metatrain.errors import RunFailed, RunLost
@@ -76,7 +76,7 @@ def search(
     document = dataclasses.replace(document, base=resolved(document.base, {}))
     _check_metric(document)
     needed = trial_resources(document.base.executor, document.search.cpus)
-    with connected(document.base.executor, besides=1 if document.base.executor.name == "ray" else 0):
+    with connect_ray(document.base.executor, besides=1 if document.base.executor.name == "ray" else 0):
         settings = document.base.executor
         together = max_concurrent_trials(needed, document.search.at_once, grows=not isinstance(settings.workers, int))
         _check_shared(document, home)

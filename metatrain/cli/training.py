@@ -148,10 +148,10 @@ def executing(settings: Config) -> Iterator[Executor]:
         yield InProcess(Worker(settings, device))
         return
     # Ray takes seconds to import; what does not need it should not wait for it.
-    from cluster.connection import connected
+    from cluster.connection import connect_ray
     from cluster.executor import RayExecutor
 
-    with connected(settings.executor):
+    with connect_ray(settings.executor):
         executor = RayExecutor(settings, say=partial(print, file=sys.stderr, flush=True))
         try:
             yield executor
