@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.jobs.dashboard import Dashboard, NoAnswer, Token
+from cluster.jobs.dashboard import Dashboard, Token, Unavailable
 from tests.command_line import Done
 from tests.object_store import free_port
 from tests.person import Person, a_person, until
@@ -110,7 +110,7 @@ def test_an_address_of_something_else(person: Person) -> None:
 def test_a_redirect_is_told_and_gets_no_token(person: Person, tmp_path: Path) -> None:
     with answering(302) as (address, asked):
         one = profiles(person, tmp_path, token="${LAB_TOKEN}", address=address)
-        one_line(person("jobs", *one), "sends us on to http://localhost", "if you trust that")
+        one_line(person("jobs", *one), "redirects to http://localhost", "if you trust that")
     assert asked == [("GET", "/api/version", f"Bearer {person.head.token}")]
 
 
@@ -124,12 +124,12 @@ def test_a_server_that_takes_no_token_of_ours(person: Person, tmp_path: Path) ->
 
 ASK = """
 import sys
-from cluster.jobs.dashboard import Dashboard, NoAnswer, Token
+from cluster.jobs.dashboard import Dashboard, Token, Unavailable
 
 for address in sys.argv[1:]:
     try:
         Dashboard(address, Token("secret", "the test")).get("/api/version")
-    except (NoAnswer, ValueError) as error:
+    except (Unavailable, ValueError) as error:
         print(error)
 """
 
@@ -181,8 +181,8 @@ def test_other_people_s_jobs_disturb_nobody(person: Person) -> None:
 
 def _submitted(dashboard: Dashboard, job: dict) -> bool:
     try:
-        dashboard.ask("POST", "/api/jobs/", job)
-    except NoAnswer:  # a cluster that has just started has nobody yet to run it
+        dashboard.request("POST", "/api/jobs/", job)
+    except Unavailable:  # a cluster that has just started has nobody yet to run it
         return False
     return True
 
@@ -213,7 +213,7 @@ def test_a_token_that_everybody_can_read(person: Person, tmp_path: Path) -> None
         ({"adress": "http://x"}, ["profiles.one.adress", "did you mean address"]),
         ({"env": {"A": 1}}, ["profiles.one.env", "string"]),
         ({"token": "${NOT_SET_ANYWHERE}"}, ["${NOT_SET_ANYWHERE} is not set here", "export"]),
-        ({"token": "${A}", "token_file": "b"}, ["leave one of them out"]),
+        ({"token": "${A}", "token_file": "b"}, ["remove one of them"]),
         ({"stop_wait": 0}, ["stop_wait"]),
     ],
 )
@@ -222,7 +222,7 @@ def test_a_profile_that_is_wrong(person: Person, tmp_path: Path, one: dict, part
 
 
 def test_a_profile_that_is_not_there(person: Person, tmp_path: Path) -> None:
-    one_line(person("jobs", "--profile", "lap"), "has no profile 'lap'", "did you mean 'lab'")
+    one_line(person("jobs", "--profile", "lap"), "has no profile 'lap'", "did you mean lab")
     one_line(person("jobs", "--profiles", str(tmp_path / "none.yaml")), "No such file")
     (tmp_path / "empty.yaml").write_text("")
     one_line(person("jobs", "--profiles", str(tmp_path / "empty.yaml")), "holds no settings")

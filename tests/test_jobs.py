@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metatrain.tracking.status_line import parsed
+from metatrain.tracking.status_line import JSON_PREFIX
 from tests.command_line import Done
 from tests.fault_proxy import Answer, FaultProxy, Faults
 from tests.person import Person, a_person, result_in, until
@@ -52,9 +52,10 @@ def test_the_log_is_followed_as_it_comes_and_the_exit_code_is_the_job_s(person: 
     with person.process("submit", "--follow", "--", "train", "tiny.yaml", *arguments) as process:
         came = [(time.monotonic(), line) for line in process.stdout]
     assert process.returncode == 0
-    standings = [(moment, found) for moment, line in came if (found := parsed(line.rstrip())) is not None]
-    assert [found.step for _, found in standings if "validation/accuracy" in found.metrics][-1] == STEPS
-    assert came[-1][0] - standings[0][0] > 0.5  # it was not told at the end
+    trained = [(moment, line) for moment, line in came if line.startswith("training ")]
+    assert [line for _, line in trained if " · validation " in line][-1].startswith(f"training {STEPS}/{STEPS} ")
+    assert came[-1][0] - trained[0][0] > 0.5  # it was not told at the end
+    assert not any(line.startswith(JSON_PREFIX) for _, line in came)
     result = result_in("".join(line for _, line in came))
     assert result["params_sha256"] == undisturbed  # two workers of the cluster, or one process here
     assert result["run_dir"].startswith(str(person.runs))

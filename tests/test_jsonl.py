@@ -201,14 +201,19 @@ def test_progress_off_a_terminal_prints_at_validation_and_now_and_then(monkeypat
 
 def test_regression_is_told_in_mse() -> None:
     metrics = {"train/loss": 1.5, "train/mse": 1.5, "validation/mse": 0.4, "validation/ci95": 0.05}
-    assert status_line.described(metrics) == ["train loss 1.500, mse 1.5", "validation mse 0.4 ± 0.05"]
-    assert status_line.described({}) == []
+    assert status_line.format_metrics(metrics) == ["train loss 1.500, mse 1.5", "validation mse 0.4 ± 0.05"]
+    assert status_line.format_metrics({}) == []
 
 
 def test_durations() -> None:
-    assert [status_line.duration(seconds) for seconds in (0.2, 59.6, 725, 3723)] == ["0:00", "1:00", "12:05", "1:02:03"]
-    assert status_line.time_left(0, 10, 3.0) == "?"
-    assert status_line.time_left(5, 10, 3.0) == "0:03"
+    assert [status_line.format_duration(seconds) for seconds in (0.2, 59.6, 725, 3723)] == [
+        "0:00",
+        "1:00",
+        "12:05",
+        "1:02:03",
+    ]
+    assert status_line.format_time_left(0, 10, 3.0) == "?"
+    assert status_line.format_time_left(5, 10, 3.0) == "0:03"
 
 
 def test_a_counter_off_a_terminal_prints_its_end() -> None:

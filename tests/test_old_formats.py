@@ -99,7 +99,7 @@ def test_a_profile_is_read(monkeypatch):
     profile = read_profile("lab", V01 / "profiles.yaml")
     assert profile.address == "http://head.lab:8265"
     assert profile.stop_wait == 300
-    assert profile.filled_env()["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    assert profile.expand_env()["MLFLOW_TRACKING_PASSWORD"] == "secret"
     assert set(profile.overrides()) == {
         "runs.root=s3://lab/runs",
         "tracking.uri=http://mlflow.lab:5000",

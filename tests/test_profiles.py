@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metatrain.cli.profiles import Profile, read_profile, secret_files, token_of
+from metatrain.cli.profiles import Profile, find_token, list_secret_files, read_profile
 from metatrain.config.load import read_config
 from metatrain.yaml_config import overridden
 from tests.configurations import TINY
@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_token_is_looked_for_where_ray_looks_and_the_profile_s_first(home: Path, monkeypatch) -> None:
     def found(**one: str) -> str | None:
-        token = token_of(Profile(**one))
+        token = find_token(Profile(**one))
         return token.text if token else None
 
     assert found() is None
@@ -84,7 +84,7 @@ def test_variables_are_filled_in(home: Path, monkeypatch) -> None:
     Path("profiles.yaml").write_text(yaml.safe_dump({"profiles": {"a": one}}))  # the only one
     profile = read_profile(None, None)
     assert (profile.address, profile.token) == ("http://ada:8265", "ada")
-    assert profile.filled_env() == {"A": "ada", "B": "$WHO", "C": "8"}
+    assert profile.expand_env() == {"A": "ada", "B": "$WHO", "C": "8"}
     assert profile.overrides() == ["executor.workers=8", "runs.root=s3://lab/ada"]
 
 
@@ -100,7 +100,7 @@ def test_a_default_profile_is_for_its_own_address_alone(home: Path, capsys: pyte
     assert read_profile(None, None, "http://elsewhere:8265") == Profile()
     (line,) = capsys.readouterr().err.splitlines()
     assert "profile 'a' of profiles.yaml is set aside: it is for http://lab:8265" in line
-    assert "give --profile a" in line
+    assert "use --profile a" in line
 
 
 @pytest.mark.parametrize("own", ["http://lab:8265", "lab:8265", "http://lab:8265/", "${LAB}:8265"])
@@ -158,8 +158,8 @@ def test_files_that_are_read_here_are_known_before_anything_is_sent(home: Path, 
     Path("team.yaml").write_text(yaml.safe_dump({"default": "a", "profiles": files}))
     here = Path.cwd()
     named = {here / "team.yaml", here / "lab_token", home / "cloud_token"}
-    assert set(secret_files(Path("team.yaml"))) == named
-    assert secret_files(None) == []
+    assert set(list_secret_files(Path("team.yaml"))) == named
+    assert list_secret_files(None) == []
     monkeypatch.setenv("METATRAIN_PROFILES", "team.yaml")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "~/ray_token")
-    assert set(secret_files(None)) == named | {home / "ray_token"}
+    assert set(list_secret_files(None)) == named | {home / "ray_token"}

@@ -1,5 +1,6 @@
-"""Where a run stands, written as a line and read back."""
+"""The progress of a run: its line for people, its JSON line in a job's log, and what a run's own records say of it."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.tracking.status_line import Standing, last_told, of_run, parsed, with_newest
+from metatrain.tracking.console import Progress
+from metatrain.tracking.status_line import (
+    JSON_PREFIX,
+    RunProgress,
+    drop_status_lines,
+    merge_metrics,
+    read_last_status,
+    read_metrics_file,
+)
 
 ACCURACY = {
     "train/loss": 0.31,
@@ -21,113 +30,80 @@ ACCURACY = {
     "time/tasks_per_second": 45.0,
     "cluster/workers": 2.0,
 }
-ERROR = {"train/loss": 1.5, "train/mse": 1.5, "validation/mse": 0.4, "validation/ci95": 0.05, "cluster/workers": 1.0}
 
 
-@pytest.mark.parametrize("metrics", [ACCURACY, ERROR, {}], ids=["accuracy", "mse", "nothing yet"])
-def test_a_line_reads_back(metrics: dict[str, float]) -> None:
-    standing = Standing(120, 500, 12.0, metrics)
-    found = parsed(f"training {standing.line()}")
-    assert found is not None
-    assert (found.step, found.total, found.seconds, found.metrics) == (120, 500, 12.0, metrics)
+def test_the_line_for_people() -> None:
+    assert RunProgress(120, 500, 12.0, 38.0, ACCURACY).format() == (
+        "120/500  0:12, 0:38 left · train loss 0.310, 89.20 % · validation 95.10 ± 0.40 % · best 95.30 ± 0.41 % at "
+        "step 100 · 45 tasks/s · 2 workers"
+    )
+    assert RunProgress(7, 9, 0.0).format() == "7/9  0:00, ? left"
 
 
-@given(
-    step=st.integers(0, 10**6),
-    more=st.integers(0, 10**6),
-    seconds=st.integers(0, 10**6),
-    loss=st.floats(allow_infinity=True, allow_nan=False, width=32),
-    accuracy=st.floats(0, 1),
-    ci95=st.floats(0, 1),
-    pace=st.floats(1e-6, 1e6),
-    workers=st.integers(0, 5000),
-)
-def test_any_line_reads_back_to_its_digits(step, more, seconds, loss, accuracy, ci95, pace, workers) -> None:
-    metrics = {
-        "train/loss": loss,
-        "train/accuracy": accuracy,
-        "validation/accuracy": accuracy,
-        "validation/ci95": ci95,
-        "time/tasks_per_second": pace,
-        "cluster/workers": workers,
-    }
-    found = parsed(f"training {Standing(step, step + more, seconds, metrics).line()}")
-    assert (found.step, found.total, found.seconds) == (step, step + more, seconds)
-    assert found.metrics.keys() == metrics.keys()
-    assert found.metrics["train/loss"] == pytest.approx(loss, rel=1e-3, abs=1e-3)
-    assert found.metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-4)
-    assert found.metrics["validation/ci95"] == pytest.approx(ci95, abs=1e-4)
-    assert found.metrics["time/tasks_per_second"] == pytest.approx(pace, rel=1e-3)
-    assert found.metrics["cluster/workers"] == workers
+@given(seconds_left=st.one_of(st.none(), st.integers(0, 10**6)), loss=st.floats(allow_nan=False, allow_infinity=False))
+def test_the_last_json_line_of_a_log_reads_back(seconds_left, loss) -> None:
+    progress = RunProgress(120, 500, 12.0, seconds_left, ACCURACY | {"train/loss": loss})
+    log = [RunProgress(1, 500, 0.1).as_json_line(), progress.as_json_line(), "training 121/500  0:13, 0:37 left"]
+    assert read_last_status(log) == progress
 
 
-@given(st.text())
-def test_other_lines_are_no_standing(text: str) -> None:
-    assert parsed(text) is None
-    assert parsed(f"preparing omniglot 3000/32460  0:11, {text} left") is None
-    assert parsed("preparing omniglot 3000/32460  0:11, 1:48 left") is None
+def test_a_log_without_json_lines_has_no_status() -> None:
+    assert read_last_status(["training 1/9  0:01, 0:08 left", "metatrain: tasks.root: missing"]) is None
 
 
-@pytest.mark.parametrize(
-    "rest",
-    [
-        "0:01, 0:08 left · validation foo %",
-        "0:01, 0:08 left · train loss 1.2.3",
-        "0:01, 0:08 left · - tasks/s",
-        "::, 0:08 left",
-        "0:01, : left",
-        f"0:01, 0:08 left · best {'9' * 400} % at step {'9' * 5000}",
-        f"{'9' * 400}, 0:08 left",
-    ],
-)
-def test_an_odd_line_in_somebody_s_log_tells_nothing_and_ends_nothing(rest: str) -> None:
-    for count in ("3/9", f"3/{'9' * 400}", f"{'9' * 5000}/9"):
-        told = last_told(["training 2/9  0:01, 0:08 left", f"training {count}  {rest}"])
-        assert json.loads(json.dumps(told.as_dict()))["steps"] == 9
-        assert told.line()
-    assert "workers" not in last_told([f"training 1/9  0:01, 0:08 left · {'9' * 400} workers"]).line()
+def test_a_loss_that_is_no_number_is_null_and_left_out() -> None:
+    progress = RunProgress(1, 2, 1.0, None, {"train/loss": math.nan, "cluster/workers": 2.0})
+    assert progress.as_dict()["train/loss"] is None
+    assert read_last_status([progress.as_json_line()]).metrics == {"cluster/workers": 2.0}
 
 
-def test_the_last_one_of_a_log() -> None:
-    lines = [
-        "training 1/9  0:01, 0:08 left",
-        "step 2: worker-lost: pid 7",
-        "training 3/9  0:03, 0:06 left",
-        "metatrain: no",
-    ]
-    assert last_told(lines) == Standing(3, 9, 3.0)
-    assert last_told(["metatrain: tasks.root: missing"]) is None
+@given(st.lists(st.sampled_from(["a", "metatrain", "-status", " {", "\n", "\r\n"]), max_size=30))
+def test_json_lines_are_dropped_however_a_log_is_cut(pieces: list[str]) -> None:
+    kept = [line for line in "".join(pieces).split("\n") if not line.startswith(JSON_PREFIX)]
+    shown = "".join(drop_status_lines(pieces))
+    assert shown.rstrip("\n") == "\n".join(kept).rstrip("\n")
+    assert not any(line.startswith(JSON_PREFIX) for line in shown.split("\n"))
 
 
-def test_time_left_is_what_the_line_says_of_a_resumed_run_too() -> None:
-    line = Standing(410, 500, 10.0, {}, 404.0).line()
-    found = parsed(f"training {line}")
-    assert found.seconds_left == pytest.approx(150.0, abs=0.6)
-    assert found.line() == line
-    assert parsed("training 7/9  0:00, ? left").seconds_left is None
+@pytest.mark.parametrize("job", ["a-20260101", None])
+def test_a_job_prints_a_json_line_with_each_line(monkeypatch: pytest.MonkeyPatch, job: str | None) -> None:
+    monkeypatch.delenv("METATRAIN_JOB_ID", raising=False)
+    if job is not None:
+        monkeypatch.setenv("METATRAIN_JOB_ID", job)
+    stream = io.StringIO()
+    recorder = Progress(stream)
+    recorder.start(0, 9)
+    recorder.record(1, {"train/loss": 0.5})
+    recorder.record(2, {"train/loss": 0.25, "validation/accuracy": 0.5})
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("training 2/9  ")
+    assert len(lines) == (2 if job else 1)
+    if job:
+        status = read_last_status(lines)
+        assert (status.step, status.steps, status.metrics["best/step"]) == (2, 9, 2)
 
 
 def test_the_best_is_kept_by_its_score() -> None:
     known: dict[str, float] = {}
     for step, accuracy in ((10, 0.5), (20, 0.7), (30, 0.6)):
-        known = with_newest(known, step, {"validation/accuracy": accuracy, "validation/ci95": accuracy / 10})
+        known = merge_metrics(known, step, {"validation/accuracy": accuracy, "validation/ci95": accuracy / 10})
     assert (known["best/accuracy"], known["best/ci95"], known["best/step"]) == (0.7, pytest.approx(0.07), 20)
     assert known["validation/accuracy"] == 0.6
     known = {}
     for step, mse in ((10, 0.5), (20, 0.2), (30, 0.4)):
-        known = with_newest(known, step, {"validation/mse": mse})
+        known = merge_metrics(known, step, {"validation/mse": mse})
     assert (known["best/mse"], known["best/step"]) == (0.2, 20)
 
 
 def test_a_run_s_own_records(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert of_run(path, 100) is None
+    assert read_metrics_file(path, 100) is None
     records = [{"step": step, "time": 1000.0 + 2 * step, "train/loss": 1 / (step + 1)} for step in range(1, 71)]
     records += [{"step": 70, "time": 1141.0, "validation/accuracy": 0.8, "validation/ci95": 0.02}]
     records += [{"step": 70, "time": 1142.0, "event": "checkpoint", "text": "saved"}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 71, "ti')
-    found = of_run(path, 100)
-    assert (found.step, found.total, found.seconds, found.tested) == (70, 100, 138.0, False)
+    found = read_metrics_file(path, 100)
+    assert (found.step, found.steps, found.seconds, found.tested) == (70, 100, 138.0, False)
     assert found.seconds_left == pytest.approx(60.0)
     assert found.metrics["best/step"] == 70
 
@@ -137,12 +113,8 @@ def test_a_day_s_pause_is_not_part_of_the_pace_and_a_test_is_the_end(tmp_path: P
     records = [{"step": step, "time": 2.0 * step + 86400 * (step > 40), "train/loss": 0.1} for step in range(1, 51)]
     records += [{"step": 50, "time": 90000.0, "test/accuracy": 0.8}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    found = of_run(path, 100)
+    found = read_metrics_file(path, 100)
     assert found.seconds_left == pytest.approx(100.0)
     assert found.seconds == pytest.approx(96.0)
     assert found.tested
-    assert of_run(path, 50).as_dict()["seconds_left"] == 0
-
-
-def test_what_is_no_number_is_null_for_programs() -> None:
-    assert Standing(1, 2, 1.0, {"train/loss": math.nan}).as_dict()["train/loss"] is None
+    assert read_metrics_file(path, 50).as_dict()["seconds_left"] == 0

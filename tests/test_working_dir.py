@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cluster.jobs.working_dir
-from cluster.jobs.working_dir import packed
+from cluster.jobs.working_dir import scan_working_dir
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_sources_are_sent_and_what_runs_leave_is_not(project: Path) -> None:
-    assert list(packed(project).files) == [
+    assert list(scan_working_dir(project).files) == [
         ".gitignore",
         "keep.log",
         "mine/.rayignore",
@@ -49,23 +49,23 @@ def test_sources_are_sent_and_what_runs_leave_is_not(project: Path) -> None:
 
 
 def test_secrets_stay_here_by_their_usual_names_and_those_that_are_named(project: Path, tmp_path: Path) -> None:
-    sent = set(packed(project).files)
+    sent = set(scan_working_dir(project).files)
     for name in ("auth_token", "mine/auth_token", ".env", ".env.local", "mine/head.pem", "profiles.yaml"):
         (project / name).write_text("secret")
     (project / "team.yaml").write_text("secret")
     (project / "mine" / "token").write_text("secret")
     (project / "mine" / "link.yaml").symlink_to(project / "team.yaml")
-    assert packed(project).files.keys() - sent == {"team.yaml", "mine/token", "mine/link.yaml"}
+    assert scan_working_dir(project).files.keys() - sent == {"team.yaml", "mine/token", "mine/link.yaml"}
     keep = [project / "team.yaml", tmp_path / "project" / "mine" / ".." / "mine" / "token", project / "none"]
-    assert set(packed(project, keep).files) == sent
+    assert set(scan_working_dir(project, keep).files) == sent
 
 
 def test_the_zip_holds_them_and_depends_on_nothing_else(project: Path, tmp_path: Path) -> None:
     (project / "mine" / "run.sh").write_text("#!/bin/sh\n")
     (project / "mine" / "run.sh").chmod(0o755)
-    first = packed(project).written(tmp_path / "first.zip").read_bytes()
+    first = scan_working_dir(project).write_zip(tmp_path / "first.zip").read_bytes()
     os.utime(project / "tones.yaml", (1, 1))
-    assert packed(project).written(tmp_path / "second.zip").read_bytes() == first
+    assert scan_working_dir(project).write_zip(tmp_path / "second.zip").read_bytes() == first
     with zipfile.ZipFile(tmp_path / "first.zip") as archive:
         assert archive.read("mine/net.py") == b"x = 1"
         assert archive.getinfo("mine/run.sh").external_attr >> 16 == 0o755
@@ -77,27 +77,27 @@ def test_a_link_is_sent_as_what_it_leads_to_and_a_dead_one_not(project: Path, tm
     (project / "linked.py").symlink_to(tmp_path / "elsewhere.py")
     (project / "dead.py").symlink_to(tmp_path / "nowhere.py")
     (project / "loop").symlink_to(project)
-    files = packed(project).files
+    files = scan_working_dir(project).files
     assert files["linked.py"] == 5
     assert not {"dead.py", "loop"} & files.keys()
     assert not any(name.startswith("loop/") for name in files)
 
 
 def test_too_large_says_what_makes_it_so(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.jobs.working_dir, "LARGEST", 3 * 2**20)
+    monkeypatch.setattr(cluster.jobs.working_dir, "MAX_BYTES", 3 * 2**20)
     (project / "weights").mkdir()
     for number in range(3):
         (project / "weights" / f"{number}.bin").write_bytes(os.urandom(2**20))
     (project / "one.bin").write_bytes(os.urandom(2**20))
     with pytest.raises(ValueError, match=r"4 MiB in 11 files.* most of it is weights/ \(3 MiB\), one.bin \(1 MiB\)"):
-        packed(project).written(tmp_path / "p.zip")
+        scan_working_dir(project).write_zip(tmp_path / "p.zip")
     (project / ".rayignore").write_text("weights/\n")
-    packed(project).written(tmp_path / "p.zip")
+    scan_working_dir(project).write_zip(tmp_path / "p.zip")
 
 
 def test_far_too_large_is_refused_before_it_is_packed(project: Path, tmp_path: Path) -> None:
     with (project / "sparse.bin").open("wb") as file:
-        file.truncate(5 * cluster.jobs.working_dir.LARGEST)
+        file.truncate(5 * cluster.jobs.working_dir.MAX_BYTES)
     with pytest.raises(ValueError, match=r"sparse\.bin"):
-        packed(project).written(tmp_path / "p.zip")
+        scan_working_dir(project).write_zip(tmp_path / "p.zip")
     assert not (tmp_path / "p.zip").exists()

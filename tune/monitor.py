@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metatrain.config.load import as_plain, as_yaml
 from metatrain.runs import Run, replace_text
 from metatrain.setup import labels
-from metatrain.tracking.console import Display, display_on
+from metatrain.tracking.console import Display, open_display
 from metatrain.tracking.mlflow_connection import preflight
-from metatrain.tracking.status_line import duration, time_left
+from metatrain.tracking.status_line import format_duration, format_time_left
 from metatrain.types import RunStatus
 from metatrain.validation import require
 from metatrain.yaml_config import flat
@@ -112,11 +112,11 @@ class SearchStatus(NamedTuple):
 
     def _times(self) -> str:
         done, total = self.progress()
-        by_trials = time_left(done, total, self.seconds) if self.document.search.trials is not None else "?"
+        by_trials = format_time_left(done, total, self.seconds) if self.document.search.trials is not None else "?"
         minutes = self.document.search.minutes
         by_clock = None if minutes is None else max(0.0, 60 * minutes - self.seconds)
-        left = by_trials if by_clock is None else f"at most {duration(by_clock)}"
-        return f"{duration(self.seconds)}, {left} left"
+        left = by_trials if by_clock is None else f"at most {format_duration(by_clock)}"
+        return f"{format_duration(self.seconds)}, {left} left"
 
     def _parts(self) -> list[str]:
         history = self.history
@@ -144,7 +144,7 @@ class Monitor:
     def __init__(self, home: Run, document: SearchConfig) -> None:
         self._home, self._document = home, document
         self.clock = Clock(home.path)
-        self._display: Display = display_on(sys.stderr, "searching")
+        self._display: Display = open_display(sys.stderr, "searching")
         self._told = self._missed = ""
         self._due = self._files_due = 0.0
         self._recorder = _parent(home, document)

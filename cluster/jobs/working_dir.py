@@ -1,9 +1,8 @@
-"""A working directory as one zip, the way it travels to a cluster: sources, not what runs and data leave beside them.
+"""Pack a working directory into the zip that a job is sent with: sources, without runs, data and secrets.
 
-What `.gitignore` and `.rayignore` name stays behind, in every folder for what lies below it (of two files that differ
-the stricter counts), and so does what `ALWAYS_LEFT` names, and what a caller keeps; links to folders are not followed.
-The zip is a function of names and contents alone, so that a folder that has not changed is not sent again (Ray names it
-by its hash).
+Leaves out what `.gitignore` and `.rayignore` name, each for the files below its folder (where they differ, the stricter
+counts), what ALWAYS_IGNORED names, and files that the caller excludes; links to folders are not followed. The zip
+depends on names and contents alone, so that an unchanged folder is not sent again (Ray names it by its hash).
 """
 
 import os
@@ -18,7 +17,7 @@ from pathspec.patterns.gitignore import GitIgnorePatternError
 
 from metatrain.validation import require
 
-ALWAYS_LEFT = (
+ALWAYS_IGNORED = (
     ".git/",
     ".venv/",
     "__pycache__/",
@@ -37,66 +36,64 @@ ALWAYS_LEFT = (
     "auth_token",
 )
 IGNORE_FILES = (".gitignore", ".rayignore")
-LARGEST = 100 * 2**20
-"""Bytes of a request that Ray's dashboard takes."""
-_NAMED = 4
-_BEGINNING = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip can name: of every entry, so that a new time alone makes no new zip."""
+MAX_BYTES = 100 * 2**20
+"""Largest request body that Ray's dashboard accepts."""
+_LARGEST_NAMED = 4
+_FIRST_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip can store; used for every entry, so that times do not change the hash."""
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What is sent of `folder`: its files, by their names in it, with their sizes in bytes."""
+class WorkingDir:
+    """The files of `folder` that are sent: sizes in bytes by relative path."""
 
     folder: Path
     files: dict[str, int]
 
-    def written(self, to: Path) -> Path:
-        """The zip. ValueError: it is larger than a cluster takes, with what makes it so; or a file cannot be read."""
-        self._check(sum(self.files.values()) // 4)  # so much larger that no compression helps, before hours of it
+    def write_zip(self, path: Path) -> Path:
+        """Write the zip to `path`. ValueError: it is larger than a cluster accepts, or a file cannot be read."""
+        self._check_size(sum(self.files.values()) // 4)  # too large for any compression: fail before hours of it
         try:
-            with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
                 for name in self.files:
-                    path = self.folder / name
-                    entry = zipfile.ZipInfo(name, _BEGINNING)
+                    file = self.folder / name
+                    entry = zipfile.ZipInfo(name, _FIRST_ZIP_TIME)
                     entry.compress_type = zipfile.ZIP_DEFLATED
-                    entry.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
-                    archive.writestr(entry, path.read_bytes())
+                    entry.external_attr = (0o755 if os.access(file, os.X_OK) else 0o644) << 16
+                    archive.writestr(entry, file.read_bytes())
         except OSError as error:
-            reason = f"{error.filename or to} cannot be read or written ({error.strerror})"
-            raise ValueError(f"{reason}: mend that, or name it in .rayignore") from error
-        self._check(to.stat().st_size)
-        return to
+            reason = f"{error.filename or path} cannot be read or written ({error.strerror})"
+            raise ValueError(f"{reason}: fix that, or add it to .rayignore") from error
+        self._check_size(path.stat().st_size)
+        return path
 
-    def _check(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
+        weights: Counter[str] = Counter()
+        for name, weight in self.files.items():
+            top, inside, _ = name.partition("/")
+            weights[top + inside] += weight
+        largest = ", ".join(f"{top} ({_format_size(weight)})" for top, weight in weights.most_common(_LARGEST_NAMED))
         require(
-            size <= LARGEST,
-            f"the working directory is too large for a job: {_mib(sum(self.files.values()))} in {len(self.files)} "
-            f"files, where {_mib(LARGEST)} can be sent; most of it is {', '.join(self._largest())}: name in .rayignore "
-            "what the job does without, and keep data where the cluster reads it (tasks.root)",
+            size <= MAX_BYTES,
+            f"the working directory is too large for a job: {_format_size(sum(self.files.values()))} in "
+            f"{len(self.files)} files, where {_format_size(MAX_BYTES)} can be sent; most of it is {largest}: add to "
+            ".rayignore what the job does not need, and keep data where the cluster reads it (tasks.root)",
         )
 
-    def _largest(self) -> list[str]:
-        """The folders and files at the top that weigh most."""
-        weights: Counter[str] = Counter()
-        for name, size in self.files.items():
-            top, inside, _ = name.partition("/")
-            weights[top + inside] += size
-        return [f"{top} ({_mib(size)})" for top, size in weights.most_common(_NAMED)]
 
+def scan_working_dir(folder: Path, exclude: Iterable[Path] = ()) -> WorkingDir:
+    """Find the files of `folder` to send, without walking ignored folders.
 
-def packed(folder: Path, keep: Iterable[Path] = ()) -> Parcel:
-    """What is sent of `folder`, found by walking it; folders that stay behind are not walked.
-
-    keep: files that stay here, by whatever name or link they would be sent.
+    exclude: files that are never sent, under whatever name or link they are found. ValueError: an unreadable folder, a
+    wrong ignore pattern, a name that is not UTF-8.
     """
-    above = [(folder, GitIgnoreSpec.from_lines(ALWAYS_LEFT))]
-    kept = {(status.st_dev, status.st_ino) for status in (path.stat() for path in keep if path.exists())}
-    return Parcel(folder, dict(sorted(_walk(folder, folder, above, kept))))
+    ignored = [(folder, GitIgnoreSpec.from_lines(ALWAYS_IGNORED))]
+    excluded = {(status.st_dev, status.st_ino) for status in (path.stat() for path in exclude if path.exists())}
+    return WorkingDir(folder, dict(sorted(_walk(folder, folder, ignored, excluded))))
 
 
 def _walk(
-    top: Path, folder: Path, above: list[tuple[Path, GitIgnoreSpec]], kept: set[tuple[int, int]]
+    top: Path, folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]], excluded: set[tuple[int, int]]
 ) -> Iterator[tuple[str, int]]:
     lines = [
         line
@@ -105,28 +102,28 @@ def _walk(
         for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
     ]
     try:
-        specs = [*above, (folder, GitIgnoreSpec.from_lines(lines))] if lines else above
+        specs = [*ignored, (folder, GitIgnoreSpec.from_lines(lines))] if lines else ignored
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except GitIgnorePatternError as error:
-        raise ValueError(f"{folder}: .gitignore or .rayignore: {error}: mend that line") from error
+        raise ValueError(f"{folder}: .gitignore or .rayignore: {error}: fix that line") from error
     except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror}): mend that, or name it in .rayignore") from error
+        raise ValueError(f"{folder} cannot be read ({error.strerror}): fix that, or add it to .rayignore") from error
     for entry in entries:
         path = Path(entry.path)
         is_folder = entry.is_dir(follow_symlinks=False)
         if any(spec.match_file(path.relative_to(base).as_posix() + "/" * is_folder) for base, spec in specs):
             continue
         if is_folder:
-            yield from _walk(top, path, specs, kept)
-        elif path.is_file():  # of a link, what it leads to; sockets and dead links have no content
+            yield from _walk(top, path, specs, excluded)
+        elif path.is_file():  # links to files count as their target; sockets and dead links have no content
             status = path.stat()
-            if (status.st_dev, status.st_ino) in kept:
+            if (status.st_dev, status.st_ino) in excluded:
                 continue
             name = path.relative_to(top).as_posix()
-            plain = name.encode(errors="replace").decode()
-            require(plain == name, f"'{plain}': has a name that is not UTF-8: rename it, or name it in .rayignore")
+            printable = name.encode(errors="replace").decode()
+            require(printable == name, f"'{printable}': its name is not UTF-8: rename it, or add it to .rayignore")
             yield name, status.st_size
 
 
-def _mib(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"

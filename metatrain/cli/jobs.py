@@ -1,4 +1,4 @@
-"""`metatrain jobs`, `logs`, `stop`, `status`: runs on a cluster that is reached through its dashboard."""
+"""Commands `jobs`, `logs`, `stop` and `status`: look at jobs on a remote cluster and at runs, and stop jobs."""
 
 import json
 import math
@@ -17,28 +17,34 @@ from metatrain import runs
 from metatrain.config.load import load_config
 from metatrain.errors import RunFailed
 from metatrain.runs.locations import is_search, open_home
-from metatrain.tracking import status_line
+from metatrain.tracking.status_line import (
+    RunProgress,
+    drop_status_lines,
+    format_duration,
+    read_last_status,
+    read_metrics_file,
+)
 from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
-    from cluster.jobs.client import Job, Jobs
+    from cluster.jobs.client import JobClient, JobDetails
     from metatrain.cli.profiles import Profile
 
 _RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
-"""How `metatrain train` and `search` name what they begin or go on with."""
-_INSTEAD = ("waiting for workers", "searching ", "no room for a trial")
-"""How lines begin that tell of something else than steps."""
+"""The line by which `metatrain train` and `search` name their folder in a log."""
+_OTHER_STATUS = ("waiting for workers", "searching ", "no room for a trial")
+"""Beginnings of log lines that tell the status of a job without steps."""
 
 
 def jobs_command(address: str | None, profile: str | None, profiles: Path | None, as_json: bool) -> None:
     """Print the jobs of a cluster, the newest first."""
-    with connected_jobs(address, profile, profiles) as (jobs, _):
-        found = jobs.all()
+    with connect_to_jobs(address, profile, profiles) as (client, _):
+        jobs = client.list_jobs()
     if as_json:
-        print(json.dumps([_plain(job) for job in found]))
+        print(json.dumps([_job_as_dict(job) for job in jobs]))
         return
     rows = [("JOB", "STATUS", "STARTED", "TOOK", "BY", "COMMAND")]
-    rows += [(job.id, _status(job), *_times(job), job.metadata.get("user", "?"), _told_command(job)) for job in found]
+    rows += [(job.id, _format_status(job), *_format_times(job), *_user_and_command(job)) for job in jobs]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for *cells, last in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
@@ -46,38 +52,39 @@ def jobs_command(address: str | None, profile: str | None, profiles: Path | None
 
 def logs_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None, follow: bool) -> None:
     """Print the log of a job; with `follow`, until the job ends."""
-    from cluster.jobs.client import Unreadable
+    from cluster.jobs.client import LogUnreadable
 
-    with connected_jobs(address, profile, profiles) as (jobs, _):
-        job = jobs.find(job_id)
+    with connect_to_jobs(address, profile, profiles) as (client, _):
+        job = client.find(job_id)
         if follow:
-            shown(jobs, job.id)
+            follow_log(client, job.id)
             return
         try:
-            print(log := jobs.log(job.id), end="")
-        except Unreadable as error:
+            log = client.read_log(job.id)
+        except LogUnreadable as error:
             raise RunFailed(f"{job.id}: {error}") from error
-        _explain(job, log)
+        print("".join(drop_status_lines([log])), end="")
+        _raise_failed_start(job, log)
 
 
 def stop_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None) -> None:
     """Stop a job after its step and a checkpoint, and print the command that resumes its run."""
-    with connected_jobs(address, profile, profiles) as (jobs, chosen):
+    with connect_to_jobs(address, profile, profiles) as (client, chosen):
         from cluster.jobs.client import ENDED
 
-        job = jobs.find(job_id)
+        job = client.find(job_id)
         wait = job.metadata.get("stop_wait", "")
         if job.status in ENDED:
-            print(f"{job.id} had ended already: {_status(job)}")
+            print(f"{job.id} had ended already: {_format_status(job)}")
             return
-        jobs.stop(job.id)
+        client.stop(job.id)
         try:
-            job = jobs.ended(job.id, (int(wait) if wait.isdecimal() else chosen.stop_wait) + 30.0)
+            job = client.wait_until_ended(job.id, (int(wait) if wait.isdecimal() else chosen.stop_wait) + 30.0)
         except TimeoutError as error:
             raise RunFailed(f"{job.id} does not stop: see `metatrain logs {job.id}`") from error
-        print(f"{job.id}: {_status(job)}")
-        if told := _go_on(_readable(jobs, job)):
-            print(told)
+        print(f"{job.id}: {_format_status(job)}")
+        if command := _resume_command(_read_log(client, job)):
+            print(command)
 
 
 def status_command(
@@ -85,148 +92,156 @@ def status_command(
 ) -> None:
     """Print what a job, a run, a search or every running job of the cluster is doing."""
     if which is not None and (is_uri(which) or Path(which).is_dir()):
-        told = [_of_run(which)]
+        statuses = [_run_status(which)]
     else:
-        with connected_jobs(address, profile, profiles) as (jobs, _):
+        with connect_to_jobs(address, profile, profiles) as (client, _):
             from cluster.jobs.client import ENDED
 
-            running = (job for job in jobs.all() if job.ours and job.status not in ENDED)
-            told = [_of_job(jobs, job) for job in ([jobs.find(which)] if which is not None else running)]
+            running = (job for job in client.list_jobs() if job.ours and job.status not in ENDED)
+            statuses = [_job_status(client, job) for job in ([client.find(which)] if which is not None else running)]
     if as_json:
-        print(json.dumps(told if which is None else told[0]))
+        print(json.dumps(statuses if which is None else statuses[0]))
         return
-    for one in told:
+    for one in statuses:
         print(f"{one['name']}  {one['status']}  {one['line']}" + (f"  {one['run']}" if "run" in one else ""))
-    if not told:
+    if not statuses:
         print("no job is running")
 
 
-def _of_run(place: str) -> dict[str, Any]:
-    home = open_home(place)
-    if is_search(home):
-        return _of_search(home)
-    known = status_line.of_run(home.metrics, load_config(home.config).outer.steps)
-    owner = runs.owner(home)
-    status = "FINISHED" if known is not None and known.tested else f"RUNNING ({owner})" if owner else "NOT RUNNING"
-    return _told(home.where, status, known)
-
-
-def _of_search(home: runs.Run) -> dict[str, Any]:
-    from tune.config.search_config import load_search_config
-    from tune.monitor import SearchStatus
-    from tune.report.collect import collect
-
-    story, owner = collect(home), runs.owner(home)
-    spent = 0.0 if math.isnan(story.spent) else story.spent
-    line = SearchStatus(story.history, load_search_config(home.config), spent).text()
-    return {"name": home.where, "status": f"RUNNING ({owner})" if owner else "NOT RUNNING", "line": line}
-
-
-def _of_job(jobs: "Jobs", job: "Job") -> dict[str, Any]:
-    from cluster.jobs.client import Unreadable
-
-    if job.status == "PENDING":
-        return _told(job.id, job.status, None, job.message)
-    try:
-        log = jobs.log(job.id)
-        lines = log.splitlines()
-        waits = next((line for line in reversed(lines) if line.startswith(_INSTEAD)), "no step yet")
-        run = {"run": named[-1][1]} if (named := _RUN.findall(log)) else {}
-        return _told(job.id, _status(job), status_line.last_told(lines), waits) | run
-    except Unreadable as error:
-        return _told(job.id, _status(job), None, str(error))
-
-
-def _told(name: str, status: str, known: status_line.Standing | None, instead: str = "no step yet") -> dict[str, Any]:
-    line = known.line() if known is not None else " ".join(instead.split())
-    return {"name": name, "status": status, "line": line} | (known.as_dict() if known is not None else {})
-
-
 @contextmanager
-def connected_jobs(address: str | None, profile: str | None, profiles: Path | None) -> "Iterator[tuple[Jobs, Profile]]":
-    """The jobs of the cluster that is meant, and its profile."""
-    from cluster.jobs.client import ContactLost, Jobs
-    from cluster.jobs.dashboard import NoAnswer
-    from metatrain.cli.profiles import address_of, read_profile, token_of
+def connect_to_jobs(
+    address: str | None, profile: str | None, profiles: Path | None
+) -> "Iterator[tuple[JobClient, Profile]]":
+    """Yield a client for the cluster that the options name, and its profile; raise RunFailed if contact is lost."""
+    from cluster.jobs.client import ContactLost, JobClient
+    from cluster.jobs.dashboard import Unavailable
+    from metatrain.cli.profiles import find_token, read_profile, resolve_address
 
     chosen = read_profile(profile, profiles, address)
     try:
-        yield Jobs(address_of(chosen, address), token_of(chosen)), chosen
-    except (ContactLost, NoAnswer) as error:
+        yield JobClient(resolve_address(chosen, address), find_token(chosen)), chosen
+    except (ContactLost, Unavailable) as error:
         raise RunFailed(str(error)) from error
 
 
-def shown(jobs: "Jobs", job_id: str) -> None:
-    """Shows the log to its end, then leaves with the job's exit code."""
-    from cluster.jobs.client import Unreadable
+def follow_log(client: "JobClient", job_id: str) -> None:
+    """Print the log until the job ends, then exit with the job's code."""
+    from cluster.jobs.client import LogUnreadable
 
     log: list[str] = []
-    whole = True
+    complete = True
+    pieces = client.follow(job_id, lambda text: print(f"waiting: {' '.join(text.split())}", file=sys.stderr))
     try:
-        for piece in jobs.follow(job_id, lambda text: print(f"waiting: {' '.join(text.split())}", file=sys.stderr)):
+        for piece in drop_status_lines(pieces):
             print(piece, end="", flush=True)
-            log = [*log[:2], *log[2:][-20:], piece]  # its beginning and its end say why it came to grief
-    except Unreadable as error:
-        whole = False
+            log = [*log[:100], *log[100:][-100:], piece]  # its beginning and end, which name the run and the failure
+    except LogUnreadable as error:
+        complete = False
         print(f"{job_id}: {error}", file=sys.stderr)
     except SystemExit:
-        print(
-            f"\nthe job goes on: `metatrain logs {job_id} --follow` shows it, `metatrain stop {job_id}` stops it",
-            file=sys.stderr,
-        )
+        goes_on = f"`metatrain logs {job_id} --follow` shows it, `metatrain stop {job_id}` stops it"
+        print(f"\nthe job goes on: {goes_on}", file=sys.stderr)
         raise
-    job = jobs.ended(job_id)
-    _explain(job, "".join(log) if whole else None)
+    job = client.wait_until_ended(job_id)
+    _raise_failed_start(job, "".join(log) if complete else None)
     if job.status == "FAILED" and job.exit_code is None:
-        told = [f"{job_id}: its driver was lost on the cluster ({' '.join(job.message.split())[:200]})"]
-        raise RunFailed("\n".join([*told, *filter(None, [_go_on("".join(log)) or _go_on(_readable(jobs, job))])]))
-    print(f"job {job_id}: {_status(job)}", file=sys.stderr)
+        lines = [f"{job_id}: its driver was lost on the cluster ({' '.join(job.message.split())[:200]})"]
+        command = _resume_command("".join(log)) or _resume_command(_read_log(client, job))
+        raise RunFailed("\n".join([*lines, *filter(None, [command])]))
+    print(f"job {job_id}: {_format_status(job)}", file=sys.stderr)
     if job.code:
         raise typer.Exit(job.code)
 
 
-def _readable(jobs: "Jobs", job: "Job") -> str:
-    """What can be had of a job's log."""
-    from cluster.jobs.client import Unreadable
+def _run_status(place: str) -> dict[str, Any]:
+    """Return the status of the run or search in a folder, by its own records."""
+    home = open_home(place)
+    owner = runs.owner(home)
+    running = f"RUNNING ({owner})" if owner else "NOT RUNNING"
+    if is_search(home):
+        return {"name": home.where, "status": running, "line": _format_search(home)}
+    progress = read_metrics_file(home.metrics, load_config(home.config).outer.steps)
+    finished = progress is not None and progress.tested
+    return _status_as_dict(home.where, "FINISHED" if finished else running, progress)
+
+
+def _format_search(home: runs.Run) -> str:
+    from tune.config.search_config import load_search_config
+    from tune.monitor import SearchStatus
+    from tune.report.collect import collect
+
+    story = collect(home)
+    spent = 0.0 if math.isnan(story.spent) else story.spent
+    return SearchStatus(story.history, load_search_config(home.config), spent).text()
+
+
+def _job_status(client: "JobClient", job: "JobDetails") -> dict[str, Any]:
+    """Return the status of a job, by its log."""
+    from cluster.jobs.client import LogUnreadable
+
+    if job.status == "PENDING":
+        return _status_as_dict(job.id, job.status, None, job.message)
+    try:
+        log = client.read_log(job.id)
+    except LogUnreadable as error:
+        return _status_as_dict(job.id, _format_status(job), None, str(error))
+    lines = log.splitlines()
+    other = next((line for line in reversed(lines) if line.startswith(_OTHER_STATUS)), "no step yet")
+    run = {"run": found[-1][1]} if (found := _RUN.findall(log)) else {}
+    return _status_as_dict(job.id, _format_status(job), read_last_status(lines), other) | run
+
+
+def _status_as_dict(
+    name: str, status: str, progress: RunProgress | None, otherwise: str = "no step yet"
+) -> dict[str, Any]:
+    if progress is None:
+        return {"name": name, "status": status, "line": " ".join(otherwise.split())}
+    return {"name": name, "status": status, "line": progress.format(), **progress.as_dict()}
+
+
+def _read_log(client: "JobClient", job: "JobDetails") -> str:
+    """Return the log of a job, "" where it cannot be read."""
+    from cluster.jobs.client import LogUnreadable
 
     try:
-        return jobs.log(job.id)
-    except Unreadable:
+        return client.read_log(job.id)
+    except LogUnreadable:
         return ""
 
 
-def _go_on(log: str) -> str | None:
-    """The command that goes on with the run of a job that has begun one."""
-    named = _RUN.findall(log)
-    if not named:
+def _resume_command(log: str) -> str | None:
+    """Return the line that says how to go on with the last run that a log names; None where it names none."""
+    found = _RUN.findall(log)
+    if not found:
         return None
-    word, place = named[-1]
-    command = "search" if word == "search" else "train"
+    kind, place = found[-1]
+    command = "search" if kind == "search" else "train"
     return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}`"
 
 
-def _explain(job: "Job", log: str | None) -> None:
-    from cluster.jobs.client import why
+def _raise_failed_start(job: "JobDetails", log: str | None) -> None:
+    from cluster.jobs.client import explain_failed_start
 
-    if reason := why(job, log):
+    if reason := explain_failed_start(job, log):
         raise ValueError(f"{job.id}: {reason}")
 
 
-def _plain(job: "Job") -> dict[str, Any]:
+def _job_as_dict(job: "JobDetails") -> dict[str, Any]:
     ended = {"exit_code": job.code if job.ended else None}
     return {**job.metadata, "id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended}
 
 
-def _status(job: "Job") -> str:
+def _format_status(job: "JobDetails") -> str:
     return f"{job.status} ({job.code})" if job.status == "FAILED" else job.status
 
 
-def _times(job: "Job") -> tuple[str, str]:
+def _format_times(job: "JobDetails") -> tuple[str, str]:
+    """Return when a job started and how long it has run."""
     if job.started is None:
         return "", ""
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
-    return began, status_line.duration((job.ended or time.time()) - job.started)
+    return began, format_duration((job.ended or time.time()) - job.started)
 
 
-def _told_command(job: "Job") -> str:
-    return " ".join(job.metadata.get("command", job.entrypoint).split())
+def _user_and_command(job: "JobDetails") -> tuple[str, str]:
+    return job.metadata.get("user", "?"), " ".join(job.metadata.get("command", job.entrypoint).split())

@@ -1,4 +1,4 @@
-"""Profiles: what one must know of a cluster in order to use it, in a file that a team shares.
+"""Read profiles: how to reach each cluster and what to set for its jobs, in a file that a team shares.
 
     default: lab
     profiles:
@@ -8,11 +8,10 @@
         settings: {runs.root: s3://lab/runs, tracking.uri: http://mlflow.lab:5000, executor.name: ray}
         env: {AWS_ENDPOINT_URL: http://store.lab:8333, MLFLOW_TRACKING_PASSWORD: "${MLFLOW_TRACKING_PASSWORD}"}
 
-`settings` are put before those of whoever submits, so that these win; `env` is the job's. ${NAME} is taken from the
-environment of who submits, so that a secret need not stand in the file.
+`settings` come before those of the command line, which win; `env` is the job's environment. ${NAME} is replaced by the
+variable of whoever submits, so that the file need not contain secrets.
 """
 
-import difflib
 import os
 import re
 import stat
@@ -22,26 +21,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs.dashboard import Token, full_address
+from cluster.jobs.dashboard import Token, normalize_address
 from metatrain.config.load import read_settings
-from metatrain.validation import require, require_positive
+from metatrain.validation import require, require_positive, suggest_name
 from metatrain.yaml_config import in_one_line, load_yaml, parse_yaml
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"
 FILE = "profiles.yaml"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|KEY", re.IGNORECASE)
-"""How a variable's name tells that its value is one; a name that ends in FILE or PATH tells where it lies."""
-_PLACE = re.compile(r"(FILE|PATH)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|KEY", re.IGNORECASE)
+"""Names of variables whose values are secrets, unless they end as _PATH_NAME does."""
+_PATH_NAME = re.compile(r"(FILE|PATH)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How a cluster is reached, and what is set for whatever is submitted to it.
+    """Settings of one cluster: how it is reached, and what is set for its jobs.
 
-    python: the cluster's interpreter; None for the one that Ray runs with there. stop_wait: seconds that a job which
-    is stopped has for its checkpoint.
+    python: the cluster's interpreter; None for the one that Ray runs with there. stop_wait: seconds that a stopped job
+    has for its checkpoint.
     """
 
     address: str | None = None
@@ -54,137 +53,139 @@ class Profile:
 
     def __post_init__(self) -> None:
         require_positive("", stop_wait=self.stop_wait)
-        require(self.token is None or self.token_file is None, "token: stands beside token_file: leave one of them out")
+        require(self.token is None or self.token_file is None, "token: stands beside token_file: remove one of them")
 
-    def filled_env(self) -> dict[str, str]:
-        """`env` with ${NAME} replaced. ValueError: one is not set."""
-        return {name: _filled(text, f"the profile's env.{name}") for name, text in self.env.items()}
+    def expand_env(self) -> dict[str, str]:
+        """Return `env` with ${NAME} replaced. ValueError: a variable is not set."""
+        return {name: _expand(text, f"the profile's env.{name}") for name, text in self.env.items()}
 
     def overrides(self) -> list[str]:
-        """`settings` as key=value, written `runs.root: …` or `runs: {root: …}`; what a key below a section has is one
-        value, such as {min: 1, max: 4}.
+        """Return `settings` as key=value, from `runs.root: …` or `runs: {root: …}`.
+
+        What is nested deeper is one value, such as {min: 1, max: 4}.
         """
-        told: dict[str, Any] = {}
+        flat: dict[str, Any] = {}
         for key, value in self.settings.items():
-            within = "." not in key and isinstance(value, Mapping)
-            told |= {f"{key}.{name}": one for name, one in value.items()} if within else {key: value}
-        return [f"{key}={in_one_line(value)}" for key, value in told.items()]
+            is_section = "." not in key and isinstance(value, Mapping)
+            flat |= {f"{key}.{name}": one for name, one in value.items()} if is_section else {key: value}
+        return [f"{key}={in_one_line(value)}" for key, value in flat.items()]
 
 
 @dataclass(frozen=True)
-class _File:
+class _ProfilesFile:
     profiles: dict[str, Profile]
     default: str | None = None
 
 
 def read_profile(name: str | None, file: Path | None, address: str | None = None) -> Profile:
-    """The profile of that name, or the file's default one; an empty one where there is neither file nor name.
+    """Return the profile of that name, else the file's default one; an empty one without a file and name.
 
-    address: the one that the command line names. A default profile is that of its own address alone: where another is
-    named it is set aside, which is said, and its token is not for that.
+    address: the one of the command line. A default profile is for its own address only: for another one it is skipped,
+    with a line that says so, as its token must not be sent there. ValueError: no such file or profile, or a wrong one.
     """
-    path = file or _found()
+    path = file or _find_file()
     if path is None:
-        require(name is None, f"--profile: there is no file of profiles: write {FILE}, here or in {_personal().parent}")
+        require(
+            name is None, f"--profile: there is no file of profiles: write {FILE}, here or in {_user_file().parent}"
+        )
         return Profile()
     listed = _read(path)
     chosen = name or listed.default or (next(iter(listed.profiles)) if len(listed.profiles) == 1 else None)
     if chosen is None:
         return Profile()
     if chosen not in listed.profiles:
-        near = difflib.get_close_matches(chosen, listed.profiles, n=1)
-        guess = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(listed.profiles) or 'none'}"
-        raise ValueError(f"--profile: {path} has no profile '{chosen}': {guess}")
-    if name is None and (reason := _not_meant(listed.profiles[chosen], address)):
-        told = f"profile '{chosen}' of {path} is set aside: {reason}; give --profile {chosen} to have it all the same"
-        print(f"metatrain: {told}", file=sys.stderr)
+        names = ", ".join(listed.profiles) or "none, so add it"
+        guess = suggest_name(chosen, listed.profiles)
+        raise ValueError(f"--profile: {path} has no profile '{chosen}'{guess}: use one that it has ({names})")
+    if name is None and (reason := _reason_to_skip(listed.profiles[chosen], address)):
+        skipped = f"profile '{chosen}' of {path} is set aside: {reason}; use --profile {chosen} to have it all the same"
+        print(f"metatrain: {skipped}", file=sys.stderr)
         return Profile()
-    return _filled_in(listed.profiles[chosen], f"{path}, profile '{chosen}'")
+    return _expand_profile(listed.profiles[chosen], f"{path}, profile '{chosen}'")
 
 
-def address_of(chosen: Profile, address: str | None) -> str:
-    """The dashboard's address: the one given, the profile's, that of Ray's own variable, or this machine's."""
+def resolve_address(chosen: Profile, address: str | None) -> str:
+    """Return the dashboard's address: `address`, the profile's, that of Ray's variable, or this machine's."""
     return address or chosen.address or os.environ.get(RAY_ADDRESS) or DEFAULT_ADDRESS
 
 
-def secret_files(file: Path | None) -> list[Path]:
-    """The files of profiles and tokens that are, or with another profile would be, read here: no job is sent them."""
-    path = file or _found()
-    listed = _read(path).profiles.values() if path is not None else ()
-    tokens = [os.path.expandvars(one.token_file) for one in listed if one.token_file is not None]
+def list_secret_files(file: Path | None) -> list[Path]:
+    """Return the files of profiles and tokens that any profile may read here, and that no job is sent."""
+    path = file or _find_file()
+    profiles = _read(path).profiles.values() if path is not None else ()
+    tokens = [os.path.expandvars(one.token_file) for one in profiles if one.token_file is not None]
     places = [*tokens, *filter(None, map(os.environ.get, ("RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES")))]
     return [one.expanduser().absolute() for one in (*filter(None, [path]), *map(Path, places))]
 
 
-def token_of(chosen: Profile) -> Token | None:
-    """The cluster's token: the profile's, or where Ray itself looks for it."""
+def find_token(chosen: Profile) -> Token | None:
+    """Return the profile's token, else the one that Ray itself would use."""
     if chosen.token is not None:
         return Token(chosen.token, "the profile")
     if chosen.token_file is not None:
-        return _token_in(Path(chosen.token_file).expanduser(), must=True)
+        return _read_token(Path(chosen.token_file).expanduser(), required=True)
     if text := os.environ.get("RAY_AUTH_TOKEN"):
         return Token(text, "RAY_AUTH_TOKEN")
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return _token_in(Path(path).expanduser(), must=True)
-    return _token_in(Path("~/.ray/auth_token").expanduser(), must=False)
+        return _read_token(Path(path).expanduser(), required=True)
+    return _read_token(Path("~/.ray/auth_token").expanduser(), required=False)
 
 
-def _not_meant(one: Profile, address: str | None) -> str | None:
-    """Why a default profile is not for the address that is named; None where it may be."""
+def _reason_to_skip(default: Profile, address: str | None) -> str | None:
+    """Say why a default profile is not for `address`; None if it may be used."""
     try:
-        own = _filled(one.address or "", "address")
+        own = _expand(default.address or "", "address")
     except ValueError as error:
-        return f"its {error}, and {address} is named" if address else None  # else there is no way around that error
+        return f"its {error}, and {address} is named" if address else None  # without an address the error is raised
     if own:
-        differs = address and full_address(address).lower() != full_address(own).lower()
+        differs = address and normalize_address(address).lower() != normalize_address(own).lower()
         return f"it is for {own}, and {address} is named" if differs else None
     named = address or os.environ.get(RAY_ADDRESS)
-    has_token = one.token is not None or one.token_file is not None
+    has_token = default.token is not None or default.token_file is not None
     return f"it has a token but no address, and {named} is named" if named and has_token else None
 
 
-def _token_in(path: Path, must: bool) -> Token | None:
+def _read_token(path: Path, required: bool) -> Token | None:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        require(not must, f"{path}: no token can be read from it ({reason}): copy the auth_token of the cluster's head")
+        no_token = f"{path}: no token can be read from it ({reason}): copy the auth_token of the cluster's head"
+        require(not required, no_token)
         return None
     return Token(text, str(path)) if text else None
 
 
-def _found() -> Path | None:
-    if named := os.environ.get("METATRAIN_PROFILES"):
-        return Path(named)
-    return next((path for path in (Path(FILE), _personal()) if path.is_file()), None)
+def _find_file() -> Path | None:
+    if path := os.environ.get("METATRAIN_PROFILES"):
+        return Path(path)
+    return next((path for path in (Path(FILE), _user_file()) if path.is_file()), None)
 
 
-def _personal() -> Path:
+def _user_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "metatrain" / FILE
 
 
-def _read(path: Path) -> _File:
-    listed: _File = read_settings(
-        _File, load_yaml(path, "a file of profiles", "profiles, as docs/cluster.md does"), path.name
-    )
-    secret = [f"profiles.{name}.{key}" for name, one in listed.profiles.items() for key in _written_out(one)]
-    open_to_all = bool(path.stat().st_mode & stat.S_IROTH)
+def _read(path: Path) -> _ProfilesFile:
+    plain = load_yaml(path, "a file of profiles", "profiles, as docs/cluster.md does")
+    listed: _ProfilesFile = read_settings(_ProfilesFile, plain, path.name)
+    secrets = [f"profiles.{name}.{key}" for name, one in listed.profiles.items() for key in _list_secrets(one)]
     require(
-        not (secret and open_to_all),
-        f"{path}: everybody can read it, and {''.join(secret[:1])} is a secret written out: chmod o-r {path}, or give "
+        not (secrets and path.stat().st_mode & stat.S_IROTH),
+        f"{path}: everybody can read it, and {''.join(secrets[:1])} is a secret written out: chmod o-r {path}, or use "
         "${NAME} of a variable, or token_file for the token",
     )
     return listed
 
 
-def _written_out(one: Profile) -> list[str]:
-    """The keys of a profile whose values are secrets, and not ${NAME}."""
-    named = [name for name in one.env if _SECRET.search(name) and not _PLACE.search(name)]
-    texts = {"token": one.token, **{f"env.{name}": one.env[name] for name in named}}
+def _list_secrets(one: Profile) -> list[str]:
+    """Return the keys of a profile whose values are secrets, and not ${NAME}."""
+    names = [name for name in one.env if _SECRET_NAME.search(name) and not _PATH_NAME.search(name)]
+    texts = {"token": one.token, **{f"env.{name}": one.env[name] for name in names}}
     return [key for key, text in texts.items() if text and not _VARIABLE.fullmatch(text)]
 
 
-def _filled(text: str, where: str) -> str:
+def _expand(text: str, where: str) -> str:
     def value(found: re.Match[str]) -> str:
         require(found[1] in os.environ, f"{where}: {found[0]} is not set here: export {found[1]}=…")
         return os.environ[found[1]]
@@ -192,18 +193,18 @@ def _filled(text: str, where: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _filled_in(chosen: Profile, where: str) -> Profile:
-    """With ${NAME} replaced, wherever it stands; a setting that holds one is read as YAML afterwards."""
+def _expand_profile(chosen: Profile, where: str) -> Profile:
+    """Replace ${NAME} in all values but `env`, which only a submission needs; parse changed settings as YAML."""
 
-    def filled(tree: Any, read: bool) -> Any:
+    def expand(tree: Any, parse: bool) -> Any:
         if isinstance(tree, Mapping):
-            return {key: filled(one, read) for key, one in tree.items()}
+            return {key: expand(one, parse) for key, one in tree.items()}
         if isinstance(tree, list):
-            return [filled(one, read) for one in tree]
+            return [expand(one, parse) for one in tree]
         if not isinstance(tree, str) or not _VARIABLE.search(tree):
             return tree
-        return parse_yaml(_filled(tree, where), where) if read else _filled(tree, where)
+        text = _expand(tree, where)
+        return parse_yaml(text, where) if parse else text
 
-    # What a job has in its environment only who submits one need know.
-    plain = {name: one if name == "env" else filled(one, read=name == "settings") for name, one in vars(chosen).items()}
-    return Profile(**plain)
+    values = {name: one if name == "env" else expand(one, name == "settings") for name, one in vars(chosen).items()}
+    return Profile(**values)

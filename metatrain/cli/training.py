@@ -26,7 +26,7 @@ from metatrain.setup import prepare, recorders, settled, tracked
 from metatrain.signals import graceful_shutdown
 from metatrain.tracking.console import Progress
 from metatrain.tracking.jsonl import Several
-from metatrain.tracking.status_line import of_run
+from metatrain.tracking.status_line import read_metrics_file
 from metatrain.trainer import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker, device_for
@@ -61,7 +61,7 @@ def train_command(config: str | None, overrides: list[str], resume: str | None, 
 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
-    known = of_run(home.metrics, settings.outer.steps)
+    known = read_metrics_file(home.metrics, settings.outer.steps)
     progress = Progress(known=known.metrics if known else None)
     recorder = recorders(settings, home, progress)
     with graceful_shutdown() as shutdown:

@@ -1,8 +1,9 @@
-"""What a person sees while the machine works: a bar on a terminal, a line now and then elsewhere.
+"""Show the progress of a run on standard error: a bar on a terminal, a line now and then elsewhere.
 
-Everything goes to standard error; standard output belongs to results.
+Standard output is left to results.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from metatrain.tracking.status_line import Standing, duration, time_left, with_newest
+from metatrain.runs import JOB_ID
+from metatrain.tracking.status_line import RunProgress, format_duration, format_time_left, merge_metrics
 from metatrain.types import RunStatus
 from tasks.types import Progress as Counter
 
@@ -19,14 +21,14 @@ LINE_SECONDS = 10.0
 
 
 class Display(Protocol):
-    """Where progress is drawn."""
+    """A place where progress is drawn."""
 
-    def update(self, done: int, total: int, text: str, now: bool) -> None:
-        """The state of the work; drawn when it is due, or `now`."""
+    def update(self, done: int, total: int, text: str, now: bool) -> bool:
+        """Draw the progress if it is due, or `now`; return whether it was drawn."""
         ...
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         ...
 
     def close(self) -> None:
@@ -35,69 +37,80 @@ class Display(Protocol):
 
 
 class Progress:
-    """A recorder that shows the run on `stream` (standard error) and keeps nothing.
+    """Recorder that shows the run on `stream` (standard error) and stores nothing.
 
-    On a terminal a bar, redrawn at most ten times a second; elsewhere a line every ten seconds and at each validation.
+    On a terminal a bar, redrawn at most ten times a second; elsewhere a line every ten seconds and at each validation,
+    in a submitted job with its JSON line, which `metatrain status` reads.
     """
 
     def __init__(self, stream: TextIO | None = None, known: Mapping[str, float] | None = None) -> None:
-        """known: metrics of the run so far, the best validation among them."""
+        """Prepare to show a run; `known`: its metrics so far, the best validation among them."""
         self._stream = stream or sys.stderr
         self._display: Display = Lines(self._stream, "")
         self._newest = {name: value for name, value in (known or {}).items() if name.startswith("best/")}
         self._first = self._step = self._total = 0
         self._started = 0.0
         self._since: tuple[int, float] | None = None
+        self._prints_json = JOB_ID in os.environ and not self._stream.isatty()
 
     def start(self, step: int, total: int) -> None:
-        """Begin to draw. Time left is judged by the pace from the first step on, which may have to wait for workers."""
-        self._display = display_on(self._stream, "training")
+        """Begin to draw. The pace is taken from the first step on, which may have to wait for workers."""
+        self._display = open_display(self._stream, "training")
         self._first, self._step, self._total = step, step, total
         self._started = time.monotonic()
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the newest values."""
         self._step = step
-        self._newest = with_newest(self._newest, step, metrics)
+        self._newest = merge_metrics(self._newest, step, metrics)
         validated = any(key.startswith("validation/") for key in metrics)
         seconds = time.monotonic() - self._started
-        self._since = self._since or (step, seconds)
-        steps, spent = step - self._since[0], seconds - self._since[1]
-        first = step - seconds * steps / spent if steps > 0 and spent > 0 else self._first
-        standing = Standing(step, self._total, seconds, self._newest, first)
-        self._display.update(step, self._total, standing.text(), validated)
+        progress = RunProgress(step, self._total, seconds, self._estimate_seconds_left(step, seconds), self._newest)
+        drawn = self._display.update(step, self._total, progress.format_details(), validated)
+        if drawn and self._prints_json:
+            self._display.say(progress.as_json_line())
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing to see."""
+        """Do nothing: files are not shown."""
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._display.say(f"step {step}: {kind}: {text}")
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: every line is printed at once."""
 
     def close(self, status: RunStatus) -> None:
-        """A last line, and the terminal as it was; nothing more where nothing was started."""
+        """Print a last line and leave the terminal as it was; do nothing if nothing was started."""
         if self._started:
             seconds = time.monotonic() - self._started
             self._display.close()
-            Lines(self._stream, "").say(f"{status} at step {self._step} of {self._total} after {duration(seconds)}")
+            Lines(self._stream, "").say(
+                f"{status} at step {self._step} of {self._total} after {format_duration(seconds)}"
+            )
             self._started = 0.0
+
+    def _estimate_seconds_left(self, step: int, seconds: float) -> float | None:
+        """Return the seconds left at the pace since the first record; None before there is a pace."""
+        self._since = self._since or (step, seconds)
+        steps, spent = step - self._since[0], seconds - self._since[1]
+        if steps <= 0 or spent <= 0:
+            steps, spent = step - self._first, seconds
+        return spent * (self._total - step) / steps if steps > 0 else None
 
 
 @contextmanager
 def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
-    """A `progress(done, total)` that is drawn as the training's is while the block runs; unused, it draws nothing."""
+    """Yield a function `progress(done, total)` that draws as training does; nothing is drawn before its first call."""
     target = stream or sys.stderr
     started = time.monotonic()
     display: Display | None = None
 
     def progress(done: int, total: int) -> None:
         nonlocal display
-        display = display or display_on(target, label)
+        display = display or open_display(target, label)
         seconds = time.monotonic() - started
-        text = f"{duration(seconds)}, {time_left(done, total, seconds)} left"
+        text = f"{format_duration(seconds)}, {format_time_left(done, total, seconds)} left"
         display.update(done, total, text, done >= total)
 
     try:
@@ -107,8 +120,8 @@ def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
             display.close()
 
 
-def display_on(stream: TextIO, label: str) -> Display:
-    """What suits `stream`: a bar on a terminal, else lines."""
+def open_display(stream: TextIO, label: str) -> Display:
+    """Return a bar if `stream` is a terminal, else lines."""
     return Bar(stream, label) if stream.isatty() else Lines(stream, label)
 
 
@@ -119,23 +132,25 @@ class Lines:
         self._stream, self._label = stream, label
         self._drawn = time.monotonic()
 
-    def update(self, done: int, total: int, text: str, now: bool) -> None:
-        """A line, unless the last one is young and there is no reason for another."""
+    def update(self, done: int, total: int, text: str, now: bool) -> bool:
+        """Print a line if the last one is ten seconds old, or `now`; return whether it was printed."""
         moment = time.monotonic()
-        if now or moment - self._drawn >= LINE_SECONDS:
+        due = now or moment - self._drawn >= LINE_SECONDS
+        if due:
             self._drawn = moment
             self.say(f"{self._label} {done}/{total}  {text}")
+        return due
 
     def say(self, text: str) -> None:
-        """The line."""
+        """Print a line."""
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Do nothing: lines stay."""
 
 
 class Bar:
-    """A live bar, by rich. What else is printed to standard error appears above it."""
+    """Live bar, drawn by rich. What else is printed to standard error appears above it."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
         from rich.console import Console
@@ -149,7 +164,7 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
         )
-        # Standard output is left alone: its last line is what a program reads.
+        # Standard output is not redirected: programs read its last line.
         self._live = Live(
             *columns, console=Console(file=stream), redirect_stdout=False, auto_refresh=False, expand=True
         )
@@ -157,15 +172,16 @@ class Bar:
         self._drawn = 0.0
         self._live.start()
 
-    def update(self, done: int, total: int, text: str, now: bool) -> None:
-        """Redraw, at most ten times a second unless it is `now`."""
+    def update(self, done: int, total: int, text: str, now: bool) -> bool:
+        """Redraw if 0.1 s have passed, or `now`; return whether it was redrawn."""
         moment = time.monotonic()
         due = now or moment - self._drawn >= REDRAW_SECONDS
         self._drawn = moment if due else self._drawn
         self._live.update(self._task, completed=done, total=total, text=text, refresh=due)
+        return due
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
