@@ -65,8 +65,9 @@ def read_last_status(lines: Iterable[str]) -> RunProgress | None:
     if last is None:
         return None
     plain = json.loads(last.removeprefix(JSON_PREFIX))
-    known = [plain.pop(name) for name in ("step", "steps", "seconds", "seconds_left")]
-    return RunProgress(*known, {name: value for name, value in plain.items() if value is not None})
+    step, steps, seconds, left = (plain.pop(name) for name in ("step", "steps", "seconds", "seconds_left"))
+    metrics = {name: value for name, value in plain.items() if value is not None}
+    return RunProgress(step, steps, seconds, left, metrics)
 
 
 def drop_status_lines(pieces: Iterable[str]) -> Iterator[str]:
