@@ -18,8 +18,9 @@ from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError, Ray
 
 from cluster.actor import BlockReply, BlockSum, CallId
 from cluster.events import Events
+from cluster.ray_errors import ACTOR_DEAD, describe_death, unwrap_error
 from cluster.work_queue import WorkQueue
-from cluster.worker_pool import ACTOR_DEAD, IN_FLIGHT, WorkerHandle, WorkerPool, describe_death, unwrap_error
+from cluster.worker_pool import IN_FLIGHT, WorkerHandle, WorkerPool
 from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import Block

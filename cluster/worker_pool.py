@@ -8,34 +8,22 @@ about to leave the cluster is *leaving*: it finishes its calls while a new one s
 Actors that the cluster has no room for stay pending in Ray, which also requests nodes from an autoscaler.
 """
 
-import builtins
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    ActorUnschedulableError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from cluster.actor import ActorInfo, ShardActor
 from cluster.events import Events
 from cluster.nodes import leaving_nodes
-from metatrain.engine import NotCompilable
-from metatrain.errors import TaskFailed, WorkersLost
+from cluster.ray_errors import ACTOR_DEAD, describe_death, last_line, names_os_error, unwrap_error
+from metatrain.errors import WorkersLost
 from metatrain.settings import ExecutorSettings
 from metatrain.types import DRIVER_NODE_LEAVING, Shard
 
-ACTOR_DEAD = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnschedulableError)
-"""What Ray raises for calls to a dead actor; not all of them derive from RayActorError."""
 IN_FLIGHT = 2
 """Most blocks that a worker holds at a time: enough that it never waits for the driver."""
 _STARTS_PER_WORKER = 3
@@ -267,13 +255,13 @@ class WorkerPool:
 
     def _handle_failed_start(self, worker: WorkerHandle, error: RayError) -> None:
         """Try again where the cause may pass (a missing file, a lost node); raise WorkersLost where it cannot."""
-        reason = _last_line(error)
+        reason = last_line(error)
         init_failed = isinstance(error, RayActorError) and error.actor_init_failed
         if self.training_started:
             self._retry_start_later(worker, reason if init_failed else describe_death(error))
             return
         self._failed_starts += 1
-        may_pass = not init_failed or _names_an_os_error(reason)
+        may_pass = not init_failed or names_os_error(reason)
         if not may_pass or self._failed_starts >= _STARTS_PER_WORKER * self.settings.max_workers:
             raise WorkersLost(f"a worker cannot start: {reason}") from error
         self.replace(worker, f"could not start ({reason})" if init_failed else describe_death(error))
@@ -300,34 +288,3 @@ class WorkerPool:
                 worker.leaving = True
                 left = f"{nodes[worker.info.node]:.0f} s"
                 self.events.note("node-leaving", f"{worker.name} gets no more work, its node leaves in {left}")
-
-
-def describe_death(error: RayError) -> str:
-    """Say in a few words how an actor died."""
-    if isinstance(error, OutOfMemoryError):
-        return "was killed, as its node had no memory left"
-    if isinstance(error, RayActorError) and error.preempted:
-        return "went with its node, which was preempted"
-    text = str(error)
-    return "went with its node" if "node" in text and "died" in text.split("node", 1)[1][:200] else "died"
-
-
-def unwrap_error(error: RayTaskError) -> Exception:
-    """Return what the worker raised as NotCompilable or TaskFailed, without Ray's traceback in its message."""
-    cause = error.cause
-    if isinstance(cause, NotCompilable):
-        return NotCompilable(str(cause))
-    return TaskFailed(
-        str(cause) if isinstance(cause, TaskFailed) else " ".join(f"{type(cause).__name__}: {cause}".split())
-    )
-
-
-def _last_line(error: RayError) -> str:
-    """Return the last line of the message, where Ray puts the actor's own exception."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _names_an_os_error(line: str) -> bool:
-    kind = getattr(builtins, line.partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, OSError)
