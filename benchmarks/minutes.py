@@ -18,12 +18,12 @@ from metatrain.algorithms.maml import MAML
 from metatrain.evaluation.evaluate import Evaluation, evaluate, make_shards
 from metatrain.models import Conv4
 from metatrain.settings import (
-    Choice,
     Config,
     EngineSettings,
     EvaluationSettings,
     ExecutorSettings,
     OuterSettings,
+    PartNames,
     Tasks,
 )
 from metatrain.training.in_process import InProcess
@@ -89,9 +89,10 @@ def config_of(asked: argparse.Namespace) -> Config:
     """Finn et al. 2017, §5.2, as settings: no file of them is read, so that no reader of files is needed."""
     many = asked.device != "cpu"
     return Config(
-        tasks=Tasks(Choice("omniglot", Omniglot(asked.root)), EpisodeShape(5, 1, 15), EpisodeShape(5, 1, 15)),
-        model=Choice("conv4", Conv4(width=64, downsample="stride")),
-        algorithm=Choice("maml", MAML(0.4, 1)),
+        tasks=Tasks(Omniglot(asked.root), EpisodeShape(5, 1, 15), EpisodeShape(5, 1, 15)),
+        model=Conv4(width=64, downsample="stride"),
+        algorithm=MAML(0.4, 1),
+        names=PartNames("omniglot", "conv4", "maml"),
         seed=asked.seed,
         engine=EngineSettings(vectorize="vmap" if many else "loop", compile=asked.compile),
         outer=OuterSettings(lr=1e-3, steps=asked.steps, tasks_per_step=32),

@@ -114,9 +114,9 @@ def load(run: str | Path) -> Learner:
     home = open_home(str(run))
     config = load_config(home.config)
     params, _, noted = best_params(home)
-    model = build_model(config.model.settings, _spec_of(noted["spec"]), config.seed)
-    algorithm = with_inner_steps(config.algorithm.settings, config.evaluation.inner_steps)
-    return Learner(algorithm, model, params, _moments_of(config.tasks.source.settings))
+    model = build_model(config.model, _spec_of(noted["spec"]), config.seed)
+    algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)
+    return Learner(algorithm, model, params, _moments_of(config.tasks.source))
 
 
 def _moments_of(source: Any) -> Moments | None:

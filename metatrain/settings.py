@@ -4,11 +4,13 @@ Plain frozen dataclasses that check themselves; `metatrain/config/load.py` reads
 """
 
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
+from metatrain.algorithms.base import Algorithm
+from metatrain.models import Architecture
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
-from tasks.types import EpisodeShape
+from tasks.types import EpisodeShape, TaskSource
 
 _MOST_TASKS = 10**7
 _MOST_SEED = 2**63 - 1
@@ -16,18 +18,10 @@ _OWN_PLACE = "give it where the database's own client looks for it, such as ~/.p
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Something chosen by name, with the settings of its own: `{name: maml, inner_lr: 0.4}`."""
-
-    name: str
-    settings: Any
-
-
-@dataclass(frozen=True)
 class Tasks:
     """What to learn from: a source by name, and how large its episodes are in training and in evaluation."""
 
-    source: Choice
+    source: TaskSource
     train: EpisodeShape = field(default_factory=EpisodeShape)
     test: EpisodeShape = field(default_factory=EpisodeShape)
 
@@ -239,12 +233,27 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class PartNames:
+    """The names by which a configuration chose its parts: registered ones, or import paths "package.module:Name"."""
+
+    tasks: str
+    model: str
+    algorithm: str
+
+    @property
+    def of_user_code(self) -> list[str]:
+        """Return the settings that name user code, such as "algorithm.name"."""
+        return [f"{part}.name" for part in ("algorithm", "model", "tasks") if ":" in getattr(self, part)]
+
+
+@dataclass(frozen=True)
 class Config:
     """A run, whole: with the parameters' initial values derived from `seed`, everything after follows from it."""
 
     tasks: Tasks
-    model: Choice
-    algorithm: Choice
+    model: Architecture
+    algorithm: Algorithm
+    names: PartNames
     seed: int = 0
     engine: EngineSettings = field(default_factory=EngineSettings)
     outer: OuterSettings = field(default_factory=OuterSettings)
@@ -256,3 +265,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"seed: {self.seed} is no seed: set 0 or more, below 2^63")
+
+
+SECTIONS = tuple(section.name for section in fields(Config) if section.name != "names")
+"""The top-level keys of a configuration file; `names` are read from the sections `tasks`, `model` and `algorithm`."""

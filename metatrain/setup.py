@@ -23,8 +23,8 @@ from metatrain.yaml_config import flat
 def prepare(settings: Config) -> float:
     """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
     began = time.monotonic()
-    with counter(f"preparing {settings.tasks.source.name}") as progress, told(settings):
-        settings.tasks.source.settings.prepare(progress)
+    with counter(f"preparing {settings.names.tasks}") as progress, told(settings):
+        settings.tasks.source.prepare(progress)
     return round(time.monotonic() - began, 3)
 
 
@@ -69,7 +69,7 @@ def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) 
 
 def labels(settings: Config) -> dict[str, str]:
     """MLflow's tags of a run: what people look for it by."""
-    found = {"algorithm": settings.algorithm.name, "tasks": settings.tasks.source.name, "model": settings.model.name}
+    found = {"algorithm": settings.names.algorithm, "tasks": settings.names.tasks, "model": settings.names.model}
     found["mlflow.user"] = runs.user()
     job = os.environ.get(runs.JOB_ID)
     return found if job is None else {**found, "metatrain.job_id": job}

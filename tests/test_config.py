@@ -75,7 +75,7 @@ def test_every_shipped_file_is_there():
 def test_the_defaults_are_those_of_the_settings():
     least = {"tasks": {"name": "strokes"}, "model": {"name": "conv4"}, "algorithm": {"name": "protonet"}}
     config = read_config(least)
-    assert config.model.settings == Conv4()
+    assert config.model == Conv4()
     assert (config.tasks.train.ways, config.tasks.train.shots, config.tasks.train.queries) == (5, 1, 15)
     assert (config.executor.name, config.outer.optimizer, config.tracking.uri) == (
         "in_process",
@@ -113,7 +113,7 @@ def test_an_override_is_yaml_at_its_place(override, value):
 
 def test_the_last_override_wins_and_a_section_is_replaced_whole():
     assert tiny("outer.lr=1", "outer.lr=2").outer.lr == 2
-    assert tiny("algorithm={name: protonet}").algorithm.name == "protonet"
+    assert tiny("algorithm={name: protonet}").names.algorithm == "protonet"
     assert tiny("outer={steps: 9}", "outer.lr=2").outer == replace(tiny().outer, steps=9, lr=2, tasks_per_step=16)
 
 
@@ -132,7 +132,7 @@ def test_resolved_leaves_nothing_to_the_machine(tmp_path, monkeypatch):
     config = tiny("tasks={name: omniglot, root: here}", "tracking.uri=sqlite:///a.db")
     found = resolved(config, {"vectorize": "loop"})
     assert found.engine.vectorize == "loop"
-    assert found.tasks.source.settings.root == str(tmp_path / "here")
+    assert found.tasks.source.root == str(tmp_path / "here")
     assert found.tracking.uri == f"sqlite:///{tmp_path}/a.db"
     monkeypatch.chdir("/")
     assert resolved(found, {"vectorize": "loop"}) == found
@@ -150,10 +150,10 @@ def test_parts_of_ones_own_by_import_path(own):
         "model={name: 'own_parts:Net', arguments: {width: 6}}",
         "algorithm={name: 'own_parts:Learner', inner_lr: 0.2, temperature: 2.0}",
     )
-    assert config.tasks.source.settings.jitter == 0.5
+    assert config.tasks.source.jitter == 0.5
     assert config.tasks.train.ways == 4
-    assert config.model.settings == Custom("own_parts:Net", {"width": 6})
-    assert (config.algorithm.settings.inner_lr, config.algorithm.settings.temperature) == (0.2, 2.0)
+    assert config.model == Custom("own_parts:Net", {"width": 6})
+    assert (config.algorithm.inner_lr, config.algorithm.temperature) == (0.2, 2.0)
     assert read_config(as_plain(config)) == config
     schema().validate(as_plain(config))
 

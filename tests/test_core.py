@@ -25,7 +25,7 @@ from metatrain.evaluation.evaluate import evaluate
 from metatrain.training.in_process import InProcess
 from metatrain.models import Conv4
 from metatrain.training.outer_loop import begin, restore, train
-from metatrain.settings import Choice, Config, ExecutorSettings, OuterSettings, Tasks
+from metatrain.settings import Config, ExecutorSettings, OuterSettings, PartNames, Tasks
 from metatrain.types import ShardRequest
 from metatrain.training.worker import Worker
 from pathlib import Path
@@ -33,9 +33,10 @@ from tasks.sources.strokes import Strokes
 from tasks.types import EpisodeShape
 
 config = Config(
-    tasks=Tasks(Choice("strokes", Strokes()), train=EpisodeShape(3, 1, 2), test=EpisodeShape(3, 1, 2)),
-    model=Choice("conv4", Conv4(width=4, downsample="stride")),
-    algorithm=Choice("maml", MAML(inner_lr=0.1, inner_steps=2)),
+    tasks=Tasks(Strokes(), train=EpisodeShape(3, 1, 2), test=EpisodeShape(3, 1, 2)),
+    model=Conv4(width=4, downsample="stride"),
+    algorithm=MAML(inner_lr=0.1, inner_steps=2),
+    names=PartNames("strokes", "conv4", "maml"),
     outer=OuterSettings(steps=3, tasks_per_step=2),
     executor=ExecutorSettings(shard_size=1),
 )

@@ -146,7 +146,7 @@ def test_the_job_keeps_everything_where_a_retry_finds_it() -> None:
     assert job["spec"]["backoffLimit"] > 0
     assert "activeDeadlineSeconds" not in job["spec"], "it would end a healthy run, and KubeRay would not try again"
     assert job["spec"]["shutdownAfterJobFinishes"] and job["spec"]["ttlSecondsAfterFinished"] > 0
-    assert settings.tasks.source.settings.root.startswith(f"s3://{d.BUCKET}/data/")
+    assert settings.tasks.source.root.startswith(f"s3://{d.BUCKET}/data/")
     assert set(yaml.safe_load(job["spec"]["runtimeEnvYAML"])) <= {"env_vars", "working_dir", "pip"}
     assert job["spec"]["submissionMode"] == "K8sJobMode"
 

@@ -70,9 +70,7 @@ def test_the_nearest_neighbour_is_the_nearest_of_a_naive_search():
     config = tiny("algorithm={name: protonet}", "tasks.test={ways: 4, shots: 3, queries: 2}")
     worker = Worker(config, torch.device("cpu"))
     (scores,) = InProcess(worker).map(NEAREST, {}, make_shards(0, 12, 12))
-    tasks = config.tasks.source.settings.distribution("test", config.tasks.test, config.evaluation.seed).episodes(
-        range(12)
-    )
+    tasks = config.tasks.source.distribution("test", config.tasks.test, config.evaluation.seed).episodes(range(12))
     for task in range(12):
         right = 0
         for x, y in zip(tasks.query.x[task], tasks.query.y[task], strict=True):
@@ -119,7 +117,7 @@ def test_transductive_says_whether_queries_sway_each_other(algorithm, normalizat
 
     worker = Worker(config, torch.device("cpu"))
     params, context = worker.initial(), Context(torch.tensor(0), torch.tensor(-1))
-    task = config.tasks.source.settings.distribution("test", config.tasks.test, 0).episodes([0])
+    task = config.tasks.source.distribution("test", config.tasks.test, 0).episodes([0])
     *_, adapted = worker.algorithm.trajectory(
         worker.model, params, Examples(task.support.x[0], task.support.y[0]), context
     )

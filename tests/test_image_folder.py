@@ -292,9 +292,9 @@ def test_normalised_images_conform(tmp_path: Path, check: Callable[[object], Non
 def test_a_configuration_reads_back_as_it_was() -> None:
     settings = {"name": "image_folder", "root": "here", "mean": [0.5, 0, 1], "std": [0.25], "channels": "rgb"}
     config = read_config({"tasks": settings, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}})
-    assert config.tasks.source.settings.mean == (0.5, 0, 1)
+    assert config.tasks.source.mean == (0.5, 0, 1)
     assert read_config(as_plain(config)) == config
-    hash(config.tasks.source.settings)
+    hash(config.tasks.source)
 
 
 @pytest.mark.parametrize(

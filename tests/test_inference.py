@@ -130,7 +130,7 @@ def test_it_says_what_the_algorithm_says_at_the_best_parameters(run_dirs, name):
     assert all(torch.equal(learner.params[key], value) for key, value in best.items())
 
     spec = learner.model.spec
-    model = build_model(load_config(home.config).model.settings, spec, seed=99)
+    model = build_model(load_config(home.config).model, spec, seed=99)
     x, y = torch.tensor(images(6), dtype=torch.float32)[:, None], torch.tensor([0, 1, 2, 0, 1, 2])
     queries = torch.tensor(images(5, seed=3), dtype=torch.float32)[:, None]
     with torch.no_grad():

@@ -116,14 +116,14 @@ def change_text(text: str, chance: random.Random) -> str:
 def is_small(config: Config) -> bool:
     """Whether settling it takes no time."""
     shapes = (config.tasks.train, config.tasks.test)
-    numbers = vars(config.model.settings).values()
+    numbers = vars(config.model).values()
     return all((s.ways or 1) * (s.shots + s.queries) < 10**9 for s in shapes) and all(
         not isinstance(number, int) or number <= 64 for number in numbers
     )
 
 
 def downloads(config: Config) -> bool:
-    return config.tasks.source.name == "omniglot" and config.tasks.source.settings.root is None
+    return config.names.tasks == "omniglot" and config.tasks.source.root is None
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])

@@ -63,7 +63,7 @@ def test_another_model_takes_nothing_from_the_bases(tmp_path):
     shutil.copy(CONFIGS / "omniglot-maml-5w1s.yaml", tmp_path)
     found = {"base": "omniglot-maml-5w1s.yaml", "model": {"name": "mlp"}, "search": {"trials": 2}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(found | {"space": {"model.width": "int(4, 8)"}}))
-    assert load_search_config(tmp_path / "s.yaml").base.model.settings.width == 40
+    assert load_search_config(tmp_path / "s.yaml").base.model.width == 40
 
 
 SPACES = {

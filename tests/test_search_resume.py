@@ -86,7 +86,7 @@ def test_a_search_keeps_what_it_found(undisturbed):
     best = min(whole, key=lambda event: event["value"])
     began = next(e for e in journal(folder) if e["event"] == "began" and e["trial"] == best["trial"])
     config = load_config(folder / "best.yaml")
-    assert config.algorithm.settings.inner_lr == began["configuration"]["algorithm.inner_lr"]
+    assert config.algorithm.inner_lr == began["configuration"]["algorithm.inner_lr"]
     assert config.outer.lr == began["configuration"]["outer.lr"] and config.outer.steps == 27
     assert (folder / "report.html").exists() and (folder / "plots" / "anytime.png").exists()
     tracked = Tracked(undisturbed.room / "mlflow.db")

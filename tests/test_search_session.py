@@ -47,7 +47,7 @@ def test_a_population_copies_parameters_and_optimisers(local_ray, tmp_path):
         assert begun["optimizers"]["rest"]["state"], "Adam's moments"
         settings = load_config(trial(outcome, copy["trial"]) / "config.yaml")
         assert settings.outer.lr == copy["configuration"]["outer.lr"]
-        assert settings.algorithm.settings.inner_lr == copy["configuration"]["algorithm.inner_lr"]
+        assert settings.algorithm.inner_lr == copy["configuration"]["algorithm.inner_lr"]
         steps = [json.loads(line)["step"] for line in (child.parent / "metrics.jsonl").read_text().splitlines()]
         assert min(steps) == copy["start"] + 1
 
@@ -78,7 +78,7 @@ def test_evolution_mutates_architectures(local_ray, tmp_path):
     assert len(begun) == 8
     for late in begun[5:]:
         assert any(sum(late[key] != early[key] for key in late) == 1 for early in begun), "one change from a parent"
-    widths = {load_config(trial(outcome, n) / "config.yaml").model.settings.width for n in range(8)}
+    widths = {load_config(trial(outcome, n) / "config.yaml").model.width for n in range(8)}
     assert widths == {configuration["model.width"] for configuration in begun}
 
 

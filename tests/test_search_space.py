@@ -162,9 +162,9 @@ def test_what_is_drawn_is_a_configuration():
     for number in range(20):
         drawn = space.sample(3, number)
         config = read_config(apply_configuration(base, drawn))
-        assert config.algorithm.settings.inner_lr == drawn["algorithm.inner_lr"]
+        assert config.algorithm.inner_lr == drawn["algorithm.inner_lr"]
         assert config.tasks.train.ways == drawn["tasks.train.ways"]
-        assert config.model.name == drawn["model"]["name"]
+        assert config.names.model == drawn["model"]["name"]
 
 
 REFUSED = {

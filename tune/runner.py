@@ -217,7 +217,7 @@ def _check_shared(document: SearchConfig, home: Run | None) -> None:
 def _check_metric(document: SearchConfig) -> None:
     """ValueError: runs on these tasks never report the metric."""
     tasks = document.base.tasks
-    kind = tasks.source.settings.distribution("validation", tasks.test, 0).spec.kind
+    kind = tasks.source.distribution("validation", tasks.test, 0).spec.kind
     reported = ["validation/accuracy" if kind == "classification" else "validation/mse", "validation/loss"]
     metric = document.search.metric
     known = " or ".join(reported)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from metatrain.settings import Choice
 from metatrain.validation import require, require_not_negative, require_positive
 from tune.history.trials import Mode
 
@@ -12,6 +11,14 @@ METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "mi
 Cost = Literal["parameters", "operations", "adaptation_seconds"]
 """What a trial costs, always to be small: numbers in the model, multiplications and additions that adapting to one test
 task and predicting its queries take, and the seconds of that."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A search method by name, with the settings of its two parts: (searcher, schedule)."""
+
+    name: str
+    settings: Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class SearchSettings:
     with, each over the base's own values. warm_start: MLflow experiments.
     """
 
-    method: Choice
+    method: NamedMethod
     metric: str = "validation/accuracy"
     trials: int | None = None
     minutes: float | None = None

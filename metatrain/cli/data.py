@@ -40,4 +40,4 @@ def show_command(
 
 def _source(name: str, overrides: Sequence[str]) -> Any:
     raw = {"tasks": {"name": name}, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}}
-    return read_config(overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides])).tasks.source.settings
+    return read_config(overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides])).tasks.source

@@ -22,7 +22,7 @@ from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.types import SPLITS, Episode, EpisodeShape, Examples, TaskSpec
+from tasks.types import SPLITS, Episode, EpisodeShape, Examples, Split, TaskSpec
 
 _COPIES = 4
 """A parameter is there as itself, as a gradient and as two moments of Adam; an example, at least, as itself, on its way
@@ -38,7 +38,7 @@ def rehearse(config: Config) -> Worker:
         _refuse_what_no_memory_holds(config)
         worker = Worker(config, torch.device("cpu"))
         grouped(worker.initial(), config.outer)
-        if any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm)):
+        if config.names.of_user_code:
             _try_one_task(worker)
     return worker
 
@@ -58,8 +58,7 @@ def require_same(params: Params, worker: Worker) -> None:
 @contextmanager
 def told(config: Config) -> Iterator[None]:
     """What somebody's code raises, as ValueError that names the part of it that is the user's own."""
-    parts = (("algorithm", config.algorithm), ("model", config.model), ("tasks", config.tasks.source))
-    own = [f"{part}.name" for part, choice in parts if ":" in choice.name]
+    own = config.names.of_user_code
     fields = " or ".join(own) if own else "model"
     try:
         yield
@@ -79,12 +78,12 @@ def _refuse_what_no_memory_holds(config: Config) -> None:
     """ValueError where the parameters, or the tasks of a shard, are larger than all the memory of this machine."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     tasks, evaluation = config.tasks, config.evaluation
-    shapes = (
+    shapes: tuple[tuple[Split, EpisodeShape, int], ...] = (
         ("train", tasks.train, config.outer.tasks_per_step),
         ("test", tasks.test, max(evaluation.tasks, evaluation.validation_tasks)),
     )
     for part, shape, count in shapes:
-        spec = tasks.source.settings.distribution(part, shape, 0).spec
+        spec = tasks.source.distribution(part, shape, 0).spec
         together = min(config.executor.shard_size, count)
         needed = _COPIES * together * _bytes_of(shape, spec)
         require(
@@ -92,9 +91,9 @@ def _refuse_what_no_memory_holds(config: Config) -> None:
             f"tasks.{part}: {together} tasks of {shape.shots} shots and {shape.queries} queries need {_size(needed)} "
             f"of memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
         )
-        if part == "train" and not isinstance(config.model.settings, (Custom, Torchvision)):
+        if part == "train" and not isinstance(config.model, (Custom, Torchvision)):
             with torch.device("meta"):
-                body = config.model.settings.build(spec)
+                body = config.model.build(spec)
             needed = _COPIES * sum(p.numel() * p.element_size() for p in body.parameters())
             require(
                 needed <= memory,
@@ -120,11 +119,11 @@ def _try_one_task(worker: Worker) -> None:
             found = distribution.episodes(range(_TASKS))
         except USER_CODE_ERRORS as error:
             raise ValueError(f"tasks.name: the first {split} tasks: {describe_error(error)}: mend that code") from error
-        _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.tasks.source.name}'")
+        _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.names.tasks}'")
     params, shard = worker.initial(), Shard(0, (0,))
     worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it
     found = worker.gradient(ShardRequest("gradient", "train", 0), params, shard)
-    _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.algorithm.name}'")
+    _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.names.algorithm}'")
     worker.score(ShardRequest("score", "test", 0), params, shard)
 
 

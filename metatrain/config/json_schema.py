@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES
-from metatrain.settings import Config
+from metatrain.settings import SECTIONS, Config
 from tasks.registry import TASK_SOURCES
 from tasks.types import EpisodeShape
 
@@ -26,9 +26,9 @@ def json_schema() -> dict[str, Any]:
         "model": _choices(ARCHITECTURES, {}),
         "algorithm": _choices(ALGORITHMS, {}),
     }
-    for name, cls in hints.items():
+    for name in SECTIONS:
         if name not in properties:
-            properties[name] = _of(cls, {})
+            properties[name] = _of(hints[name], {})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "metatrain configuration",

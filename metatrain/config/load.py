@@ -12,7 +12,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
-from metatrain.settings import Choice, Config, Tasks
+from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.validation import suggest_name
 from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
 from tasks.io.remote_fs import is_uri
@@ -32,17 +32,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The Config that a plain mapping describes."""
     raw = _without_retired(raw)
-    known = {field.name for field in dataclasses.fields(Config)}
-    _refuse_unknown(raw, known, "")
+    _refuse_unknown(raw, SECTIONS, "")
     missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
     if missing:
         raise ValueError(f"{missing[0]}: missing: name one, such as {missing[0]}: {{name: …}} (see `metatrain list`)")
     hints = get_type_hints(Config)
-    values: dict[str, Any] = {
-        "tasks": _read_tasks(_section(raw, "tasks")),
-        "model": _read_choice(_section(raw, "model"), "model", ARCHITECTURES),
-        "algorithm": _read_choice(_section(raw, "algorithm"), "algorithm", ALGORITHMS),
-    }
+    tasks_name, tasks = _read_tasks(_section(raw, "tasks"))
+    model_name, model = _read_part(_section(raw, "model"), "model", ARCHITECTURES)
+    algorithm_name, algorithm = _read_part(_section(raw, "algorithm"), "algorithm", ALGORITHMS)
+    values: dict[str, Any] = {"tasks": tasks, "model": model, "algorithm": algorithm}
+    values["names"] = PartNames(tasks_name, model_name, algorithm_name)
     for name in raw:
         if name not in values and dataclasses.is_dataclass(hints[name]):
             values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
@@ -80,7 +79,7 @@ def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
     return {key: words[value] if key == "compile" and type(value) is bool else value for key, value in section.items()}
 
 
-def _read_tasks(section: dict[str, Any]) -> Tasks:
+def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
     name = _name_of(section, "tasks", TASK_SOURCES)
     shapes = {
         split: read_settings(EpisodeShape, _section(section, split, "tasks."), f"tasks.{split}")
@@ -88,18 +87,18 @@ def _read_tasks(section: dict[str, Any]) -> Tasks:
         if split in section
     }
     settings = {key: value for key, value in section.items() if key not in ("train", "test")}
-    return Tasks(
-        Choice(name, read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))), **shapes
-    )
+    source = read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))
+    return name, Tasks(source, **shapes)
 
 
-def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> Choice:
+def _read_part(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> tuple[str, Any]:
+    """Return the name and the object that a section describes: a registered class, or one given by import path."""
     name = _name_of(section, what, known)
     if ":" not in name:
-        return Choice(name, read_settings(known[name], section, what))
+        return name, read_settings(known[name], section, what)
     if what == "model":
         _refuse_unknown(section, ("arguments", "head"), what)
-        return Choice(name, read_settings(Custom, {"target": name, **section}, what))
+        return name, read_settings(Custom, {"target": name, **section}, what)
     made: Any = import_target(f"{what}.name", name)
     if not dataclasses.is_dataclass(made):
         raise ValueError(f"{what}.name: '{name}' is not a dataclass: decorate it with @dataclass(frozen=True)")
@@ -107,7 +106,7 @@ def _read_choice(section: dict[str, Any], what: str, known: Mapping[str, type[An
     if lacking:
         methods = "give it the methods of metatrain.types.Algorithm"
         raise ValueError(f"{what}.name: '{name}' lacks {' and '.join(lacking)}: {methods}")
-    return Choice(name, read_settings(made, section, what))
+    return name, read_settings(made, section, what)
 
 
 def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> str:
@@ -181,19 +180,18 @@ def as_plain(config: Config) -> dict[str, Any]:
     """The one plain dict of a run: `read_config` reads it back to an equal Config."""
     plain: dict[str, Any] = {"seed": config.seed}
     shapes = {"train": dataclasses.asdict(config.tasks.train), "test": dataclasses.asdict(config.tasks.test)}
-    plain["tasks"] = _plain_choice(config.tasks.source) | shapes
-    plain["model"] = _plain_choice(config.model)
+    plain["tasks"] = _plain_part(config.names.tasks, config.tasks.source) | shapes
+    plain["model"] = _plain_part(config.names.model, config.model)
     plain["model"].pop("target", None)
-    plain["algorithm"] = _plain_choice(config.algorithm)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in plain:
-            plain[field.name] = dataclasses.asdict(value)
+    plain["algorithm"] = _plain_part(config.names.algorithm, config.algorithm)
+    for section in SECTIONS:
+        if section not in plain:
+            plain[section] = dataclasses.asdict(getattr(config, section))
     return plain
 
 
-def _plain_choice(choice: Choice) -> dict[str, Any]:
-    return {"name": choice.name} | dataclasses.asdict(choice.settings)
+def _plain_part(name: str, part: Any) -> dict[str, Any]:
+    return {"name": name} | dataclasses.asdict(part)
 
 
 def resolved(config: Config, engine: Mapping[str, Any]) -> Config:

@@ -69,4 +69,4 @@ def _demonstration(worker: Worker, params: Params, distribution: TaskDistributio
 
 
 def _title(worker: Worker) -> str:
-    return f"{worker.config.tasks.source.name}, test task {TASK}"
+    return f"{worker.config.names.tasks}, test task {TASK}"

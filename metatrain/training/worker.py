@@ -42,8 +42,8 @@ class Worker:
         self.meter = Meter()
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: self.distribution(split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
-        self.model: Model = build_model(config.model.settings, trained_for, config.seed).to(device)
-        self.algorithm: Algorithm = config.algorithm.settings
+        self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
+        self.algorithm: Algorithm = config.algorithm
         self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
         self.engine = self.engine_on(device)
         for distribution in self._distributions.values():
@@ -56,7 +56,7 @@ class Worker:
         config, settings = self.config, self.config.engine
         vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
         tasks = config.outer.steps * config.outer.tasks_per_step
-        known = not any(":" in choice.name for choice in (config.tasks.source, config.model, config.algorithm))
+        known = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
         chosen = resolve_compile(settings.compile, adapts, known, tasks, device)
         precise = (
@@ -72,7 +72,7 @@ class Worker:
             (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
         )
         asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
-        found: TaskDistribution[Any] = config.tasks.source.settings.distribution(split, asked, seed)
+        found: TaskDistribution[Any] = config.tasks.source.distribution(split, asked, seed)
         return found
 
     @cached_property
@@ -88,7 +88,7 @@ class Worker:
         trained, tested = (self._distributions[split].spec for split in ("train", "test"))
         if tested.ways is None or trained.ways is None or tested.ways <= trained.ways:
             return self.model
-        return build_model(self.config.model.settings, tested, self.config.seed).to(self.device)
+        return build_model(self.config.model, tested, self.config.seed).to(self.device)
 
     def initial(self) -> Params:
         """The meta-parameters before the first step."""

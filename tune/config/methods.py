@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metatrain.config.load import read_settings
-from metatrain.settings import Choice
 from tune.schedulers.asha import ASHA, FullBudget, Scheduler
 from tune.schedulers.pbt import PBT, is_explorable
 from tune.searchers import Searcher
@@ -17,6 +16,7 @@ from tune.searchers.bohb import BOHB
 from tune.searchers.evolution import Evolution
 from tune.searchers.random_search import RandomSearch
 from tune.searchers.tpe import TPE
+from tune.settings import NamedMethod
 
 
 class Method(NamedTuple):
@@ -38,7 +38,7 @@ _RUNGS = 4
 """Beside the whole budget, where nothing else is said."""
 
 
-def read_method(name: str, section: Mapping[str, Any], steps: int, names: Sequence[str]) -> Choice:
+def read_method(name: str, section: Mapping[str, Any], steps: int, names: Sequence[str]) -> NamedMethod:
     """`section` for the method `name`, of runs of `steps` steps over parameters of these `names`.
 
     ValueError: the setting, and the remedy.
@@ -50,10 +50,10 @@ def read_method(name: str, section: Mapping[str, Any], steps: int, names: Sequen
     schedule = {key: value for key, value in given.items() if key not in of_searcher}
     where = "search.method"
     read = read_settings(method.schedule, schedule, where, also=sorted(of_searcher))
-    return Choice(name, (read_settings(method.searcher, searcher, where), read))
+    return NamedMethod(name, (read_settings(method.searcher, searcher, where), read))
 
 
-def method_to_plain(method: Choice) -> dict[str, Any]:
+def method_to_plain(method: NamedMethod) -> dict[str, Any]:
     """As `read_method` reads it back; how many steps the whole budget is stands elsewhere."""
     searcher, schedule = (dataclasses.asdict(part) for part in method.settings)
     schedule.pop("max_budget")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import as_plain, read_config, read_settings
-from metatrain.settings import Choice as Named
 from metatrain.settings import Config
 from metatrain.validation import require, suggest_name
 from metatrain.yaml_config import flat, load_yaml, overridden, short, written
@@ -25,7 +24,7 @@ from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
 from tune.searchers.evolution import Evolution
 from tune.searchers.warm_start import WarmStart
-from tune.settings import SearchSettings
+from tune.settings import NamedMethod, SearchSettings
 from tune.space.distributions import Categorical, is_same
 from tune.space.search_space import Configuration, Space, apply_configuration, read_space
 from tune.study import StudySpec
@@ -57,7 +56,7 @@ class SearchConfig:
 
     def plain(self) -> dict[str, Any]:
         """`read_document` reads it back to an equal one."""
-        settings = dataclasses.asdict(dataclasses.replace(self.search, method=Named("", ())))
+        settings = dataclasses.asdict(dataclasses.replace(self.search, method=NamedMethod("", ())))
         settings["method"] = method_to_plain(self.search.method)
         listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
         return {**as_plain(self.base), "search": listed, "space": self.space.to_plain()}

@@ -53,7 +53,7 @@ def signature(config: Config) -> dict[str, Any]:
     found = signature_from_settings(as_plain(config)["tasks"])
     ways, each = config.tasks.train.ways, config.tasks.train.shots + config.tasks.train.queries
     few = EpisodeShape(min(ways or 1, _FEW_WAYS), 1, min(_QUERIES, each - 1)) if ways else EpisodeShape(None, *_POINTS)
-    distribution = config.tasks.source.settings.distribution("train", few, 0)
+    distribution = config.tasks.source.distribution("train", few, 0)
     # One at a time: what is kept of each is small, and a handful of large ones together is not.
     drawn = [distribution.episodes([index]) for index in range(_TASKS)]
     found["kind"] = distribution.spec.kind
