@@ -1,1 +1,1 @@
-"""How fast, how large, how far it scales: measured, beside the libraries that do the same. `python -m benchmarks`."""
+"""Measure speed, memory and scaling, next to libraries for the same task: `python -m benchmarks`."""

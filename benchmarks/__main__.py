@@ -1,4 +1,4 @@
-"""`python -m benchmarks PART ...`: one part of the benchmarks, or all of them, or the page over what is there."""
+"""Run one part of the benchmarks or a group of them, and write the page of results: `python -m benchmarks PART`."""
 
 import argparse
 import importlib
@@ -7,22 +7,23 @@ import sys
 from benchmarks import results
 
 PARTS = {
-    "race": "seconds for one exact meta-gradient, ours and other libraries' in turn",
+    "race": "seconds for one exact meta-gradient, metatrain and other libraries in turn",
     "memory": "peak memory against the number of inner steps",
-    "long": "a thousand inner steps: exact, and in how much memory",
-    "precision": "the meta-gradient's error by precision",
-    "episodes": "episodes sampled a second",
-    "workers": "speed against the number of workers",
-    "driver": "what the driver costs beside the computation",
-    "overhead": "what tiny shards cost, with partial sums and without",
-    "stopped": "one of two workers stopped, and going on",
-    "search": "searches on objectives whose optima are known: BOHB, ASHA, random, Ray's Optuna",
-    "search_experience": "searches with the experience of earlier ones, alike and misleading",
-    "found": "what a search has found against a shipped configuration, on the same tasks",
-    "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against the floor",
-    "minutes": "minutes to an accuracy on Omniglot",
+    "long": "error and memory of inner loops of up to 1000 steps",
+    "precision": "the meta-gradient's error by floating-point precision",
+    "episodes": "episodes sampled per second",
+    "workers": "training speed by number of workers",
+    "driver": "time of the driver's part of a step",
+    "overhead": "overhead of tiny shards, with and without partial sums",
+    "stopped": "training speed while one of two workers is stopped",
+    "search": "searches on objectives with known optima: BOHB, ASHA, random, Ray's Optuna",
+    "search_experience": "searches that start from earlier ones, similar or misleading",
+    "found": "the best configuration of a search against a shipped one, on the same tasks",
+    "startup": "seconds from command to first step, and of metatrain --help",
+    "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against a lower bound",
+    "minutes": "minutes until an accuracy is reached on Omniglot",
 }
-"""Each is a module of this package with `main(argv)`, imported when it is asked for: none needs another's libraries."""
+"""Modules of this package with `main(argv)`, imported when needed: none requires the libraries of another."""
 
 GROUPS = {
     "all": ("race", "memory", "long", "precision", "episodes", "workers", "driver", "overhead", "stopped"),
@@ -31,21 +32,21 @@ GROUPS = {
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is asked for; arguments after the part are the part's own."""
-    told = "\n".join(f"  {name:19}{text}" for name, text in PARTS.items())
+    """Run a part or a group; arguments after the part belong to the part."""
+    listing = "\n".join(f"  {name:19}{text}" for name, text in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=f"parts:\n{told}\n  all                the parts of a CPU, in this order, with their defaults\n"
-        "  gpu                the parts of a GPU\n"
-        "  report             the page over what was measured",
+        description=f"parts:\n{listing}\n  all                the parts for a CPU, with their defaults\n"
+        "  gpu                the parts for a GPU\n"
+        "  report             only write the page of results",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=[*PARTS, *GROUPS, "report"])
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="PART --help tells them")
-    asked = parser.parse_args(argv)
-    for part in GROUPS.get(asked.part, (asked.part,)):
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see PART --help")
+    options = parser.parse_args(argv)
+    for part in GROUPS.get(options.part, (options.part,)):
         if part != "report":
-            importlib.import_module(f"benchmarks.{part}").main(asked.arguments)
+            importlib.import_module(f"benchmarks.{part}").main(options.arguments)
     results.render()
     print(f"report: {results.folder() / 'README.md'}")
 

@@ -1,7 +1,7 @@
-"""What is raced: networks, tasks and inner loops of the papers, by names such as "omniglot-5-32".
+"""Define the benchmark cases (network, tasks, inner loop) by names such as "omniglot-5-32".
 
-Everything here is a pure function of the case, so that every process that asks gets the same tasks and parameters.
-Images are uniform noise in the shape of the data sets: how long they take does not depend on what they show.
+Everything is a pure function of the case, so every process gets the same tasks and parameters. Images are uniform
+noise in the shape of the data sets: computing time does not depend on their content.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """One meta-gradient to compute: the sum over `meta_batch` tasks, through `inner_steps` steps of rate `inner_lr`.
+    """Describe one meta-gradient: the sum over `meta_batch` tasks, through `inner_steps` steps of rate `inner_lr`.
 
     `model` and `source` are sections of a configuration. threads: 1, or 0 for the whole machine.
     """
@@ -67,7 +67,7 @@ RESNET12 = Case(
     "resnet12",
     "images",
     {"name": "benchmarks.cases:Noise", "channels": 3, "size": 84},
-    # Without dropout: its masks are ours alone, and gradients could not be compared.
+    # Without dropout, whose masks differ between libraries, so that gradients can be compared.
     {"name": "resnet12", "drop": 0.0},
     inner_lr=0.01,
     ways=5,
@@ -75,20 +75,20 @@ RESNET12 = Case(
     queries=5,
     threads=0,
 )
-"""miniImageNet's 84×84 in colour."""
+"""Images in the size of miniImageNet, 84×84 in colour."""
 FAMILIES = {case.name: case for case in (SINUSOID, OMNIGLOT, RESNET12)}
 
-# Fifty steps and 256 images at one step: what still takes seconds a call, and so can be taken in turn seven times.
+# The largest are fifty steps, and 256 tasks of images at one step: seconds per call, short enough for seven rounds.
 RACE = (
     *("sinusoid-1-256", "sinusoid-5-256", "sinusoid-20-256", "sinusoid-50-256", "sinusoid-5-4", "sinusoid-5-32"),
     *("omniglot-1-32", "omniglot-5-32", "omniglot-20-32", "omniglot-50-8", "omniglot-1-4", "omniglot-1-256"),
     "resnet12-1-4",
 )
-"""The cases of the race: family, inner steps, meta-batch."""
+"""Names of the cases of the race: family, inner steps, meta-batch."""
 
 
-def find(name: str) -> Case:
-    """The case called "FAMILY-STEPS-BATCH". ValueError: it is not called so."""
+def find_case(name: str) -> Case:
+    """Return the case called "FAMILY-STEPS-BATCH". ValueError: the name has another form."""
     family, *numbers = name.split("-")
     if family not in FAMILIES or len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
         raise ValueError(f"{name}: write FAMILY-STEPS-BATCH with one of {', '.join(FAMILIES)}, such as {RACE[1]}")
@@ -96,8 +96,8 @@ def find(name: str) -> Case:
 
 
 def config_of(case: Case, **sections: dict[str, Any]) -> "Config":
-    """The configuration that meta-trains on this case, its first step computing exactly the case."""
-    from metatrain.config.load import read_config  # pydantic, which a bare GPU image has not
+    """Return a configuration whose first training step computes exactly this case."""
+    from metatrain.config.load import read_config  # imports pydantic, which a bare GPU image does not have
 
     shape = {"ways": case.ways, "shots": case.shots, "queries": case.queries}
     return read_config(
@@ -114,44 +114,44 @@ def config_of(case: Case, **sections: dict[str, Any]) -> "Config":
 
 
 def distribution_of(case: Case) -> TaskDistribution[Episode]:
-    """The case's training tasks."""
+    """Return the case's training tasks."""
     settings = {key: value for key, value in case.source.items() if key != "name"}
     source = Sinusoid(**settings) if case.tasks == "sinusoid" else Noise(**settings)
     return source.distribution("train", case.shape, SEED)
 
 
 def tasks_of(case: Case) -> Episode:
-    """The case's tasks, stacked: [meta_batch, ...], float32."""
+    """Return the case's tasks, stacked: [meta_batch, ...], float32."""
     return distribution_of(case).episodes(range(case.meta_batch))
 
 
 def model_of(case: Case) -> Model:
-    """The case's network; its `initial()` are the case's parameters."""
+    """Return the case's network; its `initial()` gives the case's parameters."""
     settings = {key: value for key, value in case.model.items() if key != "name"}
     return build_model(ARCHITECTURES[case.model["name"]](**settings), distribution_of(case).spec, SEED)
 
 
 def params_of(case: Case) -> Params:
-    """The meta-parameters at which the gradient is taken."""
+    """Return the meta-parameters at which the gradient is computed."""
     return model_of(case).initial()
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A task source of images [channels, size, size] without any content."""
+    """Task source of noise images [channels, size, size]."""
 
     channels: int = 1
     size: int = 28
 
     def prepare(self, progress: Progress) -> str:
-        """There is nothing to prepare."""
-        return f"noise of {self.channels}×{self.size}×{self.size}, endlessly much"
+        """Do nothing: noise needs no preparation."""
+        return f"noise images of {self.channels}×{self.size}×{self.size}, generated as needed"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Episode]:
-        """Tasks whose images are uniform in [0, 1), a function of (seed, split, index)."""
+        """Return tasks whose images are uniform in [0, 1), a function of (seed, split, index)."""
         ways = episode.ways or 0
         if ways < 2:
-            raise ValueError("tasks.ways: noise comes in classes: set 2 or more")
+            raise ValueError("tasks.ways: noise tasks need classes: set 2 or more")
         return NoiseTasks(
             split, episode, TaskSpec("classification", ways, (self.channels, self.size, self.size), ()), seed
         )
@@ -159,7 +159,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class NoiseTasks:
-    """One split's tasks of noise."""
+    """Sample the noise tasks of one split."""
 
     split: Split
     episode: EpisodeShape
@@ -167,7 +167,7 @@ class NoiseTasks:
     seed: int
 
     def episodes(self, indices: Sequence[int]) -> Episode:
-        """Support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], labels ordered by class."""
+        """Return support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], labels ordered by class."""
         ways, shots, queries = self.spec.ways or 0, self.episode.shots, self.episode.queries
         examples = ways * (shots + queries)
         drawn = np.stack([self._images(index, examples) for index in indices])

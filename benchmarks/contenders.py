@@ -1,9 +1,9 @@
-"""The exact second-order meta-gradient of MAML, by every library that computes it, each used as its users use it.
+"""Compute the exact second-order MAML meta-gradient with metatrain, plain torch, higher, TorchOpt and learn2learn.
 
     (case, params, tasks) -> a function without arguments that returns {name: Σ_tasks ∂L_Q(φ_K(θ))/∂θ}
 
-L_Q and L_S are means over examples; names are those of `params`. The peers take tasks one after another and let
-each one's graph go before the next, which is both the fastest and the smallest way through these libraries.
+L_Q and L_S are means over examples; names are those of `params`. The other libraries process one task after another
+and free each graph before the next, which is both the fastest and the most memory-efficient way to use them.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from benchmarks import ours
+from benchmarks import metatrain_contender
 from benchmarks.cases import Case, model_of
 from metatrain.types import Params
 from tasks.types import Episode
@@ -25,7 +25,7 @@ Task = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Net(nn.Module):
-    """A network as a user of these libraries has it, in parts named as metatrain names them."""
+    """Plain torch network whose parts have metatrain's names."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Net(nn.Module):
 
 
 class Mean(nn.Module):
-    """[n, C, H, W] -> [n, C]."""
+    """Average over pixels: [n, C, H, W] -> [n, C]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
 
 
 def plain_net(case: Case, params: Params) -> Net:
-    """The case's network in torch's own layers, with `params`, in their precision."""
+    """Build the case's network from torch's own layers, with the values and precision of `params`."""
     outputs = case.ways or 1
     if case.model["name"] == "mlp":
         width = case.model["width"]
@@ -55,19 +55,19 @@ def plain_net(case: Case, params: Params) -> Net:
         blocks = [_block(case.source["channels"] if layer == 0 else width, width) for layer in range(4)]
         net = Net(nn.Sequential(*blocks, Mean()), nn.Linear(width, outputs))
     else:
-        # Ours: within it, TaskNorm is torch's batch_norm and the rest torch's layers.
+        # Our module: its TaskNorm is torch's batch_norm, the rest are torch's layers.
         model = model_of(case)
         assert model.head is not None
         net = Net(model.body, model.head)
     like = next(iter(params.values()))
     net.to(like.device, like.dtype)
-    # Copied: the optimisers of these libraries own what they are given.
+    # Copy the values: the optimisers of these libraries modify their parameters.
     net.load_state_dict({name.removeprefix("model."): value for name, value in params.items()}, strict=False)
     return net
 
 
 def naive(case: Case, params: Params, tasks: Episode) -> Gradient:
-    """torch alone: functional_call, and autograd through autograd. In float64 it is the reference."""
+    """Use torch alone: functional_call and autograd through autograd. In float64 this is the reference."""
     net = plain_net(case, params)
     names = [name.removeprefix("model.") for name in params]
 
@@ -89,7 +89,7 @@ def naive(case: Case, params: Params, tasks: Episode) -> Gradient:
 
 
 def naive_vmap(case: Case, params: Params, tasks: Episode) -> Gradient:
-    """torch alone again: torch.func.grad through torch.func.grad, over all tasks at once by torch.func.vmap."""
+    """Use torch alone: torch.func.grad of torch.func.grad, over all tasks at once by torch.func.vmap."""
     net = plain_net(case, params)
 
     def support_loss(fast: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def naive_vmap(case: Case, params: Params, tasks: Episode) -> Gradient:
 
 
 def higher_(case: Case, params: Params, tasks: Episode) -> Gradient:
-    """higher: a functional copy of the module and a differentiable copy of its optimiser, for each task."""
+    """Use higher: a functional copy of the module and a differentiable optimiser for each task."""
     import higher
 
     net = plain_net(case, params)
@@ -130,7 +130,7 @@ def higher_(case: Case, params: Params, tasks: Episode) -> Gradient:
 
 
 def torchopt_(case: Case, params: Params, tasks: Episode) -> Gradient:
-    """TorchOpt: a differentiable optimiser that replaces the module's parameters, put back after each task."""
+    """Use TorchOpt: a differentiable optimiser replaces the module's parameters, which are restored after each task."""
     import torchopt
 
     net = plain_net(case, params)
@@ -154,7 +154,7 @@ def torchopt_(case: Case, params: Params, tasks: Episode) -> Gradient:
 
 
 def learn2learn_(case: Case, params: Params, tasks: Episode) -> Gradient:
-    """learn2learn: its MAML wrapper, cloned for each task."""
+    """Use learn2learn: its MAML wrapper, cloned for each task."""
     from learn2learn.algorithms import MAML
 
     net = plain_net(case, params)
@@ -173,8 +173,8 @@ def learn2learn_(case: Case, params: Params, tasks: Episode) -> Gradient:
 
 
 CONTENDERS: dict[str, Callable[[Case, Params, Episode], Gradient]] = {
-    "metatrain": ours.metatrain,
-    "metatrain-eager": ours.metatrain_eager,
+    "metatrain": metatrain_contender.metatrain,
+    "metatrain-eager": metatrain_contender.metatrain_eager,
     "naive": naive,
     "naive-vmap": naive_vmap,
     "higher": higher_,
@@ -186,7 +186,7 @@ TORCH_ALONE = ("naive", "naive-vmap")
 
 
 def available() -> dict[str, str]:
-    """Contender -> "" where it can be imported, else why not."""
+    """Return contender -> "" if it can be imported, else the reason."""
     return {
         name: "" if name in OURS + TORCH_ALONE or importlib.util.find_spec(name) else "not installed"
         for name in CONTENDERS
@@ -194,17 +194,17 @@ def available() -> dict[str, str]:
 
 
 def loss(prediction: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error for numbers, cross-entropy for labels: means over examples."""
+    """Return the mean squared error for numbers, the cross-entropy for labels: means over examples."""
     return F.mse_loss(prediction, y) if y.is_floating_point() else F.cross_entropy(prediction, y)
 
 
 def _each(tasks: Episode) -> Iterator[Task]:
-    """The tasks one by one."""
+    """Iterate over the tasks."""
     return zip(*tasks.support, *tasks.query, strict=True)
 
 
 def _grads(net: Net, params: Params) -> Params:
-    """What `backward` left, by our names; parameters that nothing reached have zeros."""
+    """Return the gradients by metatrain's names; zeros for parameters without one."""
     found = {f"model.{name}": parameter.grad for name, parameter in net.named_parameters()}
     return {name: torch.zeros_like(params[name]) if found[name] is None else found[name] for name in params}
 

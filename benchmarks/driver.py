@@ -1,8 +1,8 @@
-"""What a step costs the driver beside the computing: milliseconds by part, parameters and shards.
+"""Measure the driver's time per step without computation: milliseconds by part, number of parameters and shards.
 
-Real objects throughout: a local Ray with two actors that answer at once, with vectors of the right size; the project's
-own packing, adding, checking, optimising and recording. Answers are in the object store before the driver's clock
-starts, so that no worker's time is in it. `whole` is one `RayExecutor.sum` over the same actors, workers included.
+Everything is real: a local Ray with two actors that reply at once with vectors of the right size, and the project's
+own packing, adding, checking, optimising and recording. Replies are in the object store before the clock starts, so
+no worker time is included. `whole` is one `RayExecutor.sum` over the same actors, workers included.
 
     per step    flatten, put, unpack, finite, optimise    per shard    submit, wait, get, add
 """
@@ -45,13 +45,13 @@ PER_SHARD = ("submit", "wait", "get", "add")
 _ACTORS = 2
 _TENSORS = 20
 _VECTORS = 20
-"""Vectors of parameters that are in memory at once, at most: the driver's, Adam's, the sum's, the object store's."""
+"""Maximum number of parameter vectors in memory: the driver's, Adam's, the sum's, the object store's."""
 JOB = ShardRequest("gradient", "train", 0)
 _METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
 
 
-class Echo:
-    """Stands in for `ShardActor`: answers at once, with ones for each shard, which it adds up."""
+class EchoActor:
+    """Replace `ShardActor`: reply at once with the sum of a vector of ones per shard."""
 
     def __init__(self, config: Config) -> None:
         self._answer = np.empty(0, dtype=np.float32)
@@ -73,7 +73,7 @@ class Echo:
 
 
 class Stopwatch:
-    """Seconds by part, added up over a lap; medians over laps."""
+    """Add up seconds by part within a lap; report medians over laps."""
 
     def __init__(self) -> None:
         self._lap: dict[str, float] = {}
@@ -81,23 +81,23 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The block counts towards `name`."""
+        """Count the time of the block towards `name`."""
         began = time.perf_counter()
         yield
         self._lap[name] = self._lap.get(name, 0.0) + time.perf_counter() - began
 
     def lap(self) -> None:
-        """A repetition is over."""
+        """End a repetition."""
         self._laps.append(self._lap)
         self._lap = {}
 
-    def middle(self, name: str) -> float:
-        """The median, in ms."""
+    def median_ms(self, name: str) -> float:
+        """Return the median in ms."""
         return 1e3 * median(lap[name] for lap in self._laps)
 
 
 class Bench(NamedTuple):
-    """What one number of parameters is measured with."""
+    """Objects for the measurement at one number of parameters."""
 
     actors: list[Any]
     state: TrainState
@@ -113,8 +113,8 @@ def main(argv: list[str]) -> None:
     left_out = sorted(set(arguments.millions) - set(sizes))
     ray.init("local", num_cpus=max(_ACTORS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
     try:
-        with patch("cluster.worker_pool.ShardActor", Echo):
-            executor = RayExecutor(config_with(_ACTORS))
+        with patch("cluster.worker_pool.ShardActor", EchoActor):
+            executor = RayExecutor(config_with_workers(_ACTORS))
             executor.pids()
             rows = [row for millions in sizes for row in measure(executor, millions, arguments)]
             executor.close()
@@ -130,8 +130,8 @@ def main(argv: list[str]) -> None:
     cost_model.write([[*row[:2], row[-2], row[wait]] for row in rows], answers)
 
 
-def config_with(workers: int) -> Config:
-    """Any configuration with so many workers."""
+def config_with_workers(workers: int) -> Config:
+    """Return a configuration with `workers` workers."""
     return read_config(_CONFIG | {"executor": {"name": "ray", "workers": workers, "shard_size": 1}})
 
 
@@ -145,7 +145,7 @@ COLUMNS = ["million parameters", "shards", *(f"{part} ms" for part in (*PER_STEP
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks driver", description="What a step costs the driver.")
+    parser = argparse.ArgumentParser(prog="benchmarks driver", description="Measure the driver's time per step.")
     parser.add_argument("--millions", type=float, nargs="+", default=[0.1, 1.0, 10.0, 50.0])
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16, 32])
     parser.add_argument("--repeats", type=int, default=10)
@@ -153,24 +153,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def fits(millions: float) -> bool:
-    """Whether half of what memory is free holds what is there at once."""
+    """Return whether half of the free memory holds all vectors."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return _VECTORS * 4e6 * millions <= free / 2
 
 
 def parameters(millions: float) -> Params:
-    """Zeros of `millions` in as many tensors as a small convolutional network has."""
+    """Return `millions` million zeros in as many tensors as a small convolutional network has."""
     each = round(1e6 * millions / _TENSORS)
     return {f"model.{number:02}": torch.zeros(each) for number in range(_TENSORS)}
 
 
 def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespace) -> list[list[float]]:
-    """A row of medians in ms for each number of shards."""
+    """Return a row of medians in ms per number of shards."""
     settings = OuterSettings()
     bench = Bench([handle.actor for handle in executor._pool.ready()], begin(parameters(millions), settings), settings)
     rows = []
     for shards in arguments.shards:
-        # Large steps take seconds, and vary little.
+        # Large steps take seconds and vary little: few repeats are enough.
         repeats = max(3, min(arguments.repeats, round(400 / (millions * shards))))
         watch = Stopwatch()
         step(bench, shards, Stopwatch())
@@ -179,15 +179,15 @@ def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespac
             with watch.part("whole"):
                 executor.sum(JOB, bench.state.params, shards_of_one(shards))
             watch.lap()
-        parts = [watch.middle(part) for part in (*PER_STEP, *PER_SHARD)]
-        rows.append([millions, shards, *parts, sum(parts), watch.middle("whole")])
+        parts = [watch.median_ms(part) for part in (*PER_STEP, *PER_SHARD)]
+        rows.append([millions, shards, *parts, sum(parts), watch.median_ms("whole")])
     return rows
 
 
 def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
-    """One step as the executor and the outer loop make it, each part timed alone.
+    """Run one step as the executor and the outer loop do, timing each part.
 
-    As many answers are in flight as the executor allows, and all of them there before the next part begins.
+    As many calls are in flight as the executor allows; all have ended before the next part begins.
     """
     params = bench.state.params
     with watch.part("flatten"):
@@ -214,7 +214,7 @@ def step(bench: Bench, shards: int, watch: Stopwatch) -> None:
 
 
 def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None:
-    """Every answer in flight, as the executor takes them in."""
+    """Receive every reply in flight as the executor does."""
     while flying:
         with watch.part("wait"):
             ready, _ = ray.wait(list(flying), timeout=5.0)
@@ -227,9 +227,9 @@ def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None
 
 
 def in_flight(repeats: int) -> list[list[float]]:
-    """[answers in flight, ms to wait for one, ms to hand out one]: what grows with the number of workers.
+    """Return rows [replies in flight, ms to wait for one, ms to assign one]; both grow with the workers.
 
-    The answers are there; the hand-out is the executor's own, over stand-ins for so many actors.
+    Replies are ready; assignment is the executor's own, over stand-ins for the actors.
     """
     rows = []
     for flying in (4, 32, 128, 512):
@@ -238,16 +238,16 @@ def in_flight(repeats: int) -> list[list[float]]:
         for _ in range(5 * repeats):
             with watch.part("wait"):
                 ray.wait(list(references), timeout=5.0)
-            dispatcher = _handing_out(flying // IN_FLIGHT)
+            dispatcher = _dispatcher_with_one_free_worker(flying // IN_FLIGHT)
             with watch.part("hand out"):
                 dispatcher._assign()
             watch.lap()
-        rows.append([flying, watch.middle("wait"), watch.middle("hand out")])
+        rows.append([flying, watch.median_ms("wait"), watch.median_ms("hand out")])
     return rows
 
 
-def _handing_out(workers: int) -> Dispatcher:
-    """A dispatcher whose workers, stand-ins, all have their hands full but one."""
+def _dispatcher_with_one_free_worker(workers: int) -> Dispatcher:
+    """Return a dispatcher with stand-in workers, all but one of which have the maximum of calls in flight."""
     stand_in = SimpleNamespace(compute=SimpleNamespace(remote=lambda *_: object()))
     handles = [
         WorkerHandle(n, stand_in, None, ActorInfo(n, "node", "host"), calls=IN_FLIGHT - (n == 0))
@@ -259,7 +259,7 @@ def _handing_out(workers: int) -> Dispatcher:
 
 
 def record(repeats: int) -> list[list[Any]]:
-    """[recorder, call, median ms] for a step's five values; MLflow's batch is what three seconds of steps leave."""
+    """Return [recorder, call, median ms] for a step with five values; MLflow's batch holds three seconds of steps."""
     rows: list[list[Any]] = []
     named = {f"train/{name}": value for name, value in _METRICS.items()} | {"time/tasks_per_second": 50.0}
     with tempfile.TemporaryDirectory() as scratch:
@@ -269,43 +269,43 @@ def record(repeats: int) -> list[list[Any]]:
         }
         for name, recorder in chosen.items():
             recorder.start(0, repeats)
-            rows.append([name, "record", _timed(lambda n, r=recorder: r.record(n + 1, named), repeats)])
+            rows.append([name, "record", _time_calls(lambda n, r=recorder: r.record(n + 1, named), repeats)])
             recorder.close("finished")
         from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
         mlflow = MLflowRecorder(f"sqlite:///{scratch}/mlflow.db", "benchmark", "one", {}, {}, send_seconds=1e9)
         mlflow.start(0, repeats)
-        rows.append(["MLflow on SQLite", "record", _timed(lambda n: mlflow.record(n + 1, named), repeats)])
+        rows.append(["MLflow on SQLite", "record", _time_calls(lambda n: mlflow.record(n + 1, named), repeats)])
         mlflow.flush()
         for steps in (10, 100):
             sent: list[float] = []
             for batch in range(5):
                 first = repeats + 1000 * steps + batch * steps
-                _timed(lambda n, f=first: mlflow.record(f + n, named), steps)
-                sent.append(_timed(lambda _: mlflow.flush(), 1))
+                _time_calls(lambda n, f=first: mlflow.record(f + n, named), steps)
+                sent.append(_time_calls(lambda _: mlflow.flush(), 1))
             rows.append(["MLflow on SQLite", f"flush of {steps} steps", median(sent)])
         mlflow.close("finished")
     return rows
 
 
 _RECORDING = [
-    "Medians. A step is recorded with five values. MLflow's record keeps them; every three seconds, and before a "
-    "checkpoint, flush sends what is kept. Progress is drawn to no terminal: a line every ten seconds.",
+    "Medians. A step is recorded with five values. MLflow's record buffers them; every three seconds, and before a "
+    "checkpoint, flush sends them. Progress writes a line every ten seconds, since there is no terminal.",
 ]
 
 
-def _timed(call: Callable[[int], object], repeats: int) -> float:
-    """Median ms of call(0), call(1), …"""
+def _time_calls(call: Callable[[int], object], repeats: int) -> float:
+    """Return the median ms of call(0), call(1), …"""
     watch = Stopwatch()
     for number in range(repeats):
         with watch.part("call"):
             call(number)
         watch.lap()
-    return round(watch.middle("call"), 4)
+    return round(watch.median_ms("call"), 4)
 
 
 def shards_of_one(count: int) -> list[Shard]:
-    """`count` shards of a task each."""
+    """Return `count` shards of one task each."""
     return [Shard(number, (number,)) for number in range(count)]
 
 
@@ -313,8 +313,8 @@ def _notes(arguments: argparse.Namespace, left_out: list[float]) -> list[str]:
     absent = ", ".join(f"{millions:g}" for millions in left_out)
     notes = [
         f"Medians of {arguments.repeats} repetitions (3 of the largest), {_TENSORS} tensors of equal size, Adam, one "
-        f"thread; {_ACTORS} actors on this machine. submit, wait, get and add are of all shards together; "
-        "'sum' adds the parts up.",
-        "whole: RayExecutor.sum in one piece, so without finite and optimise, and with the actors' own copying.",
+        f"thread; {_ACTORS} actors on this machine. submit, wait, get and add are totals over all shards; "
+        "'sum' is the sum of the parts.",
+        "whole: one RayExecutor.sum, without finite and optimise, and with the actors' own copying.",
     ]
-    return [*notes, *([f"Left out for want of memory, in million parameters: {absent}."] if absent else [])]
+    return [*notes, *([f"Not measured for lack of memory, in million parameters: {absent}."] if absent else [])]

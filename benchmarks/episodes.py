@@ -1,13 +1,13 @@
-"""Episodes per second, against gathering the same rows: what sampling costs beyond the bytes that it delivers.
+"""Measure episodes sampled per second, compared with gathering the same rows without sampling.
 
-A task of 5 ways, 1 shot and 15 queries is 80 images of 28×28. The least that it can cost is to take its 80 rows out of
-the memory-mapped store; what training needs of them is float32 in [0, 1]:
+A task of 5 ways, 1 shot and 15 queries is 80 images of 28×28. Its minimum cost is to take 80 rows from the
+memory-mapped store and, for training, to convert them to float32 in [0, 1]:
 
     (a) rows = store.images.take(r)        (b) float32(rows) / 255        ratio = seconds of episodes() / seconds of (b)
 
-Parts are told by subtraction, each from its own calls: choose = draw − Philox, turns = images − take − float,
-labels = episodes − draw − images. One core; every repetition draws tasks that were not drawn before, in turn with the
-others, and a number is the median over repetitions.
+Parts are computed by subtraction: choose = draw − Philox, turns (rotations) = images − take − float, labels =
+episodes − draw − images. One core; every repetition draws new tasks, calls alternate, and a number is the median over
+repetitions.
 """
 
 import argparse
@@ -45,7 +45,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Timed(NamedTuple):
-    """Median seconds of each call on one batch."""
+    """Median seconds of each call for one batch."""
 
     episodes: float
     draw: float
@@ -56,7 +56,7 @@ class Timed(NamedTuple):
     """take and conversion to float32."""
 
     def parts(self) -> dict[str, float]:
-        """Seconds by part of `episodes`; a difference of two medians that is below the noise is 0."""
+        """Return seconds by part of `episodes`; a negative difference of two medians (noise) becomes 0."""
         turns = self.images - self.gather
         seconds = (self.philox, self.draw - self.philox, self.take, self.gather - self.take, turns)
         labels = self.episodes - self.draw - self.images
@@ -67,26 +67,29 @@ def main(argv: list[str]) -> None:
     """Measure, and write the part "episodes"."""
     arguments = _parser().parse_args(argv)
     torch.set_num_threads(1)
-    keep_freed_memory()  # as every worker does: otherwise a large batch is page faults
+    keep_freed_memory()  # as every worker does: otherwise page faults dominate large batches
     with tempfile.TemporaryDirectory() as scratch:
         store, numbers, what = _store(arguments.root, Path(scratch))
-        kept = cool(store)
+        kept = drop_pages(store)
         rows, details = measure(store, numbers, arguments.repeats, max(3, arguments.repeats // 10))
-    told = f"{1 - kept:.0%} of the store leaves the page cache"
-    told += " (the file system IGNORES the request: cold is not cold here)" if kept > 0.5 else ""
+    cold_note = f"{1 - kept:.0%} of the store was dropped from the page cache"
+    cold_note += " (the file system ignores the request: the cold rows are not cold)" if kept > 0.5 else ""
     notes = [
         f"{what}; 5 ways, 1 shot, 15 queries: 80 images of 28×28 a task, float32; one core, medians of "
         f"{arguments.repeats} interleaved repetitions (a tenth of it from a cold store).",
-        "'turned' are training tasks, three quarters of whose classes are rotated; 'plain' the same without turns.",
-        f"Cold: mapping and page cache dropped before each call (madvise, posix_fadvise); {told}. What a disk or a "
-        "hypervisor caches beneath stays warm.",
+        "'turned' are training tasks, three quarters of whose classes are rotated; 'plain' the same without rotation.",
+        f"Cold: mapping and page cache dropped before each call (madvise, posix_fadvise); {cold_note}. Caches of the "
+        "disk or a "
+        "hypervisor stay warm.",
         "Microseconds by part, warm: " + "; ".join(_part_note(d) for d in details if d["store"] == "warm") + ".",
     ]
     results.write("episodes", "Sampling episodes", COLUMNS, rows, notes, {"details": details, "kept": kept})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks episodes", description="Episodes/s against gathering rows.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks episodes", description="Measure episodes per second against gathering rows."
+    )
     data = os.environ.get("METATRAIN_DATA")
     parser.add_argument("--root", default=data and str(Path(data) / "omniglot"), help="Omniglot's folder")
     parser.add_argument("--repeats", type=int, default=200)
@@ -96,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def measure(
     store: Store, numbers: tuple[int, ...], repeats: int, cold_repeats: int
 ) -> tuple[list[list[object]], list[dict[str, Any]]]:
-    """Rows of the table, and the same in numbers with the parts."""
+    """Return the rows of the table, and the details with the parts."""
     rows, details = [], []
     for turns, tasks in ((4, "turned"), (1, "plain")):
         distribution = FewShot(StorePool(store.header.name, store, numbers, turns), SHAPE, 0, "train")
@@ -111,15 +114,15 @@ def measure(
 
 
 def time_batch(distribution: FewShot, batch: int, repeats: int, cold: bool) -> Timed:
-    """Median seconds of each call for `batch` tasks, warm after one of each."""
+    """Measure the median seconds of each call for `batch` tasks, after one uncounted call of each."""
     seconds: dict[str, list[float]] = {name: [] for name in Timed._fields}
     for repeat in range(-1, repeats):
         calls = _calls(distribution, range((repeat + 1) * batch, (repeat + 2) * batch))
-        # Another call goes first each time, so that none always finds what the one before it left in the caches.
+        # Rotate the order, so that no call always profits from the caches of the same predecessor.
         names = np.roll(list(calls), repeat).tolist()
         for name in names:
             if cold:
-                cool(_pool(distribution).store)
+                drop_pages(_pool(distribution).store)
             began = time.perf_counter()
             calls[name]()
             if repeat >= 0:
@@ -144,27 +147,27 @@ def _calls(distribution: FewShot, indices: range) -> dict[str, Callable[[], obje
 
 
 def rows_of(pool: StorePool, classes: Integers, members: Integers) -> Integers:
-    """The rows of the store in which image members[r] of class classes[r] lies. classes, members: [R]."""
+    """Return the store's row of image members[r] of class classes[r]. classes, members: [R]."""
     starts = np.array([pool.store.header.classes[number].start for number in pool.numbers])
     return starts[classes % len(pool.numbers)] + members
 
 
 def as_float(pixels: Images) -> Tensor:
-    """uint8 in [0, 255] to float32 in [0, 1]."""
+    """Convert uint8 in [0, 255] to float32 in [0, 1]."""
     return torch.from_numpy(pixels).to(torch.float32).mul_(1 / 255)
 
 
-def cool(store: Store) -> float:
-    """Let go of the store's pages; returns the share of them, from 0 to 1, that the page cache still holds.
+def drop_pages(store: Store) -> float:
+    """Drop the store's pages; return the share, from 0 to 1, that is still in the page cache.
 
-    Pages that are mapped are not dropped from the page cache, so the mapping is emptied first.
+    Mapped pages stay in the page cache, so the mapping is emptied first.
     """
     start = store.images.ctypes.data // _PAGE * _PAGE
     length = store.images.ctypes.data + store.images.nbytes - start
     _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
     descriptor = os.open(store.path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # a page that is not on the disk yet stays
+        os.fsync(descriptor)  # pages that are not on disk yet cannot be dropped
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
@@ -174,7 +177,7 @@ def cool(store: Store) -> float:
 
 
 def _store(root: str | None, scratch: Path) -> tuple[Store, tuple[int, ...], str]:
-    """The store, the classes in it that are drawn from, and a name for it."""
+    """Return the store, the classes to draw from, and its name."""
     if root is not None:
         store = Omniglot(root=root).store(no_progress)
         return store, store.header.splittings["characters"]["train"], "Omniglot's 1100 training characters"
@@ -183,7 +186,7 @@ def _store(root: str | None, scratch: Path) -> tuple[Store, tuple[int, ...], str
 
 
 def drawn_store(path: Path) -> Store:
-    """A store of the size of Omniglot's training characters, of strokes."""
+    """Write a store of strokes with the size of Omniglot's training characters."""
     pool = Strokes().distribution("train", SHAPE, 0).pool
     classes = np.repeat(np.arange(_CHARACTERS), _DRAWINGS)
     images = pool.images(classes, np.tile(np.arange(_DRAWINGS), _CHARACTERS))

@@ -1,9 +1,9 @@
-"""What a search has found, against a configuration that was there already: trained alike, on the same tasks.
+"""Compare the best configuration of a search with a shipped one, trained equally long and tested on the same tasks.
 
     python -m benchmarks found sinusoid DIR/best.yaml configs/sinusoid-maml.yaml 2000 [key=value…]
 
-trains both for 2000 steps with seeds 0, 1 and 2 (or `--seeds 1`), two runs at a time, and judges each run's best state
-by validation on the same 1000 validation and 1000 test tasks.
+trains both for 2000 steps with seeds 0, 1 and 2 (or `--seeds 1`), two runs at a time, and scores the best state of
+each run (by validation) on the same 1000 validation and 1000 test tasks.
 """
 
 import argparse
@@ -42,46 +42,48 @@ STUDENT = 4.303
 
 
 class Trained(NamedTuple):
-    """One run: its score on each task of each split, and how long it trained."""
+    """Score of one run on each task of each split, and its training minutes."""
 
     scores: dict[Split, NDArray[np.float64]]
     minutes: float
 
 
 def main(argv: list[str]) -> None:
-    """Train six runs, and compare."""
+    """Train and compare the runs, and write the part "found-NAME"."""
     parser = argparse.ArgumentParser(prog="benchmarks found", description=__doc__)
     for name in ("name", "found", "other", "steps"):
         parser.add_argument(name)
-    parser.add_argument("overrides", nargs="*", help="settings of both")
+    parser.add_argument("overrides", nargs="*", help="settings for both")
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 3))
-    asked = parser.parse_intermixed_args(argv)
-    seeds, files = range(asked.seeds), (asked.found, asked.other)
-    runs = [(file, asked.steps, asked.overrides, seed) for seed in seeds for file in files]
+    options = parser.parse_intermixed_args(argv)
+    seeds, files = range(options.seeds), (options.found, options.other)
+    runs = [(file, options.steps, options.overrides, seed) for seed in seeds for file in files]
     with ProcessPoolExecutor(2) as pool:
-        done = list(pool.map(trained, *zip(*runs, strict=True)))
+        done = list(pool.map(train_and_score, *zip(*runs, strict=True)))
     pairs = list(zip(done[::2], done[1::2], strict=True))
-    rows = [row for split in SPLITS for row in compared(pairs, split)]
-    whole = flat(as_plain(load_config(Path(asked.found))))
+    rows = [row for split in SPLITS for row in compare(pairs, split)]
+    whole = flat(as_plain(load_config(Path(options.found))))
     settings = {key: value for key, value in whole.items() if key.startswith(CHANGED)}
-    title = f"What a search has found: {asked.name}, {asked.steps} steps"
-    results.write(f"found-{asked.name}", title, COLUMNS, rows, _notes(asked), {"settings": settings})
+    title = f"Best configuration of a search: {options.name}, {options.steps} steps"
+    results.write(f"found-{options.name}", title, COLUMNS, rows, _notes(options), {"settings": settings})
 
 
-def _notes(asked: argparse.Namespace) -> list[str]:
-    told = [setting for setting in asked.overrides if not setting.startswith("tasks.root=")]
-    set_for_both = f" Set for both: {', '.join(told)}." if told else ""
+def _notes(options: argparse.Namespace) -> list[str]:
+    given = [setting for setting in options.overrides if not setting.startswith("tasks.root=")]
+    set_for_both = f" Set for both: {', '.join(given)}." if given else ""
     return [
-        f"Against {Path(asked.other).name}, trained for as many steps: the best state by validation, on {TASKS} tasks, "
-        f"the same for all.{set_for_both} Mean (half its 95 % interval).",
-        "The difference is paired by task, within a seed; of all seeds, where there are three, by task (for these "
-        "seeds) and, second, by seed (Student's t of three).",
-        "Minutes: of one run alone in its process, two at a time; inner steps, queries and networks differ.",
+        f"Against {Path(options.other).name}, trained for as many steps: the best state by validation, on the same "
+        f"{TASKS} "
+        f"tasks.{set_for_both} Mean (half its 95 % interval).",
+        "The difference is paired by task within a seed. For three seeds together there are two intervals: by task "
+        "(for "
+        "these seeds) and by seed (Student's t of three).",
+        "Minutes: per run in its own process, two at a time; inner steps, queries and networks differ.",
     ]
 
 
-def trained(name: str, steps: str, overrides: Sequence[str], seed: int) -> Trained:
-    """A run of `steps` steps in process, and its best state by validation, judged."""
+def train_and_score(name: str, steps: str, overrides: Sequence[str], seed: int) -> Trained:
+    """Train in process for `steps` steps and score the best state by validation."""
     config = load_config(Path(name), [f"outer.steps={steps}", f"seed={seed}", *overrides])
     with TemporaryDirectory() as folder:
         config = replace(
@@ -98,11 +100,11 @@ def trained(name: str, steps: str, overrides: Sequence[str], seed: int) -> Train
         run(config, InProcess(worker), Silent(), home)
         minutes = (time.monotonic() - began) / 60
         params, _, _ = best_params(home)
-        return Trained({split: scores(worker, params, split) for split in SPLITS}, minutes)
+        return Trained({split: score_tasks(worker, params, split) for split in SPLITS}, minutes)
 
 
-def scores(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
-    """After the last inner step, of each task. [TASKS]"""
+def score_tasks(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
+    """Return the score of each task after the last inner step: [TASKS]."""
     executor = InProcess(worker)
     shards = make_shards(0, TASKS, worker.config.executor.shard_size)
     parts = [part.values for part in executor.map(ShardRequest("score", split, 0), params, shards)]
@@ -111,15 +113,15 @@ def scores(worker: Worker, params: Params, split: Split) -> NDArray[np.float64]:
     return np.concatenate([part[name][:, -1].double().numpy() for part in parts])
 
 
-def compared(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[list[Any]]:
-    """A row for each seed, and one for all: found, other, and found minus other, paired by seed and task."""
+def compare(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[list[Any]]:
+    """Return a row per seed and one for all: found, other, and found minus other, paired by seed and task."""
     both = [(ours.scores[split], theirs.scores[split]) for ours, theirs in pairs]
     differences = np.stack([ours - theirs for ours, theirs in both])
     within = differences.std(axis=1, ddof=1) / np.sqrt(differences.shape[1])
     rows: list[list[Any]] = []
     for seed, ((ours, theirs), pair) in enumerate(zip(both, pairs, strict=True)):
         minutes = " and ".join(f"{one.minutes:.1f}" for one in pair)
-        rows.append([split, seed, told(ours), told(theirs), told(ours - theirs), minutes])
+        rows.append([split, seed, format_mean(ours), format_mean(theirs), format_mean(ours - theirs), minutes])
     if len(pairs) == 1:
         return rows
     together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
@@ -129,6 +131,6 @@ def compared(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[lis
     return rows
 
 
-def told(values: NDArray[np.float64]) -> str:
-    """Mean (half its 95 % interval)."""
+def format_mean(values: NDArray[np.float64]) -> str:
+    """Format the mean (half its 95 % interval)."""
     return f"{values.mean():.4f} ({1.96 * values.std(ddof=1) / len(values) ** 0.5:.4f})"

@@ -1,11 +1,11 @@
-"""Memory: the most that one meta-gradient needs, against the number of inner steps, on one thread.
+"""Measure the peak memory of one meta-gradient by the number of inner steps, on one thread.
 
-A fresh process for each number. Resident memory at its highest (VmHWM, reset before) over what was resident when
-everything was imported and built, for the first call and for the second. The second is what the table shows: the
-first also loads, and compiles, what is needed once.
+Each number is measured in a fresh process: peak resident memory (VmHWM, reset before) above the resident memory after
+imports and preparation, for the first call and for the second. The table shows the second, because the first also loads
+and compiles.
 
-The claim under test: what metatrain needs grows by at most 3 × bytes of the adapted parameters, for each inner step
-and each task in flight; the peers, one task in flight, keep the graph of every step.
+Claim: metatrain's memory grows by at most 3 × the bytes of the adapted parameters per inner step and task in flight.
+The other libraries, with one task in flight, keep the graph of every step.
 """
 
 import argparse
@@ -14,51 +14,51 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases, results
-from benchmarks.child import Child, Failed
+from benchmarks.contender_client import ContenderClient, ContenderError
 from benchmarks.contenders import CONTENDERS, OURS, available
-from benchmarks.ours import tasks_in_flight
+from benchmarks.metatrain_contender import tasks_in_flight
 
 STEPS = [1, 5, 10, 20, 50]
 BATCHES = {"sinusoid": 16, "omniglot": 4}
 MIB = 2**20
-Found = dict[str, Any]
-"""Of one contender and case: {"first": MiB, "second": MiB}, or {"failed": one line}."""
+Peaks = dict[str, Any]
+"""Result of one contender and case: {"first": MiB, "second": MiB} or {"failed": one line}."""
 
 
 def main(argv: list[str]) -> None:
-    """Measures and keeps what is asked for, all of it by default."""
+    """Measure the selected combinations, all by default, and write the part "memory"."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
     parser.add_argument("--families", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--steps", nargs="+", type=int, default=STEPS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that any one answer may take")
-    asked = parser.parse_args(argv)
-    found: dict[str, dict[str, dict[int, Found]]] = {}
-    for family in asked.families:
-        for contender in asked.contenders:
-            for steps in asked.steps:
-                one = measured(f"{family}-{steps}-{BATCHES[family]}", contender, asked.limit)
+    parser.add_argument("--limit", type=float, default=600.0, help="maximum seconds per answer")
+    options = parser.parse_args(argv)
+    found: dict[str, dict[str, dict[int, Peaks]]] = {}
+    for family in options.families:
+        for contender in options.contenders:
+            for steps in options.steps:
+                one = measure_peaks(f"{family}-{steps}-{BATCHES[family]}", contender, options.limit)
                 found.setdefault(family, {}).setdefault(contender, {})[steps] = one
                 print(f"{family:10} {contender:16} {steps:3} steps  {one}", flush=True)
-    keep(found, asked.steps)
+    write_results(found, options.steps)
 
 
-def measured(name: str, contender: str, limit: float) -> Found:
-    """The peaks of a contender's first and second gradient of a case."""
+def measure_peaks(name: str, contender: str, limit: float) -> Peaks:
+    """Return the peaks of a contender's first and second gradient of a case."""
     if why := available()[contender]:
         return {"failed": why}
     try:
-        child = Child(contender, name, "--threads", "1", limit=limit)
+        child = ContenderClient(contender, name, "--threads", "1", limit=limit)
         try:
             return {call: child.ask("peak")["peak_mib"] for call in ("first", "second")}
         finally:
             child.stop()
-    except Failed as failed:
+    except ContenderError as failed:
         return {"failed": str(failed)}
 
 
-def keep(found: dict[str, dict[str, dict[int, Found]]], steps: list[int]) -> None:
-    """The table, the notes and a picture for each family."""
+def write_results(found: dict[str, dict[str, dict[int, Peaks]]], steps: list[int]) -> None:
+    """Write the table, the notes and a plot per family."""
     columns = ["tasks", "contender", "in flight", *(f"{k} (MiB)" for k in steps), "MiB a step", "× parameters a task"]
     rows = [
         _row(family, contender, by_steps, steps)
@@ -70,8 +70,9 @@ def keep(found: dict[str, dict[str, dict[int, Found]]], steps: list[int]) -> Non
         for family in found
     ]
     notes += [
-        "In flight: tasks whose inner loops are held at once. MiB a step: the slope of the line through the points. "
-        "× parameters a task: that, over the bytes of the adapted parameters and the tasks in flight.",
+        "In flight: tasks whose inner loops are in memory at once. MiB a step: the slope of a line fitted to the "
+        "points. "
+        "× parameters a task: the slope over the bytes of the adapted parameters and the tasks in flight.",
         "The claim is at most 3 in the last column for metatrain.",
     ]
     notes += [
@@ -86,10 +87,10 @@ def keep(found: dict[str, dict[str, dict[int, Found]]], steps: list[int]) -> Non
     results.write("memory", title, columns, rows, notes, {"found": found, "plots": plots})
 
 
-def _row(family: str, contender: str, by_steps: dict[int, Found], steps: list[int]) -> list[Any]:
+def _row(family: str, contender: str, by_steps: dict[int, Peaks], steps: list[int]) -> list[Any]:
     in_flight = {"naive-vmap": BATCHES[family]}.get(contender, 1)
     if contender in OURS:
-        in_flight = tasks_in_flight(cases.find(f"{family}-1-{BATCHES[family]}"))
+        in_flight = tasks_in_flight(cases.find_case(f"{family}-1-{BATCHES[family]}"))
     points = _points(by_steps)
     row: list[Any] = [family, contender, in_flight, *(by_steps[k].get("second") for k in steps)]
     if len(points) < 2:
@@ -98,17 +99,17 @@ def _row(family: str, contender: str, by_steps: dict[int, Found], steps: list[in
     return [*row, slope, slope * MIB / (_parameters(family) * in_flight)]
 
 
-def _points(by_steps: dict[int, Found]) -> list[list[float]]:
+def _points(by_steps: dict[int, Peaks]) -> list[list[float]]:
     return [[k, one["second"]] for k, one in sorted(by_steps.items()) if "second" in one]
 
 
 def _parameters(family: str) -> int:
-    """Bytes of what adapts: all parameters, in MAML."""
-    params = cases.params_of(cases.find(f"{family}-1-1"))
+    """Return the bytes of the adapted parameters: all of them, in MAML."""
+    params = cases.params_of(cases.find_case(f"{family}-1-1"))
     return sum(value.numel() * value.element_size() for value in params.values())
 
 
-def _plot(family: str, contenders: dict[str, dict[int, Found]]) -> dict[str, Any]:
+def _plot(family: str, contenders: dict[str, dict[int, Peaks]]) -> dict[str, Any]:
     series = {contender: _points(by_steps) for contender, by_steps in contenders.items() if _points(by_steps)}
     plot = {"file": f"memory-{family}.png", "title": f"{family}: memory of one meta-gradient", "series": series}
     return plot | {"x": "inner steps", "y": "peak over baseline (MiB)"}

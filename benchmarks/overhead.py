@@ -1,4 +1,4 @@
-"""What a step of tiny shards costs beside computing, for 1 to 16 workers: shard by shard, and with partial sums."""
+"""Measure the overhead of a step of tiny shards for 1 to 16 workers, shard by shard and with partial sums."""
 
 import argparse
 import os
@@ -11,15 +11,15 @@ import ray
 import torch
 
 from benchmarks import results
-from benchmarks.driver import JOB, Echo, config_with, parameters, shards_of_one
+from benchmarks.driver import JOB, EchoActor, config_with_workers, parameters, shards_of_one
 from cluster.executor import LARGEST_BLOCK, RayExecutor
 from metatrain.types import Params
 
 SHARDS = 256
 COLUMNS = ["workers", "parameters", "ms, each shard", "CPU ms, each shard", "ms, partial sums", "CPU ms, partial sums"]
 _NOTES = [
-    f"One RayExecutor.sum of {SHARDS} shards with workers that answer at once: what is left is handing out, messages "
-    "and adding. Medians. CPU: the driver's process, Ray's threads in it included. The workers share this machine's "
+    f"One RayExecutor.sum of {SHARDS} shards with workers that reply at once: the time is assignment, messages "
+    "and addition. Medians. CPU: the driver's process, Ray's threads in it included. The workers share this machine's "
     "cores.",
 ]
 
@@ -32,22 +32,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=50)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    # As `cluster.connection` starts a cluster: small vectors travel within messages.
+    # As in `cluster.connection`: small vectors travel inside messages.
     os.environ.setdefault("RAY_max_direct_call_object_size", str(1 << 20))
     cores = max(*arguments.workers, os.cpu_count() or 1)
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     try:
-        with patch("cluster.worker_pool.ShardActor", Echo):
+        with patch("cluster.worker_pool.ShardActor", EchoActor):
             rows = [row for workers in arguments.workers for row in _rows(workers, arguments)]
     finally:
         ray.shutdown()
-    results.write("overhead", "A step of tiny shards, beside computing", COLUMNS, rows, _NOTES, {})
+    results.write("overhead", "Overhead of a step of tiny shards", COLUMNS, rows, _NOTES, {})
 
 
 def _rows(workers: int, arguments: argparse.Namespace) -> list[list[Any]]:
     found: dict[float, list[float]] = {millions: [] for millions in arguments.millions}
     for largest in (1, LARGEST_BLOCK):
-        executor = RayExecutor(config_with(workers), largest_block=largest)
+        executor = RayExecutor(config_with_workers(workers), largest_block=largest)
         executor.pids()
         for millions, values in found.items():
             values += _of_a_step(executor, parameters(millions), arguments.repeats)
@@ -58,7 +58,7 @@ def _rows(workers: int, arguments: argparse.Namespace) -> list[list[Any]]:
 
 
 def _of_a_step(executor: RayExecutor, params: Params, repeats: int) -> list[float]:
-    """[ms, the driver's CPU ms], medians."""
+    """Return the medians [ms, the driver's CPU ms]."""
     walls, cpus = [], []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -1,6 +1,6 @@
-"""How far a meta-gradient is from float64, by precision, eager and compiled: ‖g − r‖ / ‖r‖ over all parameters.
+"""Measure the relative error of a meta-gradient by precision, eager and compiled: ‖g − r‖ / ‖r‖ over all parameters.
 
-r is the same meta-gradient in float64. tf32 is a GPU's: without one it is left out.
+r is the same meta-gradient in float64. tf32 is measured on a GPU only.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from benchmarks import cases, results
-from benchmarks.ours import in_process
+from benchmarks.metatrain_contender import in_process
 from metatrain.engine import Engine, resolve_vectorize
 from metatrain.types import Params
 from tasks.types import Tree
@@ -22,12 +22,13 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks precision", description=__doc__)
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args(argv)
-    device = torch.device(asked.device)
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
     kinds = ["float32", "bfloat16"] + (["tf32"] if device.type == "cuda" else [])
-    rows = [[name, kind, *errors(cases.find(name), kind, device)] for name in asked.cases for kind in kinds]
+    rows = [[name, kind, *errors(cases.find_case(name), kind, device)] for name in options.cases for kind in kinds]
     notes = [
-        "r: the same in float64. Rounding is amplified by batch normalisation over few examples and by every inner "
+        "r: the same meta-gradient in float64. Rounding is amplified by batch normalisation over few examples and by "
+        "every inner "
         f"step; the networks are untrained, α is {cases.OMNIGLOT.inner_lr} on Omniglot, {cases.SINUSOID.inner_lr:g} on "
         f"sinusoids and {cases.RESNET12.inner_lr} for ResNet-12. On {device.type}."
     ]
@@ -36,32 +37,32 @@ def main(argv: list[str]) -> None:
 
 
 def errors(case: cases.Case, precision: str, device: torch.device) -> list[str]:
-    """Of the eager and of the compiled gradient."""
+    """Return the errors of the eager and the compiled gradient."""
     exact = gradient(case, Engine(vectorize(case, device)), device, torch.float64)
     found = []
     for compile in (False, True):
         engine = Engine(vectorize(case, device), compile, precision=precision)  # type: ignore[arg-type]
-        found.append(f"{error(gradient(case, engine, device, torch.float32), exact):.1e}")
+        found.append(f"{relative_error(gradient(case, engine, device, torch.float32), exact):.1e}")
     return found
 
 
 def vectorize(case: cases.Case, device: torch.device) -> str:
-    """What `auto` is for this case."""
+    """Return what `auto` resolves to for this case."""
     return resolve_vectorize("auto", case.tasks == "images", device)
 
 
 def gradient(case: cases.Case, engine: Engine, device: torch.device, dtype: torch.dtype) -> Params:
-    """The case's meta-gradient on `device`, parameters and examples in `dtype`."""
-    params, tasks = placed((cases.params_of(case), cases.tasks_of(case)), device, dtype)
+    """Compute the case's meta-gradient on `device`, with parameters and examples in `dtype`."""
+    params, tasks = place((cases.params_of(case), cases.tasks_of(case)), device, dtype)
     return in_process(case, params, tasks, engine)()
 
 
-def placed(tree: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
-    """Every tensor on `device`, numbers in `dtype`, labels as they are."""
+def place(tree: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
+    """Move every tensor to `device`, numbers to `dtype`; labels keep their type."""
     return tree_map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), tree)
 
 
-def error(found: Params, exact: Params) -> float:
-    """‖g − r‖ / ‖r‖."""
+def relative_error(found: Params, exact: Params) -> float:
+    """Return ‖g − r‖ / ‖r‖."""
     off = sum(float((found[name].double() - value.double()).square().sum()) for name, value in exact.items())
     return (off / sum(float(value.double().square().sum()) for value in exact.values())) ** 0.5

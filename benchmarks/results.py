@@ -1,10 +1,10 @@
-"""What the benchmarks found: a JSON file for each part, and one page of tables and pictures over all of them.
+"""Store benchmark results: a JSON file per part, and one page with the tables and plots of all parts.
 
     results.write("episodes", "Episodes a second", ["source", "1/s"], [["strokes", 1234.5]], ["note"], {})
 
-A part is {"part", "title", "columns", "rows", "notes", "date", "machine", "versions", "extra"}. `extra` keeps what the
-table leaves out; under "plots" it may hold pictures: {"file", "title", "x", "y", "log_x", "log_y", "series"}, series
-being name -> [[x, y], ...] or [[x, y, low, high], ...].
+A part is {"part", "title", "columns", "rows", "notes", "date", "machine", "versions", "extra"}. `extra` holds data
+that are not in the table; under "plots" it may hold plots: {"file", "title", "x", "y", "log_x", "log_y", "series"},
+series being name -> [[x, y], ...] or [[x, y, low, high], ...].
 """
 
 import json
@@ -24,7 +24,7 @@ ORDER = (
     *("race", "race-checks", "memory", "long", "precision", "episodes", "workers", "workers-time"),
     *("driver", "driver-recording", "driver-model"),
 )
-"""Parts come in this order on the page, others after them."""
+"""Order of parts on the page; other parts follow."""
 PACKAGES = ("torch", "ray", "numpy", "higher", "torchopt", "learn2learn")
 INK, GRID = "#2b2f36", "#e6e8ec"
 COLOURS = ("#123a7a", "#5d8fd6", "#d9822b", "#4f9d69", "#a0527a", "#8a94a6")
@@ -32,14 +32,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def folder() -> Path:
-    """Where results lie: beside this file, or in BENCHMARK_RESULTS, for trials that shall leave no trace."""
+    """Return the folder of results: next to this file, or BENCHMARK_RESULTS for measurements that are not kept."""
     return Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 def write(
     part: str, title: str, columns: list[str], rows: list[list[Any]], notes: list[str], extra: dict[str, Any]
 ) -> None:
-    """Keeps a part, with the machine, the date and the versions, and renders the page anew."""
+    """Write a part with machine, date and versions, and render the page. ValueError: a row has a wrong length."""
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"{part}: a row of {len(row)} under {len(columns)} columns: {row}")
@@ -50,19 +50,19 @@ def write(
 
 
 def read(part: str) -> dict[str, Any]:
-    """A part as it was written. FileNotFoundError: it was not."""
+    """Read a part. FileNotFoundError: it has not been written."""
     found: dict[str, Any] = json.loads((folder() / f"{part}.json").read_text())
     return found
 
 
 def parts() -> list[str]:
-    """The parts that are there, in the order of the page."""
+    """Return the names of the parts that exist, in the order of the page."""
     there = {path.stem for path in folder().glob("*.json")}
     return [part for part in ORDER if part in there] + sorted(there - set(ORDER))
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on: CPU model, logical cores, memory in GiB, GPU or "none"."""
+    """Describe this machine: CPU model, logical cores, memory in GiB, GPU or "none"."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -71,7 +71,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that matter, as installed; "absent" for those that are not."""
+    """Return the versions of Python and the relevant packages; "absent" for packages that are not installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -82,8 +82,11 @@ def versions() -> dict[str, str]:
 
 
 def render() -> None:
-    """README.md and the pictures, from every part that is there."""
-    sections = ["# Benchmarks", "Written by `python -m benchmarks`; see the modules for what is measured, and how."]
+    """Write README.md and the plots from every part."""
+    sections = [
+        "# Benchmarks",
+        "Written by `python -m benchmarks`. The docstring of each module describes the measurement.",
+    ]
     for part in parts():
         found = read(part)
         sections += [f"## {found['title']}", _table(found["columns"], found["rows"])]
@@ -120,7 +123,7 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Three significant digits where there are no more before the point; a bar would end the cell."""
+    """Format a cell: numbers with three significant digits, a bar escaped because it would end the cell."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -129,7 +132,7 @@ def _cell(value: Any) -> str:
 
 
 def _draw(plot: dict[str, Any], out: Path) -> None:
-    """Lines with a marker for each point, and a bar from its lowest to its highest where these are given."""
+    """Draw lines with a marker per point, and a bar from the lowest to the highest value if given."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,6 +174,6 @@ def _style(axes: "Axes", plot: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """The file under its name only when it is whole."""
+    """Write a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text)

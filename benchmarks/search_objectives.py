@@ -1,4 +1,4 @@
-"""Cheap objectives of many fidelities whose optima are known: what searches are measured on.
+"""Define cheap multi-fidelity objectives with known optima, on which searches are compared.
 
 A budget b of R steps is the fidelity z = b / R of Kandasamy et al. (2017, "Multi-fidelity Bayesian optimisation with
 continuous approximations", section 5 and appendix), at the price b; for counting ones it is the number of samples
@@ -21,7 +21,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """loss(configuration, fidelity z, address of the noise), the least loss at z = 1, and where it is."""
+    """Objective loss(configuration, fidelity z, address of the noise) with its minimiser and minimum at z = 1."""
 
     name: str
     space: Space
@@ -32,11 +32,11 @@ class Objective:
     minimum: float
 
     def observed(self, configuration: Values, budget: int, address: tuple[int, int]) -> float:
-        """What a trial reports after `budget` steps; address: (seed, trial)."""
+        """Return the loss that a trial reports after `budget` steps; address: (seed, trial)."""
         return self.loss(configuration, budget / self.schedule.max_budget, address)
 
     def regret(self, configuration: Values) -> float:
-        """How far its true loss is from the minimum."""
+        """Return the true loss of a configuration minus the minimum."""
         return self.true_loss(configuration) - self.minimum
 
 
@@ -54,7 +54,7 @@ def counting_ones() -> Objective:
     def loss(x: Values, z: float, address: tuple[int, int]) -> float:
         seed, trial = address
         count = round(z * _SAMPLES)
-        # The first draws of an index do not depend on how many are asked for: a longer trial goes on where it was.
+        # The first draws of an index do not depend on their number, so a longer trial continues a shorter one.
         drawn = uniforms(seed, stream("counting-ones"), [trial], 8 * count).reshape(count, 8)
         ones = drawn < np.array([x[name] for name in _CONTINUOUS])
         return -float(sum(x[name] for name in _CATEGORICAL) + ones.mean(axis=0).sum())
@@ -101,7 +101,7 @@ _BOREHOLE = {
 
 
 def borehole() -> Objective:
-    """Water through a borehole, m³ a year: f = z·high + (1 - z)·low in 8 variables, all within their usual ranges.
+    """Compute the flow through a borehole in m³ per year: f = z·high + (1 - z)·low in 8 variables.
 
     high = 2πTu (Hu - Hl) / (ln(r/rw) (1 + q)), low = 5 Tu (Hu - Hl) / (ln(r/rw) (1.5 + q)),
     q = 2 L Tu / (ln(r/rw) rw² Kw) + Tu / Tl. Morris et al. (1993); low: Xiong et al. (2013); the mixture: Kandasamy et

@@ -1,7 +1,7 @@
-"""One search on one objective: a simulation of workers who take a trial as soon as they are free, as a cluster's do.
+"""Simulate one search on one objective, with workers that start a trial as soon as they are free.
 
-A step costs a unit of a worker's time, nothing else costs anything. What is kept is the simple regret of the incumbent,
-the best of the trials that went furthest, against the budget that all workers have spent.
+A step costs one unit of a worker's time; nothing else has a cost. The trace records the simple regret of the
+incumbent, the best of the trials at the highest rung, against the budget spent by all workers.
 """
 
 import heapq
@@ -22,16 +22,16 @@ from tune.space.search_space import Configuration, Space
 WORKERS = 4
 
 
-class Contestant(Protocol):
-    """Suggests, and may listen to what comes of it."""
+class SearchAdapter(Protocol):
+    """Suggest configurations and optionally observe their results."""
 
     def suggest(self, history: History, number: int) -> Configuration: ...
-    def told(self, trial: Trial) -> None: ...
+    def observe(self, trial: Trial) -> None: ...
 
 
 @dataclass
-class Ours:
-    """A searcher of `tune/`, to which the history is told whole."""
+class TuneAdapter:
+    """Adapt a searcher of `tune/`, which receives the whole history."""
 
     searcher: Searcher
     space: Space
@@ -40,14 +40,14 @@ class Ours:
     def suggest(self, history: History, number: int) -> Configuration:
         return self.searcher.suggest(self.space, history, number, self.seed)
 
-    def told(self, trial: Trial) -> None: ...
+    def observe(self, trial: Trial) -> None: ...
 
 
 class RayOptuna:
-    """`ray.tune.search.optuna.OptunaSearch`, called as Tune's controller calls it.
+    """Adapt `ray.tune.search.optuna.OptunaSearch`, called as Tune's controller calls it.
 
-    Results that let a trial go on come by on_trial_result; where the scheduler stops a trial, or it ends, its last
-    result comes by on_trial_complete alone, whatever its budget was.
+    Results of continuing trials are passed to on_trial_result; the last result of a stopped or completed trial is
+    passed to on_trial_complete only, whatever its budget.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -68,7 +68,7 @@ class RayOptuna:
     def suggest(self, history: History, number: int) -> Configuration:
         return dict(self._search.suggest(str(number)) or {})
 
-    def told(self, trial: Trial) -> None:
+    def observe(self, trial: Trial) -> None:
         budget, value = trial.results[-1]
         result: dict[str, Any] = {"loss": value, "training_iteration": budget}
         if trial.status == "running":
@@ -77,20 +77,20 @@ class RayOptuna:
             self._search.on_trial_complete(str(trial.number), result)
 
 
-Method = Callable[[Objective, int], tuple[Contestant, Scheduler]]
+Method = Callable[[Objective, int], tuple[SearchAdapter, Scheduler]]
 
 
-def full(objective: Objective) -> Scheduler:
-    """The whole budget for everybody."""
+def full_budget(objective: Objective) -> Scheduler:
+    """Return the scheduler that gives every trial the whole budget."""
     return FullBudget(objective.schedule.max_budget)
 
 
 METHODS: dict[str, Method] = {
-    "random": lambda objective, seed: (Ours(RandomSearch(), objective.space, seed), full(objective)),
-    "ASHA": lambda objective, seed: (Ours(RandomSearch(), objective.space, seed), objective.schedule),
-    "Ray's Optuna": lambda objective, seed: (RayOptuna(objective.space, seed), full(objective)),
+    "random": lambda objective, seed: (TuneAdapter(RandomSearch(), objective.space, seed), full_budget(objective)),
+    "ASHA": lambda objective, seed: (TuneAdapter(RandomSearch(), objective.space, seed), objective.schedule),
+    "Ray's Optuna": lambda objective, seed: (RayOptuna(objective.space, seed), full_budget(objective)),
     "Ray's Optuna, ASHA": lambda objective, seed: (RayOptuna(objective.space, seed), objective.schedule),
-    "BOHB": lambda objective, seed: (Ours(BOHB(), objective.space, seed), objective.schedule),
+    "BOHB": lambda objective, seed: (TuneAdapter(BOHB(), objective.space, seed), objective.schedule),
 }
 
 
@@ -98,23 +98,23 @@ Trace = list[tuple[float, float]]
 
 
 def race(objective: Objective, method: Method, seed: int, evaluations: float) -> Trace:
-    """[(budget spent, regret of the incumbent), …] at each change, in whole evaluations, up to so many of them."""
-    return raced(objective, method, seed, evaluations)[1]
+    """Return [(budget spent, regret of the incumbent), …] at each change, in whole evaluations, up to `evaluations`."""
+    return simulate(objective, method, seed, evaluations)[1]
 
 
-def raced(objective: Objective, method: Method, seed: int, evaluations: float) -> tuple[History, Trace]:
-    """The history at the end too."""
-    contestant, schedule = method(objective, seed)
+def simulate(objective: Objective, method: Method, seed: int, evaluations: float) -> tuple[History, Trace]:
+    """Run the simulation and return the final history and the trace (see `race`)."""
+    adapter, schedule = method(objective, seed)
     history, most = History(), objective.schedule.max_budget
     trace: Trace = []
     best = (0, math.inf)
-    # (time at which a result comes, trial, its rung): ties go to the earlier trial.
+    # (time of the next result, trial, its rung): ties go to the earlier trial.
     busy: list[tuple[int, int, int]] = []
 
     def begin(now: int) -> None:
         nonlocal history
         number = len(history.trials)
-        history = history.with_trial(Trial(number, contestant.suggest(history, number)))
+        history = history.with_trial(Trial(number, adapter.suggest(history, number)))
         heapq.heappush(busy, (now + schedule.budgets(number)[0], number, 0))
 
     for _ in range(WORKERS):
@@ -129,12 +129,12 @@ def raced(objective: Objective, method: Method, seed: int, evaluations: float) -
             history = history.with_end(number, "completed")
         elif schedule.decide(history, number) == "stop":
             history = history.with_end(number, "stopped")
-        contestant.told(history.trial(number))
+        adapter.observe(history.trial(number))
         if history.trial(number).status == "running":
             heapq.heappush(busy, (now + rungs[rung + 1] - rungs[rung], number, rung + 1))
         else:
             begin(now)
-        # As History.best has it, one result at a time.
+        # The order of History.best, one result at a time.
         if (-rungs[rung], history.trial(number).results[-1][1]) < best:
             best = (-rungs[rung], history.trial(number).results[-1][1])
             trace.append((now * WORKERS / most, objective.regret(configuration)))

@@ -1,4 +1,4 @@
-"""Tasks a second while one of two workers is stopped (SIGSTOP), and after it goes on (SIGCONT)."""
+"""Measure tasks per second while one of two workers is stopped (SIGSTOP) and after it continues (SIGCONT)."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from metatrain.training.worker import Worker
 COLUMNS = ["phase", "tasks/s", "of before", "blocks done twice"]
 _NOTES = [
     "MAML, 2 inner steps, conv4-16 on strokes, 5 ways, 16 tasks a step in shards of 2, two workers on two "
-    "cores. Stopped and going on are measured from the signal on, noticing included."
+    "cores. Each phase begins with the signal, so the time to detect it is included."
 ]
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.search import interval, reached
+from benchmarks.search import budget_to_reach, median_interval
 from benchmarks.search_objectives import OBJECTIVES, Objective
 from benchmarks.search_race import METHODS, WORKERS, race
 
@@ -67,8 +67,8 @@ def test_a_race_spends_what_it_is_given_and_can_be_run_again():
 
 def test_intervals_and_shares():
     trace = [(1.0, 5.0), (2.0, 3.0), (3.0, 4.0), (5.0, 3.5), (7.0, 1.0)]
-    assert [reached(trace, target) for target in (5.0, 4.0, 3.0, 0.5)] == [1.0, 2.0, 7.0, math.inf]
-    middle, low, high = interval(np.arange(1.0, 21.0))
+    assert [budget_to_reach(trace, target) for target in (5.0, 4.0, 3.0, 0.5)] == [1.0, 2.0, 7.0, math.inf]
+    middle, low, high = median_interval(np.arange(1.0, 21.0))
     assert middle == 10
     assert 5 <= low < middle < high <= 16
-    assert interval(np.array([1.0, math.inf, math.inf]))[0] == math.inf
+    assert median_interval(np.array([1.0, math.inf, math.inf]))[0] == math.inf

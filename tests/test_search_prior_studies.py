@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from benchmarks.search_experience import moved
+from benchmarks.search_experience import transform_task
 from benchmarks.search_objectives import OBJECTIVES
 from metatrain.config.load import as_plain
 from metatrain.tracking.mlflow_recorder import MLflowRecorder
@@ -261,8 +261,8 @@ def test_an_artifact_that_is_gone_concerns_its_own_run_alone(uri):
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
 def test_the_tasks_of_a_benchmarks_family_have_the_same_minimum_elsewhere(objective):
-    tasks = [moved(objective, 0, number) for number in range(3)]
-    around = moved(objective, 0, 0, around=True)
+    tasks = [transform_task(objective, 0, number) for number in range(3)]
+    around = transform_task(objective, 0, 0, around=True)
     for task in (*tasks, around):
         assert task.regret(task.minimiser) == pytest.approx(0, abs=1e-6)
         assert min(task.regret(task.space.sample(0, number)) for number in range(200)) > 0

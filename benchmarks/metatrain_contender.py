@@ -1,9 +1,8 @@
-"""metatrain in the race: with compiled inner steps, and as written.
+"""Compute the benchmark's meta-gradients with metatrain, compiled and eager.
 
-On one thread it is the algorithm itself, in the process. For the whole machine it is what a run does: a local Ray
-cluster with a worker for each core. There the broadcast of the parameters, the sampling of the tasks, the gathering
-and the ordered sum of the gradients are all counted for us, and none of it for the others, who have their tasks in
-memory and let torch use every core.
+On one thread it runs the algorithm in this process. For the whole machine it does what a run does, on a local Ray
+cluster with one worker per core: broadcast, task sampling, gathering and the ordered sum are counted for metatrain
+only. The other libraries have their tasks in memory and let torch use every core.
 """
 
 import atexit
@@ -23,21 +22,21 @@ from metatrain.types import Context, Params, ShardRequest
 from tasks.types import Episode
 
 _SHARDS_A_WORKER = 8
-"""Enough that workers end together, few enough that each has tasks to compute."""
+"""Enough shards that workers end together, few enough that each has several tasks."""
 
 
 def metatrain(case: Case, params: Params, tasks: Episode) -> Callable[[], Params]:
-    """With inner steps compiled."""
+    """Return the gradient function with compiled inner steps."""
     return _prepared(case, params, tasks, compiled=True)
 
 
 def metatrain_eager(case: Case, params: Params, tasks: Episode) -> Callable[[], Params]:
-    """With compilation off."""
+    """Return the gradient function without compilation."""
     return _prepared(case, params, tasks, compiled=False)
 
 
 def tasks_in_flight(case: Case) -> int:
-    """How many tasks' fast weights are held at once in one process: a whole meta-batch under vmap."""
+    """Return the number of tasks whose fast weights one process holds at once: a whole meta-batch under vmap."""
     return case.meta_batch if _vectorize(case) == "vmap" else 1
 
 
@@ -48,12 +47,12 @@ def _prepared(case: Case, params: Params, tasks: Episode, compiled: bool) -> Cal
 
 
 def _vectorize(case: Case) -> Literal["vmap", "loop"]:
-    """What `auto` resolves to on a CPU."""
+    """Return what `auto` resolves to on a CPU."""
     return resolve_vectorize("auto", case.tasks == "images", torch.device("cpu"))
 
 
 def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Callable[[], Params]:
-    """The meta-gradient as a worker computes it, its tasks being there, on the device of `params`."""
+    """Return the meta-gradient function of a worker for given tasks, on the device of `params`."""
     like = next(iter(params.values()))
     model = model_of(case).to(like.device, like.dtype)
     silent = torch.full((case.meta_batch,), NO_NOISE, device=like.device)
@@ -66,7 +65,7 @@ def _on_ray(case: Case, params: Params, compiled: bool) -> Callable[[], Params]:
     from cluster.executor import RayExecutor
 
     workers = os.cpu_count() or 1
-    # Every worker has two shards or more, so that it computes one while the answer to another travels.
+    # Two shards or more per worker, so that it computes one while the reply to another travels.
     shard_size = max(1, case.meta_batch // (_SHARDS_A_WORKER * workers))
     engine = {"vectorize": _vectorize(case), "threads": 1, "compile": "on" if compiled else "off"}
     executing = {"name": "ray", "workers": workers, "shard_size": shard_size}

@@ -1,4 +1,4 @@
-"""The parent's end of a contestant: a process that is asked in lines and answers in lines, within a time."""
+"""Start a contender in its own process and exchange lines with it, with a time limit for each answer."""
 
 import json
 import os
@@ -11,19 +11,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _GOODBYE_S = 30.0
-"""A Ray cluster takes seconds to stop."""
+"""Seconds to wait for a process to end; a Ray cluster takes several."""
 
 
-class Failed(Exception):
-    """A contestant could not do what it was asked; the message is one line that says why."""
+class ContenderError(Exception):
+    """Signal that a contender failed; the message is one line with the reason."""
 
 
-class Child:
-    """`python -m benchmarks.contestant ARGUMENTS`, ready. Failed: it is not, within `limit` seconds."""
+class ContenderClient:
+    """Client of `python -m benchmarks.contender_process ARGUMENTS`. ContenderError: not ready within `limit` "
+    "seconds."""
 
     def __init__(self, *arguments: str, limit: float) -> None:
-        command = [sys.executable, "-m", "benchmarks.contestant", *arguments]
-        # Workers of a cluster import our modules too, from wherever they are started.
+        command = [sys.executable, "-m", "benchmarks.contender_process", *arguments]
+        # Ray workers import our modules too, whatever their working directory.
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
         self._limit = limit
         self._process = subprocess.Popen(
@@ -37,22 +38,22 @@ class Child:
         )
         try:
             self._answer()
-        except Failed:
+        except ContenderError:
             self.stop()
             raise
 
     def ask(self, line: str) -> dict[str, Any]:
-        """The answer to a line. Failed: an error, an end or silence instead."""
+        """Send a line and return the answer. ContenderError: an error, an ended process or no answer in time."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise Failed(self._end()) from error
+            raise ContenderError(self._end()) from error
         return self._answer()
 
     def stop(self) -> None:
-        """Ends it, and what it started. Calling it twice does no harm."""
+        """Stop the process and its children. It may be called twice."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         for end in (None, signal.SIGTERM, signal.SIGKILL):
@@ -66,16 +67,16 @@ class Child:
         self._process.stdout.close()
 
     def _answer(self) -> dict[str, Any]:
-        # One line for each that is asked, so that nothing of it can lie in a buffer that select does not see.
+        # One line per request, so that no answer is left in a buffer that select does not see.
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], self._limit)[0]:
-            raise Failed(f"no answer in {self._limit:.0f} s")
+            raise ContenderError(f"no answer in {self._limit:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise Failed(self._end())
+            raise ContenderError(self._end())
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
-            raise Failed(answer["failed"])
+            raise ContenderError(answer["failed"])
         return answer
 
     def _end(self) -> str:
