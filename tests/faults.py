@@ -1,4 +1,4 @@
-"""What tests of faults share: a run taken step by step, tasks that do harm, processes that are stopped."""
+"""Helpers of the fault tests: a run driven step by step, tasks that fail or kill, processes that are stopped."""
 
 import os
 import signal
@@ -29,12 +29,12 @@ def on_ray(config: Config, workers: int | WorkerRange, **settings: Any) -> Confi
 
 
 def many_steps(*overrides: str) -> Config:
-    """More steps than are taken: the test says when it has seen enough."""
+    """Return a configuration with more steps than any test takes."""
     return tiny("outer.steps=100000", "outer.tasks_per_step=8", "engine.compile=off", *overrides)
 
 
 class Run:
-    """A run step by step, and everything that was told of it so far."""
+    """A run driven step by step, with its worker events so far."""
 
     def __init__(self, config: Config, executor: Executor) -> None:
         self.config, self.executor = config, executor
@@ -58,7 +58,7 @@ class Run:
             self.step()
             time.sleep(0.1)  # `check` repeats every step
 
-    def told(self, kind: str) -> int:
+    def count_events(self, kind: str) -> int:
         """How many events of a kind there were."""
         return sum(event.kind == kind for event in self.events)
 
@@ -77,7 +77,7 @@ class Run:
 
 @contextmanager
 def running(config: Config, **options: Any) -> Iterator[Run]:
-    """A run on the Ray that is there."""
+    """Yield a run on the Ray cluster of this process."""
     executor = RayExecutor(config, **options)
     try:
         yield Run(config, executor)
@@ -87,7 +87,7 @@ def running(config: Config, **options: Any) -> Iterator[Run]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that does nothing meanwhile, and is not gone either."""
+    """Stop a process (SIGSTOP) within the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -97,13 +97,13 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def is_worker() -> bool:
-    """Whether this process is one of Ray's."""
+    """Tell whether this process is a Ray worker."""
     return b"ray::" in Path("/proc/self/cmdline").read_bytes()
 
 
 @dataclass(frozen=True)
 class Harmful(Strokes):
-    """Strokes whose task `at` does harm, to whoever samples it, or whose constructor does, to workers alone."""
+    """Strokes whose task `at` kills or raises when sampled, or whose constructor raises in workers only."""
 
     harm: str = ""
     at: int = 0
@@ -117,7 +117,7 @@ class Harmful(Strokes):
 
 
 class Sampled:
-    """The same tasks, and the harm."""
+    """The tasks of Strokes, one of them harmful."""
 
     def __init__(self, strokes: Any, harm: str, at: int) -> None:
         self.spec, self._strokes, self._harm, self._at = strokes.spec, strokes, harm, at

@@ -1,4 +1,4 @@
-"""Somebody who uses a cluster: a folder with a configuration and a profile, no token but in a variable."""
+"""A user of a remote cluster: a folder with a configuration and a profile, the token in a variable only."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from tests.ray_head import RayHead
 
 
 class Person:
-    """Somebody with a folder of their own and a cluster that is elsewhere."""
+    """A user with a folder and a remote cluster."""
 
     def __init__(self, head: RayHead, folder: Path, command: CommandLine) -> None:
         self.head, self.folder, self._command = head, folder, command
@@ -28,7 +28,7 @@ class Person:
         return self._command(self.folder, *arguments)
 
     def process(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same as a process that one can listen to."""
+        """Start a command as a process with piped output."""
         command = [sys.executable, "-m", "metatrain", *arguments]
         return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -46,7 +46,7 @@ class Person:
 
 @contextmanager
 def a_person(head: RayHead, room: Path) -> Iterator[Person]:
-    """With an empty home in `room`, and a profile that names the cluster and where runs are kept."""
+    """Yield a user with an empty home in `room`, and a profile with the cluster's address and runs.root."""
     folder = room / "project"
     folder.mkdir()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
@@ -66,12 +66,12 @@ def a_person(head: RayHead, room: Path) -> Iterator[Person]:
 
 
 def result_in(log: str) -> dict:
-    """What --json made the last line."""
+    """Return the JSON object that --json prints as the last line."""
     return json.loads(next(line for line in reversed(log.splitlines()) if line.startswith("{")))
 
 
 def until(holds: Callable[[], Any], seconds: float = 120) -> Any:
-    """What `holds` gives once that is true."""
+    """Return what `holds` returns once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < deadline, "it took too long"

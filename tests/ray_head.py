@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node with dashboard and token, as `ray start --head` makes it; and a line that breaks."""
+"""Start a one-node Ray cluster with dashboard and token by `ray start --head`; forward connections that can be cut."""
 
 import os
 import secrets
@@ -23,19 +23,19 @@ RAY = Path(sys.executable).with_name("ray")
 
 class RayHead(NamedTuple):
     address: str
-    """Of the dashboard."""
+    """URL of the dashboard."""
     token: str
     metrics: str
-    """Where Prometheus would ask."""
+    """URL of the metrics for Prometheus."""
 
     def environment(self) -> dict[str, str]:
-        """What a person who may use it has set."""
+        """Return the variables that a user of the cluster sets."""
         return {"RAY_API_SERVER_ADDRESS": self.address, "RAY_AUTH_TOKEN": self.token}
 
 
 @contextmanager
 def ray_head(cpus: int = 4, env: dict[str, str] | None = None) -> Iterator[RayHead]:
-    """Its PATH holds no Python of ours, as on many clusters; `env` is what its machines have set."""
+    """Run a cluster whose PATH has no Python of ours, as is common; `env` are variables of its machines."""
     token = secrets.token_hex(16)
     room = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets have short names only
     (room / "auth_token").write_text(token)
@@ -84,7 +84,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float 
 
 
 def clusters_here() -> list[int]:
-    """The pids of the heads of all Ray clusters on this machine, whoever started them."""
+    """Return the pids of the heads of all Ray clusters on this machine."""
     found = []
     for comm in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):
@@ -93,7 +93,7 @@ def clusters_here() -> list[int]:
 
 
 class Line:
-    """A tunnel to `target` (host:port of http://…) which can be cut, and refuses while it is `down`."""
+    """Tunnel to `target` (http://HOST:PORT) that can be cut, and refuses connections while `down`."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.removeprefix("http://").rpartition(":")
@@ -104,7 +104,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> int:
-        """Breaks every connection; how many there were."""
+        """Break every connection; return how many there were."""
         broken, self._open = self._open, []
         for end in broken:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster and leaving it, starting one and stopping it, and what is refused on the way."""
+"""Join and leave a Ray cluster, start and stop one, and refuse wrong addresses, tokens and versions."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def token(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, token: dict[str, str]) -> Iterator[str]:
-    """The address of a cluster of three logical cores that somebody else has started."""
+    """Yield the address of a cluster of three logical cores that another process started."""
     ports = tmp_path / "port"
     begin = (
         "import sys, time; from pathlib import Path; from ray.cluster_utils import Cluster;"
@@ -72,7 +72,7 @@ def cluster(tmp_path: Path, token: dict[str, str]) -> Iterator[str]:
     alive = process.poll() is None
     process.communicate(timeout=60)
     log.close()
-    assert alive, "whoever joined it has stopped it"
+    assert alive, "a process that joined it has stopped it"
 
 
 def test_a_cluster_that_was_joined_is_left_running(cluster, token):

@@ -231,10 +231,10 @@ def test_a_retry_goes_on_with_the_newest_run(store: ObjectStore, tmp_path: Path)
 
 
 def test_a_retry_that_cannot_look_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy.kubernetes.resumable import command
+    from deploy.kubernetes.resumable import choose_command
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
-        command(entrypoint()[2:])
+        choose_command(entrypoint()[2:])
     with pytest.raises(ValueError, match=r"runs\.root=s3://BUCKET/JOB"):
-        command(["metatrain", "train", "x.yaml"])
+        choose_command(["metatrain", "train", "x.yaml"])

@@ -205,12 +205,12 @@ class Careless:
 @pytest.mark.parametrize("looks", [False, True])
 def test_a_store_where_two_drivers_could_own_a_run_is_refused(buckets, looks):
     with pytest.raises(SystemExit, match=r"of 8 writes at once with IfNoneMatch 8 were taken.*cannot hold runs"):
-        buckets.check(Careless(looks), "runs")
+        buckets.check_conditional_writes(Careless(looks), "runs")
 
 
 def test_stores_are_tried_when_buckets_are_made(buckets, monkeypatch):
     monkeypatch.setattr(buckets.boto3, "client", lambda *service, **config: Careless(True))
-    monkeypatch.setattr(buckets, "make", lambda store, bucket: None)
+    monkeypatch.setattr(buckets, "create_bucket", lambda store, bucket: None)
     with pytest.raises(SystemExit, match="cannot hold runs"):
         buckets.main(["runs"])
 
@@ -226,7 +226,7 @@ def test_a_store_that_ignores_only_if_match_is_refused(buckets, stack):
         head_object, delete_object = client.head_object, client.delete_object
 
     with pytest.raises(SystemExit, match="with IfMatch 8 were taken"):
-        buckets.check(Forgetful(False), "runs")
+        buckets.check_conditional_writes(Forgetful(False), "runs")
     assert stack.s3.keys("runs") == []
 
 
@@ -235,8 +235,8 @@ def test_buckets_can_be_made_twice_and_anywhere(buckets, stack, monkeypatch):
         monkeypatch.setenv(name, value)
     for region in ("us-east-1", "eu-central-1"):
         monkeypatch.setenv("AWS_REGION", region)
-        buckets.make(boto3.client("s3", region_name=region), f"again-{region}")
-        buckets.make(boto3.client("s3", region_name=region), f"again-{region}")
+        buckets.create_bucket(boto3.client("s3", region_name=region), f"again-{region}")
+        buckets.create_bucket(boto3.client("s3", region_name=region), f"again-{region}")
     monkeypatch.setattr(sys, "argv", ["buckets.py"])
     with pytest.raises(SystemExit, match="usage"):
         buckets.main([])

@@ -1,4 +1,4 @@
-"""Nodes that come, go, give notice and vanish with what they hold: several Ray nodes on one machine."""
+"""Nodes that join, leave, give notice and vanish: several Ray nodes on one machine."""
 
 import json
 import os
@@ -32,7 +32,7 @@ LARGE = "model.width=32"
 
 
 class Nodes:
-    """A cluster whose head, where the driver is, has no room for workers."""
+    """A cluster whose head, which runs the driver, has no CPU for workers."""
 
     def __init__(self) -> None:
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -51,7 +51,7 @@ class Nodes:
             self.remove(node)
 
     def drain(self, node: Any) -> None:
-        """Notice as the cluster gives it when a spot machine is about to be taken away."""
+        """Give notice as a cluster does for a spot machine that is about to be taken away."""
         notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         ray_command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
         which = ["--node-id", node.node_id, "--deadline-remaining-seconds", "300"]
@@ -78,7 +78,7 @@ def nodes(started: Nodes) -> Iterator[Nodes]:
 
 
 def pid_on(run: Run, node: Any) -> int:
-    """The worker there, 0 where there is none."""
+    """Return the pid of the worker on a node; 0 without one."""
     handles = run.executor._pool.ready()
     return next((handle.info.pid for handle in handles if handle.info.node == node.node_id), 0)
 
@@ -90,22 +90,22 @@ def test_nodes_that_vanish_come_or_give_notice_change_no_bit(nodes):
         run.executor.pids()
         run.step(3)
         nodes.remove(vanishing)
-        run.until(lambda: run.told("worker-lost") == 1, 60)
+        run.until(lambda: run.count_events("worker-lost") == 1, 60)
         assert run.executor.health()["workers"] == 2
         new = nodes.add()
         run.until(lambda: run.done_by(pid_on(run, new)) > 0, 30)
-        assert run.told("worker-joined") == 1
+        assert run.count_events("worker-joined") == 1
 
         leaving = pid_on(run, warned)
         nodes.drain(warned)
-        run.until(lambda: run.told("node-leaving") == 1, 30)
+        run.until(lambda: run.count_events("node-leaving") == 1, 30)
         run.until(lambda: pid_on(run, warned) == 0, 30)
         done = run.done_by(leaving)
         instead = nodes.add()
         run.until(lambda: run.done_by(pid_on(run, instead)) > 0, 60)
         assert run.done_by(leaving) == done, "it gets no more work"
-        assert run.told("worker-lost") == 1, "who leaves after notice is not lost"
-        assert run.told("worker-joined") == 2
+        assert run.count_events("worker-lost") == 1, "who leaves after notice is not lost"
+        assert run.count_events("worker-joined") == 2
         run.check()
 
 
@@ -132,7 +132,7 @@ def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
         run.step()
         assert not thief.is_alive()
         assert run.executor.report()["retries"] > 0
-        run.until(lambda: run.told("worker-lost") == 2, 60)
+        run.until(lambda: run.count_events("worker-lost") == 2, 60)
         run.check()
 
 

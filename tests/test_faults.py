@@ -1,4 +1,4 @@
-"""Workers that stop, die, cannot start or fail: the run goes on with the same bits, or says why it cannot."""
+"""Workers that stop, die, fail to start or raise: the run goes on with the same bits, or fails with the reason."""
 
 import os
 import subprocess
@@ -24,12 +24,12 @@ def test_a_stopped_worker_is_waited_for_by_nobody_and_given_work_again_when_it_i
         run.until(lambda: run.done_by(pid) > 0, 30)
         before = run.step(20)
         with stopped(pid):
-            run.until(lambda: run.told("worker-silent") == 1, 30)
+            run.until(lambda: run.count_events("worker-silent") == 1, 30)
             assert run.step(20) < before / 0.3, "its calls hold up no later step"
             done = run.done_by(pid)
-        run.until(lambda: run.told("worker-back") == 1, 30)
+        run.until(lambda: run.count_events("worker-back") == 1, 30)
         run.until(lambda: run.done_by(pid) > done, 30)
-        assert run.told("worker-lost") == 0
+        assert run.count_events("worker-lost") == 0
         assert run.executor.health()["stragglers"] > 0
         assert run.executor.health()["workers"] == 2
         run.check()
@@ -41,11 +41,11 @@ def test_a_worker_that_stays_silent_is_replaced_after_the_timeout(local_ray):
         pid, other = run.executor.pids()
         run.until(lambda: run.done_by(pid) > 0, 30)
         with stopped(pid):
-            run.until(lambda: run.told("worker-silent") == 1, 30)
+            run.until(lambda: run.count_events("worker-silent") == 1, 30)
             silent = time.monotonic()
-            run.until(lambda: run.told("worker-lost") == 1, 30)
+            run.until(lambda: run.count_events("worker-lost") == 1, 30)
             assert time.monotonic() - silent > 2.5, "not before"
-            run.until(lambda: run.told("worker-joined") == 1, 60)
+            run.until(lambda: run.count_events("worker-joined") == 1, 60)
         (new,) = set(run.executor.pids()) - {pid, other}
         run.until(lambda: run.done_by(new) > 0, 30)
         run.check()
@@ -58,7 +58,12 @@ def test_the_only_worker_stopped_is_replaced_too(local_ray):
         run.step(5)
         with stopped(pid):
             run.step(5)
-        assert run.told("worker-silent") == run.told("worker-lost") == run.told("worker-joined") == 1
+        assert (
+            run.count_events("worker-silent")
+            == run.count_events("worker-lost")
+            == run.count_events("worker-joined")
+            == 1
+        )
         run.check()
 
 
@@ -88,8 +93,8 @@ def test_a_task_that_raises_ends_that_call_and_leaves_the_workers_fit_for_others
 def test_a_worker_that_cannot_start_is_tried_again_only_where_that_may_help(local_ray, harm, lost):
     began = time.monotonic()
     with running(on_ray(harmful(harm), 1)) as run:
-        told = {"value": "ValueError: no such strokes", "file": "FileNotFoundError: .*not mounted yet"}[harm]
-        with pytest.raises(WorkersLost, match=f"^a worker cannot start: {told}"):
+        reason = {"value": "ValueError: no such strokes", "file": "FileNotFoundError: .*not mounted yet"}[harm]
+        with pytest.raises(WorkersLost, match=f"^a worker cannot start: {reason}"):
             run.step()
         assert sum(event.kind == "worker-lost" for event in run.executor.events()) == lost
     assert time.monotonic() - began < 60

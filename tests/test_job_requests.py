@@ -1,4 +1,4 @@
-"""Wrong requests to a cluster: each gets one clear line with the remedy, and exit code 2; nothing is started."""
+"""Wrong requests to a cluster: each prints one line with the remedy and exits with 2; no job starts."""
 
 import http.server
 import os
@@ -29,7 +29,7 @@ def person(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def profiles(person: Person, tmp_path: Path, **one: object) -> tuple[str, str]:
-    """A file of profiles with one, beside what every profile here needs."""
+    """Write a file with one profile, and return the option that names it."""
     path = tmp_path / "profiles.yaml"
     plain = {"address": person.head.address, "settings": {"runs.root": str(person.runs)}, **one}
     path.write_text(yaml.safe_dump({"default": "one", "profiles": {"one": plain}}))
@@ -54,7 +54,7 @@ def one_line(done: Done, *parts: str) -> None:
 
 @contextmanager
 def answering(code: int) -> Iterator[tuple[str, list[tuple[str, str, str | None]]]]:
-    """The address of a server that answers so, and what it was asked: method, path and authorization."""
+    """Yield the address of a server that answers with `code`, and its requests: method, path, authorization."""
     asked: list[tuple[str, str, str | None]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

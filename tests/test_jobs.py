@@ -1,4 +1,4 @@
-"""Jobs on a real Ray cluster with a token, from a folder that is not the repository: `metatrain submit` and its kin."""
+"""Submit, follow, stop and resume jobs on a Ray cluster with a token, from a folder outside the repository."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 
 STEPS = 24
 SLOW = ("outer.steps=100", "evaluation.every=1", "evaluation.validation_tasks=400")
-"""Each step takes seconds: more than Ray gives a job that is to end."""
+"""Each step takes seconds, longer than Ray waits for a stopped job by default."""
 
 
 class WithoutWebsockets(FaultProxy):
@@ -54,7 +54,7 @@ def test_the_log_is_followed_as_it_comes_and_the_exit_code_is_the_job_s(person: 
     assert process.returncode == 0
     trained = [(moment, line) for moment, line in came if line.startswith("training ")]
     assert [line for _, line in trained if " · validation " in line][-1].startswith(f"training {STEPS}/{STEPS} ")
-    assert came[-1][0] - trained[0][0] > 0.5  # it was not told at the end
+    assert came[-1][0] - trained[0][0] > 0.5  # printed as it came
     assert not any(line.startswith(JSON_PREFIX) for _, line in came)
     result = result_in("".join(line for _, line in came))
     assert result["params_sha256"] == undisturbed  # two workers of the cluster, or one process here
@@ -77,7 +77,7 @@ def test_what_goes_wrong_there_comes_through(person: Person) -> None:
 
 
 def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, undisturbed: str) -> None:
-    """Seen through a connection that breaks and is made again."""
+    """Follow the job through a connection that breaks and is made again."""
     slowly = ("evaluation.every=1", "evaluation.validation_tasks=60", "executor.name=ray", "executor.workers=2")
     job = person.job(f"outer.steps={STEPS}", *slowly)
     with closing(Line(person.head.address)) as line, follower(person, job, line.address) as process:
@@ -104,7 +104,7 @@ def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, 
 
 
 def stopped_while_running(person: Person, job: str, status: dict) -> Done:
-    """Of a job that is looked at as it runs."""
+    """Check the status of a running job, and stop it."""
     assert (status["status"], status["steps"], status["cluster/workers"]) == ("RUNNING", STEPS, 2)
     assert status["time/tasks_per_second"] > 0
     assert 0 < status["best/accuracy"] <= 1
@@ -116,7 +116,7 @@ def stopped_while_running(person: Person, job: str, status: dict) -> Done:
 
 
 def follower(person: Person, job: str, address: str) -> subprocess.Popen[str]:
-    """Somebody for whom the cluster has another address."""
+    """Follow a job under another address of the cluster."""
     return person.process("logs", job, "--follow", "--profile", "lab", "--address", address)
 
 
@@ -142,7 +142,7 @@ def test_a_driver_that_is_lost_with_its_node_leaves_a_run_to_go_on_with(person: 
     job = person.job(*SLOW, "checkpoint.every=1")
     with WithoutWebsockets(person.head.address, Faults(), 0) as proxy, follower(person, job, proxy.url) as process:
         assert any(line.startswith("training 1/100") for line in process.stdout)
-        assert person.jobs()[job]["status"] == "RUNNING"  # it was told as it came
+        assert person.jobs()[job]["status"] == "RUNNING"  # printed as it came
         proxy.lost = True
         (supervisor,) = [pid for pid in processes_of(job) if "JobSuper" in Path(f"/proc/{pid}/comm").read_text()]
         os.kill(supervisor, signal.SIGKILL)
@@ -159,12 +159,12 @@ def test_a_driver_that_is_lost_with_its_node_leaves_a_run_to_go_on_with(person: 
 
 
 def sent_for(pid: int) -> list[str]:
-    """What a process has as its working directory, less what running it has left there."""
+    """List a process's working directory without caches of Python."""
     return sorted(path.name for path in Path(f"/proc/{pid}/cwd").iterdir() if path.name != "__pycache__")
 
 
 def processes_of(job: str) -> list[int]:
-    """Those that have the job's id in their environment."""
+    """Return the processes that have the job's id in their environment."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Profiles as values: what they become, which token is taken, what is filled in."""
+"""Profiles: settings as overrides, the choice of profile and token, variables, secrets."""
 
 from pathlib import Path
 

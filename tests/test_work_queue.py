@@ -1,4 +1,4 @@
-"""The books of a step: whatever becomes of calls, every shard counts once, and the sum keeps its bits."""
+"""The work queue: whatever happens to calls, every shard counts once, and the sum keeps its bits."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from metatrain.training.tree_sum import Block, TreeSum, tree_sum
 
 @dataclass
 class History:
-    """A queue, and what its users know: who has which call in hands, and what was counted."""
+    """A work queue with what its user knows: the open assignments and the completed blocks."""
 
     shards: int
     workers: int
@@ -37,7 +37,7 @@ class History:
         given = self.queue.take_overdue(worker, overdue, self.now)
         if given is not None:
             again = set(self.leaves(given[1]))
-            assert not again & set(own), "nobody is given what they have themselves"
+            assert not again & set(own), "no worker receives a shard that it holds"
             assert again <= set(self.leaves(*(self.hands[number][1] for number in overdue))), "only what is overdue"
         return self._given(worker, given)
 
@@ -64,7 +64,7 @@ class History:
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    """Up to 80 things that happened, in an order that nobody would choose."""
+    """Draw up to 80 events in any order."""
     history = History(draw(st.integers(1, 70)), draw(st.integers(1, 6)), draw(st.integers(1, 80)))
     kinds = st.sampled_from(["take", "take", "count", "lose", "take_over"])
     for kind in draw(st.lists(kinds, max_size=80)):
@@ -109,7 +109,7 @@ def test_the_blocks_that_count_add_up_to_the_same_bits(history, last_calls_are_l
 
 @given(histories())
 def test_who_has_nothing_can_always_go_on(history):
-    """Workers that stopped with calls in hands hold nothing up: one that comes can do all that is left."""
+    """Workers that stopped hold nothing up: a newcomer can do all that is left."""
     newcomer = history.workers + 1
     while not history.queue.done:
         overdue = {number for number, _ in history.queue.open_assignments()}
@@ -127,7 +127,7 @@ def test_blocks_of_one_shard_are_handed_out_as_they_are_numbered_to_a_single_wor
 
 
 def calls(shards: int, workers: int) -> int:
-    """How many calls it takes when all workers are equally fast."""
+    """Count the calls when all workers are equally fast."""
     history, made = History(shards, workers, 1024), 0
     while not history.queue.done:
         made += sum(history.take(worker) for worker in range(workers))

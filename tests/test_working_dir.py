@@ -1,4 +1,4 @@
-"""The working directory as it is sent: what stays behind, what is too large."""
+"""The working directory that a job is sent: what is left out, what is too large."""
 
 import os
 import zipfile

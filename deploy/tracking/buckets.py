@@ -1,8 +1,8 @@
-"""Makes the buckets named on the command line, and refuses a store that cannot keep what runs rely on.
+"""Create the buckets named on the command line, and check that the S3 server supports conditional writes.
 
 A run in S3 has one owner because a write with `If-None-Match: *` or `If-Match` is refused once another driver has
-written. A server that ignores these headers, or looks first and writes later, would let two drivers write one run.
-So each is tried, with several writers at once. What S3 to write to is read from the AWS_… variables.
+written. A server that ignores these headers, or checks them before it writes, would let two drivers write one run.
+So several writers try at once. The server and login are read from the AWS_… variables.
 """
 
 import os
@@ -23,19 +23,19 @@ Condition = dict[str, str]
 
 
 def main(buckets: list[str]) -> None:
-    """Exits with a line that says what is wrong, and 0 where each bucket is there and conditions hold."""
+    """Create and check the buckets; exit with a message if conditional writes do not hold."""
     if not buckets:
         sys.exit("usage: buckets.py BUCKET...")
     store = boto3.client("s3", config=Config(max_pool_connections=WRITERS))
     for bucket in buckets:
-        make(store, bucket)
+        create_bucket(store, bucket)
     for _ in range(ROUNDS):
-        check(store, buckets[-1])
+        check_conditional_writes(store, buckets[-1])
     sys.stdout.write(f"{', '.join(buckets)}: made; of {WRITERS} conditional writes at once, one is taken\n")
 
 
-def make(store: Any, bucket: str) -> None:
-    """The bucket is there afterwards, whoever made it."""
+def create_bucket(store: Any, bucket: str) -> None:
+    """Create `bucket` unless it exists."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
     try:
@@ -46,23 +46,23 @@ def make(store: Any, bucket: str) -> None:
     store.head_bucket(Bucket=bucket)
 
 
-def check(store: Any, bucket: str) -> None:
-    """One of several writers wins where the key is absent, and one where it has to be as it was."""
+def check_conditional_writes(store: Any, bucket: str) -> None:
+    """Check that one of several writers wins with each condition: the key is absent, the key is unchanged."""
     key = f".conditional-writes-{uuid.uuid4().hex}"
     try:
-        require_one(store, bucket, key, {"IfNoneMatch": "*"})
-        require_one(store, bucket, key, {"IfMatch": store.head_object(Bucket=bucket, Key=key)["ETag"]})
+        require_one_winner(store, bucket, key, {"IfNoneMatch": "*"})
+        require_one_winner(store, bucket, key, {"IfMatch": store.head_object(Bucket=bucket, Key=key)["ETag"]})
     finally:
         store.delete_object(Bucket=bucket, Key=key)
 
 
-def require_one(store: Any, bucket: str, key: str, condition: Condition) -> None:
-    """Exits where another number than one of the writers is told that its version stands."""
-    together = Barrier(WRITERS)
+def require_one_winner(store: Any, bucket: str, key: str, condition: Condition) -> None:
+    """Exit with a message unless exactly one of WRITERS simultaneous writes succeeds."""
+    barrier = Barrier(WRITERS)
 
     def write(_: int) -> bool:
-        together.wait()
-        try:  # each its own bytes, so that what one has written no longer matches for the others
+        barrier.wait()
+        try:  # different bytes, so that one write changes the ETag for the others
             store.put_object(Bucket=bucket, Key=key, Body=uuid.uuid4().bytes, **condition)
         except ClientError as error:
             if error.response["Error"]["Code"] not in REFUSED:

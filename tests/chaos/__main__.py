@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: a line for each event, a verdict for each scenario, exit code 1 if one fell."""
+"""Run the chaos scenarios: print a line for each event and a verdict for each scenario; exit with 1 if one failed."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Drivers as processes: `metatrain train` and what it has got to."""
+"""Run `metatrain train` as a driver process, and read its progress."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class Driver:
             )
 
     def step(self) -> int:
-        """The outer step that it has recorded last; 0 before there is one."""
+        """Return the outer step that it recorded last; 0 before the first."""
         steps = [0]
         for path in (*self.folder.glob("cache/runs/*/metrics.jsonl"), *self.folder.glob("runs/*/metrics.jsonl")):
             try:
@@ -69,19 +69,19 @@ class Driver:
         return max(steps)
 
     def wait(self, seconds: float) -> int:
-        """The exit code."""
+        """Return the exit code."""
         return self.process.wait(seconds)
 
     def outcome(self) -> dict[str, Any]:
-        """What it printed last."""
+        """Return the last line of its output."""
         return dict(json.loads((self.folder / "out").read_text().splitlines()[-1]))
 
     def said(self) -> str:
-        """The end of what it said on standard error."""
+        """Return the end of its standard error."""
         return (self.folder / "err").read_text()[-1500:]
 
     def advance(self, steps: int, seconds: float) -> bool:
-        """Waits until it has recorded so many steps more; False where it ended first, or never did."""
+        """Wait until it has recorded so many more steps; False if it ended first, or the time was up."""
         goal, end = self.step() + steps, time.monotonic() + seconds
         while self.step() < goal:
             if self.process.poll() is not None or time.monotonic() > end:
@@ -90,14 +90,14 @@ class Driver:
         return True
 
     def end(self) -> None:
-        """Ends it, should it still run."""
+        """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
 
 def recorded(place: str) -> dict[int, float]:
-    """The training loss of every step in the run at `place`. AssertionError: a step is there twice, or missing."""
+    """Return the training loss of every step of the run at `place`. AssertionError: a step is doubled or missing."""
     lines = read_lines(open_home(place).metrics)
     points = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
     steps = [step for step, _ in points]

@@ -1,4 +1,4 @@
-"""Who does the harm: to processes of a cluster of its own, on a seed's word, telling of each deed."""
+"""Kill and stop the processes of a test cluster, as a seed decides, and print each action."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 
 class Deed(NamedTuple):
-    """Something that was done: when, in seconds since the beginning, at which step, what and to whom."""
+    """An action: seconds since the beginning, outer step, what was done and to which process."""
 
     seconds: float
     step: int
@@ -23,7 +23,7 @@ class Deed(NamedTuple):
 
 
 class Table:
-    """What was done, printed as it happens."""
+    """The actions so far, printed as they happen."""
 
     def __init__(self) -> None:
         self.deeds: list[Deed] = []
@@ -38,12 +38,12 @@ class Table:
         return Counter(deed.kind for deed in self.deeds)
 
     def kills(self) -> int:
-        """Workers, drivers and nodes killed."""
+        """Count the workers, drivers and nodes that were killed."""
         return sum(count for kind, count in self.counts().items() if kind.startswith("kill"))
 
 
 class Nodes:
-    """A cluster whose head has no room for workers, and nodes with room for one each that come and go."""
+    """A cluster whose head has no CPU for workers, and nodes of one CPU each that come and go."""
 
     def __init__(self, count: int) -> None:
         self._cluster = Cluster(
@@ -62,7 +62,7 @@ class Nodes:
         return str(node.node_id[:8])
 
     def workers(self) -> list[int]:
-        """The processes of all actors that compute."""
+        """Return the processes of all actors that compute."""
         raylets = [node.all_processes["raylet"][0].process.pid for node in self.nodes]
         return sorted(pid for raylet in raylets for pid in _below(raylet) if _title(pid).startswith("ray::ShardActor"))
 
@@ -73,7 +73,7 @@ class Nodes:
 
 
 class Monkey:
-    """Does one harmful thing at a time. `rng` decides which, and to whom."""
+    """Do one harmful action at a time; `rng` decides which, and to which process."""
 
     def __init__(self, nodes: Nodes, table: Table, rng: random.Random) -> None:
         self._nodes, self._table, self._rng = nodes, table, rng
@@ -81,7 +81,7 @@ class Monkey:
         self._stopped: dict[int, float] = {}
 
     def act(self, step: int, kill_driver: Callable[[], int]) -> None:
-        """One deed at `step`; `kill_driver` kills it and returns its process."""
+        """Do one action at `step`; `kill_driver` kills the driver and returns its process."""
         deeds = {"kill worker": 69, "kill driver": 14, "kill node": 9, "stop worker": 8}
         kind = self._rng.choices(list(deeds), list(deeds.values()))[0]
         if kind == "kill driver":
@@ -99,7 +99,7 @@ class Monkey:
                 self._stopped[pid] = time.monotonic() + self._rng.uniform(2, 8)
 
     def tidy(self, step: int, all_of_it: bool = False) -> None:
-        """What is due: nodes come back, stopped workers go on."""
+        """Restore what is due: nodes come back, stopped workers go on."""
         now = time.monotonic()
         for pid in [pid for pid, until in self._stopped.items() if now > until or all_of_it]:
             del self._stopped[pid]
@@ -112,7 +112,7 @@ class Monkey:
 
 
 def _below(pid: int) -> Iterator[int]:
-    """All processes that descend from `pid`."""
+    """Return all descendants of `pid`."""
     with suppress(OSError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             yield int(child)

@@ -1,4 +1,4 @@
-"""What is done, and what must hold after: the undisturbed run's parameters to the last bit, every step once."""
+"""Run the chaos scenarios, and check parameters against an undisturbed run bit by bit, and every step once."""
 
 import json
 import os
@@ -25,7 +25,7 @@ RPC = {
         "in_flight_failure_prob": 0,
     }
 }
-"""A quarter of the requests to compute, and a quarter of the answers, are lost."""
+"""Loses a quarter of the requests to compute, and a quarter of the replies."""
 FAULTY = Faults(refuse=0.1, lose=0.05, cut=0.05)
 FAKETIME = [
     Path(folder) / "faketime/libfaketime.so.1"
@@ -37,14 +37,14 @@ _PATIENCE_S = 240.0
 
 
 class Truth(NamedTuple):
-    """The undisturbed run."""
+    """Result of the undisturbed run."""
 
     sha256: str
     losses: dict[int, float]
 
 
 class Setting(NamedTuple):
-    """What all scenarios share."""
+    """Settings shared by all scenarios."""
 
     scratch: Path
     table: Table
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
 
 @contextmanager
 def setting(scratch: Path, table: Table, seed: int) -> Iterator[Setting]:
-    """An S3 server that fails one request in five, and the truth."""
+    """Yield an S3 server that fails one request in five, and the undisturbed result."""
     undisturbed = Driver(scratch / "undisturbed", ["chaos.yaml"], {})
     assert undisturbed.wait(_PATIENCE_S) == 0, undisturbed.said()
     outcome = undisturbed.outcome()
@@ -71,7 +71,7 @@ def setting(scratch: Path, table: Table, seed: int) -> Iterator[Setting]:
 
 
 def deaths(given: Setting, kills: int) -> str:
-    """Workers, nodes and drivers are killed, calls and answers of Ray's lost, S3 fails: until so many kills."""
+    """Kill workers, nodes and drivers, lose calls and replies of Ray, fail S3 requests: until so many kills."""
     rng = random.Random(given.seed)
     nodes = Nodes(3)
     monkey = Monkey(nodes, given.table, rng)
@@ -90,7 +90,7 @@ def deaths(given: Setting, kills: int) -> str:
 def _one_life_after_another(
     given: Setting, nodes: Nodes, monkey: Monkey, rng: random.Random, kills: int, name: str
 ) -> int:
-    """One run to its end, driver after driver, each with an empty disk; how many there were."""
+    """Run to the end, driver after driver, each with an empty disk; return how many drivers there were."""
     environment = given.environment() | {"RAY_testing_rpc_failure": json.dumps(RPC)}
     on_ray = ["executor.name=ray", f"executor.address={nodes.address}", "executor.workers={min: 1, max: 3}"]
     first = ["chaos.yaml", f"runs.root=s3://runs/{name}", *on_ray]
@@ -126,13 +126,13 @@ def _one_life_after_another(
 
 
 def _place(given: Setting, name: str) -> str:
-    """Where the one run under `name` is kept."""
+    """Return the place of the only run under `name`."""
     keys = given.store.keys("runs", f"{name}/")
     return f"s3://runs/{name}/{keys[0].split('/')[1]}" if keys else ""
 
 
 def presumed_dead(given: Setting) -> str:
-    """A driver is stopped, another takes its run over and ends it; the first wakes up, and can write nothing."""
+    """Stop a driver, let another take its run over and finish it; check that the first, resumed, can write nothing."""
     first = Driver(
         given.scratch / "sleeper",
         ["chaos.yaml", "runs.root=s3://runs/sleeper", "runs.heartbeat=1"],
@@ -165,7 +165,7 @@ def presumed_dead(given: Setting) -> str:
 
 
 def full_disk(given: Setting) -> str:
-    """No file may grow beyond a quota: the run fails with 1 and says so; with room again it goes on."""
+    """Limit file sizes by a quota: the run fails with 1 and says so; without the quota it resumes."""
     cramped = Driver(given.scratch / "cramped", ["chaos.yaml"], {}, largest_file=20_000)
     assert cramped.wait(_PATIENCE_S) == 1, cramped.said()
     line = cramped.said().strip().splitlines()[-2]
@@ -178,7 +178,7 @@ def full_disk(given: Setting) -> str:
 
 
 def jumping_clock(given: Setting) -> str:
-    """The machine's clock jumps by days, forth and back, while a run is kept on S3."""
+    """Let the clock jump by days, forth and back, during a run on S3."""
     library = next((path for path in FAKETIME if path.exists()), None)
     if library is None:
         return "SKIPPED: libfaketime is not installed (apt-get install faketime)"
