@@ -25,14 +25,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_shipped_searches_are_searches(path):
     document = load_search_config(path)
-    assert read_search_config(document.plain()) == document
+    assert read_search_config(document.to_plain()) == document
     for number in range(20):
-        document.trial(document.space.sample(1, number))
+        document.trial_config(document.space.sample(1, number))
 
 
 def test_it_is_read_back_as_it_was_written(tmp_path):
     document = tiny_search("search.objectives=[parameters]", "search.warm_start=[a, b]")
-    (tmp_path / "config.yaml").write_text(document.text())
+    (tmp_path / "config.yaml").write_text(document.to_yaml())
     assert load_search_config(tmp_path / "config.yaml") == document
 
 
@@ -40,7 +40,7 @@ def test_it_is_read_back_as_it_was_written(tmp_path):
 def test_each_method_has_settings_of_its_own(name):
     document = tiny_search(f"search.method={name}", "search.trials=30")
     assert document.search.method.name == name
-    assert read_search_config(document.plain()) == document
+    assert read_search_config(document.to_plain()) == document
     with pytest.raises(ValueError, match=r"search\.method\.nonsense: no such setting"):
         tiny_search(f"search.method={{name: {name}, nonsense: 1}}")
 
@@ -158,7 +158,7 @@ def test_a_request_that_cannot_be_met_ends_in_one_line_and_leaves_nothing(argume
 def test_a_search_is_not_gone_on_with_as_a_run(tmp_path, command):
     from metatrain.runs import create
 
-    home = create(tmp_path, "search", tiny_search().text(), {})
+    home = create(tmp_path, "search", tiny_search().to_yaml(), {})
     (home.path / "journal.jsonl").touch()
     done = command(tmp_path, "train", "--resume", str(home.path))
     assert done.code == 2 and "metatrain search --resume" in done.err

@@ -5,7 +5,7 @@ import pytest
 from metatrain.errors import WorkersLost
 from tests.searches import journal, tiny_search
 from tune.execution.coordinator import Coordinator
-from tune.execution.trial import Report
+from tune.execution.trial import TrialReport
 from tune.study import Study
 
 
@@ -63,7 +63,7 @@ def test_what_others_would_lack_too_ends_the_session_and_no_trial(coordinator, t
 def test_a_result_forgives_what_was_lost_before(coordinator):
     begun(coordinator)
     lost(coordinator, 0, None)
-    coordinator.handle_report(0, Report(27, 1.0))
+    coordinator.handle_report(0, TrialReport(27, 1.0))
     assert coordinator.lost[0] == 0 and coordinator.search.history.trial(0).status == "completed"
 
 

@@ -9,7 +9,7 @@ from metatrain.metrics import task_loss
 from metatrain.training.worker import Worker
 from metatrain.types import Shard, ShardRequest
 from tests.configurations import tiny
-from tune.execution.costs import COSTS, adaptation, costs
+from tune.execution.costs import COSTS, build_adaptation, measure_costs
 
 SIZES = [(1, 16), (16, 16), (16, 1)]
 """Inputs and outputs of each layer of the MLP below."""
@@ -41,7 +41,7 @@ def test_the_operations_of_maml_are_those_counted_by_hand():
     """Each step goes forward, and back to every layer's weights and to every layer's input but the first's."""
     inputs = products(SHOTS) - 2 * SHOTS * SIZES[0][0] * SIZES[0][1]
     by_hand = STEPS * (products(SHOTS) + products(SHOTS) + inputs) + products(QUERIES)
-    assert costs(sinusoid("maml"), ["operations"]) == {"operations": by_hand}
+    assert measure_costs(sinusoid("maml"), ["operations"]) == {"operations": by_hand}
 
 
 def test_the_operations_of_a_convolution_are_those_of_its_positions():
@@ -54,7 +54,7 @@ def test_the_operations_of_a_convolution_are_those_of_its_positions():
     inputs = convolved(support) - 2 * support * 14**2 * 8 * 9
     step = convolved(support) + convolved(support) + inputs + 3 * support * head
     by_hand = step + convolved(queries) + queries * head
-    assert costs(worker("algorithm.inner_steps=1"), ["operations"]) == {"operations": by_hand}
+    assert measure_costs(worker("algorithm.inner_steps=1"), ["operations"]) == {"operations": by_hand}
 
 
 def test_the_operations_of_anil_pass_the_body_once():
@@ -63,30 +63,30 @@ def test_the_operations_of_anil_pass_the_body_once():
     """
     head = 2 * SHOTS * SIZES[-1][0] * SIZES[-1][1]
     by_hand = products(SHOTS) - head + STEPS * 2 * head + products(QUERIES)
-    assert costs(sinusoid("anil"), ["operations"]) == {"operations": by_hand}
+    assert measure_costs(sinusoid("anil"), ["operations"]) == {"operations": by_hand}
 
 
 def test_parameters_are_all_that_is_meta_learned():
     numbers = sum(a * b + b for a, b in SIZES)
-    assert costs(sinusoid("maml"), ["parameters"]) == {"parameters": numbers}
-    assert costs(sinusoid("meta_sgd"), ["parameters"]) == {"parameters": 2 * numbers}
+    assert measure_costs(sinusoid("maml"), ["parameters"]) == {"parameters": numbers}
+    assert measure_costs(sinusoid("meta_sgd"), ["parameters"]) == {"parameters": 2 * numbers}
 
 
 def test_what_costs_more_is_said_to():
     """Twice as wide, and more inner steps in evaluation; those of training are not asked about."""
     names = ["parameters", "operations"]
-    base, wide = costs(worker(), names), costs(worker("model.width=16"), names)
+    base, wide = measure_costs(worker(), names), measure_costs(worker("model.width=16"), names)
     assert wide["parameters"] > 2 * base["parameters"]
     assert wide["operations"] > 2 * base["operations"]
     more, trained = worker("evaluation.inner_steps=4"), worker("algorithm.inner_steps=7", "evaluation.inner_steps=2")
-    assert costs(more, names)["parameters"] == base["parameters"]
-    assert 1.5 * base["operations"] < costs(more, names)["operations"] < 2 * base["operations"]
-    assert costs(trained, names) == base
+    assert measure_costs(more, names)["parameters"] == base["parameters"]
+    assert 1.5 * base["operations"] < measure_costs(more, names)["operations"] < 2 * base["operations"]
+    assert measure_costs(trained, names) == base
 
 
 def test_adaptation_takes_time_that_grows_with_the_steps():
     few, many = worker("evaluation.inner_steps=1"), worker("evaluation.inner_steps=40")
-    seconds = [costs(one, ["adaptation_seconds"])["adaptation_seconds"] for one in (few, many)]
+    seconds = [measure_costs(one, ["adaptation_seconds"])["adaptation_seconds"] for one in (few, many)]
     assert 0 < 4 * seconds[0] < seconds[1]
 
 
@@ -95,11 +95,11 @@ def test_adaptation_takes_time_that_grows_with_the_steps():
 def test_every_method_and_network_has_its_costs_on_pictures(name, model):
     """What is counted is what the evaluation computes."""
     one = worker(f"algorithm={{name: {name}}}", f"model={model}")
-    found = costs(one, list(COSTS))
+    found = measure_costs(one, list(COSTS))
     assert list(found) == ["parameters", "operations", "adaptation_seconds"]
     assert all(type(number) is float and number > 0 for number in found.values())
-    assert costs(one, ["operations"])["operations"] == found["operations"]
-    predicted = adaptation(one)()
+    assert measure_costs(one, ["operations"])["operations"] == found["operations"]
+    predicted = build_adaptation(one)()
     assert predicted.shape == (9, 3)
     request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
     scored = one.score(request, one.initial(), shard).values["loss"][0, -1]
@@ -109,11 +109,11 @@ def test_every_method_and_network_has_its_costs_on_pictures(name, model):
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "protonet"])
 def test_every_method_that_regresses_has_its_costs_on_curves(name):
-    found = costs(sinusoid(name), list(COSTS))
+    found = measure_costs(sinusoid(name), list(COSTS))
     assert all(number > 0 for number in found.values())
 
 
 def test_no_costs_asked_none_computed_and_unknown_ones_refused():
-    assert costs(worker(), []) == {}
+    assert measure_costs(worker(), []) == {}
     with pytest.raises(ValueError, match=r"search.objectives: no cost 'memory': choose among parameters, operations"):
-        costs(worker(), ["memory"])
+        measure_costs(worker(), ["memory"])

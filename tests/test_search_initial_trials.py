@@ -70,7 +70,7 @@ def test_the_word_base_is_a_configuration_without_values_of_its_own():
     first, second = document.study_spec().initial_trials
     assert first == {"algorithm.inner_lr": 0.01, "algorithm.inner_steps": 1, "outer.lr": own["outer"]["lr"]}
     assert second == {**first, "outer.lr": 0.02}
-    assert document.trial(first) == document.base
+    assert document.trial_config(first) == document.base
 
 
 def test_a_search_begins_with_them_and_then_suggests_as_one_without(tmp_path):

@@ -131,7 +131,7 @@ def test_experience_is_read_with_its_weights(tmp_path):
     home = made(tmp_path / "search")
     runs.write_json(
         home.path / "experience.json",
-        PriorStudies((PriorStudy("omniglot", 0.75, (Observation({"outer.lr": 0.1}, 1.0, 0.0),)),)).plain(),
+        PriorStudies((PriorStudy("omniglot", 0.75, (Observation({"outer.lr": 0.1}, 1.0, 0.0),)),)).to_plain(),
     )
     assert collect(home).experience == (("omniglot", 0.75, 1),)
     (home.path / "experience.json").write_text(json.dumps({"sources": [{"name": "omniglot"}]}))

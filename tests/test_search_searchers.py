@@ -152,17 +152,20 @@ def test_the_oldest_die_in_an_evolution_however_good_they_are():
     history = whole(0, 0.5, 9, -100.0, History())
     for number in range(1, 11):
         history = whole(number, number / 20, 9, 0.0, history)
-    parents = {Evolution(10, 10).parent(history, 11, seed).number for seed in range(20)}
+    parents = {Evolution(10, 10).select_parent(history, 11, seed).number for seed in range(20)}
     assert 0 not in parents
-    assert Evolution(11, 11).parent(history, 11, 0).number == 0
-    assert Evolution(12, 3).parent(history, 11, 0) is None
+    assert Evolution(11, 11).select_parent(history, 11, 0).number == 0
+    assert Evolution(12, 3).select_parent(history, 11, 0) is None
 
 
 def test_an_evolution_changes_one_parameter_of_the_parent():
     history = conformance.told(Evolution(population=10, tournament=4), trials=40)
     searcher = Evolution(10, 10)
     for number in range(40, 60):
-        parent, child = searcher.parent(history, number, 0), searcher.suggest(conformance.SPACE, history, number, 0)
+        parent, child = (
+            searcher.select_parent(history, number, 0),
+            searcher.suggest(conformance.SPACE, history, number, 0),
+        )
         shared = parent.configuration.keys() & child.keys()
         assert sum(parent.configuration[name] != child[name] for name in shared) == 1
 

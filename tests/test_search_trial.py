@@ -14,7 +14,7 @@ from metatrain.runs.locations import leave, make_home
 from metatrain.setup import decided
 from metatrain.training.outer_loop import Best
 from tests.configurations import tiny
-from tune.execution.trial import Report, run_trial
+from tune.execution.trial import TrialReport, run_trial
 from tune.execution.trial_spec import TrialSpec
 
 RUNGS = (2, 4)
@@ -26,7 +26,7 @@ def assignment(place: Path, *overrides: str, **others: Any) -> TrialSpec:
     return TrialSpec(0, place.name, str(place), plain, RUNGS, "validation/accuracy", {}, **others)
 
 
-def whole(given: TrialSpec) -> list[Report]:
+def whole(given: TrialSpec) -> list[TrialReport]:
     return list(run_trial(given, threading.Event()))
 
 

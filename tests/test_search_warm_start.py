@@ -97,7 +97,7 @@ def test_a_journal_tells_both_searchers_and_experience_by_its_digest():
     header = _header(WarmStart(BOHB(least=9), known))
     assert header["name"] == "warm" and header["searcher"] == {"name": "bohb", **dataclasses.asdict(BOHB(least=9))}
     assert len(header["experience"]) == 64 and len(json.dumps(header)) < 400
-    assert _header(WarmStart(BOHB(least=9), read_prior_studies(known.plain()))) == header
+    assert _header(WarmStart(BOHB(least=9), read_prior_studies(known.to_plain()))) == header
     assert _header(WarmStart(BOHB(least=9), PriorStudies((source(0.8, 0.9),)))) != header
     assert _header(WarmStart(TPE(), known))["searcher"]["name"] == "tpe"
 

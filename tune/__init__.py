@@ -1,17 +1,16 @@
-"""What to try: searches over configurations.
+"""Search over configurations: spaces, searchers, schedulers, and studies that run on Ray Tune.
 
-Reading order: `domains` (what one parameter may be), `space` (all of them, and which depend on which), `history` (what
-was tried and seen), `objectives` and `costs` (what is better, where more than the metric counts), `searchers/` (what to
-try next), `rungs` and `population` (who goes on), `journal` (what a crash leaves), `search` (all of it together),
-`likeness` and `experience` (whose earlier searches tell a new one something, and what; `searchers/warm` listens).
+Reading order: `space/` (what one parameter may be; all of them, and which depend on which), `history/` (trials and
+their results; the journal that a crash leaves; Pareto fronts), `searchers/` (what to try next), `schedulers/` (which
+trials continue), `study` (all of it together), `transfer/` (what a new study learns from prior ones;
+`searchers/warm_start` uses it).
 
     (space, history, number, seed) -> configuration        a searcher
-    (history, number)              -> continue | stop      a schedule
+    (history, number)              -> continue | stop      a scheduler
 
-Both are pure functions, so a search that is rebuilt from its journal goes on as if it had not stopped.
+Both are pure functions, so a study that is rebuilt from its journal continues as if it had not stopped.
 
-From there to `metatrain search`: `document`, `methods` (a search as it is written), `folder` (what it keeps), `trial`
-(one run, from rung to rung), `desk` (who is begun, what became of whom), `resources` (whether there is room), `session`
-(Ray Tune asks, the desk answers), `chronicle` (what is told meanwhile), `driver` (all of it, once), `report/`,
-`importance` and `plots` (what came of it).
+From there to `metatrain search`: `settings` and `config/` (a search as it is written), `search_dir` (its files),
+`execution/` (one trial from rung to rung; the coordinator, which Ray Tune asks what to run; resources), `monitor`
+(progress while it runs), `runner` (one search from start to end), `report/` (the page about it).
 """

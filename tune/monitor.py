@@ -1,6 +1,6 @@
-"""What a search tells while it runs: the clock, the best configuration, MLflow's parent run, a line on the terminal.
+"""Report the progress of a search: clock, best configuration, MLflow's parent run, a line on the terminal.
 
-All of it follows from the history, which may be looked at at any time; nothing of it is needed to go on.
+All of it follows from the history; nothing here is needed to resume.
 """
 
 import json
@@ -23,7 +23,7 @@ from metatrain.validation import require
 from metatrain.yaml_config import flat
 from tune.config.search_config import SearchConfig
 from tune.history.trials import FAILED_STATUSES, History, Status
-from tune.search_dir import BEST, CLOCK, JOURNAL, KEPT, trial_run_id
+from tune.search_dir import BEST, CLOCK, JOURNAL, UPLOADED, trial_run_id
 
 if TYPE_CHECKING:
     from metatrain.tracking.mlflow_recorder import MLflowRecorder
@@ -38,15 +38,15 @@ ENDS: dict[Status, RunStatus] = {
 
 
 _TICK_S, _FLUSH_S, _AWAY_S, _FILES_S = 60.0, 3.0, 60.0, 120.0
-"""How often time is noted, MLflow is told, it is tried again once it was away, and is sent files."""
+"""Intervals: of time stamps, of MLflow's metrics, of retries after MLflow did not answer, and of file uploads."""
 
 
 class Clock:
-    """Seconds of a search, all its sessions together, kept beside each event of its journal."""
+    """Measure the seconds of a search over all its sessions, recorded beside each event of its journal."""
 
     def __init__(self, folder: Path) -> None:
         self._journal, self._path = folder / JOURNAL, folder / CLOCK
-        known = _whole(self._path)
+        known = _read_clock(self._path)
         self._noted = max((line["event"] for line in known), default=0)
         self._before = float(known[-1]["seconds"]) if known else 0.0
         self._began = self._told = time.monotonic()
@@ -54,16 +54,18 @@ class Clock:
 
     @property
     def events(self) -> int:
-        """Of the journal, so far."""
+        """Return the number of events of the journal so far."""
         return self._noted
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """Return the seconds so far."""
         return self._before + time.monotonic() - self._began
 
     def note(self, last: bool = False) -> None:
-        """A line for each event that is new; now and then, and at the end, the last one's again, for the time."""
+        """Write a line for each new event, and from time to time and at the end repeat the last one with the present
+        time.
+        """
         size = self._journal.stat().st_size
         late = time.monotonic() - self._told > _TICK_S
         if size == self._size and not (late or last):
@@ -77,8 +79,8 @@ class Clock:
         self._noted = max(self._noted, events)
 
 
-def _whole(path: Path) -> list[dict[str, Any]]:
-    """The lines of a clock, up to one that a crash tore; what comes after it is cut off."""
+def _read_clock(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a clock up to one that a crash tore, and cut the file there."""
     found: list[dict[str, Any]] = []
     kept = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
@@ -93,27 +95,27 @@ def _whole(path: Path) -> list[dict[str, Any]]:
 
 
 class SearchStatus(NamedTuple):
-    """Where a search stands."""
+    """Describe how far a search has come."""
 
     history: History
-    document: SearchConfig
+    config: SearchConfig
     seconds: float
 
     def progress(self) -> tuple[int, int]:
-        """How much of it is done: trials that have ended, or seconds where there is no number of trials."""
-        search, history = self.document.search, self.history
+        """Return (done, total): trials that have ended, or seconds if the number of trials has no limit."""
+        search, history = self.config.search, self.history
         if search.trials is not None:
             return len(history.trials) - len(history.running), search.trials
         return round(self.seconds), round(60 * (search.minutes or 0))
 
     def text(self) -> str:
-        """In one line."""
+        """Return the status in one line."""
         return " · ".join(part for part in (self._times(), *self._parts()) if part)
 
     def _times(self) -> str:
         done, total = self.progress()
-        by_trials = format_time_left(done, total, self.seconds) if self.document.search.trials is not None else "?"
-        minutes = self.document.search.minutes
+        by_trials = format_time_left(done, total, self.seconds) if self.config.search.trials is not None else "?"
+        minutes = self.config.search.minutes
         by_clock = None if minutes is None else max(0.0, 60 * minutes - self.seconds)
         left = by_trials if by_clock is None else f"at most {format_duration(by_clock)}"
         return f"{format_duration(self.seconds)}, {left} left"
@@ -128,83 +130,83 @@ class SearchStatus(NamedTuple):
         return [begun, f"steps: {reached}" if reached else "", self.best()]
 
     def best(self) -> str:
-        """The best so far; nothing where nobody has a result."""
+        """Describe the best trial so far; empty if none has a result."""
         best = self.history.best()
         if best is None:
             return ""
         budget, value = best.results[-1]
-        name = self.document.search.metric.partition("/")[2]
-        told = f"{100 * value:.2f} %" if name == "accuracy" else f"{name} {value:.4g}"
-        return f"best {told} by trial {best.number} at step {budget}"
+        name = self.config.search.metric.partition("/")[2]
+        value_text = f"{100 * value:.2f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        return f"best {value_text} by trial {best.number} at step {budget}"
 
 
 class Monitor:
-    """Tells of a search that is under way."""
+    """Report a search while it runs."""
 
-    def __init__(self, home: Run, document: SearchConfig) -> None:
-        self._home, self._document = home, document
+    def __init__(self, home: Run, config: SearchConfig) -> None:
+        self._home, self._config = home, config
         self.clock = Clock(home.path)
         self._display: Display = open_display(sys.stderr, "searching")
-        self._told = self._missed = ""
+        self._told = self._reported_error = ""
         self._due = self._files_due = 0.0
-        self._recorder = _parent(home, document)
+        self._recorder = _parent_recorder(home, config)
 
     @property
     def parent_run(self) -> str | None:
-        """MLflow's id of the parent run."""
+        """Return MLflow's id of the parent run."""
         return None if self._recorder is None else self._recorder.mlflow_run_id
 
     def start(self, history: History) -> None:
-        """Find the parent run, or make it."""
+        """Find the parent run, or create it."""
         if self._recorder is not None:
             self._recorder.start(history.steps, 0)
             self._recorder.artifact(self._home.config)
-            self._recorder.say_ended(_ended(self._home, history))
+            self._recorder.say_ended(_run_statuses(self._home, history))
 
-    def tell(self, history: History) -> None:
-        """Everything that is new since it was last told."""
+    def update(self, history: History) -> None:
+        """Report everything that is new since the last call."""
         self.clock.note()
-        standing = SearchStatus(history, self._document, self.clock.seconds)
-        best = standing.best()
-        self._display.update(*standing.progress(), standing.text(), best != self._told)
+        status_line = SearchStatus(history, self._config, self.clock.seconds)
+        best = status_line.best()
+        self._display.update(*status_line.progress(), status_line.text(), best != self._told)
         if best != self._told:
             self._told = best
-            self._keep_best(history)
+            self._write_best(history)
         if time.monotonic() >= self._due:
-            self._record(lambda to: to.record(history.steps, _found(history)))
-            self._record(lambda to: to.record(self.clock.events, _counts(history)))
+            self._record(lambda to: to.record(history.steps, _best_metrics(history)))
+            self._record(lambda to: to.record(self.clock.events, _count_trials(history)))
             self._record(lambda to: to.flush())
-        if time.monotonic() >= self._files_due:  # should it be killed, others may learn from it as far as it came
+        if time.monotonic() >= self._files_due:  # if it is killed, later searches can use what it found
             self._files_due = time.monotonic() + _FILES_S
-            self.keep()
+            self.upload_files()
 
-    def keep(self) -> None:
-        """What the search's folder holds of it, in MLflow."""
-        for path in (self._home.path / name for name in KEPT):
+    def upload_files(self) -> None:
+        """Upload the files of the search's folder to MLflow."""
+        for path in (self._home.path / name for name in UPLOADED):
             if path.exists():
                 self.artifact(path)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file for the parent run."""
+        """Upload a file to the parent run."""
         self._record(lambda to: to.artifact(path, folder))
 
     def close(self, history: History, status: RunStatus) -> None:
-        """The terminal as it was, and MLflow told how it ended."""
+        """Restore the terminal and record in MLflow how the search ended."""
         self._due = 0.0
-        self.tell(history)
+        self.update(history)
         self._display.close()
-        self._record(lambda to: to.say_ended(_ended(self._home, history)))
+        self._record(lambda to: to.say_ended(_run_statuses(self._home, history)))
         self._record(lambda to: to.close(status))
 
-    def leave(self) -> None:
-        """The search is somebody else's: nothing more is told of it."""
+    def abandon(self) -> None:
+        """Stop reporting: another driver owns the search now."""
         self._display.close()
         self._recorder = None
 
     def _record(self, call: Callable[["MLflowRecorder"], None]) -> None:
-        """A search does not end because its own run in MLflow cannot be told of: it is tried again, or by `--resume`.
+        """Call the recorder; an error of MLflow does not end the search, and is retried later, or by `--resume`.
 
-        MLflow's client alone would go on trying for minutes.
+        MLflow's client alone would retry for minutes.
         """
         if self._recorder is None:
             return
@@ -212,41 +214,41 @@ class Monitor:
         try:
             preflight(self._recorder.uri)
             call(self._recorder)
-        except (OSError, ValueError) as error:  # it does not answer, or lets us in no more
+        except (OSError, ValueError) as error:  # it does not answer, or refuses the login
             self._due = time.monotonic() + _AWAY_S
-            if str(error) != self._missed:
-                self._missed = str(error)
+            if str(error) != self._reported_error:
+                self._reported_error = str(error)
                 self._display.say(f"not in MLflow yet: {error}")
 
-    def _keep_best(self, history: History) -> None:
+    def _write_best(self, history: History) -> None:
         best = history.best()
         if best is not None:
-            replace_text(self._home.path / BEST, as_yaml(self._document.trial(best.configuration)))
+            replace_text(self._home.path / BEST, as_yaml(self._config.trial_config(best.configuration)))
 
 
-def _ended(home: Run, history: History) -> dict[str, RunStatus]:
-    """How trials ended, by the ids of their runs: who was killed in between has not told MLflow."""
+def _run_statuses(home: Run, history: History) -> dict[str, RunStatus]:
+    """Return the statuses of ended trials by the ids of their runs: a killed process has not recorded its own."""
     return {trial_run_id(home, trial.number): ENDS[trial.status] for trial in history.trials if trial.status in ENDS}
 
 
-def _found(history: History) -> Mapping[str, float]:
+def _best_metrics(history: History) -> Mapping[str, float]:
     best = history.best()
     return {"search/best": best.results[-1][1]} if best else {}
 
 
-def _counts(history: History) -> Mapping[str, float]:
+def _count_trials(history: History) -> Mapping[str, float]:
     states = Counter("failed" if trial.has_failed else trial.status for trial in history.trials)
     counts = {f"search/{status}": float(states[status]) for status in ("running", "stopped", "completed", "failed")}
     return {**counts, "search/trials": float(len(history.trials))}
 
 
-def _parent(home: Run, document: SearchConfig) -> "MLflowRecorder | None":
-    if document.base.tracking.uri is None:
+def _parent_recorder(home: Run, config: SearchConfig) -> "MLflowRecorder | None":
+    if config.base.tracking.uri is None:
         return None
     from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
-    plain = document.plain()
-    base, ours = as_plain(document.base), {key: plain[key] for key in ("search", "space")}
-    said = labels(document.base) | {"metatrain.search": home.run_id}
-    tracking = document.base.tracking
-    return MLflowRecorder(tracking.uri or "", tracking.experiment, home.run_id, flat(base) | flat(ours), said)
+    plain = config.to_plain()
+    base, ours = as_plain(config.base), {key: plain[key] for key in ("search", "space")}
+    tags = labels(config.base) | {"metatrain.search": home.run_id}
+    tracking = config.base.tracking
+    return MLflowRecorder(tracking.uri or "", tracking.experiment, home.run_id, flat(base) | flat(ours), tags)

@@ -1,12 +1,12 @@
-"""A search's folder: what it keeps beside its journal, and where its trials are.
+"""Create and open a search's directory, and specify its trials.
 
 <root>/<search id>/
     run.json, environment.json, owner.lock    as of a run
-    config.yaml          the search as it was written, resolved (`tune.config.search_config`)
-    journal.jsonl        what it has done: the truth (`tune.history.journal`)
+    config.yaml          the search configuration, resolved (`tune.config.search_config`)
+    journal.jsonl        the journal, from which a search is resumed (`tune.history.journal`)
     clock.jsonl          {"event": 1, "seconds": 3.2, "time": …}: when each event of the journal was written
-    experience.json      what earlier searches found, where they were asked
-    tasks.json           what its tasks are like, for later searches to compare theirs with
+    experience.json      observations of prior studies, if `search.warm_start` is set
+    tasks.json           the signature of its tasks, for later searches to compare theirs with
     best.yaml            the best configuration so far, ready for `metatrain train`
     trials/0000/         each trial's own run
 """
@@ -24,41 +24,41 @@ from tune.execution.trial_spec import TrialSpec
 from tune.history.trials import Trial
 
 JOURNAL, CLOCK, BEST = "journal.jsonl", "clock.jsonl", "best.yaml"
-EXPERIENCE, TASKS = "experience.json", "tasks.json"
-KEPT = (JOURNAL, CLOCK, BEST, EXPERIENCE, TASKS)
+PRIOR_STUDIES, TASKS = "experience.json", "tasks.json"
+UPLOADED = (JOURNAL, CLOCK, BEST, PRIOR_STUDIES, TASKS)
 """Files that MLflow's parent run has too."""
 
 
-def create_search(document: SearchConfig, beside: dict[str, str]) -> Run:
-    """A folder for a search, with the texts `beside` kept in it under their names."""
-    settings = document.base.runs
+def create_search(config: SearchConfig, beside: dict[str, str]) -> Run:
+    """Create the directory of a search, with the texts `beside` as files under their names."""
+    settings = config.base.runs
     root = settings.root if is_uri(settings.root) else str(Path(settings.root).absolute())
     search_id = fresh_id(settings.name)
     place = f"{root.rstrip('/')}/{search_id}"
-    return make_home(place, search_id, document.text(), environment(), settings.heartbeat, beside)
+    return make_home(place, search_id, config.to_yaml(), environment(), settings.heartbeat, beside)
 
 
 def open_search(place: str) -> tuple[Run, SearchConfig]:
-    """A search that was begun. ValueError: there is none."""
+    """Open the directory of a search and read its configuration. ValueError: there is none."""
     home = open_home(place if is_uri(place) else str(Path(place).absolute()))
     plain = load_yaml(home.config, "a search", "search and space")
-    require("search" in plain, f"{place}: is a run, not a search: go on with `metatrain train --resume {place}`")
+    require("search" in plain, f"{place}: is a run, not a search: use `metatrain train --resume {place}`")
     return home, read_search_config(plain)
 
 
 def trial_location(home: Run, number: int) -> str:
-    """Where a trial's run is kept."""
+    """Return the directory or URI of a trial's run."""
     return f"{home.where}/trials/{number:04d}"
 
 
 def trial_run_id(home: Run, number: int) -> str:
-    """Its run's id, which no other run has."""
+    """Return the id of a trial's run, unique among all runs."""
     return f"{home.run_id}-{number:04d}"
 
 
-def assignment(home: Run, document: SearchConfig, trial: Trial, parent_run: str | None) -> TrialSpec:
-    """What a trial's process is told; `parent_run` is MLflow's id of the search."""
-    _, schedule = document.search.method.settings
+def make_trial_spec(home: Run, config: SearchConfig, trial: Trial, parent_run: str | None) -> TrialSpec:
+    """Return what a trial's process needs to know; `parent_run` is MLflow's id of the search."""
+    _, scheduler = config.search.method.settings
     tags = {"metatrain.search": home.run_id, "metatrain.trial": str(trial.number)}
     if parent_run is not None:
         tags["mlflow.parentRunId"] = parent_run
@@ -66,10 +66,10 @@ def assignment(home: Run, document: SearchConfig, trial: Trial, parent_run: str 
         number=trial.number,
         run_id=trial_run_id(home, trial.number),
         place=trial_location(home, trial.number),
-        config=as_plain(document.trial(trial.configuration)),
-        rungs=tuple(rung for rung in schedule.budgets(trial.number) if rung > trial.start),
-        metric=document.search.metric,
+        config=as_plain(config.trial_config(trial.configuration)),
+        rungs=tuple(rung for rung in scheduler.budgets(trial.number) if rung > trial.start),
+        metric=config.search.metric,
         tags=tags,
-        objectives=document.search.objectives,
+        objectives=config.search.objectives,
         parent=None if trial.parent is None else (trial_location(home, trial.parent), trial.start),
     )

@@ -1,4 +1,4 @@
-"""Every key of a search, on one page: what stands under `search:` in its file, beside the space and a configuration."""
+"""Define the settings under `search:` in a search's YAML file, beside its space and its configuration."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,10 +7,11 @@ from metatrain.validation import require, require_not_negative, require_positive
 from tune.history.trials import Mode
 
 METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "min", "validation/mse": "min"}
-"""What every validation records, and which way is better."""
+"""The metrics that every validation records, and which way is better."""
 Cost = Literal["parameters", "operations", "adaptation_seconds"]
-"""What a trial costs, always to be small: numbers in the model, multiplications and additions that adapting to one test
-task and predicting its queries take, and the seconds of that."""
+"""What a trial costs, minimised: numbers in the model; multiplications and additions of adapting to one test task and
+predicting its queries; the seconds of that.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class NamedMethod:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What is to be found, how, for how long, and with what.
+    """What a search maximises or minimises, how, for how long, and with which resources.
 
-    trials, minutes: so many are begun at most; so long it lasts, all its parts together. at_once: trials that run at
-    the same time; 0 for as many as the cluster has room for. cpus: of each trial's own process, beside its workers.
-    failures: so many trials that fail one after the other end the search. retries: how often a trial is begun again
-    after its node or process was lost. objectives: costs weighed beside the metric. first: configurations to begin
-    with, each over the base's own values. warm_start: MLflow experiments.
+    trials, minutes: the most trials that begin; the time limit, all sessions together. at_once: trials that run at the
+    same time; 0 for as many as the cluster has room for. cpus: of each trial's own process, beside its workers.
+    failures: so many trials that fail in a row end the search. retries: how often a trial is restarted after its node
+    or process was lost. objectives: costs minimised beside the metric. first: configurations to begin with, each over
+    the base's own values. warm_start: MLflow experiments to learn from.
     """
 
     method: NamedMethod
@@ -52,10 +53,10 @@ class SearchSettings:
         require(self.metric in METRICS, f"search.metric: no run reports '{self.metric}': choose among {known}")
         endless = "search: has no end: set search.trials, search.minutes, or both"
         require(self.trials is not None or self.minutes is not None, endless)
-        require(len(set(self.objectives)) == len(self.objectives), "search.objectives: names one twice: give each once")
+        require(len(set(self.objectives)) == len(self.objectives), "search.objectives: names one twice: name each once")
         require(all(name.strip() for name in self.warm_start), "search.warm_start: an empty name: name experiments")
 
     @property
     def mode(self) -> Mode:
-        """Whether the metric is to be small or large."""
+        """Return whether the metric is minimised or maximised."""
         return METRICS[self.metric]

@@ -61,7 +61,7 @@ def _best(outcome: "SearchResult", document: "SearchConfig") -> str:
     if not is_uri(outcome.place):
         return f"{outcome.place}/best.yaml"
     copy = Path(f"{outcome.search_id}-best.yaml")
-    copy.write_text(as_yaml(document.trial(outcome.best.configuration)), encoding="utf-8")
+    copy.write_text(as_yaml(document.trial_config(outcome.best.configuration)), encoding="utf-8")
     return str(copy)
 
 

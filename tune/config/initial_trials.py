@@ -1,4 +1,4 @@
-"""What a search is told to begin with: `search.first: [base, {outer.lr: 0.01}]`, each over the base's own values."""
+"""Read the configurations that a search begins with: `search.first: [base, {outer.lr: 0.01}]`, each over the base."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,10 @@ _NONE = object()
 
 
 def read_initial_trial(given: Mapping[str, Value], space: Space, base: Mapping[str, Any]) -> Configuration:
-    """The configuration of `space` that has the values `given`, and else those of the plain configuration `base`.
+    """Return the configuration of `space` with the values `given`, and otherwise those of the plain configuration
+    `base`.
 
-    ValueError: one line, where a value is missing, is none of its domain, or belongs to no parameter that is there.
+    ValueError: a value is missing, is not of its distribution, or belongs to no active parameter.
     """
     known = [parameter.name for parameter in space.parameters]
     for name in given:
@@ -24,20 +25,20 @@ def read_initial_trial(given: Mapping[str, Value], space: Space, base: Mapping[s
     found: Configuration = {}
     for parameter in space.parameters:
         if parameter.active(found):
-            # Of a section that is given nothing of the base's stays, and so none of its values is the other's own.
+            # A given section replaces the base's whole: none of the base's values belongs to it.
             own = apply_configuration(base, {name: value for name, value in found.items() if name in given})
-            found[parameter.name] = _value(parameter, given, own)
+            found[parameter.name] = _read_value(parameter, given, own)
     for name in given:
-        absent = f"search.first: {name} is not there with the other values ({short(found)}): leave it out"
+        absent = f"search.first: {name} is inactive with the other values ({short(found)}): remove it"
         require(name in found, absent)
     return found
 
 
-def _value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping[str, Any]) -> Value:
-    """`plain`: the base, with what was given for the parameters before this one over it."""
+def _read_value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping[str, Any]) -> Value:
+    """Read one parameter's value. plain: the base with the given values of the parameters before this one."""
     name, distribution = parameter.name, parameter.distribution
     if name in given:
-        value = _within(distribution, given[name])
+        value = _match_value(distribution, given[name])
         require(
             value is not _NONE, f"search.first: {name}: {short(given[name])} is not of {distribution}: give one that is"
         )
@@ -46,7 +47,7 @@ def _value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping[str,
     for section in name.split("."):
         own = own.get(section, _NONE) if isinstance(own, Mapping) else _NONE
     require(own is not _NONE, f"search.first: {name} has no value in the configuration: give one")
-    value = _within(distribution, own)
+    value = _match_value(distribution, own)
     outside = (
         f"search.first: {name} is {short(own)} in the configuration, not of {distribution}: give a value, or widen it"
     )
@@ -54,8 +55,8 @@ def _value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping[str,
     return value
 
 
-def _within(distribution: Distribution, value: Value) -> Value:
-    """A value as the domain has it: a section as the option whose settings it has."""
+def _match_value(distribution: Distribution, value: Value) -> Value:
+    """Return a value as the distribution has it, a section as the option whose settings it has; _NONE: it has none."""
     if isinstance(distribution, Categorical):
         return next((option for option in distribution.options if matches(value, option)), _NONE)
     return value if distribution.contains(value) else _NONE

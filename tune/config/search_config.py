@@ -1,4 +1,4 @@
-"""A search as it is written: a configuration, the space over its fields, and what is looked for.
+"""Load a search configuration from YAML: a training configuration, a space over its fields, and search settings.
 
     base: sinusoid-maml.yaml                       # or the configuration itself, here; or some of it, over the base's
     outer: {steps: 2000}
@@ -7,7 +7,7 @@
       algorithm.inner_lr: loguniform(1e-4, 1e-1)
       outer.lr: loguniform(1e-4, 1e-2)
 
-A bad one raises ValueError with one line: the field, what is wrong, the remedy.
+An invalid file raises ValueError with one line: the field, what is wrong, the remedy.
 """
 
 import dataclasses
@@ -32,41 +32,49 @@ from tune.transfer.prior_studies import PriorStudies
 
 _OURS = ("base", "search", "space")
 _FIXED = {
-    "outer.steps": "how long a trial lasts is its method's to decide: set it for all of them in the configuration",
+    "outer.steps": "the method decides how long a trial lasts: set it for all of them in the configuration",
     "tasks": "trials must be judged on the same tasks: only tasks.train may be searched over",
-    "seed": "a seed that was chosen for its result promises nothing: leave it out",
+    "seed": "a seed chosen for its result predicts nothing: remove it",
     **dict.fromkeys(
         ("executor", "runs", "checkpoint", "tracking", "evaluation"),
-        "it is how trials are computed, kept or judged, the same for all: set it in the configuration",
+        "it says how trials are computed, kept or judged, the same for all: set it in the configuration",
     ),
 }
 _DRAWS = 64
-"""Configurations of a space that are looked at before it is searched."""
-_FREE = ("search.trials", "search.minutes", "search.at_once", "search.failures", "search.retries", "tracking.uri")
-_FREE_SECTIONS = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")
+"""Configurations drawn from a space to check it before it is searched."""
+_CHANGEABLE = ("search.trials", "search.minutes", "search.at_once", "search.failures", "search.retries", "tracking.uri")
+_CHANGEABLE_EXECUTOR = (
+    "executor.name",
+    "executor.workers",
+    "executor.address",
+    "executor.timeout",
+    "executor.deadline",
+)
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """`base` is the training configuration that every trial's is made of."""
+    """A search as it is configured. `base` is the training configuration that every trial's is made from."""
 
     base: Config
     search: SearchSettings
     space: Space
 
-    def plain(self) -> dict[str, Any]:
-        """`read_document` reads it back to an equal one."""
+    def to_plain(self) -> dict[str, Any]:
+        """Return the plain mapping from which `read_search_config` reads an equal one."""
         settings = dataclasses.asdict(dataclasses.replace(self.search, method=NamedMethod("", ())))
         settings["method"] = method_to_plain(self.search.method)
         listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
         return {**as_plain(self.base), "search": listed, "space": self.space.to_plain()}
 
-    def text(self) -> str:
-        """As YAML."""
-        return written(self.plain())
+    def to_yaml(self) -> str:
+        """Return it as YAML."""
+        return written(self.to_plain())
 
     def study_spec(self, experience: PriorStudies | None = None) -> StudySpec:
-        """What the search itself is told, with the experience that it began with, if any. ValueError: see `Plan`."""
+        """Return the specification of the study, with the prior studies that it begins with. ValueError: see
+        `StudySpec`.
+        """
         settings = self.search
         searcher, scheduler = settings.method.settings
         return StudySpec(
@@ -84,25 +92,25 @@ class SearchConfig:
             ),
         )
 
-    def trial(self, configuration: Mapping[str, Any]) -> Config:
-        """The configuration of one trial. ValueError: these values do not go together."""
+    def trial_config(self, configuration: Mapping[str, Any]) -> Config:
+        """Return the configuration of one trial. ValueError: its values are incompatible."""
         return read_config(apply_configuration(as_plain(self.base), configuration))
 
 
 def load_search_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfig:
-    """The search in a YAML file, with `a.b=value` overrides."""
+    """Load the search in a YAML file, with `a.b=value` overrides."""
     begin = "a base, search and space, as configs/search-*.yaml do"
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
-    _refuse_plain_configuration(raw, path)
+    _require_search(raw, path)
     if "base" in raw:
         base = raw.pop("base")
-        require(isinstance(base, str), f"base: {short(base)} is no file: name a configuration, beside {path.name}")
-        raw = _over(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
+        require(isinstance(base, str), f"base: {short(base)} is not a file: name a configuration, beside {path.name}")
+        raw = _merge(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
     return read_search_config(overridden(raw, overrides))
 
 
 def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
-    """The Document that a plain mapping describes; its space was tried against its configuration."""
+    """Read a search from a plain mapping and try its space against its configuration."""
     for part in ("search", "space"):
         require(part in raw, f"{part}: missing: write it, as configs/search-*.yaml do")
     base = read_config({key: value for key, value in raw.items() if key not in _OURS})
@@ -110,46 +118,48 @@ def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
     document = SearchConfig(base, _read_search(raw["search"], base, space), space)
     _check_space(document)
     for first in document.study_spec().initial_trials:
-        trouble = _trouble(document, first)
+        trouble = _explain_invalid(document, first)
         require(trouble is None, f"search.first: {trouble}")
     return document
 
 
 def update_search_config(before: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
-    """A search's document for going on with it: what is looked for stays; how long, and who computes, may change."""
-    plain = before.plain()
+    """Change the configuration of a search that is resumed: only its limits and resources may change."""
+    plain = before.to_plain()
     changed = read_search_config(overridden(plain, overrides))
-    old, new = flat(plain), flat(changed.plain())
+    old, new = flat(plain), flat(changed.to_plain())
     for key in sorted(old.keys() | new.keys()):
         differs = old.get(key) != new.get(key)
-        if differs and not key.startswith((*_FREE, *_FREE_SECTIONS)):
-            free = ", ".join(_FREE)
-            raise ValueError(f"{key}: a search goes on as it began: leave it out, or search anew; {free} may be set")
+        if differs and not key.startswith((*_CHANGEABLE, *_CHANGEABLE_EXECUTOR)):
+            free = ", ".join(_CHANGEABLE)
+            raise ValueError(
+                f"{key}: cannot change in a resumed search: remove it, or start a new search; {free} may be set"
+            )
     return changed
 
 
-def _refuse_plain_configuration(raw: Mapping[str, Any], path: Path) -> None:
+def _require_search(raw: Mapping[str, Any], path: Path) -> None:
     explain_shortage = not {"search", "space"} & raw.keys()
     require(not explain_shortage, f"{path}: is a configuration to be trained, not a search: add search and space to it")
 
 
-def _over(below: Any, above: Any) -> dict[str, Any]:
-    """`above` put over `below`, section by section; a section with another `name` takes the place of the other."""
+def _merge(below: Any, above: Any) -> dict[str, Any]:
+    """Merge `above` over `below`, section by section; a section with another `name` replaces the other."""
     result = dict(below)
     for key, value in above.items():
         known = result.get(key)
         within = isinstance(known, dict) and isinstance(value, dict)
-        result[key] = _over(known, value) if within and not _is_another(key, known, value) else value
+        result[key] = _merge(known, value) if within and not _is_other_component(key, known, value) else value
     return result
 
 
-def _is_another(key: str, known: Any, value: Any) -> bool:
-    """Whether a section names another model, say, to which the settings of the known one mean nothing."""
+def _is_other_component(key: str, known: Any, value: Any) -> bool:
+    """Return whether a section names another model, say, so that settings of the known one do not apply."""
     return key in ("tasks", "model", "algorithm") and value.get("name", known.get("name")) != known.get("name")
 
 
 def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
-    require(isinstance(section, dict), f"search: {short(section)} is no section: write its settings below it")
+    require(isinstance(section, dict), f"search: {short(section)} is not a section: write its settings below it")
     method = section.get("method", {"name": "bohb"})
     method = {"name": method} if isinstance(method, str) else method
     require(isinstance(method, dict) and "name" in method, "search.method: name one, such as {name: bohb}")
@@ -173,46 +183,48 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
 
 
 def _check_space(document: SearchConfig) -> None:
-    """ValueError for a field that is none, is not to be searched over, or takes none of its domain's values."""
+    """Raise ValueError for a field that does not exist, must stay fixed, or accepts no value of its distribution."""
     space = document.space
     for parameter in space.parameters:
         for fixed, reason in _FIXED.items():
             within = parameter.name == fixed or parameter.name.startswith(f"{fixed}.")
             require(not within or parameter.name.startswith("tasks.train."), f"space.{parameter.name}: {reason}")
-    told = [(draw, _trouble(document, draw)) for draw in _looked_at(space)]
+    tried = [(draw, _explain_invalid(document, draw)) for draw in _sample_space(space)]
     for parameter in space.parameters:
-        mine = [(draw, trouble) for draw, trouble in told if parameter.name in draw]
-        blamed = [trouble for _, trouble in mine if trouble is not None and _blames(trouble, parameter.name)]
+        mine = [(draw, trouble) for draw, trouble in tried if parameter.name in draw]
+        blamed = [trouble for _, trouble in mine if trouble is not None and _is_about(trouble, parameter.name)]
         unknown = [trouble for trouble in blamed if "no such setting" in trouble]
         options = parameter.distribution.options if isinstance(parameter.distribution, Categorical) else [None]
         for option in options:
             with_it = [trouble for draw, trouble in mine if option is None or is_same(draw[parameter.name], option)]
             bad = [trouble for trouble in with_it if trouble in blamed]
             if unknown or (bad and len(bad) == len(with_it)):
-                raise ValueError(f"space.{(unknown or bad)[0]}{_hint(space, parameter.name) if unknown else ''}")
-    if all(trouble is not None for _, trouble in told):
-        raise ValueError(f"space: no configuration of it can be trained, {told[0][1]}")
+                raise ValueError(
+                    f"space.{(unknown or bad)[0]}{_suggest_condition(space, parameter.name) if unknown else ''}"
+                )
+    if all(trouble is not None for _, trouble in tried):
+        raise ValueError(f"space: no configuration of it can be trained, {tried[0][1]}")
 
 
-def _hint(space: Space, name: str) -> str:
-    """For a field that only some options of a section have."""
+def _suggest_condition(space: Space, name: str) -> str:
+    """Suggest a condition for a field that only some options of a section have."""
     above = [other.name for other in space.parameters if name.startswith(f"{other.name}.")]
     return f"; if some options of {above[0]} have it, write its domain as from: and when:" if above else ""
 
 
-def _blames(trouble: str, name: str) -> bool:
-    """Whether it is said of this field, of its section, or of a setting within it."""
+def _is_about(trouble: str, name: str) -> bool:
+    """Return whether an error is about this field, its section, or a setting within it."""
     field = trouble.partition(":")[0]
     return field == name or name.startswith(f"{field}.") or field.startswith(f"{name}.")
 
 
-def _looked_at(space: Space) -> list[Configuration]:
+def _sample_space(space: Space) -> list[Configuration]:
     return [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
 
 
-def _trouble(document: SearchConfig, configuration: Configuration) -> str | None:
+def _explain_invalid(document: SearchConfig, configuration: Configuration) -> str | None:
     try:
-        document.trial(configuration)
+        document.trial_config(configuration)
     except ValueError as error:
         return str(error)
     return None

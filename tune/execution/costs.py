@@ -1,8 +1,8 @@
-"""What a configuration costs, whatever it learns: known before its first step, since nothing of it depends on values.
+"""Measure what a configuration costs before it is trained: parameters, operations, seconds of adaptation.
 
-Of ONE task of the shape of the test tasks, drawn from validation, so that a search looks at no test class: adapting to
-its support set with the evaluation's inner steps, and predicting its queries, by the algorithm's own functions of one
-task, eagerly, on the CPU and with a worker's threads.
+Costs are of ONE task of the shape of the test tasks, drawn from validation, so that a search uses no test class:
+adapting to its support set with the evaluation's inner steps, and predicting its queries, by the algorithm's own
+functions of one task, eagerly, on the CPU and with a worker's threads. They do not depend on the values of parameters.
 """
 
 import time
@@ -21,50 +21,52 @@ from metatrain.types import Context, Shard, ShardRequest
 from metatrain.validation import require
 
 REPETITIONS = 5
-"""Of which the median is taken, after one that counts for nothing."""
+"""Timed repetitions, after one that is not counted."""
 
 
-def costs(worker: Worker, names: Sequence[str]) -> dict[str, float]:
-    """{name: number} of those asked for. ValueError: a name that is no cost."""
+def measure_costs(worker: Worker, names: Sequence[str]) -> dict[str, float]:
+    """Measure {name: number} of the costs asked for. ValueError: a name is not a cost."""
     for name in names:
         known = ", ".join(COSTS)
         require(name in COSTS, f"search.objectives: no cost '{name}': choose among {known}")
     return {name: COSTS[name](worker) for name in names}
 
 
-def parameters(worker: Worker) -> float:
-    """Numbers in the initial meta-parameters: the network's, and what else is meta-learned (Meta-SGD's rates)."""
+def count_parameters(worker: Worker) -> float:
+    """Count the numbers in the initial meta-parameters: the network's and others that are meta-learned (Meta-SGD's
+    rates).
+    """
     return float(sum(value.numel() for value in worker.initial().values()))
 
 
-def operations(worker: Worker) -> float:
-    """Multiplications and additions of matrix products, convolutions and attention, forwards and backwards.
+def count_operations(worker: Worker) -> float:
+    """Count the multiplications and additions of matrix products, convolutions and attention, forwards and backwards.
 
-    As torch's FlopCounterMode counts them: [n, a] times [a, b] takes 2nab. All else is left out: activations,
-    normalisation, pooling, losses, the update itself. They are few beside those, but may take as long.
+    As torch's FlopCounterMode counts them: [n, a] times [a, b] takes 2nab. Activations, normalisation, pooling, losses
+    and the update itself are ignored: they are few in comparison, but may take as long.
     """
-    once = adaptation(worker)
+    once = build_adaptation(worker)
     with FlopCounterMode(display=False) as counter:
         once()
     return float(counter.get_total_flops())
 
 
-def adaptation_seconds(worker: Worker) -> float:
-    """Median over REPETITIONS: it depends on the machine, and on what else that has to do."""
-    once = adaptation(worker)
+def time_adaptation(worker: Worker) -> float:
+    """Time one adaptation and prediction: the median over REPETITIONS, which depends on the machine and its load."""
+    once = build_adaptation(worker)
     once()
-    return median(_seconds(once) for _ in range(REPETITIONS))
+    return median(_time(once) for _ in range(REPETITIONS))
 
 
 COSTS: dict[str, Callable[[Worker], float]] = {
-    "parameters": parameters,
-    "operations": operations,
-    "adaptation_seconds": adaptation_seconds,
+    "parameters": count_parameters,
+    "operations": count_operations,
+    "adaptation_seconds": time_adaptation,
 }
 
 
-def adaptation(worker: Worker) -> Callable[[], Tensor]:
-    """() -> predictions for the queries of one task, [n, …], after adapting to its support set."""
+def build_adaptation(worker: Worker) -> Callable[[], Tensor]:
+    """Build () -> predictions for the queries of one task, [n, …], after adapting to its support set."""
     device, engine = worker.device, worker.engine
     request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
     task = tree_map(lambda leaf: leaf[0], worker.tasks(request, shard))
@@ -83,7 +85,7 @@ def adaptation(worker: Worker) -> Callable[[], Tensor]:
     return once
 
 
-def _seconds(once: Callable[[], Tensor]) -> float:
+def _time(once: Callable[[], Tensor]) -> float:
     began = time.perf_counter()
     once()
     return time.perf_counter() - began

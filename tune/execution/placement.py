@@ -1,4 +1,4 @@
-"""What a trial needs, and whether a cluster has it."""
+"""Compute the resources of a trial and how many trials the Ray cluster has room for."""
 
 import secrets
 from collections.abc import Sequence
@@ -23,17 +23,19 @@ class TrialResources(NamedTuple):
     bundles: tuple[Bundle, ...]
 
     def placement(self) -> Any:
-        """As Tune wants it."""
+        """Return them as Ray Tune's placement group factory."""
         return tune.PlacementGroupFactory([dict(bundle) for bundle in self.bundles])
 
     def total(self) -> Bundle:
-        """All bundles together."""
+        """Sum all bundles."""
         kinds = sorted({kind for bundle in self.bundles for kind in bundle})
         return {kind: sum(bundle.get(kind, 0.0) for bundle in self.bundles) for kind in kinds}
 
 
 def trial_resources(settings: ExecutorSettings, cpus: float) -> TrialResources:
-    """Of a trial whose own process has `cpus`; in process it does the work itself, and takes the GPU."""
+    """Compute the bundles of a trial whose own process has `cpus`; in process it does the work itself and takes the
+    GPU.
+    """
     gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
     if settings.name == "in_process":
         return TrialResources(({"CPU": cpus, **gpus},))
@@ -41,12 +43,11 @@ def trial_resources(settings: ExecutorSettings, cpus: float) -> TrialResources:
 
 
 def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = False) -> int:
-    """How many trials run at the same time on the cluster that is connected: `wanted`, or as many as there is room for.
+    """Return how many trials run at the same time on the connected cluster: `wanted`, or as many as there is room for.
 
-    grows: an autoscaler brings more nodes when it is asked to, so that one trial may wait for them. ValueError: not
-    even one has room.
+    grows: an autoscaler adds nodes on demand, so that one trial may wait for them. ValueError: not even one has room.
     """
-    free, room = _nodes(), 0
+    free, room = _node_resources(), 0
     while (room < wanted or not wanted) and place_bundles(needed.bundles, free):
         room += 1
     if not room and grows:
@@ -58,8 +59,8 @@ def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = Fal
 
 
 def explain_shortage(needed: TrialResources) -> str | None:
-    """Why the cluster, were it idle, would have no room for one trial; None where it has."""
-    there, total = _nodes(), needed.total()
+    """Explain why the cluster, even if idle, has no room for one trial; None if it has."""
+    there, total = _node_resources(), needed.total()
     if place_bundles(needed.bundles, [dict(node) for node in there]):
         return None
     have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
@@ -70,7 +71,7 @@ def explain_shortage(needed: TrialResources) -> str | None:
 
 
 def count_nodes_without(folder: Path) -> int:
-    """How many nodes of the cluster have no such folder, or another one of that name; it is made here."""
+    """Count the cluster's nodes that do not see this folder, or see another of that name; create it here."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if len(nodes) == 1:
         return 0
@@ -79,23 +80,23 @@ def count_nodes_without(folder: Path) -> int:
     probe.touch()
     try:
         there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-        asked = [_sees.options(scheduling_strategy=one).remote(str(probe)) for one in there]
+        asked = [_has_file.options(scheduling_strategy=one).remote(str(probe)) for one in there]
         return ray.get(asked, timeout=_LOOK_S).count(False)
     finally:
         probe.unlink()
 
 
 @ray.remote(num_cpus=0)
-def _sees(path: str) -> bool:
+def _has_file(path: str) -> bool:
     return Path(path).exists()
 
 
-def _nodes() -> list[Bundle]:
+def _node_resources() -> list[Bundle]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def place_bundles(bundles: Sequence[Bundle], free: list[Bundle]) -> bool:
-    """Whether each bundle finds a node, the largest first; what they take is taken from `free`."""
+    """Place each bundle on a node, the largest first, and subtract it from `free`; return whether all found one."""
     for bundle in sorted(bundles, key=lambda one: sum(one.values()), reverse=True):
         node = next((one for one in free if all(one.get(kind, 0.0) >= bundle[kind] - _EPS for kind in bundle)), None)
         if node is None:

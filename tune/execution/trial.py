@@ -1,7 +1,7 @@
-"""One trial: the same run as `metatrain train` makes, that stops at each rung to be told whether it goes on.
+"""Run one trial: the same run as `metatrain train`, which reports at each rung and asks whether to go on.
 
-It keeps a run folder as every run does and goes on from its newest checkpoint, so it may be killed at any instant. What
-it reports at a rung is read from its own records, where a trial that was killed after them finds it again.
+It keeps a run folder as every run does and resumes from its newest checkpoint, so it may be killed at any instant. What
+it reports at a rung is read from its own records, where a restarted process finds it again.
 """
 
 import shutil
@@ -34,17 +34,17 @@ from metatrain.training.outer_loop import Best
 from metatrain.training.worker import Worker, device_for
 from metatrain.types import Executor, RunStatus
 from tasks.io.remote_fs import is_uri
-from tune.execution.costs import costs
+from tune.execution.costs import measure_costs
 from tune.execution.trial_spec import TrialSpec
 from tune.history.trials import Status
 
 _HANDOVER_S = 60.0
-"""How long the process of a driver that was killed may still hold a trial."""
+"""How long the process of a killed driver may still hold a trial's lock."""
 
 
-class Report(NamedTuple):
-    """What a trial says. value: the metric at `step`; None where it was interrupted, or came to grief for `reason`, and
-    so ended as `status`.
+class TrialReport(NamedTuple):
+    """What a trial reports. value: the metric at `step`; None if it was interrupted, or failed for `reason` with
+    `status`.
     """
 
     step: int
@@ -55,62 +55,62 @@ class Report(NamedTuple):
 
 
 class IncompatibleSettings(Exception):
-    """Settings that do not go together, wherever they are tried."""
+    """Settings that are incompatible with each other on any node."""
 
 
-def run_trial(assignment: TrialSpec, stopping: threading.Event) -> Iterator[Report]:
-    """A trial's life, from rung to rung; a generator that is closed early leaves all in order.
+def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialReport]:
+    """Run a trial from rung to rung; a generator that is closed early leaves the run resumable.
 
-    Raises what is not the configuration's fault, and may go well another time or on another node: WorkersLost, OSError,
-    and ValueError, of a node without its data, its GPU or its login, say.
+    Raises what is not the configuration's fault and may succeed at another time or on another node: WorkersLost,
+    OSError, and ValueError, of a node without its data, its GPU or its login, for example.
     """
     home: Run | None = None
     try:
-        asked = read_config(assignment.config)
-        reach(asked)
-        prepare(asked)
-        home, settings = _home(assignment, asked)
-        with _owned(home), executing(settings) as executor:
-            if assignment.parent is not None:
-                _inherit(home, settings, *assignment.parent)
-            yield from _trained(assignment, settings, home, executor, stopping)
+        config = read_config(spec.config)
+        reach(config)
+        prepare(config)
+        home, settings = _open_home(spec, config)
+        with _locked(home), executing(settings) as executor:
+            if spec.parent is not None:
+                _inherit_checkpoint(home, settings, *spec.parent)
+            yield from _train(spec, settings, home, executor, stopping)
     except IncompatibleSettings as error:
-        yield Report(0, reason=str(error), status="unfit")
+        yield TrialReport(0, reason=str(error), status="unfit")
     except Diverged as error:
-        yield Report(0, reason=_in_one_line(error), status="nan")
+        yield TrialReport(0, reason=_one_line(error), status="nan")
     except TaskFailed as error:
-        yield Report(0, reason=_in_one_line(error))
+        yield TrialReport(0, reason=_one_line(error))
     finally:
         if home is not None:
             leave(home)
 
 
-def _trained(
-    assignment: TrialSpec, settings: Config, home: Run, executor: Executor, stopping: threading.Event
-) -> Iterator[Report]:
-    recorder = recorders(settings, home, tags=assignment.tags)
+def _train(
+    spec: TrialSpec, settings: Config, home: Run, executor: Executor, stopping: threading.Event
+) -> Iterator[TrialReport]:
+    recorder = recorders(settings, home, tags=spec.tags)
     status: RunStatus | None = "failed"
     try:
         session, state = opened(settings, executor, recorder, home)
-        spent = costs(session.worker, assignment.objectives) if assignment.objectives else {}
+        spent = measure_costs(session.worker, spec.objectives) if spec.objectives else {}
         status = "interrupted"
-        for rung in assignment.rungs:
-            if rung <= state.step:  # it was reported, or nearly, by a process that is no more
-                status = "finished" if rung == assignment.rungs[-1] else status
-                yield Report(rung, _value(home, rung, assignment.metric), spent)
-        inherited = () if assignment.parent is None else (assignment.parent[1],)
-        for _ in stretches(session, state, stopping.is_set, (*inherited, *assignment.rungs)):
+        for rung in spec.rungs:
+            if rung <= state.step:  # a process that is gone may have reported it
+                status = "finished" if rung == spec.rungs[-1] else status
+                yield TrialReport(rung, _read_metric(home, rung, spec.metric), spent)
+        inherited = () if spec.parent is None else (spec.parent[1],)
+        for _ in stretches(session, state, stopping.is_set, (*inherited, *spec.rungs)):
             home.commit()
-            if state.step in assignment.rungs:
-                status = "finished" if state.step == assignment.rungs[-1] else status
-                yield Report(state.step, _value(home, state.step, assignment.metric), spent)
+            if state.step in spec.rungs:
+                status = "finished" if state.step == spec.rungs[-1] else status
+                yield TrialReport(state.step, _read_metric(home, state.step, spec.metric), spent)
             else:
-                yield Report(state.step)
+                yield TrialReport(state.step)
     except (Diverged, TaskFailed):
         status = "failed"
         raise
     except RunLost:
-        status = None  # what is recorded is the new owner's affair
+        status = None  # the new owner records
         raise
     finally:
         if status is not None:
@@ -131,32 +131,34 @@ def executing(settings: Config) -> Iterator[Executor]:
         executor.close()
 
 
-def _home(assignment: TrialSpec, now: Config) -> tuple[Run, Config]:
-    """The trial's run, as an earlier process left it or a new one, and its configuration, computed as is `now` said."""
-    if is_home(assignment.place):
-        home = open_home(assignment.place)
+def _open_home(spec: TrialSpec, now: Config) -> tuple[Run, Config]:
+    """Open the trial's run as an earlier process left it, or create it; return it with its configuration, computed as
+    `now` says.
+    """
+    if is_home(spec.place):
+        home = open_home(spec.place)
         kept = load_config(home.config)
         told = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
         return home, replace(kept, executor=replace(kept.executor, **told), tracking=tracking)
-    if not is_uri(assignment.place):
-        shutil.rmtree(assignment.place, ignore_errors=True)  # half made, by a process that was killed
-    settings = _fitting(now)
+    if not is_uri(spec.place):
+        shutil.rmtree(spec.place, ignore_errors=True)  # incomplete, from a process that was killed
+    settings = _resolve(now)
     heartbeat = settings.runs.heartbeat
-    return make_home(assignment.place, assignment.run_id, as_yaml(settings), environment(), heartbeat), settings
+    return make_home(spec.place, spec.run_id, as_yaml(settings), environment(), heartbeat), settings
 
 
-def _fitting(settings: Config) -> Config:
-    """With everything decided. Unfit: it cannot be trained."""
+def _resolve(settings: Config) -> Config:
+    """Resolve the configuration. IncompatibleSettings: it cannot be trained."""
     try:
         return decided(settings)
     except ValueError as error:
-        raise IncompatibleSettings(_in_one_line(error)) from error
+        raise IncompatibleSettings(_one_line(error)) from error
 
 
-def _inherit(home: Run, settings: Config, parent: str, step: int) -> None:
-    """The parent's checkpoint of `step`: parameters, optimisers, how far its tasks are used up; and the best before it,
-    where that is still kept. Unfit: they are not laid out as `settings` have them.
+def _inherit_checkpoint(home: Run, settings: Config, parent: str, step: int) -> None:
+    """Copy the parent's checkpoint of `step` (parameters, optimisers, position in the tasks) and the best one before
+    it, if that is still kept. IncompatibleSettings: they do not fit `settings`.
     """
     newest = checkpoints.newest(home.checkpoints)
     if newest is not None and newest.step >= step:
@@ -167,33 +169,33 @@ def _inherit(home: Run, settings: Config, parent: str, step: int) -> None:
     try:
         require_same(snapshot["params"], Worker(settings, torch.device("cpu")))
     except ValueError as error:
-        raise IncompatibleSettings(_in_one_line(error)) from error
+        raise IncompatibleSettings(_one_line(error)) from error
     best = snapshot["best"]["step"]
-    if best != step and not _copied_best(source, home.checkpoints, best, step):
+    if best != step and not _copy_best(source, home.checkpoints, best, step):
         snapshot["best"] = vars(Best())
-    _copied(source, home.checkpoints, step, snapshot)  # the one that is gone on from last, so that all is there then
+    _copy_checkpoint(source, home.checkpoints, step, snapshot)  # the newest last: it completes the copy
     leave(origin)
     home.commit()
 
 
-def _copied_best(source: Path, target: Path, best: int, step: int) -> bool:
-    """Whether there was one before `step`; its run, where that goes on, may tidy it away at any moment."""
+def _copy_best(source: Path, target: Path, best: int, step: int) -> bool:
+    """Copy the best checkpoint if there is one before `step`; the parent's run may delete it at any moment."""
     if not (0 <= best < step and (source / f"{best:08d}").exists()):
         return False
     try:
-        _copied(source, target, best, checkpoints.load(source, best))
+        _copy_checkpoint(source, target, best, checkpoints.load(source, best))
     except (OSError, ValueError):
         return False
     return True
 
 
-def _copied(source: Path, target: Path, step: int, snapshot: Mapping[str, Any]) -> None:
+def _copy_checkpoint(source: Path, target: Path, step: int, snapshot: Mapping[str, Any]) -> None:
     checkpoints.save(target, step, snapshot, checkpoints.manifest(source, step)["extra"])
 
 
 @contextmanager
-def _owned(home: Run) -> Iterator[None]:
-    """Own the run. Its search has one driver, so that an owner from before is dead, or dying."""
+def _locked(home: Run) -> Iterator[None]:
+    """Lock the run. A search has one driver, so that an owner from before is dead or dying."""
     deadline = time.monotonic() + _HANDOVER_S
     while True:
         owned = runs.own(home, take_over=True)
@@ -210,12 +212,12 @@ def _owned(home: Run) -> Iterator[None]:
         owned.__exit__(None, None, None)
 
 
-def _in_one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _value(home: Run, step: int, metric: str) -> float:
-    """The metric as it was recorded at `step`; JSON has null for what is no number."""
+def _read_metric(home: Run, step: int, metric: str) -> float:
+    """Read the metric recorded at `step`; JSON has null for nan."""
     lines = [line for line in read_lines(home.metrics) if line["step"] == step and "event" not in line]
     found = {key: value for line in lines for key, value in line.items()}
     if metric not in found:
@@ -226,47 +228,49 @@ def _value(home: Run, step: int, metric: str) -> float:
 
 @ray.remote(num_cpus=0)
 class StopSignal:
-    """Rung when the search is to stop. Who waits for it hears that its driver is gone, too."""
+    """Tell all trials when the search stops. A trial that waits for it also notices when its driver is gone."""
 
     def __init__(self) -> None:
         import asyncio
 
-        self._rung = asyncio.Event()
+        self._event = asyncio.Event()
 
     async def wait(self) -> None:
-        """Returns when it rings."""
-        await self._rung.wait()
+        """Return when it is set."""
+        await self._event.wait()
 
-    async def ring(self) -> None:
-        """Now, and for everybody."""
-        self._rung.set()
+    async def set(self) -> None:
+        """Set it for everyone."""
+        self._event.set()
 
 
 class TrialActor(tune.Trainable):
-    """A process that lives trials, one after another: importing what they need takes longer than many a rung."""
+    """Run trials one after another in one process: importing what they need takes longer than many a rung."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Little: a step's failure is told in full, this one's is not."""
+        """Start the trial; do as little as possible here, because Tune reports errors of `step` in full and of this
+        not.
+        """
         self._stopping = threading.Event()
-        threading.Thread(target=_listen, args=(config["bell"], self._stopping), daemon=True).start()
-        self._life = run_trial(TrialSpec(*config["assignment"]), self._stopping)
+        threading.Thread(target=_wait_for_stop, args=(config["stop_signal"], self._stopping), daemon=True).start()
+        self._reports = run_trial(TrialSpec(*config["spec"]), self._stopping)
 
     def step(self) -> dict[str, Any]:
-        """To the next rung."""
-        return {"report": tuple(next(self._life, Report(0)))}
+        """Run to the next rung."""
+        return {"report": tuple(next(self._reports, TrialReport(0)))}
 
     def cleanup(self) -> None:
-        """The run is left as one that may go on."""
-        self._life.close()  # type: ignore[attr-defined]
+        """Leave the run resumable."""
+        self._reports.close()  # type: ignore[attr-defined]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """On to another trial."""
+        """Switch to another trial."""
         self.cleanup()
-        self._life = run_trial(TrialSpec(*new_config["assignment"]), self._stopping)
+        self._reports = run_trial(TrialSpec(*new_config["spec"]), self._stopping)
         return True
 
 
-def _listen(stop_signal: Any, stopping: threading.Event) -> None:
+def _wait_for_stop(stop_signal: Any, stopping: threading.Event) -> None:
     with suppress(RayError):
         ray.get(stop_signal.wait.remote())
     stopping.set()

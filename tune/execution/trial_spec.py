@@ -1,13 +1,13 @@
-"""What the process of a trial is told: all that it needs, so that any process on any node can live it."""
+"""Specify a trial for its process: all that it needs to run on any node."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class TrialSpec(NamedTuple):
-    """What a process needs to know of a trial. config: plain and whole; rungs: steps at which it reports `metric`.
+    """One trial to run. config: plain and whole; rungs: steps at which it reports `metric`.
 
-    parent: (place, step) of the checkpoint that it begins from, if any. objectives: the costs that it reports too.
+    parent: (location, step) of the checkpoint that it begins from, if any. objectives: the costs that it reports too.
     """
 
     number: int

@@ -1,11 +1,11 @@
-"""What a search has done, in a file of JSON lines: the truth from which everything else is rebuilt.
+"""Write and replay the journal of a study: JSON lines from which everything else is rebuilt.
 
     {"format": 1, "seed": 0, "metric": "accuracy", "mode": "max", "space": {…}, "searcher": {…}, "schedule": {…}}
     {"event": "began", "trial": 0, "configuration": {"outer.lr": 0.003}, "parent": null, "start": 0}
     {"event": "result", "trial": 0, "budget": 100, "value": 0.61, "status": "running"}
     {"event": "ended", "trial": 0, "status": "failed", "reason": "out of memory"}
 
-With several objectives a header has their names, and a result what it costs:
+With several objectives a header names them, and a result has its costs:
 
     {…, "schedule": {…}, "objectives": ["parameters"]}
     {"event": "result", "trial": 0, "budget": 100, "value": 0.61, "costs": {"parameters": 112709.0}, "status": …}
@@ -14,9 +14,9 @@ In a population the result of a trial that copies another begins the copy too, i
 
     {"event": "result", …, "status": "stopped", "copy": {"trial": 8, "parent": 2, "start": 100, "configuration": {…}}}
 
-A line is on the disk before anybody acts on it, and holds all that it decides, so a crash leaves whole decisions. What
-it tore is the last line: that is cut off, for nobody has acted on it. There are no times in it: a search that stopped
-and went on writes what an undisturbed one writes, byte for byte.
+A line is on disk before anything acts on it and holds all that it decides, so a crash leaves whole decisions. Only the
+last line can be torn; it is cut off, since nothing has acted on it. There are no times in the journal: a resumed study
+writes what an uninterrupted one writes, byte for byte.
 """
 
 import json
@@ -34,12 +34,12 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """Appends events, each durably. `events` are those that were there when it was opened."""
+    """Append events durably. `events` holds those that the file had when it was opened."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """Begin a journal, or go on with one. ValueError: it is another search's, or damaged."""
+        """Create a journal or open an existing one. ValueError: it is another study's, or damaged."""
         self.path = path
-        wanted: Event = json.loads(_line({"format": FORMAT, **header}))
+        wanted: Event = json.loads(_encode_line({"format": FORMAT, **header}))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab+")
         try:
@@ -55,20 +55,20 @@ class Journal:
         self.events: list[Event] = lines[1:]
 
     def append(self, event: Event) -> None:
-        """The event is on the disk when this returns."""
+        """Write an event; it is on disk when this returns."""
         self._write(event)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Close the file; every event is on disk already."""
         self._file.close()
 
     def _write(self, event: Event) -> None:
-        self._file.write(_line(event))
+        self._file.write(_encode_line(event))
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def _read_whole_lines(self) -> list[Event]:
-        """Every line; the last is cut off where it has no end, or is not JSON, as after a power failure."""
+        """Read every line; cut off the last if it has no end or is not JSON, as after a power failure."""
         self._file.seek(0)
         *lines, rest = self._file.read().split(b"\n")
         found, kept = [], 0
@@ -87,16 +87,18 @@ class Journal:
 
 
 def read_journal(text: str, where: str) -> tuple[Event, list[Event]]:
-    """The header and the events of a journal that is another's, a torn last line left out. ValueError: it is none."""
+    """Parse the header and the events of another study's journal, without a torn last line. ValueError: it is no
+    journal.
+    """
     lines = [_parse(line.encode()) for line in text.split("\n")[:-1]]
     kept = [line for line in lines if line is not None]
     if not kept or len(kept) < len(lines) or kept[0].get("format") != FORMAT:
-        raise ValueError(f"{where}: is no journal of format {FORMAT}: restore the file, or leave that search out")
+        raise ValueError(f"{where}: is not a journal of format {FORMAT}: restore the file, or remove that search")
     return kept[0], kept[1:]
 
 
 def replay(mode: Mode, events: Iterable[Event], where: str = "journal", objectives: tuple[str, ...] = ()) -> History:
-    """The history that the events tell. ValueError: they do not fit together."""
+    """Rebuild the history from events. ValueError: an event does not follow from those before it."""
     history = History(mode, objectives=objectives)
     for number, event in enumerate(events, 2):
         try:
@@ -108,7 +110,7 @@ def replay(mode: Mode, events: Iterable[Event], where: str = "journal", objectiv
 
 
 def apply_event(history: History, event: Event) -> History:
-    """The history with one more event."""
+    """Return the history with one more event."""
     number = event["trial"]
     match event["event"]:
         case "began":
@@ -120,31 +122,31 @@ def apply_event(history: History, event: Event) -> History:
             return seen if event["status"] == "running" else seen.with_end(number, event["status"])
         case "ended":
             return history.with_end(number, event["status"], event["reason"])
-    raise ValueError(f"{event['event']!r} is no event: update metatrain")
+    raise ValueError(f"{event['event']!r} is not an event: update metatrain")
 
 
 def _replace_by_copy(history: History, number: int, copy: Event) -> History:
-    """The place of a trial is taken by one that begins from another's checkpoint."""
+    """End a trial in favour of one that begins from another's checkpoint."""
     history.trial(copy["parent"])
     begun = Trial(copy["trial"], copy["configuration"], copy["parent"], copy["start"])
     return history.with_end(number, "stopped", f"copies trial {copy['parent']}").with_trial(begun)
 
 
 def _check_header(path: Path, found: Event, wanted: Event) -> None:
-    anew = "give the search another folder"
+    anew = "search in another folder"
     if found.get("format") != FORMAT:
         wrong = f"is of format {short(found.get('format'))}, this is metatrain's {FORMAT}"
         raise ValueError(f"{path}: {wrong}: update metatrain, or {anew}")
     for key in [key for key in wanted | found if found.get(key) != wanted.get(key)]:
-        wrong = f"is another search's: its {key} is {_show(found, key)}, not {_show(wanted, key)}"
+        wrong = f"is another search's: its {key} is {_show_value(found, key)}, not {_show_value(wanted, key)}"
         raise ValueError(f"{path}: {wrong}: set it so to go on, or {anew}")
 
 
-def _show(header: Event, key: str) -> str:
+def _show_value(header: Event, key: str) -> str:
     return short(header[key]) if key in header else "left out"
 
 
-def _line(event: Mapping[str, Any]) -> bytes:
+def _encode_line(event: Mapping[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 

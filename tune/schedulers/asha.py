@@ -1,6 +1,6 @@
-"""Who goes on: asynchronous successive halving, and a schedule that lets everybody.
+"""Stop trials by asynchronous successive halving (ASHA), or give every trial the whole budget.
 
-A decision is a pure function of the history at the moment when a result has come.
+A decision is a pure function of the history at the moment when a result arrives.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ Decision = Literal["continue", "stop"]
 
 
 class Scheduler(Protocol):
-    """Which budgets are looked at, and whether a trial goes on from one to the next."""
+    """Decide at which budgets a trial is judged and whether it goes on from one to the next."""
 
     def budgets(self, number: int) -> tuple[int, ...]:
-        """The rungs of a trial in steps, rising; the last is the whole budget."""
+        """Return the rungs of a trial in steps, rising; the last is the whole budget."""
         ...
 
     def decide(self, history: History, number: int) -> Decision:
-        """Whether a trial goes on, its newest result being one of the history's."""
+        """Decide whether a trial goes on, given a history that has its newest result."""
         ...
 
 
 @dataclass(frozen=True)
 class FullBudget:
-    """Every trial has the whole budget."""
+    """Give every trial the whole budget."""
 
     max_budget: int
 
@@ -42,12 +42,12 @@ class FullBudget:
 
 @dataclass(frozen=True)
 class ASHA:
-    """Asynchronous successive halving (Li et al. 2020), the variant that stops instead of promoting later.
+    """Stop trials early by asynchronous successive halving (Li et al. 2020), the variant without late promotion.
 
-    Rungs are at r·η^k below R, and at R: r = min_budget, η = eta, R = max_budget. At a rung where n results of its
-    bracket are in, the newest of them goes on if it is among the best max(1, ⌊n / η⌋): no trial ever waits for others,
-    nor is one kept asleep. Of equal results the earlier is the better. With several objectives the best are the first
-    fronts (`History.losses`). Trial i is of bracket i mod `brackets`, and bracket s begins at r·η^s.
+    Rungs are at r·η^k below R, and at R: r = min_budget, η = eta, R = max_budget. At a rung with n results of its
+    bracket the newest goes on if it is among the best max(1, ⌊n / η⌋): no trial waits for others or is paused. Of equal
+    results the earlier is the better. With several objectives the best are the first Pareto fronts (`History.losses`).
+    Trial i belongs to bracket i mod `brackets`, and bracket s begins at r·η^s.
     """
 
     min_budget: int
@@ -59,7 +59,7 @@ class ASHA:
         require_positive(
             "search.method", min_budget=self.min_budget, max_budget=self.max_budget, brackets=self.brackets
         )
-        require(self.eta >= 2, f"search.method.eta: {self.eta} halves nothing: set 2 or more, such as 3")
+        require(self.eta >= 2, f"search.method.eta: {self.eta} is below 2: set 2 or more, such as 3")
         above = f"search.method.min_budget: {self.min_budget} is above max_budget, {self.max_budget}: lower it"
         require(self.min_budget <= self.max_budget, above)
         most = len(_rungs(self.min_budget, self.max_budget, self.eta))
@@ -78,7 +78,7 @@ class ASHA:
         trials = [history.trials[who] for who in came]
         losses = history.losses([(trial, value) for trial in trials if (value := trial.value_at(budget)) is not None])
         mine = came.index(number)
-        # Those before it are better where they are equal, those after it only where they are not.
+        # Of equal losses the earlier is better.
         better = sum(loss <= losses[mine] for loss in losses[:mine])
         better += sum(loss < losses[mine] for loss in losses[mine + 1 :])
         return "continue" if better < max(1, len(losses) // self.eta) else "stop"

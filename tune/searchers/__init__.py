@@ -1,7 +1,7 @@
-"""What to try next, by name. A searcher joins by its own file, a line here and a row of the conformance suite.
+"""List the searchers by name. A new one is one file, one line here and one row of the conformance suite.
 
-A searcher is a pure function of (space, history, number, seed): it keeps nothing from one suggestion to the next, so
-there is nothing to save, and a search that was resumed suggests what the undisturbed one would have.
+A searcher is a pure function of (space, history, number, seed): it keeps no state between suggestions, so there is
+nothing to save, and a resumed study suggests what the uninterrupted one would have.
 """
 
 from typing import Protocol
@@ -15,10 +15,10 @@ from tune.space.search_space import Configuration, Space
 
 
 class Searcher(Protocol):
-    """Suggests configurations. What it may be told is its fields; they are part of the function."""
+    """Suggest configurations. Its settings are its fields; they are part of the function."""
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
-        """The searcher's suggestion `number`, from 0 on, of `space`, given all that is known when it begins."""
+        """Return suggestion `number`, from 0 on, given the history at the time when it begins."""
         ...
 
 

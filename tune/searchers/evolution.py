@@ -1,4 +1,4 @@
-"""Regularised evolution: the oldest dies, not the worst (Real et al. 2019, algorithm 1)."""
+"""Suggest by regularised evolution: the oldest member is replaced, not the worst (Real et al. 2019, algorithm 1)."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,11 @@ from tune.space.search_space import Configuration, Space, draw_uniforms
 
 @dataclass(frozen=True)
 class Evolution:
-    """Mutates one parameter of the best of `tournament` members, drawn without replacement from the population.
+    """Mutate one parameter of the best of `tournament` members, drawn without replacement from the population.
 
-    The population are the latest `population` trials that have a result or have failed; until there are so many, trials
-    are random. Who went further on a schedule is better than who was stopped; among equals in that, the smaller loss.
+    The population is the latest `population` trials that have a result or have failed; until there are so many, trials
+    are drawn at random. A trial with a larger budget is better than one that was stopped earlier; at equal budgets the
+    smaller loss is better.
     """
 
     population: int = 20
@@ -24,17 +25,17 @@ class Evolution:
         require(self.tournament <= self.population, above)
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
-        parent = self.parent(history, number, seed)
+        parent = self.select_parent(history, number, seed)
         return space.sample(seed, number) if parent is None else space.mutate(parent.configuration, seed, number)
 
-    def parent(self, history: History, number: int, seed: int) -> Trial | None:
-        """Who won the tournament; None while the population is not complete, or nobody in it has a result."""
+    def select_parent(self, history: History, number: int, seed: int) -> Trial | None:
+        """Return a tournament's winner; None while the population is incomplete or no drawn member has a result."""
         tried = [trial for trial in history.trials if trial.results or trial.has_failed]
         if len(tried) < self.population:
             return None
         members = tried[-self.population :]
         quantiles = draw_uniforms(seed, "tournament", number, self.tournament)
-        # Taking each from those left makes the draw one without replacement.
+        # Each is taken from those left: a draw without replacement.
         drawn = [members.pop(int(u * len(members))) for u in quantiles]
         fit = [trial for trial in drawn if trial.results and not trial.has_failed]
         most = max((trial.budget for trial in fit), default=0)

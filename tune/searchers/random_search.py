@@ -1,4 +1,4 @@
-"""Random search: each trial is a draw from the prior (Bergstra and Bengio 2012)."""
+"""Suggest at random: each trial is a draw from the space (Bergstra and Bengio 2012)."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from tune.space.search_space import Configuration, Space
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Learns nothing, and is what every searcher must beat."""
+    """Draw each configuration independently: the baseline of every searcher."""
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         return space.sample(seed, number)

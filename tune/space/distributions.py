@@ -1,7 +1,7 @@
-"""What one parameter may be: real numbers, integers, or one of several options.
+"""Define what values one parameter may have: real numbers, integers, or one of several options.
 
-Each domain maps u in [0, 1) onto itself by the quantile function of its prior, so that one address of the counter-based
-generator gives one value, and steps through u are steps on the domain's own scale:
+Each distribution maps u in [0, 1) to its values by its quantile function, so that one address of the counter-based
+generator gives one value, and steps in u are steps on the distribution's own scale:
 
     uniform  x = a + u (b - a)         loguniform  x = a (b / a)^u
     int      x = a + ⌊u (b - a + 1)⌋   logint      x = round(e^y), y uniform on [ln(a - ½), ln(b + ½)]
@@ -20,41 +20,41 @@ import yaml
 from metatrain.validation import require
 
 Value = Any
-"""What YAML can hold: a number, a word, true, null, a list, or a section such as {name: conv4}."""
+"""Any YAML value: a number, a word, true, null, a list, or a section such as {name: conv4}."""
 
 _STEP = 0.2
-"""Standard deviation of a mutation's step, as a share of the domain."""
+"""Standard deviation of a mutation's step, as a share of the range."""
 _LARGEST = 2**53
-"""Integers above it are not all to be had as a float, which u is scaled to."""
+"""Bound of the integers that u, a float, can tell apart."""
 
 
 class Distribution(Protocol):
-    """The values of one parameter."""
+    """The values of one parameter, and how they are drawn."""
 
     def value_at(self, u: float) -> Value:
-        """The value at the quantile u in [0, 1) of the prior."""
+        """Return the value at the quantile u in [0, 1)."""
         ...
 
     def quantile(self, value: Value) -> float:
-        """The middle of the quantiles in [0, 1] whose value it is."""
+        """Return the middle of the quantiles in [0, 1] that give this value."""
         ...
 
     def contains(self, value: Value) -> bool:
-        """Whether it is one of the values."""
+        """Return whether it is one of the values."""
         ...
 
     def mutate(self, value: Value, u: float, v: float) -> Value:
-        """Another value, near by where there is a scale; u, v: two uniform numbers."""
+        """Return another value, near by if there is a scale; u, v: two uniform numbers."""
         ...
 
     def perturb(self, value: Value, factor: float) -> Value:
-        """value · factor, kept within the domain (Jaderberg et al. 2017); options have a neighbour each way."""
+        """Return value · factor, kept within bounds (Jaderberg et al. 2017); of options the next or the previous."""
         ...
 
 
 @dataclass(frozen=True)
 class Real:
-    """All real numbers of [low, high], uniformly, or uniformly in their logarithm."""
+    """The real numbers of [low, high], uniform or uniform in their logarithm."""
 
     low: float
     high: float
@@ -67,7 +67,7 @@ class Real:
 
     def value_at(self, u: float) -> float:
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        # A weighted mean does not overflow where high - low does.
+        # A weighted mean does not overflow even if high - low does.
         x = (1 - u) * low + u * high
         return min(max(math.exp(x) if self.log else x, float(self.low)), float(self.high))
 
@@ -100,7 +100,7 @@ class Integer:
 
     def __post_init__(self) -> None:
         whole = _is_integer(self.low) and _is_integer(self.high)
-        require(whole, f"{self.low!r} to {self.high!r} are not two integers: give low and high, or take uniform")
+        require(whole, f"{self.low!r} to {self.high!r} are not two integers: give low and high, or use uniform")
         _check_range(self.low, self.high, self.log)
         small = max(abs(self.low), abs(self.high)) < _LARGEST
         require(small, f"{self.low} to {self.high} goes beyond 2^53: lower the bounds")
@@ -139,7 +139,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of some options, any of which may be a whole section: `{name: conv4}`."""
+    """One of several options, which may be whole sections: `{name: conv4}`."""
 
     options: tuple[Value, ...]
 
@@ -159,7 +159,7 @@ class Categorical:
         return any(is_same(value, option) for option in self.options)
 
     def index(self, value: Value) -> int:
-        """Where it stands among the options. ValueError: nowhere."""
+        """Return the index of an option. ValueError: it is none of the options."""
         for number, option in enumerate(self.options):
             if is_same(value, option):
                 return number
@@ -169,7 +169,7 @@ class Categorical:
         return (self.index(value) + 0.5) / len(self.options)
 
     def mutate(self, value: Value, u: float, v: float) -> Value:
-        """Any of the others, with equal probability: options have no order."""
+        """Return any other option with equal probability: options have no order."""
         here = self.index(value)
         others = [option for number, option in enumerate(self.options) if number != here]
         return copy.deepcopy(others[min(int(u * len(others)), len(others) - 1)])
@@ -189,11 +189,11 @@ DISTRIBUTIONS: dict[str, Callable[..., Distribution]] = {
     "logint": lambda low, high: Integer(low, high, log=True),
     "choice": lambda *options: Categorical(options),
 }
-"""The names that a space is written in."""
+"""The functions that a space is written with, by name."""
 
 
 def is_same(left: Value, right: Value) -> bool:
-    """Equal, and of one type: 1, 1.0 and true are three options."""
+    """Return whether two values are equal and of one type: 1, 1.0 and true are three options."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
@@ -202,13 +202,13 @@ def is_same(left: Value, right: Value) -> bool:
 
 
 def _format_arguments(*values: Value) -> str:
-    """(1, {name: conv4}), as the arguments of a function are written: YAML's list, with other brackets."""
+    """Format the arguments of a function, (1, {name: conv4}): a YAML list with other brackets."""
     text = yaml.safe_dump(list(values), default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
     return f"({text.strip()[1:-1]})"
 
 
 def _is_plain(value: Value) -> bool:
-    """Whether JSON gives it back, which a journal keeps it as."""
+    """Return whether the value survives JSON, in which the journal keeps it."""
     try:
         return is_same(json.loads(json.dumps(value, allow_nan=False)), value)
     except (TypeError, ValueError):
@@ -225,11 +225,11 @@ def _is_number(value: Value) -> bool:
 
 def _check_range(low: float, high: float, log: bool) -> None:
     require(low < high, f"{low!r} to {high!r} is empty: give the lower bound first, and a higher one")
-    require(not log or low > 0, f"{low!r} has no logarithm: begin above zero, or take uniform or int")
+    require(not log or low > 0, f"{low!r} has no logarithm: begin above zero, or use uniform or int")
 
 
 def _step_quantile(quantile: float, u: float, v: float) -> float:
-    """quantile + _STEP · n, n standard normal by Box and Muller (1958) from u, v; reflected at 0 and at 1."""
+    """Compute quantile + _STEP · n, n standard normal from u, v (Box and Muller 1958), reflected at 0 and at 1."""
     normal = math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * v)
     folded = math.fmod(abs(quantile + _STEP * normal), 2)
     return 2 - folded if folded > 1 else folded

@@ -1,4 +1,4 @@
-"""A search space over the fields of a configuration, as it is written in YAML:
+"""Read a search space over the fields of a configuration, draw from it and apply its configurations.
 
     space:
       algorithm.inner_lr: loguniform(1e-3, 1)
@@ -8,12 +8,12 @@
         from: logint(16, 128)
         when: {model: {name: conv4}}
 
-A list is a choice of its items. A parameter with `when` is there only if every parameter named has the value given, or
-one of a list of values; a section stands for each option that has all of its settings. What is named must be a choice
-or an integer of the space.
+A list is a choice of its items. A parameter with `when` is active only if every parameter named there has the given
+value, or one of a list of values; a section matches each option that has all of its settings. A parameter named in
+`when` must be a choice or an integer of the space.
 
-A configuration of the space is a flat dict, {"algorithm.inner_lr": 0.1, "model": {"name": "conv4"}, …}, which `applied`
-puts over a whole one.
+A configuration of the space is a flat dict, {"algorithm.inner_lr": 0.1, "model": {"name": "conv4"}, …}, which
+`apply_configuration` puts into a whole one.
 """
 
 import copy
@@ -35,14 +35,14 @@ _CONDITIONAL = {"from", "when"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """A field by its dotted name, its domain, and on what it depends, all of it: ((parameter, its values), …)."""
+    """A field by its dotted name, its distribution, and its conditions, all of them: ((parameter, its values), …)."""
 
     name: str
     distribution: Distribution
     when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
 
     def active(self, configuration: Mapping[str, Value]) -> bool:
-        """Whether it is there, beside these values of the parameters before it."""
+        """Return whether it is active, given the values of the parameters before it."""
         return all(
             name in configuration and any(matches(configuration[name], value) for value in values)
             for name, values in self.when
@@ -51,21 +51,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters, each after those that it depends on, else in the order of writing."""
+    """Parameters, each after those that it depends on, otherwise in the order of the file."""
 
     parameters: tuple[Parameter, ...]
 
     @property
     def conditional(self) -> bool:
-        """Whether any parameter may be absent."""
+        """Return whether any parameter may be inactive."""
         return any(parameter.when for parameter in self.parameters)
 
     def sample(self, seed: int, number: int, purpose: str = "suggest") -> Configuration:
-        """A draw from the prior, a pure function of (seed, purpose, number)."""
+        """Draw a configuration, a pure function of (seed, purpose, number)."""
         return self.complete({}, draw_uniforms(seed, purpose, number, len(self.parameters)))
 
     def complete(self, values: Mapping[str, Value], quantiles: Sequence[float]) -> Configuration:
-        """`values` where a parameter is there and has one, draws from the prior at `quantiles` where it has none."""
+        """Take `values` for the active parameters that have one, and draw the others at `quantiles`."""
         found: Configuration = {}
         for parameter, u in zip(self.parameters, quantiles, strict=True):
             if parameter.active(found):
@@ -76,14 +76,14 @@ class Space:
         return found
 
     def contains(self, configuration: Mapping[str, Value]) -> bool:
-        """Whether each parameter that is there has a value of its domain, and nothing else is given."""
+        """Return whether each active parameter has a value of its distribution, and nothing else is given."""
         there = {parameter.name: parameter for parameter in self.parameters if parameter.active(configuration)}
         return there.keys() == configuration.keys() and all(
             parameter.distribution.contains(configuration[name]) for name, parameter in there.items()
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """As `read_space` reads it back."""
+        """Return the plain mapping that `read_space` reads."""
         found: dict[str, Any] = {}
         for parameter in self.parameters:
             when = {name: copy.deepcopy(list(values)) for name, values in parameter.when}
@@ -92,7 +92,7 @@ class Space:
         return found
 
     def mutate(self, configuration: Mapping[str, Value], seed: int, number: int) -> Configuration:
-        """A copy with one parameter changed, and what newly depends on it drawn from the prior (Real et al. 2019)."""
+        """Return a copy with one parameter changed; what becomes active is drawn (Real et al. 2019)."""
         which, u, v, *rest = draw_uniforms(seed, "mutate", number, 3 + len(self.parameters))
         there = [parameter for parameter in self.parameters if parameter.name in configuration]
         chosen = there[int(which * len(there))]
@@ -101,14 +101,14 @@ class Space:
 
 
 def draw_uniforms(seed: int, purpose: str, number: int, count: int) -> list[float]:
-    """`count` uniform numbers of [0, 1) at the address (seed, purpose, number)."""
+    """Draw `count` uniform numbers of [0, 1) at the address (seed, purpose, number)."""
     found: list[float] = uniforms(seed, stream("search", purpose), [number], count)[0].tolist()
     return found
 
 
 def apply_configuration(plain: Mapping[str, Any], configuration: Mapping[str, Value]) -> dict[str, Any]:
-    """A whole plain configuration with one of the space over it: sections first, so that `model.width` goes into the
-    `model` that was chosen, of which nothing else stays.
+    """Put a configuration of the space into a whole plain one: sections first, so that `model.width` goes into the
+    `model` that was chosen, which replaces the other whole.
     """
     result = copy.deepcopy(dict(plain))
     for name in sorted(configuration, key=lambda name: name.count(".")):
@@ -122,9 +122,14 @@ def apply_configuration(plain: Mapping[str, Any], configuration: Mapping[str, Va
 
 
 def read_space(raw: Mapping[str, Any]) -> Space:
-    """The space that a plain mapping describes. ValueError: one line with the parameter, what is wrong, the remedy."""
-    require(isinstance(raw, Mapping), f"space: {short(raw)} is not a section: write parameters below it, field: domain")
-    require(len(raw) > 0, "space: is empty: name a field and its domain, such as outer.lr: loguniform(1e-4, 1e-2)")
+    """Parse a space from a plain mapping. ValueError: one line with the parameter, what is wrong, and the remedy."""
+    require(
+        isinstance(raw, Mapping),
+        f"space: {short(raw)} is not a section: write parameters below it, field: distribution",
+    )
+    require(
+        len(raw) > 0, "space: is empty: name a field and its distribution, such as outer.lr: loguniform(1e-4, 1e-2)"
+    )
     parameters = {str(name): _read_parameter(str(name), written) for name, written in raw.items()}
     for parameter in parameters.values():
         for name, values in parameter.when:
@@ -134,32 +139,32 @@ def read_space(raw: Mapping[str, Any]) -> Space:
 
 def _read_parameter(name: str, written: Any) -> Parameter:
     shaped = re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", name) is not None
-    require(shaped, f"space.{short(name)}: is no field: name one by its sections, such as outer.lr")
+    require(shaped, f"space.{short(name)}: is not a field: name one by its sections, such as outer.lr")
     if not isinstance(written, Mapping):
-        return Parameter(name, _read_domain(name, written))
+        return Parameter(name, _read_distribution(name, written))
     complete = written.keys() == _CONDITIONAL and isinstance(written["when"], Mapping) and len(written["when"]) > 0
-    form = "a domain, or {from: domain, when: {parameter: value}}"
+    form = "a distribution, or {from: distribution, when: {parameter: value}}"
     require(complete, f"space.{name}: {short(dict(written))} is neither: write {form}")
     when = tuple((str(key), _as_tuple(values)) for key, values in written["when"].items())
-    return Parameter(name, _read_domain(name, written["from"]), when)
+    return Parameter(name, _read_distribution(name, written["from"]), when)
 
 
 def _as_tuple(values: Any) -> tuple[Value, ...]:
     return tuple(values) if isinstance(values, list) else (values,)
 
 
-def _read_domain(name: str, written: Any) -> Distribution:
-    if isinstance(written, list):  # of options, as YAML has them
+def _read_distribution(name: str, written: Any) -> Distribution:
+    if isinstance(written, list):  # a list of options
         return _build(name, lambda: Categorical(tuple(written)))
     call = _CALL.fullmatch(written) if isinstance(written, str) else None
     known = ", ".join(f"{function}(…)" for function in DISTRIBUTIONS)
     if call is None:
-        raise ValueError(f"space.{name}: {short(written)} is no domain: write a list, or one of {known}")
+        raise ValueError(f"space.{name}: {short(written)} is not a distribution: write a list, or one of {known}")
     function, text = call.groups()
     if function not in DISTRIBUTIONS:
         hint = suggest_name(function, DISTRIBUTIONS)
         raise ValueError(f"space.{name}: no function '{short(function)[1:-1]}'{hint}: write one of {known}")
-    # The arguments are YAML, as everywhere else: sections, words and 1e-3 mean what they do in a configuration.
+    # The arguments are YAML: sections, words and 1e-3 mean what they do in a configuration.
     try:
         arguments = overridden({}, [f"options=[{text}]"])["options"]
     except ValueError as error:
@@ -179,7 +184,9 @@ def _build(name: str, distribution: Callable[[], Distribution]) -> Distribution:
 def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: Mapping[str, Parameter]) -> None:
     if on not in parameters:
         hint = suggest_name(on, parameters)
-        raise ValueError(f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or drop it")
+        raise ValueError(
+            f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or remove the condition"
+        )
     distribution = parameters[on].distribution
     if not isinstance(distribution, (Categorical, Integer)):
         raise ValueError(f"space.{name}.when: {on} is a real number, never one value: depend on a choice or an integer")
@@ -192,25 +199,25 @@ def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: 
             if distribution.contains(value)
             else ()
         )
-        never = f"space.{name}.when: {on} is never {short(value)}: give a value of its domain"
+        never = f"space.{name}.when: {on} is never {short(value)}: give a value of its distribution"
         require(any(matches(option, value) for option in options), never)
 
 
 def _sort_by_dependency(parameters: Mapping[str, Parameter]) -> list[Parameter]:
-    """Each after what it depends on. ValueError: one depends on itself, by way of others."""
+    """Sort parameters after those that they depend on. ValueError: they depend on each other in a circle."""
     found: dict[str, Parameter] = {}
     while len(found) < len(parameters):
         waiting = [parameter for name, parameter in parameters.items() if name not in found]
         ready = [parameter for parameter in waiting if all(name in found for name, _ in parameter.when)]
         if not ready:
             circle = " and ".join(parameter.name for parameter in waiting)
-            raise ValueError(f"space.{waiting[0].name}.when: {circle} wait for one another: make one of them free")
+            raise ValueError(f"space.{waiting[0].name}.when: {circle} depend on each other: remove one condition")
         found[ready[0].name] = ready[0]
     return list(found.values())
 
 
 def matches(value: Value, wanted: Value) -> bool:
-    """Whether they are the same, or a section has all the settings of another."""
+    """Return whether two values are the same, or the first is a section with all the settings of the second."""
     if isinstance(value, dict) and isinstance(wanted, dict):
         return all(key in value and is_same(value[key], wanted[key]) for key in wanted)
     return is_same(value, wanted)

@@ -1,18 +1,18 @@
-"""How alike two task distributions are, so that a search knows whose experience to trust.
+"""Measure how similar two task distributions are, which decides how much a search trusts a prior study.
 
 A signature is plain JSON: what a configuration says of its tasks, and a few statistics of a handful of them.
 
-    d(a, b)² = ¼ δ_source² + δ_ways² + δ_shots² + Σₖ δ_k²,    infinite where one is classification, the other regression
+    d(a, b)² = ¼ δ_source² + δ_ways² + δ_shots² + Σₖ δ_k²,    infinite if one is classification, the other regression
 
     δ_source  0 for the same source and settings, ½ · the share of settings that differ for the same source, else 1
-    δ_ways    |ln(Nₐ / N_b)| / ln 20, at most 1; δ_shots likewise
+    δ_ways    |ln(Nₐ / N_b)| / ln 20, at most 1; δ_shots by the same formula
     δ_k       |kₐ - k_b| of statistic k, at most 1 (`statistics`)
 
-What only one of the two has counts as 1. Where one has no statistics at all, as single runs have none, they count as 0
-for the same source and as 1 each for another. An experience weighs exp(-d²).
+What only one of the two has counts as 1. If one has no statistics at all, as single runs have none, they count as 0 for
+the same source and as 1 each for another. The similarity is exp(-d²).
 
-Statistics are of training tasks 0 to 31 of seed 0, of images brought to at most 14×14: the same tasks at a higher
-resolution are the same tasks, and so, but for δ_ways and δ_shots, are those with other ways and shots.
+Statistics are of training tasks 0 to 31 of seed 0, of images reduced to at most 14×14: the same tasks at a higher
+resolution are the same tasks, and so, except for δ_ways and δ_shots, are those with other ways and shots.
 """
 
 import math
@@ -40,34 +40,41 @@ _BINS = 16
 _LOG_RANGE = math.log(20)
 _SOURCE_WEIGHT = 0.25
 _STATISTICS = 6
-"""Of classification, which has the most: what two unknown ones differ by."""
+"""The number of statistics of classification, which has the most: by these two unknown ones differ."""
 _PLACES = ("name", "root", "cache", "train", "test")
-"""Under `tasks.`: where files lie, and what has a part of its own."""
+"""Keys under `tasks.` that say where files lie, or that the signature has separately."""
 
 
 def signature(config: Config) -> dict[str, Any]:
-    """That of a configuration's training tasks; some are drawn, whose files must be there. ValueError: there are none.
+    """Compute the signature of a configuration's training tasks; some are drawn, and their files must exist.
+    ValueError: they do not.
 
-    A task whose x is no tensor has no statistics.
+    Tasks whose x is not a tensor have no statistics.
     """
     found = signature_from_settings(as_plain(config)["tasks"])
     ways, each = config.tasks.train.ways, config.tasks.train.shots + config.tasks.train.queries
     few = EpisodeShape(min(ways or 1, _FEW_WAYS), 1, min(_QUERIES, each - 1)) if ways else EpisodeShape(None, *_POINTS)
     distribution = config.tasks.source.distribution("train", few, 0)
-    # One at a time: what is kept of each is small, and a handful of large ones together is not.
+    # One at a time: a handful of large tasks together would take much memory.
     drawn = [distribution.episodes([index]) for index in range(_TASKS)]
     found["kind"] = distribution.spec.kind
     if not all(isinstance(task.support.x, Tensor) for task in drawn):
         return found
-    support, query = (torch.cat([_small(getattr(task, part).x) for task in drawn]) for part in ("support", "query"))
+    support, query = (
+        torch.cat([_reduce_images(getattr(task, part).x) for task in drawn]) for part in ("support", "query")
+    )
     targets = tuple(torch.cat([getattr(task, part).y for task in drawn]) for part in ("support", "query"))
     regression = distribution.spec.kind == "regression"
-    computed = _of_numbers(support, query, *targets) if regression else _of_classes(support, query, few.ways or 1)
+    computed = (
+        _regression_statistics(support, query, *targets)
+        if regression
+        else _class_statistics(support, query, few.ways or 1)
+    )
     return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
 
 
 def signature_from_settings(tasks: Mapping[str, Any]) -> dict[str, Any]:
-    """The signature that the `tasks` section of a plain configuration gives alone, without statistics."""
+    """Compute the signature without statistics, from the `tasks` section of a plain configuration alone."""
     shape = {"ways": 5, "shots": 1, **tasks.get("train", {})}
     settings = flat({key: value for key, value in tasks.items() if key not in _PLACES})
     kind = "regression" if shape["ways"] is None else "classification"
@@ -75,12 +82,12 @@ def signature_from_settings(tasks: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, "settings": {key: _listed(value) for key, value in settings.items()}}
 
 
-def distance(a: Signature, b: Signature) -> float:
-    """d(a, b) >= 0, the equation above: symmetric, and 0 for equals."""
+def task_distance(a: Signature, b: Signature) -> float:
+    """Compute d(a, b) >= 0 by the equation above: symmetric, and 0 for equals."""
     if a["kind"] != b["kind"]:
         return math.inf
-    source = _apart(a, b)
-    parts = [_ratio(a.get(part), b.get(part)) for part in ("ways", "shots")]
+    source = _source_distance(a, b)
+    parts = [_log_ratio(a.get(part), b.get(part)) for part in ("ways", "shots")]
     ours, theirs = a.get("statistics", {}), b.get("statistics", {})
     if ours and theirs:
         parts += [_difference(ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())]
@@ -89,13 +96,13 @@ def distance(a: Signature, b: Signature) -> float:
     return math.hypot(math.sqrt(_SOURCE_WEIGHT) * source, *parts)
 
 
-def weight(distance: float) -> float:
-    """exp(-d²), in [0, 1]: 1 for the same tasks, 0 for those of another kind."""
-    return math.exp(-distance * distance)
+def similarity(d: float) -> float:
+    """Compute exp(-d²), in [0, 1]: 1 for the same tasks, 0 for those of another kind."""
+    return math.exp(-d * d)
 
 
-def _apart(a: Signature, b: Signature) -> float:
-    """δ_source."""
+def _source_distance(a: Signature, b: Signature) -> float:
+    """Compute δ_source."""
     if a.get("source") != b.get("source"):
         return 1.0
     ours, theirs = a.get("settings", {}), b.get("settings", {})
@@ -104,8 +111,8 @@ def _apart(a: Signature, b: Signature) -> float:
     return 0.5 * differing / max(len(names), 1)
 
 
-def _ratio(a: float | None, b: float | None) -> float:
-    """δ_ways and δ_shots; tasks without ways are alike in that."""
+def _log_ratio(a: float | None, b: float | None) -> float:
+    """Compute δ_ways or δ_shots; tasks without ways agree in that."""
     if a is None or b is None:
         return float(a is not b)
     return min(1.0, abs(math.log(a / b)) / _LOG_RANGE)
@@ -119,19 +126,20 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _small(x: Tensor) -> Tensor:
-    """[1, n, C, H, W] -> [1, n, C, h, w], h and w at most 14; [1, n, …] of any other shape as it is."""
+def _reduce_images(x: Tensor) -> Tensor:
+    """Reduce images: [1, n, C, H, W] -> [1, n, C, h, w], h and w at most 14; return any other shape as it is."""
     if x.dim() != 5 or min(x.shape[-2:]) <= _SIDE:
         return x.float()
     return adaptive_avg_pool2d(x[0].float(), _SIDE)[None]
 
 
-def _of_classes(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
-    """Six numbers, of x standardised over all tasks; support: [T, N, …], query: [T, N·Q, …], ordered by class.
+def _class_statistics(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
+    """Compute six statistics of x standardised over all tasks; support: [T, N, …], query: [T, N·Q, …], ordered by
+    class.
 
     skewness, edges, flatness, colour: of single images: ink on paper is skewed, has edges and one shade that is most of
     it; photographs have colours. classes: the share of a task's variance that lies between its classes. nearest:
-    accuracy of the nearest support example, less chance, (p - 1/N) / (1 - 1/N).
+    accuracy of the nearest support example above chance, (p - 1/N) / (1 - 1/N).
     """
     tasks = len(support)
     every = torch.cat([support, query], dim=1)
@@ -146,9 +154,9 @@ def _of_classes(support: Tensor, query: Tensor, ways: int) -> dict[str, float]:
     shades = torch.histc(x, _BINS, float(x.min()), float(x.max())) / x.numel()
     return {
         "skewness": skewness / (1 + abs(skewness)),
-        "edges": 1 - _neighbours(x),
+        "edges": 1 - _pixel_correlation(x),
         "flatness": float(shades.max()),
-        "colour": _colour(x),
+        "colour": _colour_share(x),
         "classes": 1 - within / max(total, 1e-12),
         "nearest": (right - 1 / ways) / (1 - 1 / ways),
     }
@@ -159,23 +167,23 @@ def _by_class(x: Tensor, ways: int) -> Tensor:
     return x.reshape(len(x), ways, -1, *x.shape[2:])
 
 
-def _neighbours(x: Tensor) -> float:
-    """Correlation of neighbouring pixels in a row; 0 of what is no image."""
+def _pixel_correlation(x: Tensor) -> float:
+    """Compute the correlation of neighbouring pixels in a row; 0 if x is no image."""
     if x.dim() != 5:
         return 0.0
     pairs = torch.stack([x[..., :-1].flatten(), x[..., 1:].flatten()])
     return float(torch.corrcoef(pairs)[0, 1].nan_to_num())
 
 
-def _colour(x: Tensor) -> float:
-    """The share of the variance that averaging the channels takes away; 0 of one channel."""
+def _colour_share(x: Tensor) -> float:
+    """Compute the share of the variance that averaging the channels removes; 0 for one channel."""
     if x.dim() != 5:
         return 0.0
     return 1 - float(x.mean(dim=2).var() / x.var().clamp_min(1e-12))
 
 
-def _of_numbers(support: Tensor, query: Tensor, seen: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Four numbers. support: [T, K, …], query: [T, Q, …]; seen, wanted: their targets.
+def _regression_statistics(support: Tensor, query: Tensor, seen: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Compute four statistics. support: [T, K, …], query: [T, Q, …]; seen, wanted: their targets.
 
     targets, points: ½ log₁₀ of the standard deviations of y and of x. tasks: the share of y's variance that lies
     between tasks. nearest: the share of it that the nearest support example explains, at least 0.
