@@ -98,11 +98,6 @@ class Dispatcher:
         self._deaths: Counter[int] = Counter()
         self._last_reply = 0.0
 
-    @property
-    def done(self) -> bool:
-        """Tell whether every shard is complete."""
-        return self._queue.done
-
     def completed_blocks(self) -> Iterator[CompletedBlock]:
         """Yield blocks that together hold all shards once, in order of arrival.
 
@@ -111,7 +106,7 @@ class Dispatcher:
         """
         self._last_reply = time.monotonic()
         yield from self._process(self._wait(0.0))  # replies to earlier steps, before any worker is marked as silent
-        while not self.done:
+        while not self._queue.done:
             self._pool.maintain()
             self._state.events.export()
             idle = self._assign()

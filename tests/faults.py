@@ -43,7 +43,7 @@ class Run:
         self.events: list[WorkerEvent] = []
 
     def step(self, steps: int = 1) -> float:
-        """Takes so many; seconds a step."""
+        """Take so many steps; return seconds a step."""
         began = time.monotonic()
         for _ in range(steps):
             next(self._steps)
