@@ -1,8 +1,6 @@
 """Checks on settings: each failure is one line that names the field and the remedy."""
 
-import difflib
 import math
-from collections.abc import Iterable
 
 MAX_COUNT = 2**31 - 1
 """No setting counts further: what is counted could not be kept, nor waited for."""
@@ -36,12 +34,6 @@ def require_at_most(section: str, most: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value > most:
             raise ValueError(f"{_path(section, name)}: {format_number(value)} is too much: lower it to {most} or less")
-
-
-def suggest_name(name: str, known: Iterable[str]) -> str:
-    """What was meant by a name that is not among those known, as a hint in brackets; "" where none is like it."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def format_number(value: float | int) -> str:

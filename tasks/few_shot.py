@@ -1,4 +1,4 @@
-"""N-way K-shot classification: episodes drawn by index out of any pool of classes.
+"""Sample N-way K-shot classification episodes by index from any pool of classes.
 
 N ways, K shots and Q queries per class, B tasks: support.x [B, N·K, C, H, W], query.x [B, N·Q, C, H, W], both ordered
 by class (Vinyals et al. 2016).
@@ -21,38 +21,38 @@ class ClassPool(Protocol):
 
     @property
     def name(self) -> str:
-        """What a person calls it, for messages: "omniglot"."""
+        """Return the name of the source, for messages: "omniglot"."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are to draw from."""
+        """Return the number of classes."""
         ...
 
     @property
     def image_shape(self) -> Shape:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         ...
 
     @property
     def min_class_size(self) -> int:
-        """How many members the min_class_size class has."""
+        """Return the number of members of the smallest class."""
         ...
 
     def sizes(self, classes: Integers) -> Integers:
-        """How many members each of `classes` [R] has."""
+        """Return the number of members of each of `classes` [R]."""
         ...
 
     def images(self, classes: Integers, members: Integers) -> Tensor:
-        """Member members[r] of class classes[r], for [R] of both: float32 [R, C, H, W]."""
+        """Return member members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
         ...
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Images [..., C, H, W] as `images` gives them, undone to values in [0, 1] that a person can look at."""
+        """Map images [..., C, H, W] as `images` returns them back to values in [0, 1], for display."""
         ...
 
     def class_names(self, classes: Integers) -> list[str]:
-        """What a person would call each of `classes` [R]."""
+        """Return the display name of each of `classes` [R]."""
         ...
 
 
@@ -82,11 +82,11 @@ class FewShot:
 
     @property
     def spec(self) -> TaskSpec:
-        """Images in, class labels out."""
+        """Return the spec of a classification of images."""
         return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
 
     def episodes(self, indices: Sequence[int]) -> Episode:
-        """The tasks at `indices`, stacked: support.x [B, N·K, C, H, W], support.y [B, N·K], query likewise."""
+        """Return the tasks at `indices`, stacked: support.x [B, N·K, C, H, W], support.y [B, N·K]; query with Q."""
         classes, members = self.draw(indices)
         tasks, ways, _ = members.shape
         shots = self.episode.shots
@@ -94,12 +94,12 @@ class FewShot:
         owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
         images = self.pool.images(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
         boundary = tasks * ways * shots
-        support = _examples(images[:boundary], tasks, ways, shots)
-        query = _examples(images[boundary:], tasks, ways, self.episode.queries)
+        support = _label(images[:boundary], tasks, ways, shots)
+        query = _label(images[boundary:], tasks, ways, self.episode.queries)
         return Episode(support, query)
 
     def draw(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
-        """What the tasks at `indices` are made of: classes [B, N], members [B, N, K + Q] (support first).
+        """Draw the classes [B, N] and members [B, N, K + Q] (support first) of the tasks at `indices`.
 
         A task's classes depend on its index, and not on its shots and queries.
         """
@@ -111,15 +111,15 @@ class FewShot:
         return classes, members.reshape(len(classes), ways, each)
 
     def class_names(self, index: int) -> list[str]:
-        """What a person would call the classes of the task at `index`, in the order of its labels."""
+        """Return the display names of the classes of the task at `index`, in order of label."""
         return self.pool.class_names(self.draw([index])[0][0])
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Images [..., C, H, W] of an episode as values in [0, 1] that a person can look at."""
+        """Map images [..., C, H, W] of an episode back to values in [0, 1], for display."""
         return self.pool.denormalize(x)
 
 
-def _examples(images: Tensor, tasks: int, ways: int, each: int) -> Examples:
-    """images: [B·N·each, C, H, W], ordered by task and class."""
+def _label(images: Tensor, tasks: int, ways: int, each: int) -> Examples:
+    """Return images [B·N·each, C, H, W], ordered by task and class, as one batch of labelled examples."""
     labels = torch.arange(ways).repeat_interleave(each).expand(tasks, -1)
     return Examples(images.reshape(tasks, ways * each, *images.shape[1:]), labels)

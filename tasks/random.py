@@ -1,11 +1,11 @@
-"""Randomness that is addressed, never advanced: a pure function of (seed, stream, index).
+"""Draw random numbers by address: each is a pure function of (seed, stream, index), and no generator advances.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", table 2) turns a 64-bit key and a
 128-bit counter into four random words. Here the key is the seed and the counter is the address:
 
     counter = (index low, index high, stream, block)
 
-so that any number of any index can be had at once, in any process and in any order, without drawing what precedes it.
+so any number of any index can be computed at once, in any process and in any order, without drawing those before it.
 """
 
 import zlib
@@ -26,12 +26,12 @@ _HALF = np.uint64(32)
 
 
 def stream(*names: str) -> int:
-    """A stable 32-bit id for a purpose: `stream("few-shot", "train")`. Different purposes share no randomness."""
+    """Return a stable 32-bit id for a purpose: `stream("few-shot", "train")`. Streams share no randomness."""
     return zlib.crc32("/".join(names).encode())
 
 
 def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[NDArray[np.uint64]]:
-    """Philox4x32-10. counter: four arrays of 32-bit words held in uint64, of one shape. Returns four more."""
+    """Compute Philox4x32-10. counter: four arrays of 32-bit words held in uint64, of one shape. Return four more."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -47,9 +47,9 @@ def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[
 
 
 def random_words(seed: int, stream: int, indices: ArrayLike, count: int) -> Words:
-    """`count` random 32-bit words for each index: [len(indices), count]. seed is taken modulo 2**64.
+    """Draw `count` random 32-bit words for each index: [len(indices), count]. seed is taken modulo 2**64.
 
-    The first words of an index do not depend on how many are asked for.
+    The first words of an index do not depend on `count`.
     """
     index = np.asarray(indices, dtype=np.int64).reshape(-1, 1).view(np.uint64)
     shape = (len(index), -(-count // 4))
@@ -66,20 +66,26 @@ def random_words(seed: int, stream: int, indices: ArrayLike, count: int) -> Word
 
 
 def uniforms(seed: int, stream: int, indices: ArrayLike, count: int) -> Reals:
-    """`count` numbers in [0, 1) for each index, with 53 random bits each: [len(indices), count]."""
+    """Draw `count` numbers in [0, 1) for each index, with 53 random bits each: [len(indices), count]."""
     pairs = random_words(seed, stream, indices, 2 * count).astype(np.uint64)
     bits = (pairs[:, 0::2] << np.uint64(21)) | (pairs[:, 1::2] >> np.uint64(11))
     return bits * 2.0**-53
 
 
+def normals(u: Reals, v: Reals, scale: Reals | float = 1.0) -> tuple[Reals, Reals]:
+    """Turn pairs u, v of uniforms in [0, 1) into pairs of normals of deviation `scale` (Box and Muller 1958)."""
+    radius, angle = scale * np.sqrt(-2 * np.log1p(-u)), 2 * np.pi * v
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
 def sample_without_replacement(uniforms: Reals, population: ArrayLike) -> Integers:
     """Sample k of each row's population without replacement, in uniformly random order.
 
-    uniforms: [rows, k] in [0, 1). population: a size, or [rows] sizes, each at least k. Returns [rows, k] numbers in
+    uniforms: [rows, k] in [0, 1). population: a size, or [rows] sizes, each at least k. Return [rows, k] numbers in
     [0, population), all different within a row.
 
-    Draw i picks the r-th of the numbers still unused, counted in ascending order. Undoing the draws from the last to
-    the first, a number that was counted without number m, and is not below it, is one larger.
+    Draw i picks the r-th unused number in ascending order. The loop undoes the draws from the last to the first: a
+    number that was counted without number m, and is not below it, is one larger.
     """
     rows, k = uniforms.shape
     remaining = np.broadcast_to(np.asarray(population, dtype=np.int64), (rows,)) - np.arange(k)[:, None]

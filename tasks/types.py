@@ -1,4 +1,4 @@
-"""The types in which tasks travel: tensors in NamedTuples, so that they pass through `torch.func.vmap`.
+"""Define the types in which tasks travel: tensors in NamedTuples, which pass through `torch.func.vmap`.
 
 Shapes are written N for ways, K for shots, Q for queries per class, B for a batch of tasks.
 """
@@ -18,7 +18,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Progress = Callable[[int, int], None]
-"""`progress(done, total)`, called by work that takes long enough for a person to wonder."""
+"""`progress(done, total)`, called by work that takes long enough to show its progress."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -26,11 +26,11 @@ def no_progress(done: int, total: int) -> None:
 
 
 class TaskSpec(NamedTuple):
-    """What every task of a distribution has in common; static, so that vmap and compilation can use it."""
+    """Properties that all tasks of a distribution share; static, so that vmap and compilation can use them."""
 
     kind: Literal["classification", "regression"]
     ways: int | None
-    """Classes per task; None where a task has none (regression)."""
+    """Classes per task; None for tasks without classes (regression)."""
     x: Shape
     """Shape of one example, without any batch dimension: (C, H, W) for images."""
     y: Shape
@@ -45,10 +45,10 @@ class Examples(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One task: adapt on the support set, be judged on the query set.
+    """One task: a model adapts to the support set and is evaluated on the query set.
 
     A batch of tasks is the same type, every tensor with a leading task dimension [B, ...].
-    Examples are ordered by class: support.y is [0]*K + [1]*K + ..., query.y likewise with Q.
+    Examples are ordered by class: support.y is [0]*K + [1]*K + ..., query.y has Q of each.
     """
 
     support: Examples
@@ -59,25 +59,25 @@ Task_co = TypeVar("Task_co", covariant=True)
 
 
 class TaskDistribution(Protocol[Task_co]):
-    """An endless, addressable sequence of tasks.
+    """An endless sequence of tasks, addressed by index.
 
-    Law: row j of `episodes(indices)` equals `episodes([indices[j]])`, bit for bit, whatever
-    else is asked for in the same call, in whichever process, in whichever order.
+    Law: row j of `episodes(indices)` equals `episodes([indices[j]])`, bit for bit, for any other indices in the same
+    call, in any process and any order.
     """
 
     @property
     def spec(self) -> TaskSpec:
-        """What every task of this distribution has in common."""
+        """Return the properties that all tasks of this distribution share."""
         ...
 
     def episodes(self, indices: Sequence[int]) -> Task_co:
-        """The tasks at `indices`, stacked: every tensor gains a leading dimension len(indices)."""
+        """Return the tasks at `indices`, stacked: every tensor gains a leading dimension len(indices)."""
         ...
 
 
 @dataclass(frozen=True)
 class EpisodeShape:
-    """How large an episode is: `ways` classes, `shots` support and `queries` query examples of each.
+    """Size of an episode: `ways` classes, `shots` support and `queries` query examples of each.
 
     `ways` is None for tasks without classes (regression), where shots and queries count whole examples.
     """
@@ -90,13 +90,13 @@ class EpisodeShape:
         if self.ways is not None and self.ways < 2:
             raise ValueError(f"ways: {self.ways}-way classification has nothing to tell apart: set ways to 2 or more")
         if self.shots < 1:
-            raise ValueError(f"shots: {self.shots} leaves nothing to adapt on: set shots to 1 or more")
+            raise ValueError(f"shots: {self.shots} leaves nothing to adapt to: set shots to 1 or more")
         if self.queries < 1:
-            raise ValueError(f"queries: {self.queries} leaves nothing to be judged on: set queries to 1 or more")
+            raise ValueError(f"queries: {self.queries} leaves nothing to evaluate on: set queries to 1 or more")
 
 
 class TaskSource(Protocol):
-    """What a name in the catalogue stands for: three task distributions that share no class.
+    """A source of tasks, named by `tasks.name`: three task distributions that share no class.
 
     Implementations are frozen dataclasses whose fields are the settings under `tasks.` in a configuration
     (beside `name`, `train` and `test`), picklable, and cheap to build: nothing is read before `prepare` or
@@ -104,9 +104,9 @@ class TaskSource(Protocol):
     """
 
     def prepare(self, progress: Progress) -> str:
-        """Do once, on this machine, what is slow (decode, build the store); return a line that says what is there."""
+        """Do the slow work (decode, build the store) once on this machine; return a line that says what is there."""
         ...
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
-        """The tasks of one split. Raises ValueError, with the remedy, where `episode` asks for more than there is."""
+        """Return the tasks of one split. ValueError: `episode` asks for more classes or examples than there are."""
         ...

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.store.archive import Archive
-from tasks.store.decoding import decodable, decode_files, filled, image_decoder, squared
+from tasks.store.decoding import compute_rows, decode_files, explain_decode_errors, image_decoder, resize_square
 from tasks.types import no_progress
 from tests import pictures
 
@@ -121,13 +121,13 @@ def test_the_shorter_side_is_resized_and_the_longer_cut_off_on_both_ends(
     start = size * (times - 1) // 2
     middle = whole[:, start : start + size] if wide else whole[start : start + size]
     expected = middle.reshape(size, size, channels).transpose(2, 0, 1)
-    assert np.abs(squared(Image.fromarray(array), size, channels).astype(int) - expected).max() <= 2
+    assert np.abs(resize_square(Image.fromarray(array), size, channels).astype(int) - expected).max() <= 2
 
 
 @given(width=st.integers(1, 60), height=st.integers(1, 60), size=st.integers(1, 40), channels=st.sampled_from([1, 3]))
 @settings(max_examples=100, deadline=None)
 def test_any_shape_gives_a_square(width: int, height: int, size: int, channels: int) -> None:
-    found = squared(Image.new("RGB", (width, height), "white"), size, channels)
+    found = resize_square(Image.new("RGB", (width, height), "white"), size, channels)
     assert found.shape == (channels, size, size)
     assert (found == 255).all()
 
@@ -135,11 +135,11 @@ def test_any_shape_gives_a_square(width: int, height: int, size: int, channels: 
 def test_shrinking_averages_and_does_not_skip() -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[::2] = 255
-    assert np.abs(squared(Image.fromarray(stripes), 8, 3).astype(int) - 127).max() < 12
+    assert np.abs(resize_square(Image.fromarray(stripes), 8, 3).astype(int) - 127).max() < 12
 
 
 def test_an_image_of_the_right_size_stays_as_it_is() -> None:
-    assert np.array_equal(squared(Image.fromarray(quarters()), 16, 3), quarters().transpose(2, 0, 1))
+    assert np.array_equal(resize_square(Image.fromarray(quarters()), 16, 3), quarters().transpose(2, 0, 1))
 
 
 def huge_png(side: int) -> bytes:
@@ -162,9 +162,9 @@ def decode_one(folder: Path, content: bytes) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is none"),
-        (b"not a picture", "it is none"),
-        (saved(flat("RGB", RED), "TIFF"), "it is none"),
+        (b"", "unknown format"),
+        (b"not a picture", "unknown format"),
+        (saved(flat("RGB", RED), "TIFF"), "unknown format"),
         (KINDS["png"][0][:60], ""),
         (saved(Image.fromarray(pictures.pixels(1, 1)), "JPEG")[:-80], "truncated"),
         (huge_png(40_000), "decompression bomb"),
@@ -174,7 +174,7 @@ def decode_one(folder: Path, content: bytes) -> NDArray[np.uint8]:
 )
 def test_what_does_not_decode_is_named_with_the_remedy(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"one\.png does not decode as an image \(.*{reason}.*put a whole copy"
+        ValueError, match=rf"one\.png does not decode as an image \(.*{reason}.*replace it by a complete copy"
     ) as error:
         decode_one(tmp_path, content)
     assert "\n" not in str(error.value)
@@ -197,7 +197,7 @@ def test_damage_gives_an_image_or_one_line(kind: str, cut: float, flips: list[tu
         if content:
             content[int(place * len(content))] ^= change
     try:
-        with decodable("x.png", "an image"):
+        with explain_decode_errors("x.png", "an image"):
             assert image_decoder(4, 3)(bytes(content)).shape == (3, 4, 4)
     except ValueError as error:
         assert str(error).startswith("x.png does not decode as an image (")
@@ -206,14 +206,14 @@ def test_damage_gives_an_image_or_one_line(kind: str, cut: float, flips: list[tu
 
 def test_rows_come_in_order_and_progress_rises_to_the_end() -> None:
     calls: list[tuple[int, int]] = []
-    found = filled(
+    found = compute_rows(
         300, (2,), lambda row: np.full(2, row % 256, np.uint8), lambda done, total: calls.append((done, total))
     )
     assert np.array_equal(found, np.repeat(np.arange(300) % 256, 2).reshape(300, 2))
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
     assert calls[-1] == (300, 300)
     assert len(calls) > 2
-    assert filled(0, (3, 4), lambda row: np.zeros((3, 4), np.uint8), no_progress).shape == (0, 3, 4)
+    assert compute_rows(0, (3, 4), lambda row: np.zeros((3, 4), np.uint8), no_progress).shape == (0, 3, 4)
 
 
 def test_rows_are_computed_on_several_threads() -> None:
@@ -226,7 +226,7 @@ def test_rows_are_computed_on_several_threads() -> None:
         threads.add(threading.get_ident())
         return np.zeros(1, np.uint8)
 
-    filled(128, (1,), row, no_progress)
+    compute_rows(128, (1,), row, no_progress)
     assert len(threads) == 2
 
 
@@ -240,7 +240,7 @@ def test_the_first_failure_in_order_is_told_and_stops_the_rest() -> None:
         return np.zeros(1, np.uint8)
 
     with pytest.raises(ValueError, match=r"^row 130$"):
-        filled(100_000, (1,), row, no_progress)
+        compute_rows(100_000, (1,), row, no_progress)
     assert len(seen) < 50_000
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.episode_figure import _GROUND, _PAPER, _RIGHT, _WRONG, caption, episode_picture, save_episode
+from tasks.episode_figure import _GROUND, _PAPER, _RIGHT, _WRONG, caption, draw_episode, save_episode
 from tasks.types import Episode, Examples
 
 
@@ -34,7 +34,7 @@ def tiles(picture: Image.Image, colour: tuple[int, int, int]) -> int:
 )
 def test_every_example_has_its_own_tile(ways: int, shots: int, queries: int, shape: tuple[int, ...]) -> None:
     colour = (255, 255, 255) if shape[0] == 3 else (38, 32, 28)
-    picture = episode_picture(episode(ways, shots, queries, shape), "", [" "] * ways)
+    picture = draw_episode(episode(ways, shots, queries, shape), "", [" "] * ways)
     alone = np.asarray(picture)[120:, 110:]
     assert tiles(Image.fromarray(alone), colour) == ways * (shots + queries)
     assert picture.width <= 2200
@@ -42,17 +42,17 @@ def test_every_example_has_its_own_tile(ways: int, shots: int, queries: int, sha
 
 
 def test_ink_is_dark_on_light_paper_and_colours_stay_as_they_are() -> None:
-    blank = np.asarray(episode_picture(episode(2, 1, 1, value=0.0), "", [" "] * 2))
+    blank = np.asarray(draw_episode(episode(2, 1, 1, value=0.0), "", [" "] * 2))
     assert (blank[:, 110:].reshape(-1, 3) == _PAPER).all(-1).sum() > 4 * 70 * 70
     red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(4, 3, 32, 32)
     examples = Examples(red, torch.tensor([0, 0, 1, 1]))
-    picture = np.asarray(episode_picture(Episode(examples, examples), "red"))
+    picture = np.asarray(draw_episode(Episode(examples, examples), "red"))
     assert (picture.reshape(-1, 3) == (255, 0, 0)).all(-1).sum() > 8 * 60 * 60
 
 
 def test_the_names_and_the_title_are_written() -> None:
-    named = np.asarray(episode_picture(episode(2, 1, 1), "title", ["Greek/character01", "Old_Church"]))
-    unnamed = np.asarray(episode_picture(episode(2, 1, 1), "", ["Greek/character01", "Old_Church"]))
+    named = np.asarray(draw_episode(episode(2, 1, 1), "title", ["Greek/character01", "Old_Church"]))
+    unnamed = np.asarray(draw_episode(episode(2, 1, 1), "", ["Greek/character01", "Old_Church"]))
     assert (named[:80] != unnamed[:80]).any()
     assert (named[140:, :100] != _GROUND).any()
 
@@ -68,12 +68,12 @@ def test_saved_as_a_whole_png(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused() -> None:
     several = Episode(*(Examples(part.x[None], part.y[None]) for part in episode(2, 1, 1)))
     with pytest.raises(ValueError, match=r"a picture needs one task of images"):
-        episode_picture(several, "two tasks")
+        draw_episode(several, "two tasks")
 
 
 def guessed(predicted: list[int]) -> Image.Image:
     """Three classes of two queries, black squares, with these labels predicted."""
-    return episode_picture(episode(3, 1, 2), "task", [" "] * 3, torch.tensor(predicted))
+    return draw_episode(episode(3, 1, 2), "task", [" "] * 3, torch.tensor(predicted))
 
 
 def marks(picture: Image.Image, colour: tuple[int, int, int], below: int = 174) -> int:
@@ -114,6 +114,6 @@ def test_the_caption_counts_what_was_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ways", "queries"), [(20, 15), (5, 60)])
 def test_marks_have_room_in_large_tasks(ways: int, queries: int) -> None:
     task = episode(ways, 1, queries)
-    picture = episode_picture(task, "large", None, (task.query.y + 1) % ways)
+    picture = draw_episode(task, "large", None, (task.query.y + 1) % ways)
     assert picture.width <= 3300
     assert marks(picture, _WRONG) > ways * queries * 100

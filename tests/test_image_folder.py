@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from metatrain.config.load import as_plain, read_config
 from tasks.random import stream, uniforms
 from tasks.sources.image_folder import ImageFolder
-from tasks.sources.image_layout import named_lists, shared_folder, shuffled_splits
-from tasks.store.cache import remembered_key
+from tasks.sources.image_layout import common_folder, read_split_lists, shuffle_splits
+from tasks.store.cache import cached_key
 from tasks.store.class_pool import StorePool
 from tasks.store.store import Store
 from tasks.types import SPLITS, EpisodeShape, no_progress
@@ -74,7 +74,7 @@ def test_classes_in_one_place_are_shuffled_into_splits(tmp_path: Path, layout: s
     source = folder(ONE_PLACE[layout](tmp_path / "raw"), tmp_path)
     store = source.store(no_progress)
     check_images(store, NAMES)
-    assert split_names(store) == {split: list(names) for split, names in shuffled_splits("", NAMES).items()}
+    assert split_names(store) == {split: list(names) for split, names in shuffle_splits("", NAMES).items()}
     assert [len(split_names(store)[split]) for split in SPLITS] == [6, 2, 2]
 
 
@@ -136,23 +136,23 @@ def test_linked_classes_are_read_like_any_other(tmp_path: Path) -> None:
 
 @given(classes=st.sets(st.text("abc", min_size=3, max_size=8), min_size=6, max_size=200))
 def test_a_shuffle_is_a_partition_into_about_64_16_and_20_percent(classes: set[str]) -> None:
-    splits = shuffled_splits("here", sorted(classes))
+    splits = shuffle_splits("here", sorted(classes))
     assert sorted(chain.from_iterable(splits.values())) == sorted(classes)
     for split, share in zip(SPLITS, (0.64, 0.16, 0.2), strict=True):
         assert len(splits[split]) >= 2
         assert abs(len(splits[split]) - share * len(classes)) <= 2
-    assert splits == shuffled_splits("there", sorted(classes))
+    assert splits == shuffle_splits("there", sorted(classes))
 
 
 def test_a_shuffle_is_none_in_order_and_stays_the_same() -> None:
-    splits = shuffled_splits("", [f"{number:03}" for number in range(100)])
+    splits = shuffle_splits("", [f"{number:03}" for number in range(100)])
     assert [len(splits[split]) for split in SPLITS] == [64, 16, 20]
     assert list(splits["test"])[:6] == ["001", "005", "006", "009", "010", "011"]
 
 
 @given(names=st.lists(st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=5).map("/".join), min_size=1))
 def test_the_shared_folder_is_the_innermost(names: list[str]) -> None:
-    shared = shared_folder(names)
+    shared = common_folder(names)
     assert all(name.startswith(shared) for name in names)
     rest = {name[len(shared) :].partition("/")[::2] for name in names}
     assert len({first for first, _ in rest}) > 1 or any(not deeper for _, deeper in rest)
@@ -171,7 +171,7 @@ def test_lists_of_the_users_own_override_folders_and_leave_classes_out(tmp_path:
 
 
 def test_the_list_that_we_ship_is_the_shuffle_that_it_says() -> None:
-    lists = named_lists("tiny-imagenet-140")
+    lists = read_split_lists("tiny-imagenet-140")
     names = sorted(chain.from_iterable(lists.values()))
     assert [len(set(lists[split])) for split in SPLITS] == [80, 20, 40]
     assert len(set(names)) == 140
@@ -237,7 +237,7 @@ def test_what_is_known_is_not_read_again(tmp_path: Path) -> None:
         return f"{len(calls):032}"
 
     def ask(stamps: list[tuple[object, ...]], recipe: str) -> str:
-        return remembered_key(tmp_path, "some", stamps, recipe, key)
+        return cached_key(tmp_path, "some", stamps, recipe, key)
 
     first = ask([("a", 1)], "r")
     assert ask([("a", 1)], "r") == first
@@ -248,7 +248,7 @@ def test_what_is_known_is_not_read_again(tmp_path: Path) -> None:
             note.write_bytes(damage)
         assert ask([("a", 1)], "r") == f"{count:032}"
     (tmp_path / "file").touch()
-    assert remembered_key(tmp_path / "file", "some", [], "r", key) == f"{6:032}"
+    assert cached_key(tmp_path / "file", "some", [], "r", key) == f"{6:032}"
 
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 0.75)

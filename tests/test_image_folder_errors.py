@@ -28,7 +28,7 @@ def test_no_root(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    fails(tmp_path / "none", tmp_path, r"none is not there: set tasks\.root to a folder or a zip")
+    fails(tmp_path / "none", tmp_path, r"none does not exist: set tasks\.root to a folder or a zip")
 
 
 def test_a_root_of_another_kind(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     "nothing": ({"a/notes.txt": b"x"}, r"raw holds no images \(\.png, .*\): set tasks\.root to a folder with"),
     "no folders": (
         {"1.png": b"", "2.png": b""},
-        r"holds no classes \(its 2 images lie in fewer than two folders\): set",
+        r"holds no classes \(its 2 images are in fewer than two folders\): set",
     ),
     "few classes": (
         pictures.class_files(NAMES[:5]),
@@ -66,20 +66,20 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "a table of other columns": (
         pictures.table_files() | {"test.csv": b"id,class\n1,2\n"},
-        r"test\.csv has no rows of filename,label: put a whole copy there",
+        r"test\.csv has no rows of filename,label: replace it by a complete copy",
     ),
     "an empty table": (pictures.table_files() | {"test.csv": b""}, r"test\.csv has no rows of filename,label"),
     "half a row": (
         pictures.table_files() | {"test.csv": b"filename,label\ntest_0_0.png\n"},
-        r"test\.csv, line 2 lacks a filename or a label: mend it",
+        r"test\.csv, line 2 lacks a filename or a label: fix it",
     ),
     "a table in another encoding": (
         pictures.table_files() | {"test.csv": b"filename,label\n\xff,x\n"},
-        r"test\.csv is not text in UTF-8 .*: save it as such",
+        r"test\.csv is not text in UTF-8 .*: save it as UTF-8",
     ),
     "half a picture": (
         pictures.class_files(NAMES) | {"class_4/3.png": pictures.encoded(pictures.pixels(0, 0))[:50]},
-        r"raw: class_4/3\.png does not decode as an image \(.*\): put a whole copy there",
+        r"raw: class_4/3\.png does not decode as an image \(.*\): replace it by a complete copy",
     ),
 }
 
@@ -93,7 +93,7 @@ def test_what_a_folder_may_lack_is_told_with_the_remedy(tmp_path: Path, case: st
 LISTS: dict[str, tuple[dict[str, str], str]] = {
     "no images": (
         {"train": "class_0\nclass_99", "val": "class_1", "test": "class_2"},
-        "the class 'class_99', listed in 'train', has no images: add them, or take it off the list",
+        "the class 'class_99', listed in 'train', has no images: add them, or remove it from the list",
     ),
     "twice": ({"train": "class_0", "val": "class_1", "test": "class_0"}, "'class_0' is in both 'train' and 'test'"),
     "empty": ({"train": "class_0", "val": "\n \n", "test": "class_2"}, "the split 'validation' has no classes"),
@@ -111,7 +111,7 @@ def test_what_a_list_may_say_wrong(tmp_path: Path, case: str) -> None:
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.class_files(NAMES))
-    message = r"tasks\.splits: there is no list 'tiny': choose auto, tiny-imagenet-140, or a folder with train\.txt"
+    message = r"tasks\.splits: there is no list 'tiny': use auto, tiny-imagenet-140, or a folder with train\.txt"
     fails(root, tmp_path, message, splits="tiny")
 
 
@@ -119,12 +119,12 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
 def test_a_truncated_zip(tmp_path: Path, kept: float) -> None:
     path = pictures.write_zip(tmp_path / "a.zip", pictures.class_files(NAMES))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    fails(path, tmp_path, r"a\.zip is not a whole zip .*put a whole copy")
+    fails(path, tmp_path, r"a\.zip is not a complete zip .*replace it by a complete copy")
 
 
 def test_an_entry_that_climbs_out(tmp_path: Path) -> None:
     path = pictures.write_zip(tmp_path / "a.zip", pictures.class_files(NAMES) | {"../escaped/0.png": b"x"})
-    fails(path, tmp_path, r"a\.zip: the entry '\.\./escaped/0\.png' climbs out of the archive")
+    fails(path, tmp_path, r"a\.zip: the entry '\.\./escaped/0\.png' leads outside the archive")
 
 
 def test_an_encrypted_zip(tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
             content[at + flags] |= 1
             at = content.find(mark, at + 4)
     path.write_bytes(content)
-    fails(path, tmp_path, r"a\.zip: class_\d/\d\.png is damaged \(.*encrypted.*\): put a whole copy")
+    fails(path, tmp_path, r"a\.zip: class_\d/\d\.png is damaged \(.*encrypted.*\): replace it by a complete copy")
 
 
 def test_a_file_too_large_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folder, "_LARGEST", 5000)
+    monkeypatch.setattr(image_folder, "_MAX_FILE_BYTES", 5000)
     contents = pictures.class_files(NAMES) | {"class_3/big.png": bytes(5001)}
-    message = r"class_3/big\.png has 5,001 bytes, beyond the 5,000 an image may have: remove it"
+    message = r"class_3/big\.png has 5,001 bytes, more than the 5,000 allowed for an image: remove it"
     fails(pictures.write(tmp_path / "raw", contents), tmp_path, message)
     fails(pictures.write_zip(tmp_path / "a.zip", contents), tmp_path, message)
 
@@ -153,9 +153,9 @@ def test_links_that_lead_in_circles_or_nowhere(tmp_path: Path) -> None:
         (
             "self.png",
             "raw-self.png/class_0/self.png",
-            r"cannot read .*self\.png \(Too many levels .*\): mend or remove",
+            r"cannot read .*self\.png \(Too many levels .*\): fix or remove",
         ),
-        ("gone.png", "nowhere", r"cannot read .*gone\.png \(No such file or directory\): mend or remove it"),
+        ("gone.png", "nowhere", r"cannot read .*gone\.png \(No such file or directory\): fix or remove it"),
     ):
         root = pictures.write(tmp_path / f"raw-{name}", pictures.class_files(NAMES))
         (root / "class_0" / name).symlink_to(tmp_path / target)
@@ -166,4 +166,4 @@ def test_links_that_lead_in_circles_or_nowhere(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.class_files(NAMES))
     (root / "class_0" / "0.png").chmod(0)
-    fails(root, tmp_path, r"cannot read .*0\.png \(Permission denied\): mend or remove it")
+    fails(root, tmp_path, r"cannot read .*0\.png \(Permission denied\): fix or remove it")

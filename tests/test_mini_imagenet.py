@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.io.safe_pickle import load_arrays
-from tasks.sources.mini_imagenet import MiniImageNet, read_part
+from tasks.sources.mini_imagenet import MiniImageNet, read_pickled_split
 from tasks.store.store import Store
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import pictures
@@ -174,7 +174,7 @@ def test_plain_containers_and_numbers_of_numpy_are_read(tmp_path: Path) -> None:
         held = collections.OrderedDict(image_data=part_images("test"), class_dict=rows)
         path = tmp_path / f"{protocol}.pkl"
         path.write_bytes(pickle.dumps(held, protocol=protocol))
-        found = {name: at.tolist() for name, at in read_part(path, "test").classes.items()}
+        found = {name: at.tolist() for name, at in read_pickled_split(path, "test").classes.items()}
         assert found == {"a": [0, 1, 2], "b": [3, 4], "c": [5, 6], "d": [7]}
 
 
@@ -202,7 +202,7 @@ def bombs(marker: Path) -> Iterator[tuple[str, bytes]]:
     yield "numpy.load", b"cnumpy\nload\n."
     yield "numpy.memmap", b"cnumpy\nmemmap\n."
     yield "copyreg._reconstructor", b"ccopyreg\n_reconstructor\n."
-    yield "tasks.io.safe_pickle.load_arrays", b"ctasks.unpickling\nload_arrays\n."
+    yield "tasks.io.safe_pickle.load_arrays", b"ctasks.io.safe_pickle\nload_arrays\n."
 
 
 def test_what_a_pickle_would_run_is_not_run(tmp_path: Path) -> None:
@@ -214,7 +214,9 @@ def test_what_a_pickle_would_run_is_not_run(tmp_path: Path) -> None:
         (tmp_path / "mini-imagenet-cache-train.pkl").write_bytes(content)
         with pytest.raises(ValueError) as error:
             load_arrays(tmp_path / "mini-imagenet-cache-train.pkl")
-        assert f"train.pkl asks for {wanted}, which no array needs; it was not run: put the" in str(error.value)
+        assert f"train.pkl asks for {wanted}, which no array needs; it was not run: replace it by the" in str(
+            error.value
+        )
         assert "\n" not in str(error.value)
         assert not marker.exists()
 
@@ -246,11 +248,11 @@ def test_a_damaged_pickle_is_read_or_refused_in_one_line(
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"
     path.write_bytes(content)
     try:
-        assert len(read_part(path, "test").classes) > 0
+        assert len(read_pickled_split(path, "test").classes) > 0
     except ValueError as error:
         assert str(error).startswith(str(path))
         assert "\n" not in str(error)
-        assert ": put the original file" in str(error)
+        assert ": replace it by the original file" in str(error)
 
 
 def fails(root: Path | None, tmp_path: Path, message: str) -> None:
@@ -264,7 +266,7 @@ def fails(root: Path | None, tmp_path: Path, message: str) -> None:
 def test_roots_that_are_no_copy(tmp_path: Path) -> None:
     every_form = r"train\.csv, val\.csv and .*CLASS/IMAGE, or mini-imagenet-cache-train\.pkl.*train_phase_train\.pickle"
     fails(None, tmp_path, rf"^root: miniImageNet has no official download: set tasks\.root to a copy with {every_form}")
-    fails(tmp_path / "none", tmp_path, rf"none is not there: set tasks\.root to .*{every_form}")
+    fails(tmp_path / "none", tmp_path, rf"none does not exist: set tasks\.root to .*{every_form}")
     (tmp_path / "empty").mkdir()
     fails(tmp_path / "empty", tmp_path, rf"empty holds no images .*{every_form}")
     unsplit = pictures.write(tmp_path / "unsplit", pictures.class_files([f"{number}" for number in range(20)]))
@@ -274,14 +276,14 @@ def test_roots_that_are_no_copy(tmp_path: Path) -> None:
 def test_a_copy_that_lacks_a_pickle(tmp_path: Path) -> None:
     root = write_categories(tmp_path / "raw")
     (root / "miniImageNet_category_split_val.pickle").unlink()
-    fails(root, tmp_path, r"raw lacks miniImageNet_category_split_val\.pickle: put a whole copy there")
+    fails(root, tmp_path, r"raw lacks miniImageNet_category_split_val\.pickle: replace it by a complete copy")
 
 
 def test_a_class_in_two_splits(tmp_path: Path) -> None:
     root = write_caches(tmp_path / "raw")
     found = {"image_data": part_images("val"), "class_dict": {"train_1": [0]}}
     (root / "mini-imagenet-cache-val.pkl").write_bytes(pickle.dumps(found))
-    fails(root, tmp_path, r"the class 'train_1' is in two splits: put a whole copy there")
+    fails(root, tmp_path, r"the class 'train_1' is in two splits: replace it by a complete copy")
 
 
 UNLIKE: dict[str, tuple[object, str]] = {
@@ -314,7 +316,7 @@ UNLIKE: dict[str, tuple[object, str]] = {
 def test_a_pickle_of_something_else(tmp_path: Path, case: str) -> None:
     content, reason = UNLIKE[case]
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
-    message = rf"x\.pkl is no split of miniImageNet \(.*{reason}.*\): put the original file there"
+    message = rf"x\.pkl is no split of miniImageNet \(.*{reason}.*\): replace it by the original file"
     with pytest.raises(ValueError, match=message) as error:
-        read_part(tmp_path / "x.pkl", "test")
+        read_pickled_split(tmp_path / "x.pkl", "test")
     assert "\n" not in str(error.value)

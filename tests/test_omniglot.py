@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.sources.omniglot import Omniglot, alphabet_split, character_split
+from tasks.sources.omniglot import Omniglot, split_by_alphabet, split_by_character
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import drawings
 
@@ -79,10 +79,10 @@ def test_every_layout_gives_the_same_store_and_is_left_untouched(raw: Path, tmp_
 
 
 def test_published_sizes_of_the_character_split() -> None:
-    split = character_split(1623)
+    split = split_by_character(1623)
     assert [len(split[name]) for name in SPLITS] == [1100, 100, 423]
     assert sorted(sum((split[name] for name in SPLITS), ())) == list(range(1623))
-    assert split["test"][:8] == character_split(1623)["test"][:8]
+    assert split["test"][:8] == split_by_character(1623)["test"][:8]
 
 
 def test_no_class_and_no_alphabet_in_two_splits(raw: Path, cache: Path) -> None:
@@ -101,7 +101,7 @@ def test_no_class_and_no_alphabet_in_two_splits(raw: Path, cache: Path) -> None:
 
 def test_a_sixth_of_the_background_alphabets_is_held_out() -> None:
     background = [f"alphabet {number // 3:02}" for number in range(90)]
-    split = alphabet_split(background, ["x", "x"])
+    split = split_by_alphabet(background, ["x", "x"])
     assert [len(split[name]) for name in SPLITS] == [75, 15, 2]
 
 
@@ -138,14 +138,14 @@ def test_a_root_that_lacks_one_archive(broken: Path, tmp_path: Path) -> None:
 def test_a_folder_without_drawings(tmp_path: Path) -> None:
     for folder in drawings.CHARACTERS:
         (tmp_path / "raw" / folder / "Aleph").mkdir(parents=True)
-    fails(tmp_path / "raw", tmp_path, r"images_background holds no drawings.*put a whole copy")
+    fails(tmp_path / "raw", tmp_path, r"images_background holds no drawings.*replace it by a complete copy")
 
 
 @pytest.mark.parametrize("kept", [0, 0.3, 0.95])
 def test_a_truncated_zip(broken: Path, tmp_path: Path, kept: float) -> None:
     path = broken / "images_evaluation.zip"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    fails(broken, tmp_path, r"images_evaluation\.zip is not a whole zip .*put a whole copy")
+    fails(broken, tmp_path, r"images_evaluation\.zip is not a complete zip .*replace it by a complete copy")
 
 
 def test_flipped_bytes_in_a_zip(broken: Path, tmp_path: Path) -> None:
@@ -153,20 +153,20 @@ def test_flipped_bytes_in_a_zip(broken: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[200:260] = bytes(60)
     path.write_bytes(content)
-    fails(broken, tmp_path, r"images_background\.zip: images_background/.* is damaged .*put a whole copy")
+    fails(broken, tmp_path, r"images_background\.zip: images_background/.* is damaged .*replace it by a complete copy")
 
 
 def test_a_picture_that_does_not_decode(tmp_path: Path) -> None:
     root = drawings.write_folders(tmp_path / "raw")
     victim = root / "images_background/Aleph/character03/0003_05.png"
     victim.write_bytes(victim.read_bytes()[:60])
-    fails(root, tmp_path, r"character03/0003_05\.png does not decode as a PNG .*put a whole copy")
+    fails(root, tmp_path, r"character03/0003_05\.png does not decode as a PNG .*replace it by a complete copy")
 
 
 def test_an_entry_that_climbs_out(broken: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(broken / "images_background.zip", "a") as archive:
         archive.writestr("images_background/../../escaped.png", b"x")
-    fails(broken, tmp_path, "climbs out of the archive")
+    fails(broken, tmp_path, "leads outside the archive")
     assert not (tmp_path / "escaped.png").exists()
 
 

@@ -19,7 +19,7 @@ from metatrain.trainer import test as score_on_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Shard, ShardRequest
-from tasks.episode_figure import episode_picture
+from tasks.episode_figure import draw_episode
 from tasks.sources.strokes import Strokes
 from tasks.types import Episode, EpisodeShape, Examples, Split, TaskSpec
 from tests.configurations import tiny
@@ -126,7 +126,7 @@ def test_images_are_drawn_with_what_they_were_taken_for(tmp_path: Path) -> None:
     assert path == tmp_path / "test-episode.png"
     episode, classes = demonstration.episode, demonstration.classes
     names = worker.distribution("test").class_names(0)
-    expected = episode_picture(episode, "strokes, test task 0", names, classes)
+    expected = draw_episode(episode, "strokes, test task 0", names, classes)
     with Image.open(path) as picture:
         assert (np.asarray(picture) == np.asarray(expected)).all()
         right = int((classes == episode.query.y).sum())

@@ -59,19 +59,19 @@ def test_a_users_own_by_import_path(own: None) -> None:
     [
         (
             "omniglott",
-            "no tasks are called 'omniglott': did you mean 'omniglot'? there are image_folder, mini_imagenet, ",
+            "no tasks are called 'omniglott' (did you mean omniglot?): use one of image_folder, mini_imagenet, ",
         ),
-        ("zzz", "no tasks are called 'zzz': there are image_folder, mini_imagenet, omniglot, "),
+        ("zzz", "no tasks are called 'zzz': use one of image_folder, mini_imagenet, omniglot, "),
         ("", "no tasks are called ''"),
         ("no_such_module_here:Thing", "cannot import 'no_such_module_here'"),
         ("needs_more:Thing", "No module named 'a_module_that_nobody_has'"),
         ("not_python:Thing", "cannot import 'not_python'"),
         ("raises:Thing", "ZeroDivisionError: division by zero"),
         (":Thing", "cannot import ''"),
-        ("own_tasks:Mines", "'own_tasks' has no class 'Mines': did you mean 'Mine'?"),
+        ("own_tasks:Mines", "'own_tasks' has no class 'Mines' (did you mean Mine?): name a class"),
         ("own_tasks:number", "'own_tasks' has no class 'number'"),
         ("own_tasks:Plain", "'own_tasks:Plain' is not a dataclass: mark it @dataclass(frozen=True)"),
-        ("own_tasks:Half", "'own_tasks:Half' lacks distribution: give it the methods of tasks.types.TaskSource"),
+        ("own_tasks:Half", "'own_tasks:Half' lacks distribution: add the methods of tasks.types.TaskSource"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told_why(own: None, name: str, message: str) -> None:

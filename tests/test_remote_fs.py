@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.io import remote_fs
-from tasks.io.remote_fs import below, fetch, place_at, publish
+from tasks.io.remote_fs import child, download, parse_uri
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
@@ -133,10 +133,10 @@ def test_a_file_of_many_blocks_arrives_whole(
     monkeypatch.setattr(remote_fs, "_BLOCK", 2**12)
     (tmp_path / "sent").write_bytes(os.urandom(20 * 2**12 + 5))
     proxy.faults = FAULTS
-    place = below(place_at(shared), "a b%20c é")
-    publish(tmp_path / "sent", place)
+    target = child(parse_uri(shared), "a b%20c é")
+    remote_fs.upload(tmp_path / "sent", target)
     assert server.keys(shared.split("/")[2]) == ["metatrain/a b%20c é"]
-    assert fetch(place, tmp_path / "came") == 20 * 2**12 + 5
+    assert download(target, tmp_path / "came") == 20 * 2**12 + 5
     assert (tmp_path / "came").read_bytes() == (tmp_path / "sent").read_bytes()
     assert any(request.fault == "cut" for request in gets(proxy, ""))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.io.remote_fs import Entry, is_uri, listing, place_at
+from tasks.io.remote_fs import FileEntry, is_uri, list_files, parse_uri
 from tasks.sources.omniglot import Omniglot
 from tasks.store.cache import cache_root
-from tasks.store.store_cache import _copied
+from tasks.store.store_cache import _copy_raw_files
 from tasks.types import no_progress
 from tests import drawings, pictures
 from tests.fault_proxy import FaultProxy, Faults
@@ -51,8 +51,8 @@ def test_what_is_damaged_is_called_as_the_user_called_it(
     zips = {path.name: path.read_bytes() for path in drawings.write_zips(tmp_path / "here").iterdir()}
     upload(server, "damaged", "a", zips | {"images_evaluation.zip": zips["images_evaluation.zip"][:900]})
     said = refused(Omniglot(root="s3://damaged/a"))
-    assert said.startswith("s3://damaged/a/images_evaluation.zip is not a whole zip (")
-    assert f"put a whole copy in its place (copied to {tmp_path}" in said
+    assert said.startswith("s3://damaged/a/images_evaluation.zip is not a complete zip (")
+    assert f"replace it by a complete copy (copied to {tmp_path}" in said
     upload(server, "damaged", "b", {"images_background.zip": zips["images_background.zip"]})
     assert refused(Omniglot(root="s3://damaged/b")).startswith(
         "s3://damaged/b has no images_evaluation: set tasks.root"
@@ -60,13 +60,13 @@ def test_what_is_damaged_is_called_as_the_user_called_it(
 
 
 def test_a_copy_that_is_not_what_was_listed_is_none(proxy: FaultProxy, tmp_path: Path) -> None:
-    folder, entries = listing(place_at("s3://raw/classes"))
+    folder, entries = list_files(parse_uri("s3://raw/classes"))
     longer = entries[1]._replace(size=entries[1].size + 1)
-    with pytest.raises(ValueError, match=rf"s3://raw/classes/{longer.name} has .* when listed: ask again") as error:
-        _copied(tmp_path, folder, [entries[0], longer])
+    with pytest.raises(ValueError, match=rf"s3://raw/classes/{longer.name} has .* when listed: retry") as error:
+        _copy_raw_files(tmp_path, folder, [entries[0], longer])
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"s3://raw/classes/\.\./up climbs out of its folder"):
-        _copied(tmp_path, folder, [Entry("../up", 1, 0)])
+    with pytest.raises(ValueError, match=r"s3://raw/classes/\.\./up leads outside its folder"):
+        _copy_raw_files(tmp_path, folder, [FileEntry("../up", 1, 0)])
     assert not [
         path for path in (tmp_path / "raw").iterdir() if not path.name.endswith(".lock") and path.name[0] != "."
     ]
@@ -78,8 +78,8 @@ DENIED = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of an account that may
 @pytest.mark.parametrize(
     ("root", "environment", "message"),
     [
-        ("s3://none-such/x", {}, "s3://none-such/x: there is no such bucket: make none-such, or mend its name"),
-        ("s3://raw/none", {}, "s3://raw/none is not there, or holds nothing: set tasks.root to"),
+        ("s3://none-such/x", {}, "s3://none-such/x: there is no such bucket: create none-such, or fix its name"),
+        ("s3://raw/none", {}, "s3://raw/none does not exist, or holds nothing: set tasks.root to"),
         ("s3://denied/x", {}, f"s3://denied/x/0.png: access denied (ACCESS_DENIED): {DENIED} read it"),
         (
             "s3://denied/x",
@@ -96,7 +96,7 @@ DENIED = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of an account that may
             {"AWS_ENDPOINT_URL": "127.0.0.1:1"},
             "AWS_ENDPOINT_URL is '127.0.0.1:1': set it to http://HOST:PORT",
         ),
-        ("s3://", {}, "s3:// names no bucket: give s3://BUCKET/FOLDER"),
+        ("s3://", {}, "s3:// names no bucket: use s3://BUCKET/FOLDER"),
         ("foo://bar", {}, "cannot use foo://bar (Unrecognized filesystem type"),
     ],
 )
@@ -120,16 +120,16 @@ def test_an_endpoint_that_has_gone_is_noticed_soon(server: ObjectStore, monkeypa
     with FaultProxy(server.url, Faults(), 7) as proxy:
         for name, value in server.environment(proxy.url).items():
             monkeypatch.setenv(name, value)
-        place = place_at("s3://raw/classes")
+        path = parse_uri("s3://raw/classes")
     begun = time.monotonic()
     with pytest.raises(ConnectionError, match=r"no answer at http://.*: set AWS_ENDPOINT_URL"):
-        listing(place)
+        list_files(path)
     assert time.monotonic() - begun < 20
 
 
 def test_a_shared_cache_that_cannot_be(server: ObjectStore, proxy: FaultProxy, tmp_path: Path) -> None:
     said = refused(images("s3://raw/classes", "s3://none-such/cache"))
-    assert said == "s3://none-such/cache: there is no such bucket: make none-such, or mend its name"
+    assert said == "s3://none-such/cache: there is no such bucket: create none-such, or fix its name"
     assert not gets(proxy, ".png"), "it is noticed before anything is copied"
     forbid(server, "read-only", "s3:PutObject")
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))

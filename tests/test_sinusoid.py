@@ -52,8 +52,8 @@ def test_more_queries_are_of_the_same_task():
     ("wrong", "message"),
     [
         (lambda: Sinusoid().distribution("test", EpisodeShape(5, 1, 1), 0), r"set tasks\.test\.ways=null"),
-        (lambda: Sinusoid(x=(5.0, -5.0)), "x: 5 to -5 is no range"),
-        (lambda: Sinusoid(phase=(0.0, float("nan"))), "phase: 0 to nan is no range"),
+        (lambda: Sinusoid(x=(5.0, -5.0)), "x: 5 to -5 is not a range"),
+        (lambda: Sinusoid(phase=(0.0, float("nan"))), "phase: 0 to nan is not a range"),
     ],
 )
 def test_what_makes_no_sinusoid_is_refused(wrong, message):

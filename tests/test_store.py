@@ -15,7 +15,7 @@ import pytest
 
 from tasks.io.atomic import atomic_write
 from tasks.store import store as store_module
-from tasks.store.archive import find_archive, opened, raw_files
+from tasks.store.archive import find_archive, list_checksums, open_archive
 from tasks.store.cache import build_once, cache_root, content_key
 from tasks.store.class_pool import StorePool
 from tasks.store.store import ClassSlice, Header, Images, open_store, write_store
@@ -236,8 +236,8 @@ def test_a_zip_and_its_unpacked_folder_have_one_key_and_content(tmp_path: Path) 
     for root in _archives(tmp_path):
         archive = find_archive([root], "raw")
         assert archive is not None
-        listings.append(raw_files(archive, ".png"))
-        with opened(archive) as found:
+        listings.append(list_checksums(archive, ".png"))
+        with open_archive(archive) as found:
             contents.append([found.read(file.name) for file in listings[-1]])
     assert listings[0] == listings[1]
     assert contents[0] == contents[1] == [b"one", b"two", b"three"]
@@ -248,9 +248,9 @@ def test_the_key_changes_with_content_preprocessing_and_version(tmp_path: Path) 
     _, unpacked = _archives(tmp_path)
     archive = find_archive([unpacked], "raw")
     assert archive is not None
-    before = raw_files(archive, ".png")
+    before = list_checksums(archive, ".png")
     (unpacked / "raw/a/1.png").write_bytes(b"One")
-    after = raw_files(archive, ".png")
+    after = list_checksums(archive, ".png")
     keys = [content_key(before, "p", 1), content_key(after, "p", 1), content_key(before, "q", 1)]
     assert len({*keys, content_key(before, "p", 2)}) == 4
 
@@ -261,8 +261,8 @@ def test_a_zip_entry_that_climbs_out_is_refused(tmp_path: Path, name: str) -> No
         out.writestr(name, b"x")
     archive = find_archive([tmp_path], "raw")
     assert archive is not None
-    with pytest.raises(ValueError, match="climbs out of the archive: put a whole copy"):
-        raw_files(archive, ".png")
+    with pytest.raises(ValueError, match="leads outside the archive: replace it by a complete copy"):
+        list_checksums(archive, ".png")
 
 
 def test_the_header_is_plain_json(path: Path) -> None:

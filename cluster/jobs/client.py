@@ -18,7 +18,8 @@ import aiohttp
 
 from cluster.jobs.dashboard import Dashboard, NotFound, ServerError, Token, Unavailable, summarize_error
 from metatrain.runs import JOB_ID
-from metatrain.validation import require, suggest_name
+from metatrain.validation import require
+from tasks.plugins import suggest_name
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_CODE = 143

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from pyarrow import fs
 
-from tasks.io.remote_fs import opened_filesystem
+from tasks.io.remote_fs import open_filesystem
 
 MARKS = ("head.json", "run.json")
 """Files of which a run's folder has one, in object storage or on a disk; a folder with neither is no run."""
@@ -22,7 +22,7 @@ MARKS = ("head.json", "run.json")
 
 def newest_run(root: str) -> str | None:
     """Return the newest run under `root`, as s3://BUCKET/FOLDER; None without one. OSError: `root` is unreadable."""
-    store, path = opened_filesystem(root)
+    store, path = open_filesystem(root)
     folders = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
     for folder in sorted(folders, key=lambda info: info.base_name, reverse=True):  # names begin with the time
         found = store.get_file_info([f"{folder.path}/{mark}" for mark in MARKS])

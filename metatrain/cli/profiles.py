@@ -23,8 +23,9 @@ from typing import Any
 
 from cluster.jobs.dashboard import Token, normalize_address
 from metatrain.config.load import read_settings
-from metatrain.validation import require, require_positive, suggest_name
+from metatrain.validation import require, require_positive
 from metatrain.yaml_config import in_one_line, load_yaml, parse_yaml
+from tasks.plugins import suggest_name
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"

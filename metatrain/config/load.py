@@ -13,10 +13,9 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
-from metatrain.validation import suggest_name
 from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
 from tasks.io.remote_fs import is_uri
-from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target
+from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.types import EpisodeShape
 

@@ -15,7 +15,8 @@ from metatrain.models.dropout import Dropout
 from metatrain.models.layers import Attention, GlobalMean, HardSigmoid
 from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import NONE, num_outputs
-from metatrain.validation import require, suggest_name
+from metatrain.validation import require
+from tasks.plugins import suggest_name
 from tasks.types import Shape, TaskSpec
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve, without_login
 from metatrain.tracking.mlflow_recorder import RUN_ID_TAG, client_of, one_line_errors
-from metatrain.validation import suggest_name
+from tasks.plugins import suggest_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what a crash, a power failure or another reader may meet."""
+"""Write files so that a crash, a power failure or another reader finds them whole or not at all."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, durably, once the block is done; never half of it."""
+    """Yield a temporary file beside `path`, and move it to `path`, synced to the disk, when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -23,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """fsync: the bytes of a file, or the names in a folder, are on the disk when it returns."""
+    """Flush the bytes of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

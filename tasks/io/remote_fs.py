@@ -1,6 +1,6 @@
-"""Files elsewhere: what a URI names, s3://BUCKET/… or any other that pyarrow knows, to be listed, fetched and written.
+"""List, download and upload files behind a URI: s3://BUCKET/… or any other that pyarrow knows.
 
-Every request is repeated a few times where that may help. What does not help is one line that says what to do.
+Requests are retried a few times where that may help. Other failures raise one line that says what to do.
 """
 
 import os
@@ -22,37 +22,37 @@ from pyarrow import fs
 T = TypeVar("T")
 
 _ATTEMPTS = 5
-"""Of ours, with up to 0.1, 0.2, 0.4 and 0.8 s between them; each is several of the S3 client's own."""
+"""Attempts of `_retry`, up to 0.1, 0.2, 0.4 and 0.8 s apart; each is up to _CLIENT_ATTEMPTS of the S3 client."""
 _CLIENT_ATTEMPTS = 5
-"""The client waits up to 1, 2, 4 and 8 s between its own; from the sixth on it would be minutes."""
-_CONNECT_SECONDS, _SILENT_SECONDS = 5, 20
+"""The client waits up to 1, 2, 4 and 8 s between its attempts; a sixth would add minutes."""
+_CONNECT_SECONDS, _REQUEST_SECONDS = 5, 20
+_GOOGLE_SECONDS = 20
+"""Retry limit of Google's client, whose default is 15 minutes."""
 _BLOCK = 2**24
 """Bytes of one request: large enough for throughput, small enough to be sent again."""
 
-_BUCKETS = ("s3", "gcs", "abfs")
-"""File systems without folders, in which a file is whole or not there."""
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+"""File systems without folders, which replace a file atomically."""
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 _DENIED = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|\w*SIGNATURE|\w*TOKEN|UNRECOGNIZED_CLIENT)|status 403"
 )
-_ELSEWHERE = re.compile(r"AWS Error (\w*REDIRECT|AUTHORIZATION_HEADER_MALFORMED)|HTTP status 301")
-_SILENT = "AWS Error NETWORK_CONNECTION"
-_GAVE_UP = re.compile("Retry policy exhausted")
-"""Google's client, after _GOOGLE_SECONDS; it would go on for 15 minutes."""
-_GOOGLE_SECONDS = 20
+_WRONG_REGION = re.compile(r"AWS Error (\w*REDIRECT|AUTHORIZATION_HEADER_MALFORMED)|HTTP status 301")
+_NO_CONNECTION = "AWS Error NETWORK_CONNECTION"
+_RETRIES_EXHAUSTED = re.compile("Retry policy exhausted")
 _NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|^Bucket '.*' not found")
 
 
-class Place(NamedTuple):
-    """A file or a folder: the URI that it is called by, and where that is."""
+class RemotePath(NamedTuple):
+    """A file or a folder: its URI, its file system, and the path there."""
 
     uri: str
     filesystem: fs.FileSystem
     path: str
 
 
-class Entry(NamedTuple):
-    """A file in a listing. name: relative to the folder listed, "/" between folders. size in bytes."""
+class FileEntry(NamedTuple):
+    """A file of a listing. name: relative to the listed folder, "/" between folders. size in bytes."""
 
     name: str
     size: int
@@ -60,21 +60,21 @@ class Entry(NamedTuple):
 
 
 def is_uri(text: str) -> bool:
-    """Whether a setting is a URI rather than a path of this machine."""
+    """Return whether a setting is a URI rather than a path of this machine."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
-def place_at(uri: str) -> Place:
-    """What a URI names. Raises ValueError for none that can be, OSError for an S3 endpoint that is not there."""
-    filesystem, path = opened_filesystem(uri)
-    return Place(uri.rstrip("/"), filesystem, path)
+def parse_uri(uri: str) -> RemotePath:
+    """Return the path that a URI names. ValueError: no such kind of URI. OSError: no S3 endpoint answers."""
+    filesystem, path = open_filesystem(uri)
+    return RemotePath(uri.rstrip("/"), filesystem, path)
 
 
-def opened_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI, and the path in it.
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URI, and the path in it.
 
-    S3 is found as by every other client: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or AWS_DEFAULT_REGION,
-    AWS_ACCESS_KEY_ID and so on. What follows s3:// is taken as it is; in other URIs %20 is a space.
+    S3 is configured by the usual variables: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or AWS_DEFAULT_REGION,
+    AWS_ACCESS_KEY_ID and so on. The text after s3:// is taken literally; in other URIs %20 is a space.
     """
     if not uri.startswith("s3://"):
         limit = f"{'&' if '?' in uri else '?'}retry_limit_seconds={_GOOGLE_SECONDS}"
@@ -82,158 +82,158 @@ def opened_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         try:
             filesystem, path = fs.FileSystem.from_uri(uri + limit if limited else uri)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"cannot use {uri} ({_line(error)}): give an s3://, gs:// or file:/// URI") from error
+            raise ValueError(f"cannot use {uri} ({_one_line(error)}): set an s3://, gs:// or file:/// URI") from error
         return filesystem, path.rstrip("/")
     path = uri.removeprefix("s3://").strip("/")
     if not path:
-        raise ValueError(f"{uri} names no bucket: give s3://BUCKET/FOLDER")
+        raise ValueError(f"{uri} names no bucket: use s3://BUCKET/FOLDER")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     credentials = tuple(os.environ.get(name) for name in _CREDENTIALS)
     try:
         return _s3(path.partition("/")[0], _endpoint(), region, credentials), path
     except OSError as error:
-        raise _named(Place(uri, None, path), "read", error) from error
+        raise _explain(RemotePath(uri, None, path), "read", error) from error
 
 
-def below(folder: Place, name: str) -> Place:
-    """The file `name` in a folder."""
-    return Place(f"{folder.uri}/{name}", folder.filesystem, f"{folder.path}/{name}")
+def child(folder: RemotePath, name: str) -> RemotePath:
+    """Return the path of the file `name` in a folder."""
+    return RemotePath(f"{folder.uri}/{name}", folder.filesystem, f"{folder.path}/{name}")
 
 
-def listing(place: Place) -> tuple[Place, list[Entry]]:
-    """A folder and all files below it, by name; for the place of a file, the folder it lies in and that file alone.
+def list_files(path: RemotePath) -> tuple[RemotePath, list[FileEntry]]:
+    """Return a folder and all files below it, by name; for the path of a file, its folder and that file alone.
 
-    Raises FileNotFoundError where there is neither.
+    FileNotFoundError: there is neither.
     """
     try:
-        found = _repeated(place, "read", partial(_files, place))
+        found = _retry(path, "read", partial(_find_files, path))
     except (FileNotFoundError, NotADirectoryError):
-        single = _repeated(place, "read", lambda: place.filesystem.get_file_info(place.path))
+        single = _retry(path, "read", lambda: path.filesystem.get_file_info(path.path))
         if single.type != fs.FileType.File:
             raise
-        folder = Place(place.uri.rpartition("/")[0], place.filesystem, place.path.rpartition("/")[0])
-        return folder, [Entry(single.base_name, single.size, single.mtime_ns)]
-    start = len(place.path) + 1
-    return place, sorted(Entry(file.path[start:], file.size, file.mtime_ns) for file in found)
+        folder = RemotePath(path.uri.rpartition("/")[0], path.filesystem, path.path.rpartition("/")[0])
+        return folder, [FileEntry(single.base_name, single.size, single.mtime_ns)]
+    start = len(path.path) + 1
+    return path, sorted(FileEntry(file.path[start:], file.size, file.mtime_ns) for file in found)
 
 
-def check_reachable(folder: Place) -> None:
-    """Raises OSError for a folder whose bucket is not there or cannot be read; a folder may be yet to be made."""
+def check_reachable(folder: RemotePath) -> None:
+    """Raise OSError if the folder's bucket does not exist or cannot be read; the folder itself need not exist."""
     try:
-        _repeated(folder, "read", lambda: folder.filesystem.get_file_info(fs.FileSelector(folder.path)))
+        _retry(folder, "read", lambda: folder.filesystem.get_file_info(fs.FileSelector(folder.path)))
     except FileNotFoundError:
         return
 
 
-def exists(place: Place) -> bool:
-    """Whether there is such a file."""
-    found = _repeated(place, "read", lambda: place.filesystem.get_file_info(place.path))
+def file_exists(path: RemotePath) -> bool:
+    """Return whether there is a file at `path`."""
+    found = _retry(path, "read", lambda: path.filesystem.get_file_info(path.path))
     return bool(found.type == fs.FileType.File)
 
 
-def fetch(place: Place, target: Path) -> int:
-    """Copy a file to `target`, block by block, each asked for again where it fails. Returns its size in bytes.
+def download(path: RemotePath, target: Path) -> int:
+    """Copy a file to `target`, each block retried on its own. Return its size in bytes.
 
-    Raises FileNotFoundError where it is not there.
+    FileNotFoundError: there is no such file.
     """
     with (
-        _repeated(place, "read", lambda: place.filesystem.open_input_file(place.path)) as source,
+        _retry(path, "read", lambda: path.filesystem.open_input_file(path.path)) as source,
         target.open("wb") as out,
     ):
         size: int = source.size()
         for start in range(0, size, _BLOCK):
-            out.write(_repeated(place, "read", partial(_block, source, start, min(_BLOCK, size - start))))
+            out.write(_retry(path, "read", partial(_read_block, source, start, min(_BLOCK, size - start))))
     return size
 
 
-def publish(path: Path, place: Place) -> None:
-    """Write a file of this machine to a place, where it appears whole or not at all."""
-    _repeated(place, "write to", partial(_put, path, place))
+def upload(source: Path, path: RemotePath) -> None:
+    """Copy a file of this machine to `path`, where it appears whole or not at all."""
+    _retry(path, "write to", partial(_write_file, source, path))
 
 
-def _files(place: Place) -> list[fs.FileInfo]:
-    # allow_not_found would take a bucket that is not there for an empty one.
-    found = place.filesystem.get_file_info(fs.FileSelector(place.path, recursive=True))
+def _find_files(path: RemotePath) -> list[fs.FileInfo]:
+    # allow_not_found would report a missing bucket as an empty one.
+    found = path.filesystem.get_file_info(fs.FileSelector(path.path, recursive=True))
     return [file for file in found if file.type == fs.FileType.File]
 
 
-def _block(source: pa.NativeFile, start: int, size: int) -> bytes:
+def _read_block(source: pa.NativeFile, start: int, size: int) -> bytes:
     content: bytes = source.read_at(size, start)
     if len(content) != size:
-        raise OSError(f"{len(content)} bytes came of {size}")
+        raise OSError(f"read {len(content)} bytes of {size}")
     return content
 
 
-def _put(path: Path, place: Place) -> None:
-    filesystem, target = place.filesystem, place.path
-    in_folders = filesystem.type_name not in _BUCKETS
-    if in_folders:
-        folder, _, name = place.path.rpartition("/")
+def _write_file(source: Path, path: RemotePath) -> None:
+    filesystem, target = path.filesystem, path.path
+    has_folders = filesystem.type_name not in _OBJECT_STORES
+    if has_folders:
+        folder, _, name = path.path.rpartition("/")
         filesystem.create_dir(folder, recursive=True)
         target = f"{folder}/.{name}.{secrets.token_hex(8)}"
-    with path.open("rb") as source, filesystem.open_output_stream(target) as out:
-        shutil.copyfileobj(source, out, _BLOCK)
-    if in_folders:
-        filesystem.move(target, place.path)
-    # Told by the store itself: a write that failed while the file was being closed need not have been reported.
-    arrived, size = filesystem.get_file_info(place.path).size, path.stat().st_size
+    with source.open("rb") as file, filesystem.open_output_stream(target) as out:
+        shutil.copyfileobj(file, out, _BLOCK)
+    if has_folders:
+        filesystem.move(target, path.path)
+    # Closing the stream may hide a failed write, so ask the store for the size.
+    arrived, size = filesystem.get_file_info(path.path).size, source.stat().st_size
     if arrived != size:
         raise OSError(f"{arrived} bytes arrived of {size}")
 
 
-def _repeated(place: Place, verb: str, act: Callable[[], T]) -> T:
-    """act(), again where another try may help. verb: what it is about, for messages, "read" or "write to"."""
+def _retry(path: RemotePath, verb: str, request: Callable[[], T]) -> T:
+    """Return request(), retried after errors that may pass. verb: for messages, "read" or "write to"."""
     for attempt in range(_ATTEMPTS):
         try:
-            return act()
+            return request()
         except OSError as error:
-            if _is_final(error) or attempt == _ATTEMPTS - 1:
-                raise _named(place, verb, error) from error
-            if _SILENT in str(error):
-                _check_answers(place)
-        # Jitter is no part of any computation, and must not move the caller's generator.
+            if _is_permanent(error) or attempt == _ATTEMPTS - 1:
+                raise _explain(path, verb, error) from error
+            if _NO_CONNECTION in str(error):
+                _check_endpoint(path)
+        # SystemRandom leaves the caller's random state alone.
         time.sleep(random.SystemRandom().uniform(0, 0.1 * 2**attempt))
     raise AssertionError("the last attempt returns or raises")
 
 
-def _is_final(error: OSError) -> bool:
+def _is_permanent(error: OSError) -> bool:
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError):
         return True
-    return any(kind.search(str(error)) for kind in (_DENIED, _NO_BUCKET, _ELSEWHERE, _GAVE_UP))
+    return any(kind.search(str(error)) for kind in (_DENIED, _NO_BUCKET, _WRONG_REGION, _RETRIES_EXHAUSTED))
 
 
-def _named(place: Place, verb: str, error: OSError) -> OSError:
-    """The same error, in one line that says what to do."""
-    text, uri = _line(error), place.uri
-    if isinstance(error, ConnectionError) or _SILENT in text:
-        remedy = "set AWS_ENDPOINT_URL to where the object store listens, and see that this machine reaches it"
+def _explain(path: RemotePath, verb: str, error: OSError) -> OSError:
+    """Return the same error as one line with its remedy."""
+    text, uri = _one_line(error), path.uri
+    if isinstance(error, ConnectionError) or _NO_CONNECTION in text:
+        remedy = "set AWS_ENDPOINT_URL to the address of the object store, and check that this machine reaches it"
         return ConnectionError(f"{uri}: no answer at {_endpoint() or 'the endpoint of AWS'} ({text}): {remedy}")
     if _NO_BUCKET.search(text):
-        bucket = place.path.partition("/")[0]
-        return OSError(f"{uri}: there is no such bucket: make {bucket}, or mend its name")
+        bucket = path.path.partition("/")[0]
+        return OSError(f"{uri}: there is no such bucket: create {bucket}, or fix its name")
     if _DENIED.search(text) or isinstance(error, PermissionError):
-        return PermissionError(_denial(place, verb, text))
-    if _ELSEWHERE.search(text):
+        return PermissionError(_explain_denial(path, verb, text))
+    if _WRONG_REGION.search(text):
         return OSError(f"{uri}: the bucket is in another region: set AWS_REGION to its own")
     if verb == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
-        return type(error)(f"{uri} is not there: mend the name, or put it there")
-    if _GAVE_UP.search(text):
-        remedy = "see that this machine reaches it, and has credentials for it"
+        return type(error)(f"{uri} does not exist: fix the name, or upload it")
+    if _RETRIES_EXHAUSTED.search(text):
+        remedy = "check that this machine reaches it, and has credentials for it"
         return ConnectionError(f"{uri}: no answer ({text[:200]}…): {remedy}")
     return OSError(f"cannot {verb} {uri} ({text}): try again")
 
 
-def _denial(place: Place, verb: str, text: str) -> str:
-    if not place.uri.startswith("s3://"):
-        return f"{place.uri}: access denied ({text}): use an account that may {verb} it"
+def _explain_denial(path: RemotePath, verb: str, text: str) -> str:
+    if not path.uri.startswith("s3://"):
+        return f"{path.uri}: access denied ({text}): use an account that may {verb} it"
     named = any(os.environ.get(name) for name in _CREDENTIALS)
     code = re.search(r"AWS Error (\w+)", text)
     reason = (code[1] if code else text) if named else "AWS_ACCESS_KEY_ID is not set"
     remedy = f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of an account that may {verb} it"
-    return f"{place.uri}: access denied ({reason}): {remedy}"
+    return f"{path.uri}: access denied ({reason}): {remedy}"
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -246,17 +246,17 @@ def _endpoint() -> str | None:
 
 @lru_cache(maxsize=16)
 def _s3(bucket: str, endpoint: str | None, region: str | None, _credentials: Any) -> fs.S3FileSystem:
-    """_credentials: what the client reads by itself, so that others are not answered with this client."""
+    """Open S3. _credentials: what the client itself reads from the environment, here as part of the cache key."""
     options: dict[str, Any] = {}
     if endpoint is not None:
-        _knock(endpoint)
+        _check_listening(endpoint)
         parts = urlsplit(endpoint)
         options = {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
         region = region or "us-east-1"
     return fs.S3FileSystem(
         region=region or fs.resolve_s3_region(bucket),
         connect_timeout=_CONNECT_SECONDS,
-        request_timeout=_SILENT_SECONDS,
+        request_timeout=_REQUEST_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_CLIENT_ATTEMPTS),
         tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
         allow_delayed_open=True,  # one request for a small file, not three
@@ -264,20 +264,20 @@ def _s3(bucket: str, endpoint: str | None, region: str | None, _credentials: Any
     )
 
 
-def _check_answers(place: Place) -> None:
-    endpoint = _endpoint() if place.uri.startswith("s3://") else None
+def _check_endpoint(path: RemotePath) -> None:
+    endpoint = _endpoint() if path.uri.startswith("s3://") else None
     if endpoint is not None:
         try:
-            _knock(endpoint)
+            _check_listening(endpoint)
         except OSError as error:
-            raise _named(place, "read", error) from error
+            raise _explain(path, "read", error) from error
 
 
-def _knock(endpoint: str) -> None:
-    """Raises ConnectionError at once for an endpoint that nobody listens at; the client would try for long."""
+def _check_listening(endpoint: str) -> None:
+    """Raise ConnectionError at once if nothing listens at the endpoint; the S3 client would retry for minutes."""
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(error.strerror or _line(error)) from error
+        raise ConnectionError(error.strerror or _one_line(error)) from error

@@ -1,4 +1,4 @@
-"""What a folder of images says of itself: which images make a class, and which classes a split."""
+"""Find the classes and splits of a folder of images, from its folders, tables (CSV) or lists of classes."""
 
 import csv
 import io
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.random import stream, uniforms
-from tasks.store.archive import Contents
+from tasks.store.archive import OpenArchive
 from tasks.types import SPLITS, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-_CALLED: Mapping[str, Split] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_SPLIT_OF: Mapping[str, Split] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 Classes = Mapping[str, Sequence[str]]
 """The files of each class, by its name."""
@@ -24,19 +24,19 @@ Splits = Mapping[Split, Sequence[str]]
 
 
 class Layout(NamedTuple):
-    """What a folder holds. `splits` is empty where all its classes lie in one place."""
+    """Classes and splits of a folder. `splits` is empty if all classes are in one place."""
 
     classes: Classes
     splits: Splits
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image, by its name."""
+    """Return whether a file is an image, by its suffix."""
     return name.lower().endswith(SUFFIXES)
 
 
-def shared_folder(names: Iterable[str]) -> str:
-    """The innermost folder that all files lie in: "tiny-imagenet-140/train/", or "" for the outermost."""
+def common_folder(names: Iterable[str]) -> str:
+    """Return the innermost folder that contains all files: "tiny-imagenet-140/train/", or "" for the outermost."""
     folders = sorted({name.rpartition("/")[0] for name in names})
     first, last = (folders[i].split("/") if folders and folders[i] else [] for i in (0, -1))
     depth = 0
@@ -45,52 +45,52 @@ def shared_folder(names: Iterable[str]) -> str:
     return "".join(f"{part}/" for part in first[:depth])
 
 
-def find_layout(where: str, contents: Contents, forms: str) -> Layout:
-    """The classes among the files of an archive that is called `where`. forms: what it may hold, for messages.
+def find_layout(where: str, contents: OpenArchive, forms: str) -> Layout:
+    """Return the classes among the files of the archive `where`. forms: the layouts it may have, for messages.
 
-    A class is called by the folder it has below its split, or below the innermost folder that holds all images; what
-    lies deeper, as in CLASS/images/IMAGE, belongs to it. Raises ValueError where there is none.
+    A class is named by its folder below its split, or below the innermost folder that contains all images; deeper
+    files, as in CLASS/images/IMAGE, belong to it. ValueError: there are no classes.
     """
     images = [name for name in contents.names if is_image(name)]
     if not images:
         raise ValueError(f"{where} holds no images ({', '.join(SUFFIXES)}): set tasks.root to a folder with {forms}")
-    start = len(shared_folder(images))
+    start = len(common_folder(images))
     places = {name: name[start:].split("/") for name in images}
-    split_folders = _split_folders(places)
+    split_folders = _find_split_folders(places)
     if len(split_folders) == len(SPLITS):
-        return _joined(split_folders)
-    tables = _tables(contents.names)
+        return _merge_splits(split_folders)
+    tables = _find_tables(contents.names)
     if len(tables) == len(SPLITS):
-        return _joined({split: _listed(where, contents, table) for split, table in tables.items()})
+        return _merge_splits({split: _read_table(where, contents, table) for split, table in tables.items()})
     if set(split_folders) == {"train"}:
         return Layout(split_folders["train"], {})
     if split_folders:
-        return _joined(split_folders)
-    classes = _grouped((parts[0], name) for name, parts in places.items() if len(parts) > 1)
+        return _merge_splits(split_folders)
+    classes = _group_files((parts[0], name) for name, parts in places.items() if len(parts) > 1)
     if not classes:
-        reason = f"its {len(images)} images lie in fewer than two folders"
+        reason = f"its {len(images)} images are in fewer than two folders"
         raise ValueError(f"{where} holds no classes ({reason}): set tasks.root to a folder with {forms}")
     return Layout(classes, {})
 
 
 def choose_splits(where: str, layout: Layout, setting: str) -> Splits:
-    """The classes of each split: as the layout says for "auto" (else shuffled), or as a list says.
+    """Return the classes of each split: the layout's for "auto" (shuffled if it has none), or those of lists.
 
-    setting: "auto", the name of a list that we ship, or a folder of lists. Raises ValueError, with the remedy, for a
-    class in two splits, a listed class without images, a split without classes.
+    setting: "auto", the name of lists that ship with metatrain, or a folder of lists. ValueError: a class is in two
+    splits, a listed class has no images, or a split has no classes.
     """
     if setting != "auto":
-        splits = named_lists(setting)
+        splits = read_split_lists(setting)
     elif layout.splits:
         splits = layout.splits
     else:
-        splits = shuffled_splits(where, sorted(layout.classes))
-    _check(where, layout, splits)
+        splits = shuffle_splits(where, sorted(layout.classes))
+    _check_splits(where, layout, splits)
     return splits
 
 
-def shuffled_splits(where: str, classes: Sequence[str]) -> Splits:
-    """A fixed shuffle of the classes: 20 % test, 16 % validation and the rest training, each two classes or more."""
+def shuffle_splits(where: str, classes: Sequence[str]) -> Splits:
+    """Shuffle the classes in a fixed way: 20 % test, 16 % validation and the rest training, each at least two."""
     if len(classes) < 2 * len(SPLITS):
         reason = f"holds {len(classes)} classes, too few for a task of two in each of {', '.join(SPLITS)}"
         raise ValueError(f"{where} {reason}: add classes until there are six, or list them with tasks.splits=FOLDER")
@@ -102,94 +102,96 @@ def shuffled_splits(where: str, classes: Sequence[str]) -> Splits:
     return {split: sorted(part) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def named_lists(setting: str) -> Splits:
-    """The classes of each split from text files, a class a line: a list that we ship, or a folder of the user's."""
+def read_split_lists(setting: str) -> Splits:
+    """Read the classes of each split from text files, a class a line, that ship with metatrain or are the user's."""
     shipped = {folder.name: folder for folder in (resources.files("tasks") / "splits").iterdir() if folder.is_dir()}
     folder: Traversable = shipped.get(setting) or Path(setting).expanduser()
     if not folder.is_dir():
-        choices = f"choose auto, {', '.join(sorted(shipped))}, or a folder with train.txt, validation.txt and test.txt"
+        choices = f"use auto, {', '.join(sorted(shipped))}, or a folder with train.txt, validation.txt and test.txt"
         raise ValueError(f"tasks.splits: there is no list '{setting}': {choices}")
     found: dict[Split, Sequence[str]] = {}
-    for called, split in _CALLED.items():
-        file = folder / f"{called}.txt"
+    for stem, split in _SPLIT_OF.items():
+        file = folder / f"{stem}.txt"
         if file.is_file():
-            lines = _text(str(file), file.read_bytes()).splitlines()
+            lines = _decode_text(str(file), file.read_bytes()).splitlines()
             found[split] = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     return found
 
 
-def shown_names(contents: Contents, classes: Iterable[str]) -> dict[str, str]:
-    """What a person would call each class: "bullfrog/n01641577" where a words.txt knows its folder's name."""
+def display_names(contents: OpenArchive, classes: Iterable[str]) -> dict[str, str]:
+    """Return the display name of each class: "bullfrog/n01641577" if a words.txt has its folder's name."""
     table = min((n for n in contents.names if n.rpartition("/")[2] == "words.txt"), key=_depth, default=None)
-    lines = [] if table is None else _text(table, contents.read(table)).splitlines()
+    lines = [] if table is None else _decode_text(table, contents.read(table)).splitlines()
     halves = (line.partition("\t") for line in lines)
-    words = {key.strip(): said.split(",")[0].strip().replace("/", " ") for key, _, said in halves}
+    words = {key.strip(): text.split(",")[0].strip().replace("/", " ") for key, _, text in halves}
     return {name: f"{words[name]}/{name}" if words.get(name) else name for name in classes}
 
 
-def _split_folders(places: Mapping[str, Sequence[str]]) -> dict[Split, Classes]:
-    """places: the parts of each image's path. A folder val/images, as Tiny ImageNet has, tells no classes."""
+def _find_split_folders(places: Mapping[str, Sequence[str]]) -> dict[Split, Classes]:
+    """Return the classes in each split's folder. places: the parts of each image's path.
+
+    A folder val/images, as in Tiny ImageNet, has no classes.
+    """
     return {
         split: classes
         for split in SPLITS
         if (
-            classes := _grouped(
+            classes := _group_files(
                 (parts[1], name)
                 for name, parts in places.items()
-                if len(parts) > 2 and parts[1] != "images" and _CALLED.get(parts[0]) == split
+                if len(parts) > 2 and parts[1] != "images" and _SPLIT_OF.get(parts[0]) == split
             )
         )
     }
 
 
-def _tables(names: Iterable[str]) -> dict[Split, str]:
-    """The outermost train.csv, val.csv and test.csv, as far as there are any."""
+def _find_tables(names: Iterable[str]) -> dict[Split, str]:
+    """Return the outermost train.csv, val.csv and test.csv, or those that exist."""
     found: dict[Split, str] = {}
     for name in sorted(names, key=_depth, reverse=True):
         stem, dot, suffix = name.rpartition("/")[2].partition(".")
-        if dot and suffix == "csv" and stem in _CALLED:
-            found[_CALLED[stem]] = name
+        if dot and suffix == "csv" and stem in _SPLIT_OF:
+            found[_SPLIT_OF[stem]] = name
     return found
 
 
-def _listed(where: str, contents: Contents, table: str) -> Classes:
-    """The classes of a table with columns filename and label, its files in images/ beside it, or right beside it."""
+def _read_table(where: str, contents: OpenArchive, table: str) -> Classes:
+    """Read the classes of a table with columns filename and label, its files in images/ beside it, or beside it."""
     try:
-        rows = list(csv.DictReader(io.StringIO(_text(table, contents.read(table)))))
+        rows = list(csv.DictReader(io.StringIO(_decode_text(table, contents.read(table)))))
     except csv.Error as error:
-        raise ValueError(f"{where}: {table} is not a table ({error}): put a whole copy there") from error
+        raise ValueError(f"{where}: {table} is not a table ({error}): replace it by a complete copy") from error
     if not rows or not {"filename", "label"} <= {column for column in rows[0] if column}:
-        raise ValueError(f"{where}: {table} has no rows of filename,label: put a whole copy there")
+        raise ValueError(f"{where}: {table} has no rows of filename,label: replace it by a complete copy")
     names, folder = set(contents.names), table.rpartition("/")[0]
     pairs = []
     for number, row in enumerate(rows, 2):
         filename, label = row["filename"], row["label"]
         if not filename or not label:
-            raise ValueError(f"{where}: {table}, line {number} lacks a filename or a label: mend it")
+            raise ValueError(f"{where}: {table}, line {number} lacks a filename or a label: fix it")
         places = [f"{part}/{filename}".lstrip("/") for part in (f"{folder}/images", folder)]
         found = next((place for place in places if place in names), None)
         if found is None:
-            raise ValueError(
-                f"{where}: {table} lists {filename}, which is not in {places[0].rpartition('/')[0]}/: add it"
-            )
+            place = places[0].rpartition("/")[0]
+            raise ValueError(f"{where}: {table} lists {filename}, which is not in {place}/: add it")
         pairs.append((label, found))
-    return _grouped(pairs)
+    return _group_files(pairs)
 
 
-def _joined(parts: Mapping[Split, Classes]) -> Layout:
-    classes = _grouped((name, file) for part in parts.values() for name, files in part.items() for file in files)
+def _merge_splits(parts: Mapping[Split, Classes]) -> Layout:
+    classes = _group_files((name, file) for part in parts.values() for name, files in part.items() for file in files)
     return Layout(classes, {split: sorted(part) for split, part in parts.items()})
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """(class, file) to the sorted files of each class."""
+def _group_files(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the sorted files of each class from pairs (class, file)."""
     groups: dict[str, set[str]] = {}
     for name, file in pairs:
         groups.setdefault(name, set()).add(file)
     return {name: sorted(files) for name, files in groups.items()}
 
 
-def _check(where: str, layout: Layout, splits: Splits) -> None:
+def _check_splits(where: str, layout: Layout, splits: Splits) -> None:
     home: dict[str, Split] = {}
     for split in SPLITS:
         if not splits.get(split):
@@ -201,15 +203,15 @@ def _check(where: str, layout: Layout, splits: Splits) -> None:
                 raise ValueError(f"{where}: {reason}: leave it in one (tasks.splits=FOLDER of lists overrides folders)")
             if name not in layout.classes:
                 reason = f"the class {name!r}, listed in '{split}', has no images"
-                raise ValueError(f"{where}: {reason}: add them, or take it off the list that tasks.splits names")
+                raise ValueError(f"{where}: {reason}: add them, or remove it from the list that tasks.splits names")
             home[name] = split
 
 
-def _text(name: str, content: bytes) -> str:
+def _decode_text(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not text in UTF-8 ({error.reason}): save it as such") from error
+        raise ValueError(f"{name} is not text in UTF-8 ({error.reason}): save it as UTF-8") from error
 
 
 def _depth(name: str) -> tuple[int, str]:

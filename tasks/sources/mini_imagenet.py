@@ -1,10 +1,10 @@
-"""miniImageNet (Vinyals et al. 2016): 100 classes of ImageNet, 600 images each, 84×84.
+"""Serve miniImageNet (Vinyals et al. 2016) as a task source: 100 classes of ImageNet, 600 images each, 84×84.
 
-In the splits of Ravi and Larochelle (2017), 64 classes for training, 16 for validation and 20 for test, which every
-copy of it brings with it.
+The splits of Ravi and Larochelle (2017), 64 classes for training, 16 for validation and 20 for test, are part of every
+copy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,25 +17,24 @@ from tasks.io.safe_pickle import load_arrays
 from tasks.sources.image_folder import (
     CHANNELS,
     Channels,
-    Origin,
-    checked_moments,
-    described,
-    folder_plan,
-    image_archive,
+    SourceInfo,
+    check_settings,
+    describe_store,
+    find_image_archive,
+    plan_store,
     preprocessing,
     split_pool,
 )
 from tasks.sources.image_layout import Layout, Splits, choose_splits
-from tasks.store.archive import Archive, opened
-from tasks.store.cache import cache_root, content_key, remembered_key
-from tasks.store.decoding import filled, squared
-from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
-from tasks.store.store_cache import Plan, raw_at, stored
+from tasks.store.archive import Archive, open_archive
+from tasks.store.cache import cache_root, cached_key, content_key
+from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
+from tasks.store.store_cache import BuildPlan, load_or_build, locate_raw_files
 from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
 
 _CACHES = tuple(f"mini-imagenet-cache-{part}.pkl" for part in ("train", "val", "test"))
 _CATEGORIES = tuple(f"miniImageNet_category_split_{part}.pickle" for part in ("train_phase_train", "val", "test"))
-_ORIGIN = Origin(
+_INFO = SourceInfo(
     "mini_imagenet",
     "ImageNet, https://www.image-net.org, in the splits of https://github.com/twitter-research/meta-learning-lstm",
     "Vinyals, O., Blundell, C., Lillicrap, T., Kavukcuoglu, K., and Wierstra, D. (2016). Matching networks for one "
@@ -46,7 +45,7 @@ _ORIGIN = Origin(
 )
 
 
-class Part(NamedTuple):
+class PickledSplit(NamedTuple):
     """One split of a pickled copy: uint8 images [n, H, W, 3], or n of [H, W, 3], and the rows of each class."""
 
     images: Sequence[Images] | Images
@@ -57,13 +56,13 @@ class Part(NamedTuple):
 class MiniImageNet:
     """miniImageNet as a task source, from a copy of the user's own: there is no official download.
 
-    root: a folder or a zip, in one of the forms in which copies go around: train.csv, val.csv and test.csv beside
-    images/; train/, val/ and test/ of a folder for each class; or a folder with either of two kinds of pickles,
-    mini-imagenet-cache-train.pkl and so on (Ren et al. 2018), or miniImageNet_category_split_train_phase_train.pickle
-    and so on (Gidaris and Komodakis 2018), which are read without running any code in them. It is only ever read. It
-    may be a URI, such as s3://BUCKET/FOLDER.
+    root: a folder or a zip, in one of the common forms: train.csv, val.csv and test.csv beside images/; train/, val/
+    and test/ of a folder for each class; or a folder with either of two kinds of pickles, mini-imagenet-cache-train.pkl
+    and so on (Ren et al. 2018), or miniImageNet_category_split_train_phase_train.pickle and so on (Gidaris and
+    Komodakis 2018), which are read without running any code in them. It is only read. It may be a URI, such as
+    s3://BUCKET/FOLDER.
     cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
-    is a cache that machines share; each keeps what it fetches in the folder that None names.
+    is a cache that machines share; each keeps its downloads in the folder for None.
     size, channels, mean, std: as in ImageFolder.
     """
 
@@ -75,66 +74,64 @@ class MiniImageNet:
     std: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        mean, std = checked_moments(self.size, self.channels, self.mean, self.std)
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "std", std)
+        check_settings(self)
 
     def prepare(self, progress: Progress) -> str:
-        """Build the store unless it is there. Returns a line that says what it holds and where it lies."""
-        return described(self.store(progress))
+        """Build the store unless it exists. Return a line that says what it holds and where it is."""
+        return describe_store(self.store(progress))
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
-        """Few-shot episodes over one split's classes."""
+        """Return few-shot episodes over one split's classes."""
         return FewShot(split_pool(self.store(no_progress), split, self.mean, self.std), episode, seed, split)
 
     def store(self, progress: Progress) -> Store:
-        """The store of this root, built first where this machine has not got it."""
+        """Return the store of this root, built first if this machine has none."""
         if self.root is None:
-            raise ValueError(
-                f"root: miniImageNet has no official download: set tasks.root to a copy with {_ORIGIN.forms}"
-            )
-        shape, place = (CHANNELS[self.channels], self.size), cache_root(self.cache)
-        settings = [_preprocessing(shape), preprocessing(shape)]
-        raw = raw_at(self.root, self.cache, _needed)
-        return stored(_ORIGIN.name, raw, settings, self.cache, lambda here: _plan(here, shape, place, progress))
+            forms = _INFO.forms
+            raise ValueError(f"root: miniImageNet has no official download: set tasks.root to a copy with {forms}")
+        shape, cache = (CHANNELS[self.channels], self.size), cache_root(self.cache)
+        settings = [_pickle_preprocessing(shape), preprocessing(shape)]
+        raw = locate_raw_files(self.root, self.cache, _select_files)
+        return load_or_build(_INFO.name, raw, settings, self.cache, lambda root: _plan(root, shape, cache, progress))
 
 
-def read_part(path: Path, split: Split) -> Part:
-    """One split out of either kind of pickle. Raises ValueError, with the remedy, for what is neither."""
+def read_pickled_split(path: Path, split: Split) -> PickledSplit:
+    """Read one split from either kind of pickle. ValueError: it is neither."""
     found = load_arrays(path)
     try:
-        part = _part(found if isinstance(found, dict) else {}, split)
-        _check(part)
+        part = _parse_split(found if isinstance(found, dict) else {}, split)
+        _check_split(part)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no split of miniImageNet ({reason}): put the original file there") from error
+        remedy = "replace it by the original file"
+        raise ValueError(f"{path} is no split of miniImageNet ({reason}): {remedy}") from error
     return part
 
 
-def _part(found: Mapping[str, Any], split: Split) -> Part:
+def _parse_split(found: Mapping[str, Any], split: Split) -> PickledSplit:
     if {"image_data", "class_dict"} <= set(found):
         images = found["image_data"]
         members = found["class_dict"].items()
-        return Part(images, {str(name): _integers(rows, len(images)) for name, rows in members})
+        return PickledSplit(images, {str(name): _to_integers(rows, len(images)) for name, rows in members})
     if not {"data", "labels"} <= set(found):
         raise ValueError("it holds neither image_data and class_dict nor data and labels")
-    images, labels = found["data"], _integers(found["labels"], len(found["data"]))
+    images, labels = found["data"], _to_integers(found["labels"], len(found["data"]))
     if len(labels) != len(images):
         raise ValueError(f"it has {len(labels)} labels for {len(images)} images")
     names = {int(label): str(name) for name, label in (found.get("catname2label") or {}).items()}
-    # Labels without names may start anew in each split.
+    # Without names, labels may start from zero in each split.
     rows = {names.get(label, f"{split} {label}"): np.flatnonzero(labels == label) for label in set(labels.tolist())}
-    return Part(images, rows)
+    return PickledSplit(images, rows)
 
 
-def _integers(values: Any, most: int) -> NDArray[np.int64]:
-    """values: any container; a forged range may have more than memory holds."""
+def _to_integers(values: Any, most: int) -> NDArray[np.int64]:
+    """Return any container of at most `most` integers as an array; a forged range could exceed the memory."""
     if len(values) > most:
         raise ValueError(f"it counts {len(values)} images where there are {most}")
     return np.asarray(list(values), np.int64)
 
 
-def _check(part: Part) -> None:
+def _check_split(part: PickledSplit) -> None:
     several = part.images if isinstance(part.images, list) else list(part.images[:1])
     good = (isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.shape[2:] == (3,) and x.size > 0 for x in several)
     if not several or not all(good):
@@ -143,85 +140,91 @@ def _check(part: Part) -> None:
         raise ValueError("it has no classes")
     for name, rows in part.classes.items():
         if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(part.images):
-            raise ValueError(f"the class {name!r} has rows that are none of its {len(part.images)} images")
+            raise ValueError(f"the class {name!r} has rows beyond its {len(part.images)} images")
 
 
-def _plan(root: Path, shape: tuple[int, int], cache: Path, progress: Progress) -> Plan:
-    """By the form in which the copy is. cache: this machine's."""
+def _plan(root: Path, shape: tuple[int, int], cache: Path, progress: Progress) -> BuildPlan:
+    """Return the plan for the form that the copy has. shape: (channels, size). cache: this machine's."""
     for pickles in (_CACHES, _CATEGORIES):
-        lacking = [name for name in pickles if not (root / name).exists()]
-        if not lacking:
-            return _pickled_plan(root, pickles, shape, cache, progress)
-        if len(lacking) < len(pickles):
-            raise ValueError(f"{root} lacks {' and '.join(lacking)}: put a whole copy there")
-    archive = image_archive(root, _ORIGIN.forms)
+        missing = [name for name in pickles if not (root / name).exists()]
+        if not missing:
+            return _plan_from_pickles(root, pickles, shape, cache, progress)
+        if len(missing) < len(pickles):
+            raise ValueError(f"{root} lacks {' and '.join(missing)}: replace it by a complete copy")
+    archive = find_image_archive(root, _INFO.forms)
 
     def choose(layout: Layout) -> Splits:
         if not layout.splits:
-            raise ValueError(f"{archive.path} does not say which classes are for training: it needs {_ORIGIN.forms}")
+            raise ValueError(f"{archive.path} does not say which classes are for training: use {_INFO.forms}")
         return choose_splits(str(archive.path), layout, "auto")
 
-    return folder_plan(_ORIGIN, archive, choose, shape, cache, progress)
+    return plan_store(_INFO, archive, choose, shape, cache, progress)
 
 
-def _needed(names: Sequence[str]) -> Sequence[str]:
-    """Of all files in a root, the pickles where it has them."""
+def _select_files(names: Sequence[str]) -> Sequence[str]:
+    """Return the pickles among the files of a root, or all files if it has none."""
     for pickles in (_CACHES, _CATEGORIES):
         if set(pickles) & set(names):
             return [name for name in names if name in pickles]
     return names
 
 
-def _pickled_plan(root: Path, pickles: Sequence[str], shape: tuple[int, int], cache: Path, progress: Progress) -> Plan:
-    recipe = f"{_preprocessing(shape)}; rows in order of split and class"
-    with opened(Archive(root)) as contents:
+def _plan_from_pickles(
+    root: Path, pickles: Sequence[str], shape: tuple[int, int], cache: Path, progress: Progress
+) -> BuildPlan:
+    recipe = f"{_pickle_preprocessing(shape)}; rows in order of split and class"
+    with open_archive(Archive(root)) as files:
 
         def read_all() -> str:
-            return content_key([contents.raw(name) for name in pickles], recipe, FORMAT_VERSION)
+            return content_key([files.checksum(name) for name in pickles], recipe, FORMAT_VERSION)
 
-        stamps = [contents.stamp(name) for name in pickles]
-        key = remembered_key(cache, _ORIGIN.name, stamps, recipe, read_all)
+        key = cached_key(cache, _INFO.name, [files.stamp(name) for name in pickles], recipe, read_all)
 
     def build(path: Path) -> None:
-        parts = [read_part(root / name, split) for name, split in zip(pickles, SPLITS, strict=True)]
-        header, rows = _sorted(root, parts, shape)
+        from PIL import Image  # which training does without
+
+        from tasks.store.decoding import compute_rows, resize_square
+
+        parts = [read_pickled_split(root / name, split) for name, split in zip(pickles, SPLITS, strict=True)]
+        header = _header(root, parts, shape)
+        rows = list(_ordered_images(parts))
 
         def row(number: int) -> Images:
-            from PIL import Image
+            return resize_square(Image.fromarray(rows[number]), shape[1], shape[0])
 
-            part, at = rows[number]
-            return squared(Image.fromarray(parts[part].images[at]), shape[1], shape[0])
+        write_store(path, header, compute_rows(len(rows), header.image_shape, row, progress))
 
-        write_store(path, header, filled(len(rows), header.image_shape, row, progress))
-
-    return Plan(key, build)
+    return BuildPlan(key, build)
 
 
-def _sorted(root: Path, parts: Sequence[Part], shape: tuple[int, int]) -> tuple[Header, list[tuple[int, int]]]:
-    """The header of the store, and for each of its rows the part and the row there."""
-    slices: list[ClassSlice] = []
-    rows: list[tuple[int, int]] = []
-    splitting: dict[Split, tuple[int, ...]] = {}
-    for number, (split, part) in enumerate(zip(SPLITS, parts, strict=True)):
-        splitting[split] = tuple(range(len(slices), len(slices) + len(part.classes)))
+def _ordered_images(parts: Sequence[PickledSplit]) -> Iterator[Images]:
+    """Yield all images in order of split and class name."""
+    for part in parts:
         for name in sorted(part.classes):
-            if any(name == other.name for other in slices):
-                raise ValueError(f"{root}: the class {name!r} is in two splits: put a whole copy there")
-            slices.append(ClassSlice(name, len(rows), len(rows) + len(part.classes[name])))
-            rows += [(number, at) for at in part.classes[name].tolist()]
-    channels, size = shape
-    image_shape = (channels, size, size)
-    header = Header(
-        _ORIGIN.name,
-        image_shape,
-        tuple(slices),
+            for row in part.classes[name].tolist():
+                yield part.images[row]
+
+
+def _header(root: Path, parts: Sequence[PickledSplit], shape: tuple[int, int]) -> Header:
+    """Return the header of the store of `_ordered_images`. ValueError: a class is in two splits."""
+    sizes: dict[str, int] = {}
+    splitting: dict[Split, tuple[int, ...]] = {}
+    for split, part in zip(SPLITS, parts, strict=True):
+        splitting[split] = tuple(range(len(sizes), len(sizes) + len(part.classes)))
+        for name in sorted(part.classes):
+            if name in sizes:
+                raise ValueError(f"{root}: the class {name!r} is in two splits: replace it by a complete copy")
+            sizes[name] = len(part.classes[name])
+    return Header(
+        _INFO.name,
+        (shape[0], shape[1], shape[1]),
+        slice_classes(sizes.items()),
         {"classes": splitting},
-        _ORIGIN.source,
-        _ORIGIN.citation,
-        _preprocessing(shape),
+        _INFO.source,
+        _INFO.citation,
+        _pickle_preprocessing(shape),
     )
-    return header, rows
 
 
-def _preprocessing(shape: tuple[int, int]) -> str:
+def _pickle_preprocessing(shape: tuple[int, int]) -> str:
     return f"{'RGB' if shape[0] == 3 else 'grey'}; Lanczos of the central square to {shape[1]}×{shape[1]}"

@@ -1,6 +1,6 @@
-"""Omniglot (Lake et al. 2015): 1623 characters of 50 alphabets, each drawn by 20 people.
+"""Serve Omniglot (Lake et al. 2015) as a task source: 1623 characters of 50 alphabets, each drawn by 20 people.
 
-From the official archives, zipped or unpacked, to a store of 28×28 images in which ink is 1 and paper 0.
+The official archives, zipped or unpacked, become a store of 28×28 images in which ink is 1 and paper 0.
 """
 
 import io
@@ -15,12 +15,11 @@ import numpy as np
 
 from tasks.few_shot import FewShot
 from tasks.random import stream, uniforms
-from tasks.store.archive import Archive, find_archive, raw_files
-from tasks.store.cache import RawFile, cache_root, content_key, locked
+from tasks.store.archive import Archive, find_archive, list_checksums
+from tasks.store.cache import FileChecksum, cache_root, content_key, lock_file
 from tasks.store.class_pool import StorePool
-from tasks.store.decoding import decode_files
-from tasks.store.store import FORMAT_VERSION, ClassSlice, Header, Images, Store, write_store
-from tasks.store.store_cache import Plan, Raw, raw_at, stored
+from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
+from tasks.store.store_cache import BuildPlan, RawFiles, load_or_build, locate_raw_files
 from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
 
 FOLDERS = ("images_background", "images_evaluation")
@@ -41,16 +40,16 @@ Splitting = Mapping[Split, tuple[int, ...]]
 class Omniglot:
     """Omniglot as a task source.
 
-    root: a folder with images_background.zip and images_evaluation.zip, or with what they unpack to (torchvision's
-    `omniglot-py/` in it serves too); None downloads them into the cache. It is only ever read. It may be a URI, such
-    as s3://BUCKET/FOLDER.
+    root: a folder with images_background.zip and images_evaluation.zip, or with what they unpack to (also below
+    torchvision's `omniglot-py/`); None downloads them into the cache. It is only read. It may be a URI, such as
+    s3://BUCKET/FOLDER.
     cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
-    is a cache that machines share; each keeps what it fetches in the folder that None names.
+    is a cache that machines share; each keeps its downloads in the folder for None.
     splitting: "characters" mixes the characters of all alphabets, 1100 for training, 100 for validation and 423 for
-    test, in one fixed order: the split of MAML (Finn et al. 2017), whose own order was that of an unsorted folder and
-    cannot be had. "alphabets" keeps alphabets whole: those of the evaluation set are the test, a sixth of the
-    background alphabets the validation (Lake et al. 2015).
-    rotations: in training, each character turned by 90°, 180° and 270° is a further class (Santoro et al. 2016).
+    test, in one fixed order: the sizes of MAML's split (Finn et al. 2017), whose own order was that of an unsorted
+    folder and is lost. "alphabets" keeps alphabets whole: those of the evaluation set are for test, a sixth of the
+    background alphabets for validation (Lake et al. 2015).
+    rotations: in training, each character turned by 90°, 180° and 270° is one more class (Santoro et al. 2016).
     """
 
     root: str | None = None
@@ -59,33 +58,32 @@ class Omniglot:
     rotations: bool = True
 
     def prepare(self, progress: Progress) -> str:
-        """Build the store unless it is there. Returns a line that says what it holds and where it lies."""
+        """Build the store unless it exists. Return a line that says what it holds and where it is."""
         store = self.store(progress)
         splitting = store.header.splittings[self.splitting]
         split = ", ".join(f"{len(splitting[split])} {split}" for split in SPLITS)
-        return (
-            f"omniglot: {len(store.images)} drawings of characters ({split}; split by {self.splitting}) in {store.path}"
-        )
+        characters = f"characters ({split}; split by {self.splitting})"
+        return f"omniglot: {len(store.images)} drawings of {characters} in {store.path}"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
-        """Few-shot episodes over one split's characters."""
+        """Return few-shot episodes over one split's characters."""
         store = self.store(no_progress)
         numbers = store.header.splittings[self.splitting][split]
         turns = 4 if self.rotations and split == "train" else 1
         return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
 
     def store(self, progress: Progress) -> Store:
-        """The store of this archive, built first where this machine has not got it."""
+        """Return the store of this archive, built first if this machine has none."""
         if self.root is None:
             folder = cache_root(self.cache) / "omniglot"
-            raw = Raw("the official archives", [], lambda: _downloaded(folder))
+            raw = RawFiles("the official archives", [], lambda: _download(folder))
         else:
-            raw = raw_at(self.root, self.cache, _needed)
-        return stored("omniglot", raw, _PREPROCESSING, self.cache, lambda here: _plan(here, progress))
+            raw = locate_raw_files(self.root, self.cache, _select_files)
+        return load_or_build("omniglot", raw, _PREPROCESSING, self.cache, lambda root: _plan(root, progress))
 
 
-def character_split(characters: int) -> Splitting:
-    """A fixed shuffle into 423/1623 test, 100/1623 validation and the rest training (1100 of 1623)."""
+def split_by_character(characters: int) -> Splitting:
+    """Return a fixed shuffle into 423/1623 test, 100/1623 validation and the rest training (1100 of 1623)."""
     order = np.argsort(uniforms(0, stream("omniglot", "characters"), [0], characters)[0], kind="stable").tolist()
     test, validation = round(characters * 423 / 1623), max(1, round(characters * 100 / 1623))
     train = characters - test - validation
@@ -97,8 +95,8 @@ def character_split(characters: int) -> Splitting:
     return {split: tuple(sorted(numbers)) for split, numbers in parts.items()}
 
 
-def alphabet_split(background: list[str], evaluation: list[str]) -> Splitting:
-    """Whole alphabets. background, evaluation: the alphabet of each character, background characters first."""
+def split_by_alphabet(background: list[str], evaluation: list[str]) -> Splitting:
+    """Return splits of whole alphabets. background, evaluation: the alphabet of each character, in order of class."""
     alphabets = sorted(set(background))
     order = np.argsort(uniforms(0, stream("omniglot", "alphabets"), [0], len(alphabets))[0], kind="stable")
     held_out = {alphabets[i] for i in order[: max(1, round(len(alphabets) / 6))]}
@@ -109,21 +107,23 @@ def alphabet_split(background: list[str], evaluation: list[str]) -> Splitting:
     }
 
 
-def _plan(root: Path, progress: Progress) -> Plan:
-    archives = _archives(root)
-    files = [_drawings(archive) for archive in archives]
+def _plan(root: Path, progress: Progress) -> BuildPlan:
+    archives = _find_archives(root)
+    files = [_list_drawings(archive) for archive in archives]
 
     def build(path: Path) -> None:
+        from tasks.store.decoding import decode_files  # Pillow, which training does without
+
         header = _header(files)
         names = [[file.name for file in file_list] for file_list in files]
         sources = list(zip(archives, names, strict=True))
         write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
 
-    return Plan(content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION), build)
+    return BuildPlan(content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION), build)
 
 
-def _needed(names: Sequence[str]) -> Iterator[str]:
-    """Of all files in a root, those of the archives that `_archives` finds there."""
+def _select_files(names: Sequence[str]) -> Iterator[str]:
+    """Yield, of all files in a root, those of the archives that `_find_archives` would find there."""
     for folder in FOLDERS:
         for place in (f"{inner}{folder}{end}" for inner in ("", "omniglot-py/") for end in (".zip", "/")):
             found = [name for name in names if name == place or (place.endswith("/") and name.startswith(place))]
@@ -132,28 +132,28 @@ def _needed(names: Sequence[str]) -> Iterator[str]:
                 break
 
 
-def _archives(root: Path) -> list[Archive]:
+def _find_archives(root: Path) -> list[Archive]:
     roots = [root, root / "omniglot-py"]
     found = [find_archive(roots, folder) for folder in FOLDERS]
     archives = [archive for archive in found if archive is not None]
     if len(archives) < len(FOLDERS):
-        lacking = " and ".join(folder for folder, archive in zip(FOLDERS, found, strict=True) if archive is None)
-        reason = f"has no {lacking}" if root.is_dir() else "is not a folder"
+        missing = " and ".join(folder for folder, archive in zip(FOLDERS, found, strict=True) if archive is None)
+        reason = f"has no {missing}" if root.is_dir() else "is not a folder"
         raise ValueError(f"{root} {reason}: set tasks.root=FOLDER holding {_ARCHIVES}, or what they unpack to")
     return archives
 
 
-def _drawings(archive: Archive) -> list[RawFile]:
-    files = [file for file in raw_files(archive, ".png") if PurePosixPath(file.name).match("*/*/*/*.png")]
+def _list_drawings(archive: Archive) -> list[FileChecksum]:
+    files = [file for file in list_checksums(archive, ".png") if PurePosixPath(file.name).match("*/*/*/*.png")]
     if not files:
         reason = f"holds no drawings as {archive.folder}/ALPHABET/CHARACTER/DRAWING.png"
-        raise ValueError(f"{archive.path} {reason}: put a whole copy in its place")
+        raise ValueError(f"{archive.path} {reason}: replace it by a complete copy")
     return files
 
 
-def _downloaded(folder: Path) -> Path:
-    """The folder into which torchvision downloads Omniglot, which it does the first time."""
-    with locked(folder / "download.lock"):
+def _download(folder: Path) -> Path:
+    """Return the folder into which torchvision downloads Omniglot, downloading it the first time."""
+    with lock_file(folder / "download.lock"):
         if all((folder / "omniglot-py" / name / ".whole").exists() for name in FOLDERS):
             return folder
         from torchvision.datasets import Omniglot as Download
@@ -168,24 +168,21 @@ def _downloaded(folder: Path) -> Path:
     return folder
 
 
-def _header(files: list[list[RawFile]]) -> Header:
-    """The classes, in order of set, alphabet and character, and both splittings."""
-    classes: list[ClassSlice] = []
-    for file_list in files:
-        for folder, members in groupby(file_list, key=lambda file: str(PurePosixPath(file.name).parent)):
-            start = classes[-1].stop if classes else 0
-            classes.append(ClassSlice("/".join(PurePosixPath(folder).parts[-2:]), start, start + len(list(members))))
+def _header(files: list[list[FileChecksum]]) -> Header:
+    """Return the header, with classes in order of set, alphabet and character, and both splittings."""
+    groups = groupby(chain(*files), key=lambda file: PurePosixPath(file.name).parent)
+    classes = slice_classes(("/".join(folder.parts[-2:]), len(list(members))) for folder, members in groups)
     boundary = len({PurePosixPath(file.name).parent for file in files[0]})
     alphabets = [PurePosixPath(c.name).parts[0] for c in classes]
     splittings = {
-        "characters": character_split(len(classes)),
-        "alphabets": alphabet_split(alphabets[:boundary], alphabets[boundary:]),
+        "characters": split_by_character(len(classes)),
+        "alphabets": split_by_alphabet(alphabets[:boundary], alphabets[boundary:]),
     }
-    return Header("omniglot", (1, SIDE, SIDE), tuple(classes), splittings, _SOURCE, _CITATION, _PREPROCESSING)
+    return Header("omniglot", (1, SIDE, SIDE), classes, splittings, _SOURCE, _CITATION, _PREPROCESSING)
 
 
 def _decode_drawing(content: bytes) -> Images:
-    """A PNG of black ink on white paper to [1, 28, 28] uint8, ink 255."""
+    """Decode a PNG of black ink on white paper to [1, 28, 28] uint8, ink 255."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:

@@ -1,4 +1,4 @@
-"""Sinusoids: regression tasks y = A sin(x − φ), an amplitude and a phase each (Finn et al. 2017, §5.1)."""
+"""Serve sinusoids as a task source: regression of y = A sin(x − φ) (Finn et al. 2017, §5.1)."""
 
 import math
 from collections.abc import Sequence
@@ -23,17 +23,20 @@ class Sinusoid:
     def __post_init__(self) -> None:
         for name, (low, high) in vars(self).items():
             if not -math.inf < low < high < math.inf:
-                raise ValueError(f"{name}: {low:g} to {high:g} is no range: set two finite numbers, the smaller first")
+                raise ValueError(
+                    f"{name}: {low:g} to {high:g} is not a range: set two finite numbers, the smaller first"
+                )
 
     def prepare(self, progress: Progress) -> str:
-        """There is nothing to prepare."""
-        return f"sinusoid: amplitudes of {self._said('amplitude')}, phases of {self._said('phase')}, endlessly many"
+        """Return a description; there is nothing to prepare."""
+        amplitudes, phases = self._format_range("amplitude"), self._format_range("phase")
+        return f"sinusoid: amplitudes of {amplitudes}, phases of {phases}, endlessly many"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "Sinusoids":
-        """The sinusoids of one split; splits differ in their draws alone."""
+        """Return the sinusoids of one split; splits differ in their draws only."""
         return Sinusoids(self, split, episode, seed)
 
-    def _said(self, name: str) -> str:
+    def _format_range(self, name: str) -> str:
         low, high = getattr(self, name)
         return f"{low:.3g} to {high:.3g}"
 
@@ -54,20 +57,20 @@ class Sinusoids:
 
     @property
     def spec(self) -> TaskSpec:
-        """A number in, a number out."""
+        """Return the spec of a regression from one number to another."""
         return TaskSpec("regression", None, (1,), (1,))
 
     def episodes(self, indices: Sequence[int]) -> Episode:
-        """The tasks at `indices`, stacked: support.x, support.y [B, K, 1], query.x, query.y [B, Q, 1], float32."""
+        """Return the tasks at `indices`, stacked: support.x and .y [B, K, 1], query.x and .y [B, Q, 1], float32."""
         shots, queries = self.episode.shots, self.episode.queries
         numbers = uniforms(self.seed, stream("sinusoid", self.split), indices, 2 + shots + queries)
-        amplitude, phase = _within(numbers[:, :1], self.source.amplitude), _within(numbers[:, 1:2], self.source.phase)
-        x = _within(numbers[:, 2:], self.source.x)
+        amplitude, phase = _scale(numbers[:, :1], self.source.amplitude), _scale(numbers[:, 1:2], self.source.phase)
+        x = _scale(numbers[:, 2:], self.source.x)
         y = amplitude * torch.sin(x - phase)
         parts = slice(None, shots), slice(shots, None)
         return Episode(*(Examples(x[:, part, None].float(), y[:, part, None].float()) for part in parts))
 
 
-def _within(uniform: Reals, span: Range) -> torch.Tensor:
-    """Numbers in [0, 1) to a range, in float64."""
+def _scale(uniform: Reals, span: Range) -> torch.Tensor:
+    """Map numbers in [0, 1) to a range, in float64."""
     return torch.from_numpy(span[0] + (span[1] - span[0]) * uniform)

@@ -1,4 +1,4 @@
-"""Strokes: characters drawn as they are asked for, endless and without any file.
+"""Serve procedurally drawn characters as a task source, endless and without any files.
 
 A class is a character: two to four pen strokes, cubic Bézier curves that mostly start where an earlier stroke passes.
 A member is a drawing of it, by a hand that slants, scales, shifts and trembles and a pen that is broader or finer.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.few_shot import FewShot
-from tasks.random import Integers, Reals, stream, uniforms
+from tasks.random import Integers, Reals, normals, stream, uniforms
 from tasks.types import EpisodeShape, Progress, Shape, Split
 
 SIDE = 28
@@ -29,11 +29,11 @@ _UNIT = 9.2
 _PEN = 0.56
 """Standard deviation of the pen's ink across its line, in pixels."""
 _GAIN = 2.2
-"""How much ink flows: the line is saturated, with an edge that is softer the less there is."""
+"""Flow of ink: high enough that lines saturate; less makes softer edges."""
 _WIDEN = 1.7
 """How much the shorter side of a character may be stretched beyond the longer, to fill its square."""
 _CHUNK = 128
-"""Drawings rendered at a time, so that what is between the formulas stays in the processor's cache."""
+"""Drawings rendered at a time, so that intermediate arrays stay in the processor's cache."""
 
 # Standard deviations from drawing to drawing, at jitter 1.
 _TREMBLE = 0.09
@@ -72,11 +72,11 @@ class Strokes:
             raise ValueError(f"jitter: {self.jitter} is no amount of jitter: set tasks.jitter to 0 or more")
 
     def prepare(self, progress: Progress) -> str:
-        """There is nothing to prepare."""
+        """Return a description; there is nothing to prepare."""
         return f"strokes: {self.classes:,} characters each for train, validation and test, drawn as they are needed"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
-        """Few-shot episodes over the characters of one split."""
+        """Return few-shot episodes over the characters of one split."""
         return FewShot(StrokePool(self.seed, self.classes, self.jitter, split), episode, seed, split)
 
 
@@ -94,36 +94,36 @@ class StrokePool:
     min_class_size = DRAWINGS
 
     def sizes(self, classes: Integers) -> Integers:
-        """Every character has DRAWINGS drawings."""
+        """Return DRAWINGS for every character."""
         return np.full(len(classes), DRAWINGS)
 
     def images(self, classes: Integers, members: Integers) -> Tensor:
-        """Drawing members[r] of character classes[r]. classes, members: [R]. Returns float32 [R, 1, 28, 28].
+        """Return drawing members[r] of character classes[r], both [R]: float32 [R, 1, 28, 28].
 
         Greys are rounded to 8 bits, as in a stored image.
         """
         distinct, which = np.unique(classes, return_inverse=True)
-        control, present = characters(uniforms(self.seed, stream("strokes", self.split), distinct, _PER_CLASS))
+        control, present = sample_characters(uniforms(self.seed, stream("strokes", self.split), distinct, _PER_CLASS))
         images = np.empty((len(classes), *self.image_shape), dtype=np.float32)
         for at in range(0, len(classes), _CHUNK):
             part = slice(at, at + _CHUNK)
             address = classes[part] * DRAWINGS + members[part]
-            hand = _normals(uniforms(self.seed, stream("strokes", self.split, "hand"), address, _PER_DRAWING))
+            hand = _clipped_normals(uniforms(self.seed, stream("strokes", self.split, "hand"), address, _PER_DRAWING))
             drawn, pen = redraw(control[which[part]], self.jitter * hand)
             images[part, 0] = render(drawn, present[which[part]], pen)
         return torch.from_numpy(images)
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Ink is in [0, 1] as it is."""
+        """Return x: ink is in [0, 1] already."""
         return x
 
     def class_names(self, classes: Integers) -> list[str]:
-        """A character is called by its number."""
+        """Return "character NUMBER" for each class."""
         return [f"character {number}" for number in classes]
 
 
-def characters(numbers: Reals) -> tuple[Reals, Reals]:
-    """numbers: [R, 29] in [0, 1). Returns control points [R, strokes, 4, 2] in [-1, 1], and presence [R, strokes].
+def sample_characters(numbers: Reals) -> tuple[Reals, Reals]:
+    """Return control points [R, strokes, 4, 2] in [-1, 1] and presence [R, strokes]. numbers: [R, 29] in [0, 1).
 
     A stroke leaves its start p0 along u(θ0) and arrives at p3 along u(θ1): p1 = p0 + a·u(θ0), p2 = p3 - a·u(θ1).
     """
@@ -138,24 +138,24 @@ def characters(numbers: Reals) -> tuple[Reals, Reals]:
             passing = _BERNSTEIN.T[(place_y * _POINTS).astype(np.int64)]
             joint = (control[np.arange(len(numbers)), earlier] * passing[:, :, None]).sum(axis=1)
             start = np.where(joined[:, None] < 0.6, joint, start)
-        # Headings gather around the eight compass points; a stroke is straight, a bow, or all but a ring.
+        # Headings cluster around the eight compass points; a stroke is straight, an arc, or almost a ring.
         theta = (np.floor(heading * 8) + 0.7 * (heading * 8 % 1)) * (math.pi / 4)
         sign = np.where(bend < 0.5, -1.0, 1.0)
         strength = bend * 2 % 1
         turn = np.select([kind < 0.35, kind < 0.8], [0.4 * strength, 1.0 + 2.0 * strength], 3.6 + 1.6 * strength) * sign
         reach = np.where(kind < 0.8, 0.7 + 1.0 * length, 0.3 + 0.4 * length)
         handle = np.where(kind < 0.8, 0.4 * reach, 1.0 + 0.4 * length)
-        end = start + reach[:, None] * _direction(theta + turn / 2)
+        end = start + reach[:, None] * _unit_vectors(theta + turn / 2)
         control[:, s, 0], control[:, s, 3] = start, end
-        control[:, s, 1] = start + handle[:, None] * _direction(theta)
-        control[:, s, 2] = end - handle[:, None] * _direction(theta + turn)
-    return _fitted(control, present), present
+        control[:, s, 1] = start + handle[:, None] * _unit_vectors(theta)
+        control[:, s, 2] = end - handle[:, None] * _unit_vectors(theta + turn)
+    return _fit_square(control, present), present
 
 
 def redraw(control: Reals, hand: Reals) -> tuple[Reals, Reals]:
-    """The same characters by another hand. control: [R, strokes, 4, 2], hand: [R, 48] of mean zero.
+    """Vary characters as another hand would. control: [R, strokes, 4, 2], hand: [R, 48] of mean zero.
 
-    Returns control points in pixels [R, strokes, 4, 2] and the width of the pen in pixels [R].
+    Return control points in pixels [R, strokes, 4, 2] and the width of the pen in pixels [R].
     """
     rows = len(control)
     whole, strays = hand[:, :8], hand[:, 8 : 8 + 2 * _STROKES].reshape(rows, _STROKES, 1, 2)
@@ -170,7 +170,7 @@ def redraw(control: Reals, hand: Reals) -> tuple[Reals, Reals]:
 
 
 def render(control: Reals, present: Reals, pen: Reals) -> Floats:
-    """Ink of strokes on a canvas: [R, 28, 28] in [0, 1].
+    """Render strokes as ink on a canvas: [R, 28, 28] in [0, 1].
 
     control: [R, strokes, 4, 2] in pixels, present: [R, strokes], pen: [R] in pixels. The ink at a pixel is
     1 - exp(-g/σ ∫ exp(-d(t)² / 2σ²) |B'(t)| dt) over all curves, d being its distance to the pen. The Gaussian is
@@ -191,8 +191,8 @@ def render(control: Reals, present: Reals, pen: Reals) -> Floats:
     return greys
 
 
-def _fitted(control: Reals, present: Reals) -> Reals:
-    """Centre each character and scale it to [-1, 1]; a slim one stays slim, if less so. Shapes as above."""
+def _fit_square(control: Reals, present: Reals) -> Reals:
+    """Centre each character and scale it to [-1, 1], widening a narrow one by at most _WIDEN. Shapes as above."""
     points = (control[:, :, :, :, None] * _BERNSTEIN[None, None, :, None, :]).sum(axis=2)
     there = present[:, :, None, None] > 0
     low = np.where(there, points, math.inf).min(axis=(1, 3))[:, None, None, :]
@@ -202,12 +202,10 @@ def _fitted(control: Reals, present: Reals) -> Reals:
     return fitted
 
 
-def _direction(angle: Reals) -> Reals:
+def _unit_vectors(angle: Reals) -> Reals:
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
-def _normals(numbers: Reals) -> Reals:
-    """Box and Muller (1958): pairs of uniforms to pairs of standard normals, cut at 2.5 so that no hand runs wild."""
-    radius = np.sqrt(-2 * np.log1p(-numbers[:, 0::2]))
-    angle = 2 * math.pi * numbers[:, 1::2]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).clip(-2.5, 2.5)
+def _clipped_normals(numbers: Reals) -> Reals:
+    """Return standard normals, clipped at 2.5 so that every character stays legible. numbers: pairs of uniforms."""
+    return np.concatenate(normals(numbers[:, 0::2], numbers[:, 1::2]), axis=1).clip(-2.5, 2.5)

@@ -1,1 +1,1 @@
-"""Keep images in one Arrow file: from raw archives, decoded once, cached by content, served as a pool of classes."""
+"""Keep images in one Arrow file: decoded once from raw archives, cached by content, served as a pool of classes."""

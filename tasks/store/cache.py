@@ -1,7 +1,4 @@
-"""The cache on this machine: what is slow to build is built once, under a key that names its content.
-
-The raw files that something is built from are only ever read.
-"""
+"""Build slow files once per machine, in a cache folder, under keys computed from the content they are built from."""
 
 import fcntl
 import hashlib
@@ -17,8 +14,8 @@ from tasks.io.atomic import atomic_write
 from tasks.io.remote_fs import is_uri
 
 
-class RawFile(NamedTuple):
-    """One raw file, by what it holds: `name` is relative to the archive or folder it lies in."""
+class FileChecksum(NamedTuple):
+    """Name, size in bytes and CRC-32 of a raw file; `name` is relative to its archive or folder."""
 
     name: str
     size: int
@@ -26,49 +23,48 @@ class RawFile(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is none of the data: hidden, or what macOS adds to zips. name: with "/" between folders."""
+    """Return whether a file is hidden, or one that macOS adds to zips. name: with "/" between folders."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
 def cache_root(setting: str | None) -> Path:
-    """The folder of the cache: the setting, else $METATRAIN_CACHE, else $XDG_CACHE_HOME/metatrain.
+    """Return the cache folder of this machine: the setting, else $METATRAIN_CACHE, else $XDG_CACHE_HOME/metatrain.
 
-    A setting that is a URI names what machines share; each keeps its own part where it would without the setting.
+    A setting that is a URI names a cache that machines share; each keeps its own part in the folder for None.
     """
-    kept = os.environ.get("METATRAIN_CACHE")
-    if kept and is_uri(kept):
-        raise ValueError(f"METATRAIN_CACHE is {kept}: set it to a folder of this machine, and tasks.cache to the URI")
-    named = kept if setting is None or is_uri(setting) else setting or kept
+    variable = os.environ.get("METATRAIN_CACHE")
+    if variable and is_uri(variable):
+        remedy = "set it to a folder of this machine, and tasks.cache to the URI"
+        raise ValueError(f"METATRAIN_CACHE is {variable}: {remedy}")
+    named = variable if setting is None or is_uri(setting) else setting or variable
     if named:
         return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "metatrain"
 
 
-def content_key(files: Iterable[RawFile], preprocessing: str, version: int) -> str:
-    """A key for what `preprocessing` makes of `files`: equal content in equal places gives an equal key."""
+def content_key(files: Iterable[FileChecksum], preprocessing: str, version: int) -> str:
+    """Return the key of what `preprocessing` makes of `files`: equal content in equal places gives an equal key."""
     return digest([sorted(files), preprocessing, version])
 
 
 def digest(content: Any) -> str:
-    """32 hexadecimal digits for what JSON can say."""
+    """Return 32 hexadecimal digits of the SHA-256 of `content` as JSON."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def remembered_key(
-    root: Path, name: str, stamps: Iterable[tuple[Any, ...]], recipe: str, key: Callable[[], str]
-) -> str:
-    """`key()`, which has to read every raw file, kept under what tells without reading that none has changed."""
+def cached_key(root: Path, name: str, stamps: Iterable[tuple[Any, ...]], recipe: str, key: Callable[[], str]) -> str:
+    """Return `key()`, which reads every raw file, or the result noted for equal `stamps`: then none has changed."""
     note = root / name / f"{digest([list(stamps), recipe])}.key"
-    known = noted_key(note)
+    known = read_key(note)
     if known is not None:
         return known
     found = key()
-    note_key(note, found)
+    write_key(note, found)
     return found
 
 
-def noted_key(note: Path) -> str | None:
-    """The key in a note; None where there is none, or half of one."""
+def read_key(note: Path) -> str | None:
+    """Return the key in a note; None if the note is missing or damaged."""
     with suppress(OSError, UnicodeDecodeError):
         known = note.read_text().strip()
         if re.fullmatch("[0-9a-f]{32}", known):
@@ -76,29 +72,29 @@ def noted_key(note: Path) -> str | None:
     return None
 
 
-def note_key(note: Path, key: str) -> None:
-    """Keep a key. A cache that cannot be written remembers nothing; whoever builds into it is told."""
+def write_key(note: Path, key: str) -> None:
+    """Note a key. Ignores a cache that cannot be written: `lock_file` reports that before anything is built."""
     with suppress(OSError), atomic_write(note) as temporary:
         temporary.write_text(key)
 
 
 def build_once(root: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The file `root/name/key.arrow`, built by `build(path)` where it is not there yet.
+    """Return the file `root/name/key.arrow`, built by `build(path)` if it does not exist.
 
-    `build` must put the file in place atomically. Processes that ask at the same time wait for one of them.
+    `build` must put the file in place atomically. Of processes that ask at the same time, one builds and others wait.
     """
     path = root / name / f"{key}.arrow"
     if path.exists():
         return path
-    with locked(path.with_suffix(".lock")):
+    with lock_file(path.with_suffix(".lock")):
         if not path.exists():
             build(path)
     return path
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for as long as the block runs. The system lets go of it should we die."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs. The system releases it if this process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")

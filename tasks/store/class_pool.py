@@ -1,4 +1,4 @@
-"""A split of a store as a pool of classes, served to `few_shot`."""
+"""Serve one split of a store as a pool of classes, from which `few_shot` samples episodes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +14,11 @@ from tasks.types import Shape
 
 @dataclass(frozen=True)
 class StorePool:
-    """The classes `numbers` of a store, its images x delivered as float32: (x/255 - mean) / std, channel by channel.
+    """The classes `numbers` of a store, its images returned as float32: (x/255 - mean) / std, channel by channel.
 
     mean, std: one number for all channels or one for each; () for 0 and 1, which leaves [0, 1].
-    turns: 1, or 4 for every class to appear once more for each rotation by 90° (Santoro et al. 2016). Class c is the
-    class numbers[c % n] turned counter-clockwise by c // n quarter turns.
+    turns: 1, or 4 to add each class rotated by 90°, 180° and 270° as further classes (Santoro et al. 2016). Class c is
+    the class numbers[c % n] turned counter-clockwise by c // n quarter turns.
     """
 
     name: str
@@ -30,29 +30,29 @@ class StorePool:
 
     @property
     def num_classes(self) -> int:
-        """Classes, rotations counted as classes of their own."""
+        """Return the number of classes, rotations counted as classes of their own."""
         return len(self.numbers) * self.turns
 
     @property
     def image_shape(self) -> Shape:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return self.store.header.image_shape
 
     @property
     def min_class_size(self) -> int:
-        """How many images the min_class_size class has."""
+        """Return the number of images of the smallest class."""
         return int(self._sizes.min(initial=np.iinfo(np.int64).max))
 
     def sizes(self, classes: Integers) -> Integers:
-        """How many images each of `classes` has."""
+        """Return the number of images of each of `classes`."""
         return self._sizes[classes % len(self.numbers)]
 
     def images(self, classes: Integers, members: Integers) -> Tensor:
-        """Image number members[r] of class classes[r]. classes, members: [R]. Returns float32 [R, C, H, W]."""
-        turned, kinds = np.divmod(classes, len(self.numbers))
+        """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
+        turns, kinds = np.divmod(classes, len(self.numbers))
         pixels = self.store.images.take(self._starts[kinds] + members, axis=0)
         for turn in range(1, self.turns):
-            where = np.flatnonzero(turned == turn)
+            where = np.flatnonzero(turns == turn)
             pixels[where] = np.rot90(pixels[where], turn, axes=(-2, -1))
         images = torch.from_numpy(pixels).to(torch.float32)
         if not (self.mean or self.std):
@@ -61,21 +61,21 @@ class StorePool:
         return images.mul_(1 / (255 * std)).sub_(mean / std)
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Delivered images [..., C, H, W], of any kind, as values in [0, 1] that a person can look at."""
+        """Map normalised images [..., C, H, W] of any dtype and device back to values in [0, 1], for display."""
         if not (self.mean or self.std):
             return x
         mean, std = self._moments
         return x * std.to(x) + mean.to(x)
 
     def class_names(self, classes: Integers) -> list[str]:
-        """What a person would call each of `classes`."""
-        turned, kinds = np.divmod(classes, len(self.numbers))
+        """Return the display name of each of `classes`."""
+        turns, kinds = np.divmod(classes, len(self.numbers))
         names = (self.store.header.classes[self.numbers[kind]].name for kind in kinds)
-        return [f"{name} {90 * turn}°" if turn else name for name, turn in zip(names, turned, strict=True)]
+        return [f"{name} {90 * turn}°" if turn else name for name, turn in zip(names, turns, strict=True)]
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """mean and std, each [1 or C, 1, 1]."""
+        """Return mean and std, each [1 or C, 1, 1]."""
         mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
         return mean[:, None, None], std[:, None, None]
 

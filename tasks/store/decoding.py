@@ -1,21 +1,22 @@
-"""From raw images to rows of a store: by Pillow, on all cores, and one raw file at a time on each."""
+"""Decode raw images with Pillow into rows of a store, on all cores. Imported only where a store is built.
+
+Training reads stores without Pillow.
+"""
 
 import io
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tasks.store.archive import Archive, opened
+from tasks.store.archive import Archive, open_archive
 from tasks.store.store import Images
 from tasks.types import Progress, Shape
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 
@@ -30,30 +31,30 @@ def decode_files(
     kind: str,
     progress: Progress,
 ) -> Images:
-    """All files, in the order of `sources`: [n, *shape], a row being decode(content).
+    """Return decode(content) of all files, in the order of `sources`: [n, *shape].
 
-    kind: what each ought to be, for messages: "a PNG". Raises ValueError, naming the file and the remedy.
+    kind: the expected kind of file, for messages: "a PNG". ValueError, which names the file: it does not decode.
     """
     with ExitStack() as stack:
         files: list[tuple[Path, str, Callable[[str], bytes]]] = []
         for archive, names in sources:
-            read = stack.enter_context(opened(archive)).read
+            read = stack.enter_context(open_archive(archive)).read
             files += [(archive.path, name, read) for name in names]
 
         def row(number: int) -> Images:
             path, name, read = files[number]
             content = read(name)
-            with decodable(f"{path}: {name}", kind):
+            with explain_decode_errors(f"{path}: {name}", kind):
                 return decode(content)
 
-        return filled(len(files), shape, row, progress)
+        return compute_rows(len(files), shape, row, progress)
 
 
-def filled(rows: int, shape: Shape, row: Callable[[int], Images], progress: Progress) -> Images:
-    """[rows, *shape], row i being row(i), computed on all cores. Of rows that fail, the first in order is told of."""
+def compute_rows(rows: int, shape: Shape, row: Callable[[int], Images], progress: Progress) -> Images:
+    """Return [rows, *shape] of row(0), row(1), …, computed on all cores. If several raise, the first is reported."""
     try:
         images = np.empty((rows, *shape), dtype=np.uint8)
-    except (MemoryError, ValueError) as error:  # numpy calls the largest an invalid dimension
+    except (MemoryError, ValueError) as error:  # numpy raises ValueError for the largest sizes
         raise ValueError(f"size: {rows} images of {shape} do not fit into memory: lower tasks.size") from error
 
     def fill(start: int) -> int:
@@ -69,43 +70,34 @@ def filled(rows: int, shape: Shape, row: Callable[[int], Images], progress: Prog
 
 
 @contextmanager
-def decodable(name: str, kind: str) -> Iterator[None]:
-    """What Pillow raises for a file that is damaged, or absurdly large, as one line with the remedy."""
-    import struct
-
-    from PIL import Image, UnidentifiedImageError
-
+def explain_decode_errors(name: str, kind: str) -> Iterator[None]:
+    """Turn Pillow's errors for a damaged or absurdly large file into a ValueError of one line with the remedy."""
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         yield
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} does not decode as {kind} (it is none): put a whole copy there") from error
     except (OSError, SyntaxError, ValueError, struct.error, *bombs) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} does not decode as {kind} ({reason}): put a whole copy there") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else " ".join(str(error).split())
+        raise ValueError(f"{name} does not decode as {kind} ({reason}): replace it by a complete copy") from error
 
 
 def image_decoder(size: int, channels: int) -> Callable[[bytes], Images]:
-    """From a file in any of FORMATS, whatever its name, to [channels, size, size] uint8."""
+    """Return a function from a file in any of FORMATS, whatever its suffix, to [channels, size, size] uint8."""
 
     def decode(content: bytes) -> Images:
-        from PIL import Image, ImageOps
-
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return squared(image, size, channels)
+            return resize_square(image, size, channels)
 
     return decode
 
 
-def squared(image: "Image", size: int, channels: int) -> Images:
-    """The shorter side resized to `size` (Lanczos), the longer cut off on both ends: [channels, size, size] uint8.
+def resize_square(image: Image.Image, size: int, channels: int) -> Images:
+    """Resize the central square of an image by Lanczos to [channels, size, size] uint8.
 
-    channels: 3 for RGB, 1 for grey (ITU-R 601). What is transparent lies on white, 16 bits become 8.
+    channels: 3 for RGB, 1 for grey (ITU-R 601). Transparent pixels are blended with white; 16 bits become 8.
     """
-    from PIL import Image
-
-    plain = _opaque(image).convert("RGB" if channels == 3 else "L")
+    plain = _flatten(image).convert("RGB" if channels == 3 else "L")
     width, height = plain.size
     side = min(width, height)
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
@@ -113,9 +105,8 @@ def squared(image: "Image", size: int, channels: int) -> Images:
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def _opaque(image: "Image") -> "Image":
-    from PIL import Image
-
+def _flatten(image: Image.Image) -> Image.Image:
+    """Return an opaque image of 8 bits per channel."""
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8 rather than scale
         return Image.fromarray((np.asarray(image, dtype=np.float32).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
     if not image.has_transparency_data:

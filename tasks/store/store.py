@@ -1,17 +1,18 @@
-"""The one store format: a class-sorted Arrow IPC file that memory-maps into an array of images.
+"""Write and open stores: class-sorted Arrow IPC files that memory-map into an array of images.
 
     schema metadata   "metatrain.header": JSON (`Header`), "metatrain.header_sha256": its checksum
     one record batch  column "image": fixed_size_list<uint8>[C*H*W], a class being a contiguous slice of rows
 
-Any Arrow reader can open it. Ours checks version and checksums, maps it, and pickles it by its path.
+Any Arrow reader can open it. `open_store` checks version and checksums, and pickles a store by its path.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _HEADER_SHA256 = b"metatrain.header_sha256"
 
 @dataclass(frozen=True)
 class ClassSlice:
-    """One class: rows start to stop of the store."""
+    """One class: rows start to stop (excluded) of the store."""
 
     name: str
     start: int
@@ -41,7 +42,7 @@ class ClassSlice:
 
 @dataclass(frozen=True)
 class Header:
-    """What a store says of itself. `splittings["characters"]["train"]` lists numbers of classes."""
+    """Metadata of a store. `splittings["characters"]["train"]` lists indices into `classes`."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -52,8 +53,15 @@ class Header:
     preprocessing: str
 
 
+def slice_classes(sizes: Iterable[tuple[str, int]]) -> tuple[ClassSlice, ...]:
+    """Return consecutive slices for classes given as (name, number of images)."""
+    named = list(sizes)
+    stops = list(accumulate(size for _, size in named))
+    return tuple(ClassSlice(name, stop - size, stop) for (name, size), stop in zip(named, stops, strict=True))
+
+
 class DamagedStoreError(ValueError):
-    """A file that is no whole store of this version. Its arguments are the file's path and the reason."""
+    """A file that is not a complete store of this version. Its arguments are the file's path and the reason."""
 
     def __str__(self) -> str:
         path, reason = self.args
@@ -74,17 +82,16 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path,)
 
-    def __repr__(self) -> str:
-        return f"Store({self.path!r})"
-
 
 def write_store(path: Path, header: Header, images: Images) -> None:
-    """Write a store atomically. images: [rows, C, H, W], sorted by class as header.classes says."""
-    assert images.shape[1:] == header.image_shape, "the images have another shape than the header says"
+    """Write a store atomically. images: [rows, C, H, W], sorted by class in the order of header.classes."""
+    assert images.shape[1:] == header.image_shape, "the images have another shape than the header"
     assert not header.classes or header.classes[-1].stop == len(images), "the classes do not cover the images"
     flat = pa.array(np.ascontiguousarray(images).reshape(-1), type=pa.uint8())
     column = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.image_shape)))
-    text = json.dumps({"version": FORMAT_VERSION, "sha256": _sha256(images), **asdict(header)}, sort_keys=True).encode()
+    text = json.dumps(
+        {"version": FORMAT_VERSION, "sha256": _hash_images(images), **asdict(header)}, sort_keys=True
+    ).encode()
     metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
     schema = pa.schema([pa.field("image", column.type, nullable=False)], metadata=metadata)
     try:
@@ -98,9 +105,9 @@ def write_store(path: Path, header: Header, images: Images) -> None:
 
 
 def open_store(path: str | Path) -> Store:
-    """Map a store into memory, its version and checksums verified once per process.
+    """Map a store into memory; check its version and checksums once per process.
 
-    Raises ValueError, with the remedy, for a file that is not there, not whole, or of another version.
+    ValueError: the file is missing, incomplete, or of another version.
     """
     resolved = Path(path).absolute()
     try:
@@ -112,32 +119,32 @@ def open_store(path: str | Path) -> Store:
 
 @lru_cache(maxsize=16)
 def _open(path: str, *_identity: int) -> Store:
-    with _arrow_errors_named(path):
+    with _explain_arrow_errors(path):
         reader = pa.ipc.open_file(pa.memory_map(path))
         metadata = reader.schema.metadata or {}
-    fields = _fields(path, metadata)
+    fields = _read_fields(path, metadata)
     sha256 = fields.pop("sha256")
-    header = _header(fields)
-    with _arrow_errors_named(path):
+    header = _parse_header(fields)
+    with _explain_arrow_errors(path):
         batch = reader.get_batch(0)
         batch.validate(full=True)
         column = batch.column(0)
-    images = _images(path, column, header)
-    if _sha256(images) != sha256:
+    images = _map_images(path, column, header)
+    if _hash_images(images) != sha256:
         raise DamagedStoreError(path, "its images do not match their checksum")
     return Store(path, header, images)
 
 
 @contextmanager
-def _arrow_errors_named(path: str) -> Iterator[None]:
+def _explain_arrow_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-        raise DamagedStoreError(path, f"it is not a whole Arrow file ({str(error).splitlines()[0]})") from error
+        raise DamagedStoreError(path, f"it is not a complete Arrow file ({str(error).splitlines()[0]})") from error
 
 
-def _fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """The header as JSON gives it, once its checksum and version are found right."""
+def _read_fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return the header as JSON values, after checking its checksum and version."""
     text = metadata.get(_HEADER, b"")
     if hashlib.sha256(text).hexdigest().encode() != metadata.get(_HEADER_SHA256):
         raise DamagedStoreError(path, "its header does not match its checksum")
@@ -148,11 +155,11 @@ def _fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     return fields
 
 
-def _images(path: str, column: Any, header: Header) -> Images:
+def _map_images(path: str, column: Any, header: Header) -> Images:
     size = int(np.prod(header.image_shape))
     rows = max((c.stop for c in header.classes), default=0)
     if column.type != pa.list_(pa.uint8(), size) or len(column) != rows or column.offset or column.null_count:
-        raise DamagedStoreError(path, "its images are not laid out as its header says")
+        raise DamagedStoreError(path, "its images do not match its header")
     pixels = column.values
     if len(pixels) != rows * size or pixels.buffers()[1] is None or pixels.buffers()[1].size < rows * size:
         raise DamagedStoreError(path, "some of its images are missing")
@@ -160,7 +167,7 @@ def _images(path: str, column: Any, header: Header) -> Images:
     return flat.reshape(rows, *header.image_shape)
 
 
-def _header(fields: Mapping[str, Any]) -> Header:
+def _parse_header(fields: Mapping[str, Any]) -> Header:
     return Header(
         **{
             **fields,
@@ -174,5 +181,5 @@ def _header(fields: Mapping[str, Any]) -> Header:
     )
 
 
-def _sha256(images: Images) -> str:
+def _hash_images(images: Images) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).reshape(-1).data).hexdigest()

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from metatrain.validation import require, suggest_name
+from metatrain.validation import require
 from metatrain.yaml_config import short
+from tasks.plugins import suggest_name
 from tune.space.distributions import Categorical, Distribution, Value
 from tune.space.search_space import Configuration, Parameter, Space, apply_configuration, matches
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from metatrain.config.load import as_plain, read_config, read_settings
 from metatrain.settings import Config
-from metatrain.validation import require, suggest_name
+from metatrain.validation import require
 from metatrain.yaml_config import flat, load_yaml, overridden, short, written
+from tasks.plugins import suggest_name
 from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
 from tune.searchers.evolution import Evolution

@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metatrain.validation import require, suggest_name
+from metatrain.validation import require
 from metatrain.yaml_config import overridden, short
+from tasks.plugins import suggest_name
 from tasks.random import stream, uniforms
 from tune.space.distributions import DISTRIBUTIONS, Categorical, Distribution, Integer, Value, is_same
 
