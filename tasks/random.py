@@ -72,9 +72,9 @@ def uniforms(seed: int, stream: int, indices: ArrayLike, count: int) -> Reals:
     return bits * 2.0**-53
 
 
-def normals(u: Reals, v: Reals, scale: Reals | float = 1.0) -> tuple[Reals, Reals]:
-    """Turn pairs u, v of uniforms in [0, 1) into pairs of normals of deviation `scale` (Box and Muller 1958)."""
-    radius, angle = scale * np.sqrt(-2 * np.log1p(-u)), 2 * np.pi * v
+def normals(u: Reals, v: Reals) -> tuple[Reals, Reals]:
+    """Turn pairs u, v of uniforms in [0, 1) into pairs of standard normals (Box and Muller 1958)."""
+    radius, angle = np.sqrt(-2 * np.log1p(-u)), 2 * np.pi * v
     return radius * np.cos(angle), radius * np.sin(angle)
 
 

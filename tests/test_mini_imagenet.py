@@ -270,7 +270,7 @@ def test_roots_that_are_no_copy(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fails(tmp_path / "empty", tmp_path, rf"empty holds no images .*{every_form}")
     unsplit = pictures.write(tmp_path / "unsplit", pictures.class_files([f"{number}" for number in range(20)]))
-    fails(unsplit, tmp_path, rf"unsplit does not say which classes are for training: it needs {every_form}")
+    fails(unsplit, tmp_path, rf"unsplit does not say which classes are for training: use {every_form}")
 
 
 def test_a_copy_that_lacks_a_pickle(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ DENIED = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of an account that may
     ("root", "environment", "message"),
     [
         ("s3://none-such/x", {}, "s3://none-such/x: there is no such bucket: create none-such, or fix its name"),
-        ("s3://raw/none", {}, "s3://raw/none does not exist, or holds nothing: set tasks.root to"),
+        ("s3://raw/none", {}, "s3://raw/none does not exist, or is empty: set tasks.root to"),
         ("s3://denied/x", {}, f"s3://denied/x/0.png: access denied (ACCESS_DENIED): {DENIED} read it"),
         (
             "s3://denied/x",
