@@ -1,4 +1,4 @@
-"""How a prediction is judged: cross-entropy for class labels, squared error for regression. Means over examples."""
+"""Compute the loss and metrics of predictions: cross-entropy and accuracy, or squared error. Means over examples."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from metatrain.types import Prediction
 
 
 def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, metrics) of predictions [n, ...] for targets [n, ...]; labels are integers, regression targets are not."""
+    """Return (loss, metrics) of predictions [n, ...]; integer targets are labels, float targets values."""
     if y.is_floating_point():
         error = F.mse_loss(prediction, y)
         return error, {"loss": error, "mse": error}

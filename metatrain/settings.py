@@ -1,6 +1,6 @@
-"""Every key of a configuration, on one page, beside those of the named choices (tasks, model, algorithm).
+"""Define every key of a configuration, except those of the chosen task source, model and algorithm.
 
-Plain frozen dataclasses that check themselves; `metatrain/config/load.py` reads them from YAML.
+Plain frozen dataclasses that validate themselves; `metatrain/config/load.py` reads them from YAML.
 """
 
 import re
@@ -19,7 +19,7 @@ _OWN_PLACE = "give it where the database's own client looks for it, such as ~/.p
 
 @dataclass(frozen=True)
 class Tasks:
-    """What to learn from: a source by name, and how large its episodes are in training and in evaluation."""
+    """The task source and the episode shapes for training and for evaluation."""
 
     source: TaskSource
     train: EpisodeShape = field(default_factory=EpisodeShape)
@@ -30,8 +30,8 @@ class Tasks:
 class EngineSettings:
     """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run.
 
-    compile: compile the inner loop, which takes a minute once. chunk: at most how many tasks vmap takes together.
-    precision: of matrix products and convolutions; tf32 is a GPU's.
+    compile: compile the inner loop, which takes about a minute once. chunk: the most tasks one vmap call takes.
+    precision: of matrix products and convolutions; tf32 needs a GPU.
     """
 
     vectorize: Literal["auto", "vmap", "loop"] = "auto"
@@ -42,14 +42,16 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         require_positive("engine", threads=self.threads, chunk=self.chunk)
-        alone = "engine.chunk: has no effect where tasks are looped over: leave it out, or set engine.vectorize to vmap"
-        require(self.chunk is None or self.vectorize != "loop", alone)
+        no_effect = (
+            "engine.chunk: has no effect where tasks are looped over: leave it out, or set engine.vectorize to vmap"
+        )
+        require(self.chunk is None or self.vectorize != "loop", no_effect)
         require_at_most("engine", 1024, threads=self.threads)
 
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """How one group of meta-parameters is moved. `lr` is the first rate, `final_lr` where a schedule ends."""
+    """Optimiser settings of one group of meta-parameters. A schedule goes from `lr` to `final_lr`."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
@@ -68,10 +70,10 @@ class GroupSettings:
 
 @dataclass(frozen=True)
 class OuterSettings:
-    """The outer loop: how the meta-parameters move, all but those of `groups` by the settings given here.
+    """Settings of the outer loop and of the optimiser of all meta-parameters outside `groups`.
 
-    groups: by the beginning of parameters' names, such as "inner_lr" or "model.head", each with its own optimiser.
-    The schedule is everybody's: it carries each rate from its `lr` to its `final_lr`, or halves it.
+    groups: keyed by a prefix of parameter names, such as "inner_lr" or "model.head", each with its own optimiser.
+    The schedule is shared: it takes each group's rate from its `lr` to its `final_lr`, or halves it.
     """
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -103,13 +105,13 @@ class OuterSettings:
 
     @property
     def default_group(self) -> GroupSettings:
-        """What moves the parameters of no group."""
+        """Return the optimiser settings of the parameters that are in no group."""
         return GroupSettings(self.optimizer, self.lr, self.final_lr, self.momentum, self.weight_decay)
 
 
 @dataclass(frozen=True)
 class WorkerRange:
-    """As many workers as the cluster has room for, up to `max`, while it grows and shrinks; never fewer than `min`."""
+    """An elastic number of workers: as many as the cluster has room for, from `min` to `max`."""
 
     min: int = 1
     max: int = 1
@@ -121,7 +123,7 @@ class WorkerRange:
 
 @dataclass(frozen=True)
 class ExecutorSettings:
-    """Where tasks are computed. `shard_size` tasks travel together, whatever the number of workers.
+    """Where tasks are computed, in shards of `shard_size` tasks that never depend on the number of workers.
 
     workers: a number, or {min, max}.
     timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
@@ -145,20 +147,20 @@ class ExecutorSettings:
 
     @property
     def max_workers(self) -> int:
-        """How many are used at most."""
+        """Return the largest number of workers."""
         return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
     @property
     def min_workers(self) -> int:
-        """How many will do."""
+        """Return the number of workers that the run needs to go on."""
         return self.workers.min if isinstance(self.workers, WorkerRange) else 1
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Held-out tasks. The seed is its own, so that runs are compared on the same tasks.
+    """Evaluation on held-out tasks, drawn by a seed of their own so that runs are compared on the same tasks.
 
-    from_scratch_tasks: on how many of them at most a network is trained from scratch; 0 leaves it out.
+    from_scratch_tasks: the most tasks the from-scratch baseline is trained on; 0 turns it off.
     """
 
     every: int = 500
@@ -183,9 +185,9 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class RunsSettings:
-    """Where run folders are made: on a disk, or in object storage as s3://BUCKET/FOLDER.
+    """Where run folders are created: on a disk, or in object storage as s3://BUCKET/FOLDER.
 
-    heartbeat: seconds between signs of life in object storage; a run without four of them may be taken over.
+    heartbeat: seconds between heartbeats in object storage; a run that missed four may be taken over.
     """
 
     root: str = "runs"
@@ -207,7 +209,7 @@ class RunsSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """How often the state is kept, and how many of the newest (the best by validation is kept beside them)."""
+    """Steps between checkpoints, and how many of the newest are kept (the best by validation is kept too)."""
 
     every: int = 200
     keep: int = 3
@@ -218,7 +220,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow records runs; `uri: null` records to the run folder alone. `every`: metrics of how many-th steps."""
+    """Where MLflow records runs; `uri: null`: the run folder only. `every`: steps between recorded metrics."""
 
     uri: str | None = "sqlite:///mlflow.db"
     experiment: str = "metatrain"
@@ -248,7 +250,7 @@ class PartNames:
 
 @dataclass(frozen=True)
 class Config:
-    """A run, whole: with the parameters' initial values derived from `seed`, everything after follows from it."""
+    """The complete configuration of a run; `seed` determines the initial parameters, so everything follows from it."""
 
     tasks: Tasks
     model: Architecture

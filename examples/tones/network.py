@@ -1,13 +1,13 @@
-"""A network of one's own: any `nn.Module` from a batch of examples [B, 1, L] to features [B, D]."""
+"""Define a custom network: any `nn.Module` from a batch of examples [B, 1, L] to features [B, D]."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Listener(nn.Module):
-    """A bank of filters, their loudness over time, and a perceptron on it: features [B, width].
+    """Map sounds to features [B, width]: a filter bank, the log power of each filter over time, and a perceptron.
 
-    Each sound is heard alone, brought to power 1 by its own, so a prediction depends on no other query.
+    Each sound is scaled to power 1 on its own, so that a prediction depends on no other query.
     """
 
     def __init__(self, filters: int = 48, width: int = 64, kernel: int = 96) -> None:

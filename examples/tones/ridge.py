@@ -1,7 +1,7 @@
-"""An algorithm of one's own: ridge regression, differentiated (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136).
+"""Define a custom algorithm: differentiable ridge regression (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136).
 
-A task is adapted to by solving for a linear classifier on the network's features, in closed form. What is learned over
-tasks is the features, and how strongly to regularise: whatever makes the solution good on the queries.
+Adapting to a task is solving for a linear classifier on the network's features, in closed form. Learned over tasks are
+the features and the strength of regularisation, so that the solution is good on the queries.
 
 N ways, n = N·K support examples, D features.
 """
@@ -25,7 +25,7 @@ LAMBDA, SCALE = "ridge.log_lambda", "ridge.log_scale"
 
 
 class Solution(NamedTuple):
-    """What is adapted: W [D, N]; and the support inputs, whose statistics an inductive normalisation needs."""
+    """The adapted weights W [D, N], and the support inputs whose statistics an inductive normalisation needs."""
 
     weights: Tensor
     support_x: Tensor
@@ -33,11 +33,11 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class Ridge:
-    """W = argmin ‖Z W − Y‖² + λ ‖W‖², logits α f(x) W, with Z = f(support) and Y one-hot (eq. 2 to 5).
+    """Predict logits α f(x) W, W = argmin ‖Z W − Y‖² + λ ‖W‖², Z = f(support) and Y one-hot (eq. 2 to 5).
 
-    `regulariser` and `scale` are where λ and α begin. Both are learned, by their logarithms, which keeps them positive;
-    as parameters "ridge.…" they may have an optimiser of their own, `outer.groups.ridge`. The paper's β, one number
-    that is added to all logits, is left out: the softmax does not see it.
+    `regulariser` and `scale` are the initial λ and α. Both are learned as logarithms, which keeps them positive; as
+    parameters "ridge.…" they can have their own optimiser, `outer.groups.ridge`. The paper's β, one number added to
+    all logits, is omitted: it does not change the softmax.
     """
 
     regulariser: float = 1.0
@@ -53,7 +53,7 @@ class Ridge:
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Solution]:
         z = model.embed(params, support.x, fold(context.noise, 0))
-        # Rows of I, and not F.one_hot, which looks at its values, as nothing may under vmap.
+        # Rows of I, not F.one_hot, which reads its values: vmap does not allow that.
         y = torch.eye(model.spec.ways or 0, dtype=z.dtype, device=z.device)[support.y]
         yield Solution(solve_ridge(z, y, params[LAMBDA].exp()), support.x)
 
@@ -72,7 +72,7 @@ class Ridge:
 
 
 def solve_ridge(z: Tensor, y: Tensor, regulariser: Tensor) -> Tensor:
-    """W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, which is (Zᵀ Z + λ I)⁻¹ Zᵀ Y by Woodbury's identity: n equations instead of D.
+    """Return W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, which is (Zᵀ Z + λ I)⁻¹ Zᵀ Y by Woodbury's identity: n equations instead of D.
 
     z: Z, [n, D]. y: Y, [n, N]. regulariser: λ > 0, a scalar. Returns [D, N].
     """

@@ -1,9 +1,9 @@
-"""Tasks of one's own: tell instruments apart by their timbre, from a few short sounds of each.
+"""Define custom tasks: tell instruments apart by timbre, from a few short sounds of each.
 
-A class is an instrument: how strong each harmonic is. A sound of it differs in pitch, loudness, the phases of its
-harmonics (which the ear hardly hears) and noise, so that two sounds of one instrument look nothing like each other.
+A class is an instrument, defined by the strengths of its harmonics. Its sounds differ in pitch, loudness, the phases of
+the harmonics (which are hardly audible) and noise, so that the waveforms of one instrument look nothing alike.
 
-Everything is drawn as it is asked for, addressed by (seed, split, index); nothing is ever read or kept.
+Everything is generated on demand, addressed by (seed, split, index); nothing is read or stored.
 B tasks, N instruments in each, H harmonics, L samples.
 """
 
@@ -19,7 +19,7 @@ from tasks.random import Reals, sample_without_replacement, stream, uniforms
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
 RATE = 4000
-"""Samples a second."""
+"""Samples per second."""
 SAMPLES = 256
 HARMONICS = 8
 
@@ -28,10 +28,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tones:
-    """The settings under `tasks.` in a configuration; metatrain checks their types, and we their values.
+    """Settings under `tasks.` in a configuration; metatrain checks their types, this class their values.
 
-    instruments: how many each split has. contrast: dB between the strongest and the weakest a harmonic may be.
-    pitch: of the first harmonic, in Hz. noise: its power over the tone's, as a ratio of amplitudes.
+    instruments: the number per split. contrast: range of the strengths of harmonics, in dB.
+    pitch: range of the first harmonic, in Hz. noise: ratio of its amplitude to the tone's.
     """
 
     instruments: int = 1000
@@ -50,17 +50,17 @@ class Tones:
             raise ValueError("contrast, noise: are amounts: set contrast above 0, and noise to 0 or more")
 
     def prepare(self, progress: Progress) -> str:
-        """There is nothing to prepare. Slow work (decoding, say) goes here, and calls progress(done, total)."""
+        """Prepare nothing. Slow work (such as decoding) belongs here, and calls progress(done, total)."""
         return f"tones: {self.instruments:,} instruments each for train, validation and test, played as they are needed"
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "Concerts":
-        """The tasks of one split."""
+        """Return the tasks of one split."""
         return Concerts(self, split, episode, seed)
 
 
 @dataclass(frozen=True)
 class Concerts:
-    """One split's tasks. Its name is part of every address, so that no two splits share an instrument."""
+    """The tasks of one split, whose name is part of every address, so that no two splits share an instrument."""
 
     source: Tones
     split: Split
@@ -77,20 +77,20 @@ class Concerts:
 
     @property
     def spec(self) -> TaskSpec:
-        """A waveform in, a class label out."""
+        """Describe the tasks: a waveform in, a class label out."""
         return TaskSpec("classification", self.episode.ways, (1, SAMPLES), ())
 
     def episodes(self, indices: Sequence[int]) -> Episode:
-        """The tasks at `indices`, stacked: support.x [B, N·K, 1, L] float32, support.y [B, N·K], query likewise.
+        """Return the tasks at `indices`: support.x [B, N·K, 1, L] float32, support.y [B, N·K]; query in the same way.
 
-        All tasks at once, by arrays; and yet each depends on its own index alone, since all randomness is addressed.
+        All tasks are computed together, yet each depends on its own index only, since all randomness is addressed.
         """
         spectra = self.spectra(indices)
         support = self._sounds("support", indices, spectra, self.episode.shots)
         return Episode(support, self._sounds("query", indices, spectra, self.episode.queries))
 
     def spectra(self, indices: Sequence[int]) -> Reals:
-        """Amplitudes of the harmonics of each task's instruments, all different: [B, N, H], of power Σ a²/2 = 1."""
+        """Return the harmonics' amplitudes of each task's distinct instruments [B, N, H], of power Σ a²/2 = 1."""
         ways = self.spec.ways or 0
         drawn = uniforms(self.seed, stream("tones", self.split, "instruments"), indices, ways)
         instruments = sample_without_replacement(drawn, self.source.instruments)
@@ -101,7 +101,7 @@ class Concerts:
         return spectra
 
     def _sounds(self, part: str, indices: Sequence[int], spectra: Reals, each: int) -> Examples:
-        """`each` sounds of every instrument, ordered by class."""
+        """Generate `each` sounds of every instrument, ordered by class."""
         tasks, ways, _ = spectra.shape
         count = ways * each
         address, per_sound = stream("tones", self.split, part), 2 + HARMONICS + SAMPLES
@@ -118,7 +118,7 @@ class Concerts:
 
 
 def synthesize(spectra: Reals, pitch: Reals, phases: Reals) -> Floats:
-    """y(t) = Σ_h a_h sin(2π h f t + φ_h), sampled at RATE: [R, L].
+    """Compute y(t) = Σ_h a_h sin(2π h f t + φ_h), sampled at RATE: [R, L].
 
     spectra: a, [R, H]. pitch: f, [R] in Hz. phases: φ, [R, H] in radians.
     """

@@ -1,4 +1,4 @@
-"""Ways of learning to learn, one file each, close to its equations. Start with `maml.py`."""
+"""Register meta-learning methods by name; one file each, close to its equations. Start with `maml.py`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An inner loop of Adam on minibatches, as one trains a network on a task alone: Reptile's, and of what starts anew."""
+"""Adapt by Adam on minibatches: the inner loop of Reptile and of the from-scratch baseline."""
 
 from typing import NamedTuple
 
@@ -18,18 +18,18 @@ _ORDER = 0x5EED
 
 
 class AdamState(NamedTuple):
-    """The weights φ_t and the running mean v_t of their squared gradients."""
+    """Weights φ_t and the running mean v_t of their squared gradients."""
 
     weights: Params
     squares: Params
 
 
 def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch: int) -> InnerLoop:
-    """Adam with β1 = 0: v_t = β2 v_{t−1} + (1 − β2) g²,  φ_t = φ_{t−1} − α √(1 − β2^t) g / (√v_t + ε).
+    """Build Adam's inner loop, β1 = 0: v_t = β2 v_{t−1} + (1 − β2) g²,  φ_t = φ_{t−1} − α √(1 − β2^t) g / (√v_t + ε).
 
     g is the gradient of the loss on `inner_batch` examples of the support set. This is the second form in Kingma & Ba
-    (2015, §2), and TensorFlow's; its ε keeps a gradient that is nothing but rounding (of a bias before a
-    normalisation, say) from becoming a full step.
+    (2015, §2), and TensorFlow's; its ε keeps a gradient that is pure rounding error (such as that of a bias before a
+    normalisation) from becoming a full step.
     """
 
     def start(params: Params, support: Examples, context: Context) -> AdamState:
@@ -54,17 +54,17 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
 
 
 def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Tensor | None:
-    """Which examples minibatch t holds [inner_batch]; None where it holds all.
+    """Return the indices of the examples in minibatch t [inner_batch]; None for all examples.
 
-    Minibatches follow each other through one shuffle after another, each addressed by the task's key and its number;
-    a task without a key, in evaluation, has shuffles that are the same for all.
+    Minibatches run through one shuffle after another, each hashed from the task's key and the shuffle's number; tasks
+    without a key, in evaluation, all use the same shuffles.
     """
     if inner_batch >= examples:
         return None
     key = torch.where(noise < 0, torch.zeros_like(noise), noise)
-    everyone = positions(examples, noise.device)
+    numbers = positions(examples, noise.device)
     position = t * inner_batch + torch.arange(inner_batch, device=noise.device)
     first = t * inner_batch // examples
-    # A batch is smaller than a shuffle, so that it reaches into two of them at most.
-    shuffles = [torch.argsort(splitmix64(splitmix64(everyone) ^ fold(key, _ORDER + first + later))) for later in (0, 1)]
+    # A batch is smaller than a shuffle, so it spans at most two of them.
+    shuffles = [torch.argsort(splitmix64(splitmix64(numbers) ^ fold(key, _ORDER + first + later))) for later in (0, 1)]
     return torch.cat(shuffles).index_select(0, position - first * examples)

@@ -1,4 +1,4 @@
-"""Almost no inner loop (Raghu et al. 2020): the body's features are reused, and the head alone adapts."""
+"""ANIL, almost no inner loop (Raghu et al. 2020): the body's features are reused and only the head adapts."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from tasks.types import Examples, Tree
 
 
 class HeadOnFeatures(NamedTuple):
-    """The head's fast weights, and the support set as the body sees it [n, D]: once a task, whatever the steps."""
+    """The head's fast weights, and the features of the support set [n, D], computed once per task."""
 
     head: Params
     features: Tensor
@@ -32,7 +32,7 @@ class HeadOnFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class ANIL:
-    """h_{t+1} = h_t − α ∇_h L_S(body, h_t); min over body and h_0 of L_Q(body, h_K), exact through every step."""
+    """Adapt the head: h_{t+1} = h_t − α ∇_h L_S(body, h_t); learn body and h_0 by the exact ∇L_Q(body, h_K)."""
 
     inner_lr: float = 0.1
     inner_steps: int = 5

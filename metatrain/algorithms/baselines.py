@@ -1,4 +1,4 @@
-"""What every result is held against: learners that learned nothing beforehand, as algorithms without parameters."""
+"""Baselines that learn nothing from other tasks, as algorithms without meta-parameters."""
 
 import sys
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tasks.types import Episode, Examples, TaskSpec, Tree
 
 @dataclass(frozen=True)
 class NearestNeighbour:
-    """The class, or the value, of the support example that is nearest in raw pixels (squared Euclidean distance)."""
+    """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance)."""
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return {}
@@ -43,7 +43,7 @@ class NearestNeighbour:
 
 @dataclass(frozen=True)
 class FromScratch:
-    """The run's own network, as initialised, trained on the support set alone by Adam, all of it at each step."""
+    """Train the run's network from its initial weights on the support set only, by full-batch Adam."""
 
     lr: float = 1e-3
     steps: int = 20
@@ -69,4 +69,4 @@ class FromScratch:
 
 
 BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}
-"""Learners without meta-parameters; the untrained network is the run's own algorithm at its initial parameters."""
+"""The baselines by name; the untrained network is the run's own algorithm at its initial parameters instead."""

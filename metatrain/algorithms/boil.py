@@ -1,4 +1,4 @@
-"""Body only update in the inner loop (Oh et al. 2021): the head stands still, and the features come to it."""
+"""BOIL, body only update in the inner loop (Oh et al. 2021): the head is fixed and the features adapt."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from metatrain.validation import require_positive
 
 @dataclass(frozen=True)
 class BOIL:
-    """b_{t+1} = b_t − α ∇_b L_S(b_t, head); min over b_0 and head of L_Q(b_K, head), exact through every step."""
+    """Adapt the body: b_{t+1} = b_t − α ∇_b L_S(b_t, head); learn b_0 and head by the exact ∇L_Q(b_K, head)."""
 
     inner_lr: float = 0.4
     inner_steps: int = 1

@@ -1,4 +1,4 @@
-"""First-order MAML (Finn et al. 2017, §5.2): MAML without the second derivatives, for a fraction of the arithmetic."""
+"""First-order MAML (Finn et al. 2017, §5.2): MAML without second derivatives, for a fraction of the arithmetic."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from metatrain.validation import require_positive
 
 @dataclass(frozen=True)
 class FOMAML:
-    """The meta-gradient of a task is ∇L_Q at the adapted weights, (∂φ_K/∂θ) taken for the identity."""
+    """Use ∇L_Q at the adapted weights φ_K as the meta-gradient of a task, replacing ∂φ_K/∂θ by the identity."""
 
     inner_lr: float = 0.4
     inner_steps: int = 1

@@ -1,6 +1,6 @@
-"""What MAML and its kin share: an inner loop of gradient descent from meta-learned weights.
+"""Adapt by gradient descent from meta-learned weights: the parts that MAML and its variants share.
 
-A method of this family says what its inner loop is (`inner`); the four functions at the end are then its `Algorithm`.
+A method of this family defines its inner loop (`inner`); the functions at the end are the methods of its `Algorithm`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
 class Adapted(NamedTuple):
-    """What an inner loop leads to, and the support inputs whose statistics an inductive normalisation needs."""
+    """The result of an inner loop, and the support inputs whose statistics an inductive normalisation needs."""
 
     fast: Tree
     support_x: Tensor
@@ -33,25 +33,25 @@ QueryLoss = Callable[[Params, Tree, Examples, Examples, Tensor, Context], tuple[
 
 
 class HasInnerLoop(Protocol):
-    """A method that is told apart from its kin by its inner loop."""
+    """A method defined by its inner loop."""
 
     def inner(self, model: Model) -> InnerLoop: ...
 
 
 def is_model_weight(name: str) -> bool:
-    """All the network adapts."""
+    """Return whether a parameter belongs to the network: then it adapts."""
     return name.startswith("model.")
 
 
 def constant_rate(inner_lr: float) -> Rate:
-    """One α for every parameter."""
+    """Return the rate that is α = `inner_lr` for every parameter."""
     return lambda params, name: inner_lr
 
 
 def gradient_descent(
     model: Model, rate: Rate, inner_steps: int, adapts: Callable[[str], bool] = is_model_weight
 ) -> InnerLoop:
-    """φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1); judged by L_Q(φ_K).
+    """Build the inner loop φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1), with the loss L_Q(φ_t).
 
     φ are the parameters whose names `adapts` accepts; the others stay at their θ.
     """
@@ -70,12 +70,12 @@ def gradient_descent(
 
 
 def query_loss(model: Model, inner_steps: int, weights: Callable[[Tree], Params]) -> QueryLoss:
-    """L_Q(φ_t) and its metrics, `weights` being the parameters within what adapts."""
+    """Return the function for L_Q(φ_t) and its metrics; `weights` selects the parameters within the fast weights."""
 
     def loss(
         params: Params, fast: Tree, support: Examples, query: Examples, t: Tensor, context: Context
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        # Inner steps fold 0 … K − 1 into the task's key; the query's own draw comes after them all.
+        # Inner steps fold 0 … K − 1 into the task's key; the query loss uses K and above.
         noise = fold(context.noise, inner_steps + t)
         return task_loss(model.predict(params | weights(fast), query.x, noise, reference=support.x), query.y)
 
@@ -83,7 +83,7 @@ def query_loss(model: Model, inner_steps: int, weights: Callable[[Tree], Params]
 
 
 def first_order(inner: InnerLoop) -> InnerLoop:
-    """The same loop, whose step is taken to have the identity for its Jacobian: second derivatives are left out."""
+    """Return the same loop with the Jacobian of its step replaced by the identity: without second derivatives."""
 
     def identity(
         params: Params, fast: Tree, support: Examples, t: Tensor, context: Context, adjoint: Tree
@@ -94,12 +94,12 @@ def first_order(inner: InnerLoop) -> InnerLoop:
 
 
 def init_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
-    """θ: the network as initialised, its head included."""
+    """Return θ: the network's initial parameters, head included."""
     return model.initial()
 
 
 def init_weights_with_head(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:
-    """θ, for methods that treat head and body apart. ValueError for a model that has no head."""
+    """Return θ, for methods that treat head and body differently. ValueError: the model has no head."""
     name = type(self).__name__.lower()
     none = f"algorithm.name: {name} tells head and body apart, and this model has no head"
     require(model.head is not None, f"{none}: name it by model.head, or set maml")
@@ -107,7 +107,7 @@ def init_weights_with_head(self: HasInnerLoop, model: Model, spec: TaskSpec, see
 
 
 def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
-    """The fast weights after 0, 1, … inner steps."""
+    """Yield the fast weights after 0, 1, … inner steps."""
     inner = self.inner(model)
     fast = inner.start(params, support, context)
     yield Adapted(fast, support.x)
@@ -119,12 +119,12 @@ def descend(self: HasInnerLoop, model: Model, params: Params, support: Examples,
 def predict_adapted(
     self: HasInnerLoop, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context
 ) -> Prediction:
-    """Predictions of the fast weights for `x` [n, *x]."""
+    """Return the predictions of the fast weights for `x` [n, *x]."""
     return model.predict(params | adapted.fast, x, context.noise, reference=adapted.support_x)
 
 
 def unrolled_meta_gradient(
     self: HasInnerLoop, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> MetaGradient:
-    """The query loss differentiated through every inner step."""
+    """Differentiate the query loss through every inner step."""
     return unrolled_gradient(self.inner(model), params, tasks, context, engine)

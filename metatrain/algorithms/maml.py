@@ -1,4 +1,4 @@
-"""Model-agnostic meta-learning (Finn, Abbeel & Levine 2017): learn the weights from which one step goes far."""
+"""Model-agnostic meta-learning (Finn, Abbeel & Levine 2017): learn initial weights that adapt in a few steps."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from metatrain.validation import require_positive
 
 @dataclass(frozen=True)
 class MAML:
-    """min_θ Σ_T L_Q(φ_K(θ)), the gradient taken through all K inner steps: exact second order.
+    """Minimise Σ_T L_Q(φ_K(θ)) over θ by its exact gradient through all K inner steps (second order).
 
     `inner_lr` is α for a support loss that is a mean over examples.
     """

@@ -1,4 +1,4 @@
-"""Meta-SGD (Li et al. 2017): not only where to start is learned, but how far, and which way, each weight is to move."""
+"""Meta-SGD (Li et al. 2017): learn an inner learning rate for each weight beside the initial weights."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,10 @@ RATE = "inner_lr."
 
 @dataclass(frozen=True)
 class MetaSGD:
-    """φ = θ − α ∘ ∇L_S(θ), α of θ's shape; min over θ and α of L_Q(φ) (eq. 2 and 3), exact.
+    """Adapt by φ = θ − α ∘ ∇L_S(θ), α of θ's shape; minimise L_Q(φ) over θ and α (eq. 2 and 3) by its exact gradient.
 
-    `inner_lr` is where every α begins. They are parameters "inner_lr.…", so `outer.groups.inner_lr` moves them.
+    `inner_lr` is the initial value of every α. They are parameters "inner_lr.…"; `outer.groups.inner_lr` sets their
+    optimiser.
     """
 
     inner_lr: float = 0.1

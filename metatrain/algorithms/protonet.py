@@ -1,4 +1,4 @@
-"""Prototypical networks (Snell, Swersky & Zemel 2017): a class is the mean of its embedded examples."""
+"""Prototypical networks (Snell, Swersky & Zemel 2017): classify by the nearest class mean of embeddings."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Prototypes(NamedTuple):
 
 @dataclass(frozen=True)
 class ProtoNet:
-    """p(y = n | x) ∝ exp(−‖f(x) − c_n‖²), c_n the mean of f over the support of class n (eq. 1 and 2)."""
+    """Predict p(y = n | x) ∝ exp(−‖f(x) − c_n‖²), c_n the mean of f over the support of class n (eq. 1 and 2)."""
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         require(spec.ways is not None, "algorithm.name: protonet needs classes, and these tasks have none: set maml")
@@ -52,5 +52,5 @@ class ProtoNet:
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """‖a_i − b_j‖² of [n, D] and [m, D]: [n, m], by |a|² − 2ab + |b|², whose gradient needs no [n, m, D]."""
+    """Return ‖a_i − b_j‖² of [n, D] and [m, D] as [n, m], by |a|² − 2ab + |b|², whose gradient needs no [n, m, D]."""
     return (a * a).sum(1)[:, None] - 2 * a @ b.T + (b * b).sum(1)[None, :]

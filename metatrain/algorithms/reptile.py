@@ -1,4 +1,4 @@
-"""Reptile (Nichol, Achiam & Schulman 2018): train on a task as anybody would, and move towards where that led."""
+"""Reptile (Nichol, Achiam & Schulman 2018): train on a task, then move towards the trained weights."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from tasks.types import Episode, Tree
 
 @dataclass(frozen=True)
 class Reptile:
-    """θ ← θ + ε (φ_K − θ), φ_K after K steps of Adam (β1 = 0) on minibatches of the support set (algorithm 2).
+    """Update θ ← θ + ε (φ_K − θ), φ_K after K steps of Adam (β1 = 0) on minibatches of the support set (algorithm 2).
 
-    The gradient handed to the outer loop is θ − φ_K, so that ε is the rate of `outer.optimizer: sgd`. The query set
-    serves to be judged on alone. Adam begins afresh with every task; the authors' code carries its moments along.
+    The gradient given to the outer loop is θ − φ_K, so that ε is the rate of `outer.optimizer: sgd`. The query set is
+    used for metrics only. Adam restarts with every task; the authors' code keeps its moments across tasks.
     """
 
     inner_lr: float = 1e-3

@@ -1,4 +1,7 @@
-"""Where one task becomes many. Reading order: `lifting.py`, `gradients.py`, `compilation.py`, `choices.py`."""
+"""Lift per-task functions to batches and differentiate through inner loops.
+
+Reading order: `vectorize.py`, `gradients.py`, `compilation.py`, `auto.py`.
+"""
 
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
 from metatrain.engine.compilation import NotCompilable

@@ -1,4 +1,4 @@
-"""What `auto` means: decided once, on the driver, from the configuration and the kind of device, never from timing."""
+"""Resolve `auto` settings of the engine, from the configuration and the kind of device, never from timing."""
 
 import shutil
 from typing import Literal
@@ -8,16 +8,16 @@ import torch
 AutoOnOff = Literal["auto", "on", "off"]
 
 _MIN_TASKS_TO_COMPILE = 20_000
-"""Tasks from which on compiling has paid for itself: a minute at most, against milliseconds a task."""
+"""The number of tasks from which compiling pays off: it takes up to a minute and saves milliseconds per task."""
 
 
 def resolve_vectorize(
     setting: Literal["auto", "vmap", "loop"], convolves: bool, device: torch.device
 ) -> Literal["vmap", "loop"]:
-    """`auto`, resolved from shapes and device kind alone.
+    """Resolve `engine.vectorize`: "loop" for convolutions on a CPU, else "vmap".
 
-    Under vmap a convolution whose weights differ by task becomes a grouped one, which CPUs do ten times slower than
-    one after another; everything else gains from a batch.
+    Under vmap a convolution with per-task weights becomes a grouped convolution, which on CPUs is ten times slower
+    than a loop over tasks; everything else gains from batching.
     """
     if setting != "auto":
         return setting
@@ -27,11 +27,11 @@ def resolve_vectorize(
 def resolve_compile(
     setting: AutoOnOff, adapts: bool, builtin: bool, tasks: int, device: torch.device
 ) -> Literal["on", "off"]:
-    """`auto`, resolved: on where an inner loop is computed for at least as many tasks as earn the time to compile it.
+    """Resolve `engine.compile`: on if an inner loop runs for enough tasks to repay the time to compile it.
 
-    adapts: the algorithm has an inner loop; without one, a network's forward and backward pass gain little.
-    builtin: no part of the run is the user's own, which may branch on values.
-    tasks: how many the whole run computes.
+    adapts: the algorithm has an inner loop; without one, the forward and backward passes gain little.
+    builtin: the run has no user code, which might branch on values.
+    tasks: the number of tasks that the whole run computes.
     """
     if setting != "auto":
         return setting
@@ -40,7 +40,7 @@ def resolve_compile(
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether this machine has what compiling for `device` takes: a C++ compiler, or triton for a GPU."""
+    """Return whether this machine can compile for `device`: with a C++ compiler, or triton for a GPU."""
     if device.type == "cuda":
         from importlib.util import find_spec
 

@@ -1,7 +1,7 @@
-"""Stages, compiled: each traced once to the operations of its forward and backward passes, then handed to inductor.
+"""Compile stages: trace each once to the operations of its forward and backward passes, then call inductor.
 
-`make_fx` looks through vmap, grad and vjp, so that what `torch.compile` is given is a flat list of operations: it
-fuses them and cannot break the graph. Compiled code is kept on disk, where later runs and other workers find it.
+`make_fx` traces through vmap, grad and vjp, so that `torch.compile` gets a flat list of operations that it can fuse
+without graph breaks. Compiled code is cached on disk, where later runs and other workers find it.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ Stage = Callable[..., Tree]
 Stages = TypeVar("Stages", bound=tuple[Stage, ...])
 
 _MAX_CACHED = 64
-"""Compiled sets of stages that a process keeps: a run needs one, or two where its last shard is smaller."""
+"""Compiled sets of stages that a process keeps: a run needs one, or two if its last shard is smaller."""
 _compiled: dict[Any, Any] = {}
 
 
@@ -38,9 +38,9 @@ class NotCompilable(ValueError):
 def compile_stages(
     stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree, precision: str
 ) -> Stages:
-    """`stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
+    """Return `stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
 
-    Equal stages (the same functions, closed over equal values), shapes and precisions are compiled once a process.
+    Equal stages (the same functions, closed over equal values), shapes and precisions are compiled once per process.
     """
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
     key = tuple(map(cache_key, stages)), lift, shapes, precision, torch.get_num_threads()
@@ -55,7 +55,7 @@ def compile_stages(
 
 
 def cache_key(value: Any) -> Any:
-    """A key that is equal for functions of the same code closed over equal values, however often they are made."""
+    """Return a key that is equal for functions of the same code closed over equal values."""
     if isinstance(value, functools.partial):
         return cache_key(value.func), tuple(map(cache_key, value.args)), tuple(sorted(value.keywords.items()))
     if isinstance(value, types.MethodType):
@@ -77,7 +77,7 @@ def _name(stage: Stage) -> str:
 
 
 class _Compiled:
-    """One stage. Traced and compiled by its first call, whose shapes all later ones share."""
+    """Trace and compile one stage at its first call; all later calls have the same shapes."""
 
     def __init__(self, function: Stage, name: str) -> None:
         self._function, self._name = function, name
@@ -95,12 +95,12 @@ class _Compiled:
     def _compile(self, leaves: list[Tensor], layout: TreeSpec) -> None:
         def flat(*given: Tensor) -> list[Tensor]:
             found, self._result = tree_flatten(self._function(*tree_unflatten(list(given), layout)))
-            # One layout, whatever the kernels prefer, so that what a stage gives fits what the next one was traced on.
+            # The next stage was traced on contiguous inputs, whatever layout the kernels prefer.
             return [leaf.contiguous() for leaf in found]
 
         folder = _code_folder()
         with _explain_failure(self._name):
-            # Clones: the same tensor handed in twice would be traced as one input.
+            # Clones: a tensor passed twice would be traced as one input.
             graph = make_fx(flat)(*(leaf.clone() for leaf in leaves))
             self._used = _drop_unused_inputs(graph)
             program = torch.compile(graph, fullgraph=True, dynamic=False, options=_options(leaves[0].device))
@@ -110,7 +110,7 @@ class _Compiled:
 
 
 def _drop_unused_inputs(graph: fx.GraphModule) -> list[int]:
-    """Takes the inputs that nothing reads out of `graph`; the numbers of those that stay. Each would cost a guard."""
+    """Remove unused inputs from `graph`, since each costs a guard; return the numbers of the inputs that stay."""
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     graph.graph.eliminate_dead_code()
     used = [number for number, node in enumerate(inputs) if node.users]
@@ -122,15 +122,15 @@ def _drop_unused_inputs(graph: fx.GraphModule) -> list[int]:
 
 
 def _options(device: torch.device) -> dict[str, Any]:
-    """What inductor is told: part of the key under which it keeps its code, hence the number of threads."""
+    """Return inductor's options, which are part of its cache key: hence the number of threads."""
     if device.type != "cpu":
         return {}
-    # Reordering a convolution's memory pays for large batches alone; here it costs a third.
+    # Reordering a convolution's memory only pays for large batches; here it costs a third.
     return {"layout_optimization": False, "cpp.threads": torch.get_num_threads()}
 
 
 def _code_folder() -> Path:
-    """Where compiled code is kept: in the cache of this machine, unless TORCHINDUCTOR_CACHE_DIR says otherwise."""
+    """Create and return the folder of compiled code: TORCHINDUCTOR_CACHE_DIR, or the cache of this machine."""
     folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root(None) / "compiled")))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -147,7 +147,7 @@ def _explain_failure(name: str) -> Iterator[None]:
 
 @contextmanager
 def _compile_lock(folder: Path) -> Iterator[None]:
-    """Within it this process alone compiles, of all on this machine; the others find what it made."""
+    """Let one process of this machine compile at a time; the others then find its code in the cache."""
     with (folder / "compiling.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

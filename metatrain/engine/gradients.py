@@ -1,8 +1,8 @@
-"""Exact gradients through inner loops, one step at a time.
+"""Compute exact meta-gradients through inner loops, one step at a time.
 
-The gradient through K inner steps keeps fast weights, not the graph: the reverse pass goes back one step at a time
-and computes that step alone anew, so memory grows by parameters, whatever the network is. Very long loops keep every
-√K-th set and compute those between anew as well.
+The gradient through K inner steps keeps fast weights, not the graph: the reverse pass recomputes one step at a time,
+so memory per inner step grows by the size of the parameters, not of the activations. Loops of 100 steps or more keep
+every √K-th set of fast weights and recompute those between.
 """
 
 import math
@@ -23,18 +23,18 @@ TaskLoss = Callable[[Params, Any, Context], tuple[Tensor, dict[str, Tensor]]]
 """(params, task, context) -> (loss, metrics) of one task."""
 
 _LONG = 100
-"""Inner steps from which on fast weights are kept every √K steps: below it, what they take is little."""
+"""The number of inner steps from which fast weights are kept every √K steps only: fewer take little memory."""
 
 
 class _UnrolledStages(NamedTuple):
-    """The stages of a reverse pass, g being the gradient gathered so far and λ the adjoint of the fast weights."""
+    """Stages of a reverse pass, with g the gradient accumulated so far and λ the adjoint of the fast weights."""
 
     start: Callable[..., Tree]
     """(θ, t, context, support) -> φ_0"""
     step: Callable[..., Tree]
     """(θ, t, context, φ_t, support) -> φ_{t+1}"""
     last_step: Callable[..., tuple[Params, Tree, dict[str, Tensor]]]
-    """(θ, t, context, φ_t, task) -> (g, λ, metrics), t being the last step: forward through it, and back."""
+    """(θ, t, context, φ_t, task) -> (g, λ, metrics): forward and backward through the last step t."""
     backward_step: Callable[..., tuple[Params, Tree]]
     """(θ, t, context, φ_t, task, g, λ) -> (g, λ)"""
     finish: Callable[..., MetaGradient]
@@ -44,7 +44,7 @@ class _UnrolledStages(NamedTuple):
 def unrolled_gradient(
     inner: InnerLoop, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> MetaGradient:
-    """Σ_tasks ∇_θ Σ_t w_t L_Q(φ_t(θ)), with φ_0 = start(θ), φ_{t+1} = step(θ, φ_t): exact, through every step."""
+    """Compute Σ_tasks ∇_θ Σ_t w_t L_Q(φ_t(θ)) exactly, with φ_0 = start(θ) and φ_{t+1} = step(θ, φ_t)."""
     if inner.length < 1:
         raise ValueError(f"InnerLoop.length: {inner.length} steps lead nowhere: set 1 or more")
     stages = _UnrolledStages(
@@ -58,7 +58,7 @@ def unrolled_gradient(
 
 
 def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine) -> MetaGradient:
-    """Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
+    """Compute Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
     stages = (partial(_gradient_of_loss, task_loss),)
     return engine.sum(stages, _run_single_stage, params, tasks, context)  # type: ignore[no-any-return]
 
@@ -78,7 +78,7 @@ def displacement(
     context: Context,
     engine: Engine,
 ) -> MetaGradient:
-    """Σ_tasks θ − φ_K(θ): the way back from where the inner loop led, `weights` being the parameters within φ."""
+    """Compute Σ_tasks θ − φ_K(θ) (Reptile); `weights` selects the parameters within φ."""
     stages = _DisplacementStages(partial(_start, inner), partial(_step, inner), partial(_displacement, inner, weights))
     return engine.sum(stages, partial(_run_forward, inner.length), params, tasks, context)  # type: ignore[no-any-return]
 
@@ -86,7 +86,7 @@ def displacement(
 def _reverse_pass(
     length: int, stages: _UnrolledStages, params: Params, task: Episode, context: Context
 ) -> MetaGradient:
-    """Reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, θ gathering its part on the way."""
+    """Run reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, accumulating the part of θ in g."""
     at = _step_numbers(length, params)
     every = 1 if length < _LONG else math.isqrt(length - 1) + 1
     fast = stages.start(params, at[0], context, task.support)
@@ -123,7 +123,7 @@ def _run_single_stage(
 
 
 def _step_numbers(length: int, params: Params) -> list[Tensor]:
-    """0, 1, … as tensors, so that a compiled step serves for each of them."""
+    """Return 0, 1, … as int64 scalar tensors, so that one compiled step serves for all of them."""
     return [torch.full((), t, dtype=torch.int64, device=device_of(params)) for t in range(length)]
 
 
@@ -138,7 +138,7 @@ def _step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: T
 def _last_step(
     inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode
 ) -> tuple[Params, Tree, dict[str, Tensor]]:
-    """The last step is the first to be transposed: its graph is kept between, and is the only one there is."""
+    """Run the last step and transpose it at once: this keeps the graph of one step, and of no other."""
     after, pull = _step_and_transpose(inner, params, fast, task.support, t, context)
     grads, adjoint, metrics = _loss_gradients(inner, params, after, task, t + 1, context)
     weights = _loss_weights(inner, context)
@@ -213,7 +213,7 @@ def _add_loss_at(
     grads: Params,
     adjoint: Tree,
 ) -> tuple[Params, Tree]:
-    """g and λ with what the loss after t steps adds to them, where it counts."""
+    """Return g and λ plus the gradient of the loss after t steps, weighted, if losses before the last count."""
     weights = _loss_weights(inner, context)
     if weights is None:
         return grads, adjoint
@@ -225,7 +225,7 @@ def _add_loss_at(
 def _loss_gradients(
     inner: InnerLoop, params: Params, fast: Tree, task: Episode, t: Tensor, context: Context
 ) -> tuple[Params, Tree, dict[str, Tensor]]:
-    """(∂L/∂θ, ∂L/∂φ, metrics) of the query loss after t steps."""
+    """Return (∂L/∂θ, ∂L/∂φ, metrics) of the query loss after t steps."""
 
     def loss(params: Params, fast: Tree) -> tuple[Tensor, dict[str, Tensor]]:
         return inner.loss(params, fast, task.support, task.query, t, context)
@@ -237,7 +237,7 @@ def _loss_gradients(
 def _step_and_transpose(
     inner: InnerLoop, params: Params, fast: Tree, support: Examples, t: Tensor, context: Context
 ) -> tuple[Tree, Callable[[Tree], tuple[Params, Tree]]]:
-    """φ_{t+1}, and the function from λ to ((∂step_t/∂θ)ᵀ λ, (∂step_t/∂φ)ᵀ λ)."""
+    """Return φ_{t+1} and the function from λ to ((∂step_t/∂θ)ᵀ λ, (∂step_t/∂φ)ᵀ λ)."""
     if inner.transpose is not None:
         after = inner.step(params, fast, support, t, context)
         return after, partial(inner.transpose, params, fast, support, t, context)

@@ -1,4 +1,4 @@
-"""How exactly matrix products and convolutions are computed. Parameters, gradients and their sums stay float32."""
+"""Set the precision of matrix products and convolutions. Parameters, gradients and their sums stay float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""float32; tf32: products of a GPU rounded to 10 bits of mantissa; bfloat16: to 7, activations too (torch.autocast)."""
+"""tf32: GPU products rounded to 10 bits of mantissa; bfloat16: to 7 bits, activations included (torch.autocast)."""
 
 
 @contextmanager
 def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it products on `device` are computed in `precision`; float64 is left alone."""
+    """Compute products on `device` in `precision` within this context; float64 is not affected."""
     if precision == "bfloat16":
-        # Its cache holds casts of tensors that a transform has wrapped, beyond the life of the transform.
+        # The autocast cache would keep casts of a transform's wrapped tensors after the transform has ended.
         with torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False):
             yield
         return

@@ -1,9 +1,9 @@
-"""Lifting functions of one task over many: looped over, or by `torch.func.vmap`; as they stand, or compiled.
+"""Lift functions of one task to a batch of tasks: by a loop or `torch.func.vmap`, eager or compiled.
 
-Algorithms are written for one task. Here, and only here, they meet batches. Results are sums in index order.
+Algorithms are written for one task; only this module applies them to batches. Results are sums in index order.
 
-A computation that is to be compiled comes in *stages*: a NamedTuple of functions (an inner step, its transpose, ...)
-and a `run` that calls them, in Python, as often as it likes. Each stage is compiled once, so that compiling a
+A computation that can be compiled is given as *stages*, a NamedTuple of functions (an inner step, its transpose, ...),
+and a Python function `run` that calls them any number of times. Each stage is compiled once, so that compiling a
 thousand inner steps takes no longer than compiling one. Every stage is called as
 
     stage(params, t, context, *others)     params and the inner step t are the same for all tasks, the rest is a task's
@@ -27,10 +27,10 @@ from tasks.types import Tree
 
 @dataclass(frozen=True)
 class Engine:
-    """How functions of one task are lifted: `vmap` over `chunk` tasks at a time (None: all), or a `loop` over them.
+    """Apply functions of one task to many: `vmap` over `chunk` tasks at a time (None: all), or a `loop` over them.
 
-    With `compile`, what comes in stages is compiled: the same sums, by other kernels. `precision` is that of matrix
-    products and convolutions; parameters and gradients are kept as they are.
+    With `compile`, stages are compiled: the same sums, by other kernels. `precision` is that of matrix products and
+    convolutions; parameters and gradients keep theirs.
     """
 
     vectorize: Literal["vmap", "loop"] = "loop"
@@ -38,10 +38,10 @@ class Engine:
     chunk: int | None = None
     precision: Precision = "float32"
 
-    # Under no_grad the outermost transform builds no graph of its own; those within set up what they need.
+    # Under no_grad the outermost transform builds no graph; the transforms inside build what they need.
     @torch.no_grad()
     def map(self, function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
-        """`function(params, task, context)` of every task, stacked: [B, ...]."""
+        """Return `function(params, task, context)` of every task, stacked: [B, ...]."""
         with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
                 parts = [_apply_vmap(function, params, *chunk) for chunk in self._chunks(tasks, context)]
@@ -51,8 +51,8 @@ class Engine:
 
     @torch.no_grad()
     def sum(self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
-        """The sum of `run(stages, params, task, context)` over all tasks, in index order."""
-        if self.compile:  # for one layout of memory
+        """Sum `run(stages, params, task, context)` over all tasks, in index order."""
+        if self.compile:  # compiled code expects one memory layout
             tasks = tree_map(torch.Tensor.contiguous, tasks)
         with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
@@ -90,7 +90,7 @@ def _keep_stage(stage: Stage) -> Stage:
 
 
 def _vmap_stage(stage: Stage) -> Stage:
-    """`stage` over a leading dimension of tasks."""
+    """Return `stage` over a leading dimension of tasks."""
 
     def of_many(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
         dims = (None, None, Context(None, 0), *(0 for _ in others))  # type: ignore[arg-type]
@@ -108,12 +108,12 @@ def _add_in_order(results: Iterator[Tree]) -> Tree:
 
 
 def _iterate_tasks(tasks: Tree, context: Context) -> Iterator[tuple[Tree, Context]]:
-    """The tasks of a batch one by one, each with its own noise key."""
+    """Yield the tasks of a batch one by one, each with its own noise key."""
     for j in range(len(context.noise)):
         yield tree_map(lambda leaf, j=j: leaf[j], tasks), Context(context.step, context.noise[j])
 
 
 def device_of(tree: Tree) -> torch.device:
-    """Where the tensors of `tree` are."""
+    """Return the device of the first tensor of `tree`."""
     found: torch.device = tree_leaves(tree)[0].device
     return found

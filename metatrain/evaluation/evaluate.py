@@ -1,4 +1,4 @@
-"""Judging on held-out tasks: a mean over tasks, its 95 % interval, and the score after each inner step."""
+"""Score learners on held-out tasks: the mean over tasks, its 95 % interval, and the score after each inner step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +15,12 @@ from metatrain.types import Context, Executor, Params, Scores, Shard, ShardReque
 from tasks.types import Episode, Split, Tree
 
 INNER_STEP = "inner_step"
-"""Beside the scores of each task: after how many inner steps each was taken."""
+"""The key, among a task's scores, of the number of inner steps before each score."""
 
 
 @dataclass(frozen=True)
 class InnerStepCurve:
-    """The score after each of `steps` inner steps: mean over tasks and half the width of its 95 % interval."""
+    """The score after each number of inner steps: mean over tasks and half the width of its 95 % interval."""
 
     steps: list[int]
     mean: list[float]
@@ -29,7 +29,7 @@ class InnerStepCurve:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """mean ± 1.96 s/√n over `tasks` held-out tasks, after the last inner step; `curve` tells the ones before."""
+    """Mean ± 1.96 s/√n over `tasks` held-out tasks after the last inner step; `curve` holds the earlier steps."""
 
     learner: str
     split: Split
@@ -42,14 +42,14 @@ class Evaluation:
     curve: InnerStepCurve
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values; the score stands under its own name too: {"score": "accuracy", "accuracy": 0.98}."""
+        """Return plain values, the score under its own name: {"score": "accuracy", "accuracy": 0.98, …}."""
         plain = asdict(self)
         plain[plain["score"]] = plain.pop("value")
         return plain
 
 
 def make_shards(first: int, count: int, shard_size: int) -> list[Shard]:
-    """`count` task indices from `first` on, in shards of a size that depends on nothing else."""
+    """Split `count` task indices from `first` on into shards of `shard_size`, the last one smaller if need be."""
     starts = range(first, first + count, shard_size)
     return [
         Shard(number, tuple(range(start, min(start + shard_size, first + count))))
@@ -60,7 +60,7 @@ def make_shards(first: int, count: int, shard_size: int) -> list[Shard]:
 def score_tasks(
     algorithm: Algorithm, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> Scores:
-    """Query scores of every task after the inner steps that `select_scored_steps` picks: name -> [tasks, points]."""
+    """Score every task's queries after the inner steps of `select_scored_steps`: name -> [tasks, points]."""
 
     def one(params: Params, task: Episode, context: Context) -> dict[str, Tensor]:
         points = []
@@ -74,7 +74,7 @@ def score_tasks(
 
 
 def select_scored_steps(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
-    """The states after 0 to 5, 10, 20, 50, 100, … inner steps and the last: predictions cost more than a step does."""
+    """Yield the states after 0 to 5, 10, 20, 50, 100, … inner steps and the last: predicting costs more than a step."""
     t, state = -1, None
     for t, state in enumerate(trajectory):
         if is_scored_step(t):
@@ -84,14 +84,14 @@ def select_scored_steps(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]
 
 
 def is_scored_step(t: int) -> bool:
-    """Up to five, then 1, 2 and 5 times the powers of ten."""
+    """Return whether t is at most 5, or 1, 2 or 5 times a power of ten."""
     return t <= 5 or str(t).rstrip("0") in ("1", "2", "5")
 
 
 def evaluate(
     executor: Executor, request: ShardRequest, params: Params, tasks: int, shard_size: int, transductive: bool
 ) -> Evaluation:
-    """Scores of tasks 0, 1, … of a split, over all workers, gathered in task order."""
+    """Score tasks 0, 1, … of a split on all workers, and average in task order."""
     gathered = list(executor.map(request, params, make_shards(0, tasks, shard_size)))
     scores = {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
     name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
@@ -111,12 +111,12 @@ def evaluate(
 
 
 def mean_and_ci95(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over tasks and 1.96 s/√n, s the sample standard deviation. scores: [n, ...], n at least 2."""
+    """Return the mean over tasks and 1.96 s/√n, s the sample standard deviation. scores: [n, ...], n at least 2."""
     return scores.mean(0), 1.96 * scores.std(0) / len(scores) ** 0.5
 
 
 def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
-    """The results as a person reads them, one line a learner."""
+    """Yield the results for people, one line per learner."""
     width = max((len(evaluation.learner) for evaluation in evaluations), default=0)
     for e in evaluations:
         number = (

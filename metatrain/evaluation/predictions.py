@@ -1,4 +1,4 @@
-"""One task shown whole: what the learner was given, what it was asked, what it said after each inner step."""
+"""Predict the queries of one task after each inner step, for figures and examples."""
 
 from typing import NamedTuple
 
@@ -22,14 +22,14 @@ class TaskPredictions(NamedTuple):
 
     @property
     def classes(self) -> Tensor:
-        """What each query is taken for in the end: labels [n]."""
+        """Return the class predicted for each query after the last inner step [n]."""
         return self.predictions[-1].argmax(1)
 
 
 def predict_task(
     algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context
 ) -> TaskPredictions:
-    """`task` as the learner at `params` meets it: adapted on its support set, asked its queries all at once."""
+    """Adapt to the support set of `task` and predict all its queries together, after each inner step."""
     with torch.no_grad():
         by_step = [
             algorithm.predict(model, params, adapted, task.query.x, context)

@@ -1,4 +1,4 @@
-"""Networks, made pure: `Model` applies an `nn.Module` to parameters that are handed in.
+"""Networks as pure functions: `Model` applies an `nn.Module` to parameters given as an argument.
 
 Reading order: `protocol.py`, `model.py`, `architectures.py`, `normalization.py`, `dropout.py`; then the larger
 networks, `resnet12.py` and `torchvision_classifiers.py`.

@@ -1,4 +1,4 @@
-"""The embedding networks by name: settings that build an `nn.Module` from [B, *x] to [B, D]."""
+"""Register embedding networks by name: settings that build an `nn.Module` from [B, *x] to [B, D]."""
 
 import reprlib
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from tasks.types import TaskSpec
 
 @dataclass(frozen=True)
 class MLP:
-    """Fully connected: `depth` layers of `width` with ReLU. The regression network of MAML is 2 × 40."""
+    """A fully connected network: `depth` layers of `width` with ReLU. MAML's regression network is 2 × 40."""
 
     width: int = 40
     depth: int = 2
@@ -43,9 +43,9 @@ class MLP:
 
 @dataclass(frozen=True)
 class Conv4:
-    """Four blocks of 3×3 convolution, normalisation, ReLU and a halving (Vinyals et al. 2016).
+    """Four blocks of 3×3 convolution, normalisation, ReLU and downsampling by 2 (Vinyals et al. 2016).
 
-    `downsample` halves by 2×2 max-pooling, the result flattened, or by the stride of the convolution, the result
+    `downsample`: "pool" is 2×2 max-pooling, the result flattened; "stride" is a strided convolution, the result
     averaged over positions (Finn et al. 2017, for Omniglot). On 28×28 images both embed in `width` dimensions.
     """
 
@@ -85,9 +85,9 @@ class Conv4:
 
 @dataclass(frozen=True)
 class Custom:
-    """A module of the user's own: `target` is "package.module:Name", called with `arguments`.
+    """A user's own module: `target` is "package.module:Name", called with `arguments`.
 
-    head: "added" puts a linear head on its outputs; "none" takes them for the predictions; else its own head's name.
+    head: "added" puts a linear head on its outputs; "none" uses them as predictions; else the name of its own head.
     """
 
     target: str

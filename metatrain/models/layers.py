@@ -1,13 +1,13 @@
-"""Layers in elementary operations, where torch's fused ones lack a second derivative or a rule for vmap (2.14)."""
+"""Replace fused torch layers that lack a second derivative or an efficient vmap rule (torch 2.14)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class GlobalMean(nn.Module):
-    """[n, C, H, W] -> [n, C], or [n, C, 1, 1] with `keepdim`: the mean over positions.
+    """Average over positions: [n, C, H, W] -> [n, C], or [n, C, 1, 1] with `keepdim`.
 
-    vmap takes nn.AdaptiveAvgPool2d(1) the slow way round, with a warning, where memory is ordered channels last.
+    vmap has only a slow path, with a warning, for nn.AdaptiveAvgPool2d(1) on channels-last memory.
     """
 
     def __init__(self, keepdim: bool = False) -> None:
@@ -19,16 +19,16 @@ class GlobalMean(nn.Module):
 
 
 class HardSigmoid(nn.Module):
-    """min(1, max(0, x/6 + 1/2)) (Howard et al. 2019); nn.Hardsigmoid has no second derivative."""
+    """Compute min(1, max(0, x/6 + 1/2)) (Howard et al. 2019); nn.Hardsigmoid has no second derivative."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x / 6 + 0.5).clamp(0, 1)
 
 
 class Attention(nn.Module):
-    """softmax(Q Kᵀ / √d) V for each head (Vaswani et al. 2017, eq. 1), with the parameters of nn.MultiheadAttention.
+    """Compute softmax(Q Kᵀ / √d) V per head (Vaswani et al. 2017, eq. 1) with nn.MultiheadAttention's parameters.
 
-    Self-attention alone: key and value are the query, [n, length, D]. torch's fused one has no second derivative.
+    Self-attention only: query = key = value [n, length, D]. torch's fused attention has no second derivative.
     """
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:

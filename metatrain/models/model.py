@@ -1,4 +1,4 @@
-"""A network as a pure function of its parameters."""
+"""Wrap a network and its head as a pure function of parameters, and check that it is one."""
 
 from dataclasses import dataclass, replace
 
@@ -20,10 +20,10 @@ BODY, HEAD = "model.body.", "model.head."
 
 @dataclass(frozen=True)
 class Model:
-    """`embed` maps [n, *x] to [n, D], `predict` on to [n, ways] logits (or [n, *y] for regression).
+    """A network with explicit parameters: `embed` maps [n, *x] to [n, D], `predict` to [n, ways] logits or [n, *y].
 
-    Parameters are named "model.body.…" and "model.head.…", for methods that treat the two apart. `head` is None where
-    the body's own outputs are the predictions.
+    Parameters are named "model.body.…" and "model.head.…", for methods that treat the two differently. `head` is None
+    if the body's outputs are the predictions.
     """
 
     body: nn.Module
@@ -32,11 +32,11 @@ class Model:
     normalization: Normalization
 
     def embed(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Embeddings of `x`; `reference`, the support images, lends its statistics where the model is inductive."""
+        """Embed `x`; an inductive model normalises by the statistics of `reference`, the support inputs."""
         return self._apply(self._body_only, params, x, noise, reference)
 
     def predict(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Logits or regressed values of `x`; `reference` as in `embed`. Fewer ways than trained: the first ones."""
+        """Return logits or regressed values of `x`; `reference` as in `embed`. Fewer ways: the first outputs."""
         return self._apply(self._with_head, params, x, noise, reference)
 
     def _apply(self, function, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
@@ -55,7 +55,7 @@ class Model:
         return self.apply_head(params, self._body_only(params, x, noise))
 
     def apply_head(self, params: Params, features: Tensor) -> Tensor:
-        """What the head says of features [n, D]."""
+        """Map features [n, D] to predictions [n, ways] or [n, *y]."""
         y = features
         if self.head is not None:
             given = {name.removeprefix(HEAD): value for name, value in params.items() if name.startswith(HEAD)}
@@ -63,14 +63,14 @@ class Model:
         return y.view(-1, *self.spec.y) if self.spec.ways is None else y[:, : self.spec.ways]
 
     def initial(self, head: bool = True) -> Params:
-        """The parameters as built, copied; without the head for methods that compare embeddings."""
+        """Return a copy of the parameters as built; without the head for methods that compare embeddings."""
         params = {BODY + name: p.detach().clone() for name, p in self.body.named_parameters()}
         if head and self.head is not None:
             params |= {HEAD + name: p.detach().clone() for name, p in self.head.named_parameters()}
         return params
 
     def for_tasks(self, spec: TaskSpec, params: Params) -> "Model":
-        """The same network on tasks with other ways; ValueError where its head has not got that many outputs."""
+        """Return the same network for tasks with other ways; ValueError: its head has too few outputs."""
         require(spec.x == self.spec.x, f"tasks: examples of shape {spec.x}; the model was built for {self.spec.x}")
         compares = self.head is not None and not any(name.startswith(HEAD) for name in params)
         fits = compares or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
@@ -82,7 +82,7 @@ class Model:
         return replace(self, spec=spec)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Model":
-        """Moves the buffers (parameters are handed in); in place, as `nn.Module.to` does."""
+        """Move the modules in place, as `nn.Module.to` does, for their buffers: parameters are arguments."""
         self.body.to(device, dtype)
         if self.head is not None:
             self.head.to(device, dtype)
@@ -94,9 +94,9 @@ def _noise_buffers(body: nn.Module) -> list[str]:
 
 
 def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
-    """The network for tasks of `spec`, initialised by `seed`; its head is added, or taken from where it names it.
+    """Build the network for tasks of `spec`, initialised by `seed`; its head is added, or its own is detached.
 
-    Raises ValueError, naming the remedy, for a module that is no function of its parameters and input.
+    ValueError, naming the remedy: the module is not a pure function of its parameters and input.
     """
     outputs = num_outputs(spec)
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
 
 
 def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
-    """The submodule `name` taken out of `body`, which gives its features from then on."""
+    """Take the submodule `name` out of `body`, whose outputs are features from then on, and return it."""
     known = [child for child, module in body.named_modules() if child and list(module.parameters())]
     require(name in known, f"model.head: the module has no part '{name}': choose among {', '.join(known[-6:])}")
     owner, _, last = name.rpartition(".")
@@ -140,7 +140,7 @@ def _normalization(architecture: Architecture, body: nn.Module) -> Normalization
 
 
 def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
-    """What a body that maps [B, *x] to [B, D], and does nothing else, gives for two examples; else ValueError."""
+    """Return `body`'s outputs for two examples; ValueError unless it maps [B, *x] to [B, D] without side effects."""
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
     scratch = {name: buffer.clone() for name, buffer in before.items()}
     generator = torch.random.get_rng_state()
@@ -149,7 +149,7 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
         try:
             y: Tensor = functional_call(body, scratch, (x,))
         except USER_CODE_ERRORS as error:
-            remedy = "mend it, or set a model that reads such tasks"
+            remedy = "fix it, or set a model that reads such tasks"
             raise ValueError(
                 f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
             ) from error

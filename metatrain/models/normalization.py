@@ -1,7 +1,7 @@
-"""Batch normalisation for tasks: no running statistics, so nothing is remembered from one task to the next.
+"""Normalise batches without running statistics, so that nothing leaks from one task to the next.
 
-Transductive: the statistics of the batch in hand, the queries normalising each other (what MAML did).
-Inductive: the statistics of the support set, so that no query influences another's prediction.
+Transductive: statistics of the given batch, so that queries normalise each other (as in MAML).
+Inductive: statistics of the support set, so that no query influences another's prediction.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _fused: ContextVar[bool] = ContextVar("fused", default=True)
 
 @contextmanager
 def reference_statistics(rows: int | None) -> Iterator[None]:
-    """Within it, every TaskNorm takes its statistics from the first `rows` examples alone; None: from all."""
+    """Let every TaskNorm compute its statistics from the first `rows` examples only; None: from all."""
     token = _reference_rows.set(rows)
     try:
         yield
@@ -28,7 +28,7 @@ def reference_statistics(rows: int | None) -> Iterator[None]:
 
 @contextmanager
 def unfused_norm() -> Iterator[None]:
-    """Within it TaskNorm is spelt out in elementary operations, a quarter slower.
+    """Let TaskNorm use elementary operations, which take a quarter longer, instead of the fused batch_norm.
 
     For vmap: torch 2.14 cannot vmap the second derivative of its fused batch_norm ("accessing `data`").
     """
@@ -40,9 +40,9 @@ def unfused_norm() -> Iterator[None]:
 
 
 class TaskNorm(nn.Module):
-    """y = γ (x − μ) / √(σ² + ε) + β, with μ, σ² over examples and positions of each channel (Ioffe & Szegedy 2015).
+    """Compute γ (x − μ) / √(σ² + ε) + β, μ and σ² over examples and positions per channel (Ioffe & Szegedy 2015).
 
-    x: [n, C, ...] with at least two values a channel.
+    x: [n, C, ...] with at least two values per channel.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

@@ -1,4 +1,4 @@
-"""What an architecture is: settings that build an `nn.Module`, and where in it the head is found."""
+"""The `Architecture` protocol: settings that build an `nn.Module` and name its head."""
 
 import math
 from typing import Literal, Protocol
@@ -15,8 +15,8 @@ ADDED, NONE = "added", "none"
 class Architecture(Protocol):
     """Settings under `model.` in a configuration.
 
-    `head`, the last step from features to predictions, is ADDED (a linear one, to what `build` gives), NONE (what
-    `build` gives are the predictions), or the name of the submodule that is the last step of what `build` gives.
+    `head`, the last step from features to predictions: ADDED puts a linear layer on the outputs of the built module,
+    NONE uses these outputs as predictions, and any other string names the submodule that is the module's last step.
     """
 
     @property
@@ -25,5 +25,5 @@ class Architecture(Protocol):
 
 
 def num_outputs(spec: TaskSpec) -> int:
-    """How many numbers predict one example: a logit a class, or the values of a regressed y."""
+    """Return the number of outputs per example: one logit per class, or the values of a regressed y."""
     return spec.ways if spec.ways is not None else math.prod(spec.y)

@@ -1,4 +1,4 @@
-"""ResNet-12, the usual backbone of few-shot learning on miniImageNet and its like."""
+"""ResNet-12, the usual backbone of few-shot learning on miniImageNet and similar images."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ SLOPE = 0.1
 
 
 class Residual(nn.Module):
-    """y = drop(pool(LeakyReLU(path(x) + shortcut(x)))). [n, C, H, W] -> [n, width, H/2, W/2], rounded down."""
+    """Compute drop(pool(LeakyReLU(path(x) + shortcut(x)))): [n, C, H, W] -> [n, width, H/2, W/2], rounded down."""
 
     def __init__(self, inputs: int, width: int, normalized: bool, drop: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResNet12:
     """Four residual blocks of three 3×3 convolutions, each halving the image, and a mean over positions.
 
     As in MetaOptNet (Lee et al. 2019, after Oreshkin et al. 2018): LeakyReLU(0.1), Dropout at `drop` after the first
-    two blocks and DropBlock after the last two, at one rate from the first step on (MetaOptNet raises it from zero).
+    two blocks and DropBlock after the last two, at a constant rate (MetaOptNet raises it from zero).
     Embeds in `widths[3]` dimensions. The default has 8.0 million parameters; MetaOptNet's (64, 160, 320, 640) 12.4.
     """
 

@@ -1,6 +1,6 @@
-"""torchvision's classifiers: `model: {name: torchvision, classifier: resnet18}`.
+"""Use torchvision's classifiers as architectures: `model: {name: torchvision, classifier: resnet18}`.
 
-torchvision is imported where it is first needed: the core does without it.
+torchvision is imported on first use: the core does without it.
 """
 
 from collections import OrderedDict
@@ -22,14 +22,14 @@ from tasks.types import Shape, TaskSpec
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A classifier of torchvision.models by its name there, untrained, made a function of its parameters and input.
+    """An untrained classifier of torchvision.models, made a pure function of its parameters and input.
 
-    Batch normalisation becomes TaskNorm, with the same initial values; dropout ours, with the same rate; stochastic
-    depth is left out, so that every layer is always there; layers without a second derivative are written out. The
-    last linear layer is the head; squeezenet, which ends in a convolution, has none apart.
+    Batch normalisation becomes TaskNorm, with the same initial values; dropout becomes ours, with the same rate;
+    stochastic depth is removed; layers without a second derivative are replaced. The last linear layer is the head;
+    squeezenet, which ends in a convolution, has no separate head.
 
-    Give images that leave more than one pixel before the head (64×64 or more, mostly): where one pixel is left, the
-    statistics of a channel are those of as many values as there are examples, and gradients through few explode.
+    Use images that leave more than one pixel before the head (mostly 64×64 or larger): with one pixel, a channel's
+    statistics are those of one value per example, and gradients through so few values explode.
     """
 
     classifier: str = "resnet18"
@@ -71,7 +71,7 @@ class Torchvision:
             f"model.classifier: {self.classifier} reads colour images [3, H, W]; these tasks have x of {x}: "
             "set model.name to resnet12 or conv4",
         )
-        # Its padding is normalised too, and |x| has no second derivative at zero: MAML's gradients would be nan.
+        # The padding is normalised too, and |x| has no second derivative at zero: MAML's gradients would be nan.
         require(
             not self.classifier.startswith("swin_v2") or x[1] % 256 == x[2] % 256 == 0,
             f"model.classifier: {self.classifier} pads images of {x[1]}×{x[2]}, and has no second derivative there: "
@@ -85,7 +85,7 @@ class Torchvision:
         if self.classifier.startswith("maxvit"):
             settings["input_size"] = spec.x[1:]
         if self.classifier in ("googlenet", "inception_v3"):
-            # The auxiliary outputs of training would be predictions beside the predictions.
+            # The auxiliary outputs of training would come beside the predictions.
             settings |= {"aux_logits": False, "init_weights": True}
         return settings
 
@@ -101,7 +101,7 @@ def _torchvision_models() -> Any:
 
 
 def _replace_layers(module: nn.Module) -> nn.Module:
-    """`module`, all the way down without what keeps state, draws from torch's generator or lacks a derivative."""
+    """Replace, recursively, layers that keep state, draw from torch's generator or lack a second derivative."""
     from torchvision.ops import StochasticDepth
 
     for name, child in module.named_children():
@@ -124,7 +124,7 @@ def _replace_layers(module: nn.Module) -> nn.Module:
 
 
 def _split_head(module: nn.Module) -> nn.Module:
-    """`module` as its trunk and, after it, its last linear layer."""
+    """Return `module` as a sequence of its trunk and its last linear layer."""
     *_, name = (name for name, part in module.named_modules() if isinstance(part, nn.Linear))
     owner, _, last = name.rpartition(".")
     head = module.get_submodule(name)
