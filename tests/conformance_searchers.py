@@ -40,24 +40,24 @@ def loss(configuration: Configuration, budget: int) -> float:
     return rate + 0.3 * abs(math.log2(width) - 6) + 0.1 * (10 - configuration["algorithm.inner_steps"]) + 1 / budget
 
 
-def told(searcher: Searcher, seed: int = 0, trials: int = 30, schedule: Scheduler = SCHEDULE) -> History:
+def told(searcher: Searcher, seed: int = 0, trials: int = 30, scheduler: Scheduler = SCHEDULE) -> History:
     """A search of some trials, one at a time, of which some fail, some give nan and some are stopped early."""
     history = History()
     for number in range(trials):
         history = history.with_trial(Trial(number, searcher.suggest(SPACE, history, number, seed)))
-        history = run_trial(history, number, schedule)
+        history = run_trial(history, number, scheduler)
     return history
 
 
-def run_trial(history: History, number: int, schedule: Scheduler = SCHEDULE, nan: bool = True) -> History:
+def run_trial(history: History, number: int, scheduler: Scheduler = SCHEDULE, nan: bool = True) -> History:
     """All of a trial's life."""
     configuration = dict(history.trial(number).configuration)
     if nan and number % 7 == 3:
         return history.with_end(number, "failed", "out of memory")
-    for budget in schedule.budgets(number):
+    for budget in scheduler.budgets(number):
         value = math.nan if nan and number % 11 == 5 and (budget > 1 or number % 2) else loss(configuration, budget)
         history = history.with_result(number, budget, value)
-        if history.trial(number).status == "running" and schedule.decide(history, number) == "stop":
+        if history.trial(number).status == "running" and scheduler.decide(history, number) == "stop":
             return history.with_end(number, "stopped")
     return history.with_end(number, "completed")
 
@@ -222,9 +222,9 @@ def _run_trial(search: Study, number: int) -> None:
 
 
 def spec_of(
-    searcher: Searcher, trials: int = 30, schedule: Scheduler = SCHEDULE, seed: int = 0, **others: Any
+    searcher: Searcher, trials: int = 30, scheduler: Scheduler = SCHEDULE, seed: int = 0, **others: Any
 ) -> StudySpec:
-    return StudySpec(SPACE, searcher, schedule, "loss", "min", seed, trials, **others)
+    return StudySpec(SPACE, searcher, scheduler, "loss", "min", seed, trials, **others)
 
 
 def check_resume(row: Row, folder: Path) -> None:

@@ -20,7 +20,7 @@ from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
 from tune.study import Study, StudySpec
 from tune.transfer.prior_studies import (
-    MOST,
+    MAX_OBSERVATIONS,
     Observation,
     PriorStudies,
     PriorStudy,
@@ -101,8 +101,8 @@ def test_a_search_without_results_tells_nothing():
 def test_many_observations_are_thinned_evenly_by_rank():
     source = told(_many())
     quantiles = [one.quantile for one in source.observations]
-    assert len(quantiles) == MOST and quantiles == sorted(quantiles)
-    assert quantiles[0] == 0.0 and quantiles[-1] == 1.0 and abs(quantiles[MOST // 2] - 0.5) < 0.02
+    assert len(quantiles) == MAX_OBSERVATIONS and quantiles == sorted(quantiles)
+    assert quantiles[0] == 0.0 and quantiles[-1] == 1.0 and abs(quantiles[MAX_OBSERVATIONS // 2] - 0.5) < 0.02
 
 
 def _many() -> History:
@@ -139,7 +139,7 @@ def test_a_configuration_outside_the_space_is_dropped(changes):
 def test_experience_is_given_back_by_json():
     whole = PriorStudies((told(history_of({9: 1.0}, {3: 2.0}, {})), PriorStudy("b", 0.1, (Observation({}, 0.5, 0.5),))))
     assert read_prior_studies(json.loads(json.dumps(whole.to_plain()))) == whole
-    with pytest.raises(ValueError, match=r"experience: not what was kept .*restore experience\.json"):
+    with pytest.raises(ValueError, match=r"not a list of prior studies .*restore experience\.json"):
         read_prior_studies({"sources": [{"name": "a"}]})
 
 
@@ -240,7 +240,7 @@ def test_a_space_that_nothing_fits_has_a_note_and_no_experience(uri):
 def test_an_empty_experiment_is_a_note_and_an_unknown_one_an_error_that_names_near_ones(uri):
     experience, notes = gather_prior_studies(uri, ["empty"], RATE, METRIC, HERE)
     assert experience == PriorStudies()
-    assert notes == ["search.warm_start: 'empty' has no search or finished run that fits: nothing is taken"]
+    assert notes == ["search.warm_start: 'empty' has no search or finished run that fits: ignored"]
     with pytest.raises(ValueError, match=r"no experiment 'earliest' .*\(did you mean earlier\?\): choose among"):
         gather_prior_studies(uri, ["earliest"], RATE, METRIC, HERE)
 

@@ -171,8 +171,8 @@ REFUSED = {
     "space: [1] is not a section": [1],
     "space: is empty: name a field": {},
     "space.a: no function 'unifrom' (did you mean uniform?): write one of": {"a": "unifrom(0, 1)"},
-    "space.a: 0.5 is no domain: write a list, or one of uniform": {"a": 0.5},
-    "space.a: 'adam' is no domain": {"a": "adam"},
+    "space.a: 0.5 is not a distribution: write a list, or one of uniform": {"a": 0.5},
+    "space.a: 'adam' is not a distribution": {"a": "adam"},
     "space.a: 2 to 1 is empty: give the lower bound first": {"a": "uniform(2, 1)"},
     "space.a: 1 to 1 is empty": {"a": "int(1, 1)"},
     "space.a: 0 has no logarithm: begin above zero": {"a": "loguniform(0, 1)"},
@@ -194,7 +194,7 @@ REFUSED = {
         "model": "choice(x, y)",
         "a": {"from": "int(1, 2)", "when": {"modle": "x"}},
     },
-    "space.a.when: model is never 'z': give a value of its domain": {
+    "space.a.when: model is never 'z': give a value of its distribution": {
         "model": "choice(x, y)",
         "a": {"from": "int(1, 2)", "when": {"model": "z"}},
     },

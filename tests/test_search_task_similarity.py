@@ -11,7 +11,7 @@ import torch
 from metatrain.config.load import as_plain, read_config
 from tasks.types import Episode, Examples
 from tests.configurations import TINY
-from tune.transfer.task_similarity import distance, signature, signature_from_settings, weight
+from tune.transfer.task_similarity import signature, signature_from_settings, similarity, task_distance
 
 
 def drawn(ways: int = 5, shots: int = 1, **settings: Any) -> dict[str, Any]:
@@ -61,9 +61,9 @@ SIGNATURES = {
 @pytest.mark.parametrize("other", SIGNATURES)
 def test_a_distance_is_symmetric_and_zero_for_equals_alone(one, other):
     a, b = SIGNATURES[one], SIGNATURES[other]
-    assert distance(a, b) == distance(b, a)
-    assert (distance(a, b) == 0) == (one == other)
-    assert distance(a, b) >= 0 and 0 <= weight(distance(a, b)) <= 1
+    assert task_distance(a, b) == task_distance(b, a)
+    assert (task_distance(a, b) == 0) == (one == other)
+    assert task_distance(a, b) >= 0 and 0 <= similarity(task_distance(a, b)) <= 1
 
 
 def test_a_signature_is_plain_json_and_the_same_each_time():
@@ -79,42 +79,42 @@ def test_the_seed_of_a_run_is_no_part_of_its_tasks():
 
 
 def test_ways_alone_count_as_the_equation_says():
-    assert distance(SIGNATURES["5-way"], SIGNATURES["20-way"]) == pytest.approx(math.log(4) / math.log(20))
-    assert distance(SIGNATURES["5-way"], SIGNATURES["5-shot"]) == pytest.approx(math.log(5) / math.log(20))
+    assert task_distance(SIGNATURES["5-way"], SIGNATURES["20-way"]) == pytest.approx(math.log(4) / math.log(20))
+    assert task_distance(SIGNATURES["5-way"], SIGNATURES["5-shot"]) == pytest.approx(math.log(5) / math.log(20))
 
 
 def test_regression_is_infinitely_far_from_classification_and_weighs_nothing():
-    assert distance(SIGNATURES["5-way"], SIGNATURES["sinusoids"]) == math.inf
-    assert weight(math.inf) == 0 and weight(0) == 1 and weight(1) == pytest.approx(math.exp(-1))
+    assert task_distance(SIGNATURES["5-way"], SIGNATURES["sinusoids"]) == math.inf
+    assert similarity(math.inf) == 0 and similarity(0) == 1 and similarity(1) == pytest.approx(math.exp(-1))
 
 
 def test_characters_of_more_ways_are_nearer_than_photographs(monkeypatch):
     photographs = coloured(monkeypatch)
     assert photographs["statistics"]["colour"] > 0.5 and SIGNATURES["5-way"]["statistics"]["colour"] == 0
-    near = distance(SIGNATURES["5-way"], SIGNATURES["20-way"])
-    assert near < 0.6 * distance(SIGNATURES["5-way"], photographs)
-    assert distance(SIGNATURES["5-way"], SIGNATURES["another alphabet"]) < 0.5 * near
+    near = task_distance(SIGNATURES["5-way"], SIGNATURES["20-way"])
+    assert near < 0.6 * task_distance(SIGNATURES["5-way"], photographs)
+    assert task_distance(SIGNATURES["5-way"], SIGNATURES["another alphabet"]) < 0.5 * near
 
 
 def test_resolution_is_no_difference(monkeypatch):
     low, high = coloured(monkeypatch, side=28), coloured(monkeypatch, side=84)
-    assert low != high and distance(low, high) < 0.1
+    assert low != high and task_distance(low, high) < 0.1
     fine, finer = (coloured(monkeypatch, side=side, grain=14) for side in (28, 84))
-    assert distance(fine, finer) < 0.01
-    assert distance(low, coloured(monkeypatch, strength=3.0)) > 0.4, "harder classes are"
+    assert task_distance(fine, finer) < 0.01
+    assert task_distance(low, coloured(monkeypatch, strength=3.0)) > 0.4, "harder classes are"
 
 
 def test_the_scale_of_targets_and_the_spread_of_tasks_are_seen():
-    far = distance(SIGNATURES["sinusoids"], SIGNATURES["large sinusoids"])
-    assert distance(SIGNATURES["sinusoids"], curves(amplitude=[0.1, 5.5])) < 0.3 < far
+    far = task_distance(SIGNATURES["sinusoids"], SIGNATURES["large sinusoids"])
+    assert task_distance(SIGNATURES["sinusoids"], curves(amplitude=[0.1, 5.5])) < 0.3 < far
 
 
 def test_what_has_no_statistics_is_compared_by_the_rest():
     whole, bare = SIGNATURES["5-way"], SIGNATURES["by its configuration alone"]
-    assert distance(whole, bare) == distance({**whole, "statistics": {}}, bare) < 1
-    assert distance({**whole, "source": "omniglot"}, bare) >= math.sqrt(6)
-    assert distance(bare, SIGNATURES["mini-imagenet"]) == pytest.approx(math.sqrt(0.25 + 6))
-    assert distance(bare, {**bare, "ways": 20}) == pytest.approx(math.log(4) / math.log(20))
+    assert task_distance(whole, bare) == task_distance({**whole, "statistics": {}}, bare) < 1
+    assert task_distance({**whole, "source": "omniglot"}, bare) >= math.sqrt(6)
+    assert task_distance(bare, SIGNATURES["mini-imagenet"]) == pytest.approx(math.sqrt(0.25 + 6))
+    assert task_distance(bare, {**bare, "ways": 20}) == pytest.approx(math.log(4) / math.log(20))
 
 
 def test_the_coarse_signature_is_that_of_the_whole_one_without_statistics():
