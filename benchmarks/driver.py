@@ -32,8 +32,8 @@ from cluster.executor import RayExecutor, broadcast
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle
 from metatrain.config.load import read_config
 from metatrain.settings import Config, OuterSettings
-from metatrain.tracking.console import Progress
-from metatrain.tracking.jsonl import JsonLines
+from metatrain.tracking.console import ProgressRecorder
+from metatrain.tracking.jsonl import JsonlRecorder
 from metatrain.training.outer_loop import TrainState, apply, begin
 from metatrain.training.profiling import Meter, Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten
@@ -264,8 +264,8 @@ def record(repeats: int) -> list[list[Any]]:
     named = {f"train/{name}": value for name, value in _METRICS.items()} | {"time/tasks_per_second": 50.0}
     with tempfile.TemporaryDirectory() as scratch:
         chosen: dict[str, Recorder] = {
-            "JsonLines": JsonLines(Path(scratch) / "metrics.jsonl"),
-            "Progress": Progress(io.StringIO()),
+            "JsonLines": JsonlRecorder(Path(scratch) / "metrics.jsonl"),
+            "Progress": ProgressRecorder(io.StringIO()),
         }
         for name, recorder in chosen.items():
             recorder.start(0, repeats)

@@ -25,12 +25,12 @@ from metatrain.evaluation.evaluate import make_shards
 from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
 from metatrain.setup import prepare, settled
-from metatrain.tracking.jsonl import Silent
+from metatrain.tracking.jsonl import NullRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import Params, ShardRequest
-from metatrain.yaml_config import flat
+from metatrain.yaml_config import flatten
 from tasks.types import Split
 
 COLUMNS = ["tasks", "seed", "found", "shipped", "difference (interval)", "minutes"]
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         done = list(pool.map(train_and_score, *zip(*runs, strict=True)))
     pairs = list(zip(done[::2], done[1::2], strict=True))
     rows = [row for split in SPLITS for row in compare(pairs, split)]
-    whole = flat(as_plain(load_config(Path(options.found))))
+    whole = flatten(as_plain(load_config(Path(options.found))))
     settings = {key: value for key, value in whole.items() if key.startswith(CHANGED)}
     title = f"Best configuration of a search: {options.name}, {options.steps} steps"
     results.write(f"found-{options.name}", title, COLUMNS, rows, _notes(options), {"settings": settings})
@@ -97,7 +97,7 @@ def train_and_score(name: str, steps: str, overrides: Sequence[str], seed: int) 
         config = settled(config)
         worker, home = Worker(config, torch.device("cpu")), new_run(config)
         began = time.monotonic()
-        run(config, InProcess(worker), Silent(), home)
+        run(config, InProcess(worker), NullRecorder(), home)
         minutes = (time.monotonic() - began) / 60
         params, _, _ = best_params(home)
         return Trained({split: score_tasks(worker, params, split) for split in SPLITS}, minutes)

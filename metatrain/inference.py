@@ -14,7 +14,7 @@ from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.runs import Run, checkpoints
-from metatrain.runs.locations import open_home
+from metatrain.runs.locations import open_run
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
 from metatrain.validation import require
@@ -111,7 +111,7 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
 
 def load(run: str | Path) -> Learner:
     """The learner of a run, a folder or s3://BUCKET/RUN, at its best parameters by validation, on the CPU."""
-    home = open_home(str(run))
+    home = open_run(str(run))
     config = load_config(home.config)
     params, _, noted = best_params(home)
     model = build_model(config.model, _spec_of(noted["spec"]), config.seed)

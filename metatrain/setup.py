@@ -14,16 +14,16 @@ from metatrain.config.dry_run import rehearse, told
 from metatrain.config.load import as_plain, resolved
 from metatrain.runs import Run
 from metatrain.settings import Config
-from metatrain.tracking.console import counter
-from metatrain.tracking.jsonl import JsonLines, Several
+from metatrain.tracking.console import progress_bar
+from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder
 from metatrain.types import Recorder
-from metatrain.yaml_config import flat
+from metatrain.yaml_config import flatten
 
 
 def prepare(settings: Config) -> float:
     """Decode what the tasks need, with a progress bar where that takes a while; returns the seconds it took."""
     began = time.monotonic()
-    with counter(f"preparing {settings.names.tasks}") as progress, told(settings):
+    with progress_bar(f"preparing {settings.names.tasks}") as progress, told(settings):
         settings.tasks.source.prepare(progress)
     return round(time.monotonic() - began, 3)
 
@@ -53,7 +53,9 @@ def recorders(
     settings: Config, home: Run, progress: Recorder | None = None, tags: Mapping[str, str] | None = None
 ) -> Recorder:
     """Where a run that is trained is recorded: its folder, MLflow where asked for (with more `tags`), the terminal."""
-    return Several([JsonLines(home.metrics), *tracked(settings, home, tags), *([progress] if progress else [])])
+    return CompositeRecorder(
+        [JsonlRecorder(home.metrics), *tracked(settings, home, tags), *([progress] if progress else [])]
+    )
 
 
 def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
@@ -62,7 +64,7 @@ def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) 
         return []
     from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
-    experiment, parameters = settings.tracking.experiment, flat(as_plain(settings))
+    experiment, parameters = settings.tracking.experiment, flatten(as_plain(settings))
     said = labels(settings) | dict(tags or {})
     return [MLflowRecorder(settings.tracking.uri, experiment, home.run_id, parameters, said)]
 
@@ -70,6 +72,6 @@ def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) 
 def labels(settings: Config) -> dict[str, str]:
     """MLflow's tags of a run: what people look for it by."""
     found = {"algorithm": settings.names.algorithm, "tasks": settings.names.tasks, "model": settings.names.model}
-    found["mlflow.user"] = runs.user()
+    found["mlflow.user"] = runs.current_user()
     job = os.environ.get(runs.JOB_ID)
     return found if job is None else {**found, "metatrain.job_id": job}

@@ -18,8 +18,8 @@ from metatrain.config.load import as_yaml
 from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, evaluate
 from metatrain.report.test_task import exhibit
-from metatrain.runs import Run, checkpoints, environment, write_json
-from metatrain.runs.locations import new_home
+from metatrain.runs import Run, checkpoints, describe_environment, write_json
+from metatrain.runs.locations import create_run
 from metatrain.settings import Config
 from metatrain.training.outer_loop import Best, TrainState, begin, restore, train
 from metatrain.training.worker import Worker
@@ -57,7 +57,7 @@ def as_test_and_baselines(results: Sequence[Evaluation]) -> dict[str, Any]:
 def new_run(config: Config) -> Run:
     """A folder for a run of `config`, which is kept in it, resolved; `runs.root` may be in object storage."""
     settings = config.runs
-    return new_home(settings.root, settings.name, as_yaml(config), environment(), settings.heartbeat)
+    return create_run(settings.root, settings.name, as_yaml(config), describe_environment(), settings.heartbeat)
 
 
 def run(
@@ -146,11 +146,11 @@ def _trained(
 ) -> Iterator[float]:
     config = session.config
     spent, began = 0.0, time.monotonic()
-    session.home.check()
+    session.home.check_ownership()
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
         seconds = time.monotonic() - began
         spent += seconds
-        session.home.check()
+        session.home.check_ownership()
         _record(session, state, metrics, seconds)
         reached, stopping = state.step == config.outer.steps or state.step in milestones, stop()
         urgent = _note_events(session, state)
@@ -203,7 +203,7 @@ def _checkpoint(session: Session, state: TrainState, milestones: Collection[int]
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
     checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, {state.best.step, *milestones})
     try:
-        session.home.offer()
+        session.home.try_commit()
     except OSError as error:
         session.recorder.event(state.step, "unsent", f"{error}: it goes with the next checkpoint")
 

@@ -69,13 +69,13 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}: nests too deeply, or holds itself: write it plainly") from error
 
 
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
     result: dict[str, Any] = _copied(raw)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise ValueError(f"{short(override)}: is no setting: write key=value, such as outer.lr=1e-3")
+            raise ValueError(f"{shorten(override)}: is no setting: write key=value, such as outer.lr=1e-3")
         *sections, last = key.split(".")
         place = result
         for section in sections:
@@ -93,26 +93,26 @@ def _copied(tree: Any) -> Any:
     return [_copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
     result: dict[str, Any] = {}
     for key, value in plain.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        result |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return result
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value as Python writes it, cut to what fits a line."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def written(tree: Any) -> str:
+def dump_yaml(tree: Any) -> str:
     """As YAML that reads back to the same."""
     return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def in_one_line(value: Any) -> str:
+def dump_inline(value: Any) -> str:
     """The same as an override has it: 0.1, [1, 2], null."""
     text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.strip().removesuffix("...").strip()

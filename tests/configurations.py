@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import read_config
-from metatrain.runs import environment
+from metatrain.runs import describe_environment
 from metatrain.settings import Config
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SEARCHES = sorted(CONFIGS.glob("search-*.yaml"))
@@ -31,11 +31,11 @@ TINY: dict[str, Any] = {
 
 
 def tiny(*overrides: str) -> Config:
-    return read_config(overridden(TINY, overrides))
+    return read_config(apply_overrides(TINY, overrides))
 
 
 def cpu_kind() -> str:
     """The CPU's model and a digest of what it can do, which decides what kernels torch picks."""
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
     lines = [line for line in facts.splitlines() if line.startswith(("model", "cpu family", "flags", "Features"))]
-    return f"{environment()['cpu']['model']} {zlib.crc32(chr(10).join(sorted(set(lines))).encode()):08x}"
+    return f"{describe_environment()['cpu']['model']} {zlib.crc32(chr(10).join(sorted(set(lines))).encode()):08x}"

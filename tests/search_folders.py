@@ -8,7 +8,7 @@ from typing import Any
 
 from metatrain import runs
 from metatrain.config.load import as_plain
-from metatrain.yaml_config import written
+from metatrain.yaml_config import dump_yaml
 from tests.configurations import tiny
 from tests.report_pages import EVIL, edit
 from tune.history.trials import Trial
@@ -46,8 +46,8 @@ def made(folder: Path, space: Mapping[str, Any] = SPACE, **search: Any) -> runs.
     folder.mkdir(parents=True)
     settings = {"method": {"name": "bohb"}, "metric": "validation/accuracy", "trials": 40, **search}
     document = as_plain(tiny("runs.name=rates")) | {"search": settings, "space": dict(space)}
-    (folder / "config.yaml").write_text(written(document))
-    runs.write_json(folder / "environment.json", runs.environment())
+    (folder / "config.yaml").write_text(dump_yaml(document))
+    runs.write_json(folder / "environment.json", runs.describe_environment())
     runs.write_json(folder / "run.json", {"format": 1, "run_id": folder.name, "created": "2026-11-21T12:00:00Z"})
     return runs.open_run(folder)
 
@@ -76,7 +76,7 @@ def grown(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float |
     timed(home)
     if best is not None:
         plain = as_plain(tiny("runs.name=rates-best"))
-        (home.path / "best.yaml").write_text(written(apply_configuration(plain, best.configuration)))
+        (home.path / "best.yaml").write_text(dump_yaml(apply_configuration(plain, best.configuration)))
 
 
 def timed(home: runs.Run, each: float = 2.5) -> None:

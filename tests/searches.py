@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 from tune.config.search_config import SearchConfig, read_search_config
 
 TINY_SEARCH: dict[str, Any] = {
@@ -33,7 +33,7 @@ TINY_SEARCH: dict[str, Any] = {
 
 
 def tiny_search(*overrides: str, **sections: Any) -> SearchConfig:
-    return read_search_config(overridden({**TINY_SEARCH, **sections}, overrides))
+    return read_search_config(apply_overrides({**TINY_SEARCH, **sections}, overrides))
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:

@@ -183,7 +183,7 @@ def test_a_run_folder_that_cannot_be_written_to(command, run):
 
 @pytest.mark.parametrize("place", ["", "nowhere", "short.yaml"])
 def test_loading_what_is_no_run(folder, place):
-    with pytest.raises(ValueError, match="give the folder") as one:
+    with pytest.raises(ValueError, match="use the folder") as one:
         metatrain.load(folder / place)
     assert "\n" not in str(one.value)
 

@@ -10,7 +10,7 @@ import yaml
 from metatrain.config.json_schema import json_schema
 from metatrain.config.load import as_plain, as_yaml, load_config, read_config, resolved
 from metatrain.models import Conv4, Custom
-from metatrain.yaml_config import flat, overridden
+from metatrain.yaml_config import apply_overrides, flatten
 from tests.configurations import SHIPPED, TINY, tiny
 
 OWN = """
@@ -102,7 +102,7 @@ def test_the_defaults_are_those_of_the_settings():
 def test_an_override_is_yaml_at_its_place(override, value):
     raw = {"outer": {"lr": 3.0, "steps": 4}}
     *sections, last = override.split("=")[0].split(".")
-    found = overridden(raw, [override])
+    found = apply_overrides(raw, [override])
     assert found["outer"]["steps"] == 4
     for section in sections:
         found = found[section]
@@ -119,12 +119,14 @@ def test_the_last_override_wins_and_a_section_is_replaced_whole():
 
 def test_flat_names_are_overrides():
     config = tiny("outer.clip_value=2.5", "seed=3")
-    names = flat(as_plain(config))
+    names = flatten(as_plain(config))
     assert names["outer.clip_value"] == 2.5
     assert names["tasks.train.ways"] == 3
     assert names["seed"] == 3
     assert not any(isinstance(value, dict) for value in names.values())
-    assert read_config(overridden({}, [f"{key}={yaml.safe_dump(value)}" for key, value in names.items()])) == config
+    assert (
+        read_config(apply_overrides({}, [f"{key}={yaml.safe_dump(value)}" for key, value in names.items()])) == config
+    )
 
 
 def test_resolved_leaves_nothing_to_the_machine(tmp_path, monkeypatch):
@@ -166,7 +168,7 @@ def schema() -> jsonschema.Draft202012Validator:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_schema_accepts_what_is_shipped_and_what_is_shown(path):
     schema().validate(yaml.safe_load(as_yaml(load_config(path))))
-    schema().validate(overridden(TINY, ()))
+    schema().validate(apply_overrides(TINY, ()))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_the_schema_accepts_what_is_shipped_and_what_is_shown(path):
     ],
 )
 def test_the_schema_refuses(override):
-    assert not schema().is_valid(overridden(TINY, [override]))
+    assert not schema().is_valid(apply_overrides(TINY, [override]))
 
 
 BAD = [
@@ -288,7 +290,7 @@ BAD = [
 @pytest.mark.parametrize(("override", "field", "remedy"), BAD, ids=[row[0] for row in BAD])
 def test_a_wrong_setting_is_one_line_with_field_and_remedy(own, override, field, remedy):
     with pytest.raises(ValueError, match=f"^{re.escape(field)}[:,]") as refused:
-        read_config(overridden(TINY, [override]))
+        read_config(apply_overrides(TINY, [override]))
     assert remedy in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -332,7 +334,7 @@ def test_workers_may_be_a_range():
     assert (config.executor.min_workers, config.executor.max_workers) == (2, 4)
     assert read_config(as_plain(config)) == config
     schema().validate(as_plain(config))
-    assert flat(as_plain(config))["executor.workers.max"] == 4
+    assert flatten(as_plain(config))["executor.workers.max"] == 4
     assert tiny("executor.workers=3").executor.min_workers == 1
 
 

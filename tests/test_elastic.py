@@ -19,7 +19,7 @@ from cluster.executor import RayExecutor
 from metatrain.errors import WorkersLost
 from metatrain.runs import checkpoints
 from metatrain.settings import WorkerRange
-from metatrain.tracking.jsonl import JsonLines, read_lines
+from metatrain.tracking.jsonl import JsonlRecorder, read_lines
 from metatrain.trainer import new_run
 from metatrain.trainer import run as drive
 from metatrain.training.tree_sum import flatten
@@ -141,7 +141,7 @@ def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
     only = nodes.add()
     config = on_ray(tiny(f"runs.root={tmp_path}", "checkpoint.every=1000", "outer.steps=1000"), 1, deadline=15.0)
     home, executor = new_run(config), RayExecutor(config)
-    recorder = JsonLines(home.metrics)
+    recorder = JsonlRecorder(home.metrics)
     gone: list[float] = []
 
     def after_step() -> bool:

@@ -15,7 +15,7 @@ from metatrain.inference import Learner
 from metatrain.models import build_model
 from metatrain.runs import checkpoints, open_run
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import Silent
+from metatrain.tracking.jsonl import NullRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -29,7 +29,7 @@ LABELS = ["cat", "ape", "dog"]
 
 
 def train(config: Config) -> Path:
-    return Path(run(config, InProcess(Worker(config, torch.device("cpu"))), Silent()).run_dir)
+    return Path(run(config, InProcess(Worker(config, torch.device("cpu"))), NullRecorder()).run_dir)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from metatrain.tracking import console, status_line
-from metatrain.tracking.jsonl import JsonLines, Several, Silent, read_lines
+from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder, NullRecorder, read_lines
 from metatrain.types import Recorder, RunStatus
 
 
@@ -25,7 +25,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_json_lines_has_a_line_for_each_record_and_event(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    recorder = JsonLines(path)
+    recorder = JsonlRecorder(path)
     before = time.time()
     recorder.start(0, 2)
     recorder.record(1, {"train/loss": 0.5, "train/accuracy": 1})
@@ -44,7 +44,7 @@ def test_json_lines_has_a_line_for_each_record_and_event(tmp_path: Path) -> None
 
 def test_a_resume_cuts_back_to_its_step_and_records_nothing_twice(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    first = JsonLines(path)
+    first = JsonlRecorder(path)
     first.start(0, 9)
     for step in range(1, 6):
         first.record(step, {"train/loss": float(step)})
@@ -52,7 +52,7 @@ def test_a_resume_cuts_back_to_its_step_and_records_nothing_twice(tmp_path: Path
     first.close("interrupted")
     with path.open("a") as file:
         file.write('{"step": 3, "train/lo')
-    second = JsonLines(path)
+    second = JsonlRecorder(path)
     second.start(3, 9)
     second.record(3, {"train/loss": 3.0})
     second.record(3, {"validation/loss": 7.0, "train/loss": 3.0})
@@ -71,7 +71,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "train/loss": 1.0}\n' + torn)
     assert lines(path) == [{"step": 1, "train/loss": 1.0}]
-    recorder = JsonLines(path)
+    recorder = JsonlRecorder(path)
     recorder.start(5, 9)
     recorder.record(6, {"train/loss": 6.0})
     recorder.close("finished")
@@ -82,14 +82,14 @@ def test_damage_before_the_last_line_is_an_error_with_the_line(tmp_path: Path) -
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2 is not a JSON object: remove"):
-        JsonLines(path).start(3, 9)
+        JsonlRecorder(path).start(3, 9)
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from metatrain.tracking.jsonl import JsonLines
-recorder = JsonLines(Path(sys.argv[1]))
+from metatrain.tracking.jsonl import JsonlRecorder
+recorder = JsonlRecorder(Path(sys.argv[1]))
 start = int(sys.argv[2])
 recorder.start(start, 10**9)
 print("ready", flush=True)
@@ -114,7 +114,7 @@ def test_killed_and_resumed_no_line_is_missing_or_doubled(tmp_path: Path) -> Non
         time.sleep(chance.uniform(0.02, 0.2))
         writer.send_signal(signal.SIGKILL)
         step = max([step, *(int(line) for line in writer.communicate()[0].split("\n")[:-1])])
-    last = JsonLines(path)
+    last = JsonlRecorder(path)
     last.start(step, step)
     last.close("finished")
     recorded = lines(path)
@@ -161,14 +161,14 @@ def test_several_tells_each_the_same() -> None:
     alone: list[Any] = []
     tell(Spy(alone))
     logs: tuple[list[Any], list[Any]] = ([], [])
-    tell(Several([Spy(logs[0]), Silent(), Spy(logs[1])]))
+    tell(CompositeRecorder([Spy(logs[0]), NullRecorder(), Spy(logs[1])]))
     assert logs == (alone, alone) and len(alone) == 6
 
 
 def test_several_closes_the_others_when_one_fails_to() -> None:
     log: list[Any] = []
     with pytest.raises(ConnectionError):
-        Several([Spy(log, fails=True), Spy(log)]).close("failed")
+        CompositeRecorder([Spy(log, fails=True), Spy(log)]).close("failed")
     assert log == [("close", "failed")] * 2
 
 
@@ -233,11 +233,11 @@ def test_a_counter_that_is_not_called_says_nothing() -> None:
 
 ON_A_TERMINAL = """
 import sys
-from metatrain.tracking.console import Progress, counter
-with counter("reading") as count:
+from metatrain.tracking.console import ProgressRecorder, progress_bar
+with progress_bar("reading") as count:
     for done in range(11):
         count(done, 10)
-shown = Progress()
+shown = ProgressRecorder()
 shown.start(10, 40)
 for step in range(11, 41):
     shown.record(step, {"train/loss": 0.5, "train/accuracy": 0.75, "time/tasks_per_second": 99.0})
@@ -276,7 +276,7 @@ def test_on_a_terminal_a_bar_is_drawn_and_standard_output_is_left_alone() -> Non
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
-    recorder = JsonLines(tmp_path / "m.jsonl")
+    recorder = JsonlRecorder(tmp_path / "m.jsonl")
     recorder.start(0, 1)
     recorder.record(1, {"train/loss": -math.inf})
     recorder.flush()

@@ -13,7 +13,7 @@ from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report.test_task import exhibit
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import Silent
+from metatrain.tracking.jsonl import NullRecorder
 from metatrain.trainer import Session, keep_results, new_run
 from metatrain.trainer import test as score_on_test_tasks
 from metatrain.training.in_process import InProcess
@@ -170,7 +170,7 @@ def test_other_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: st
     assert list(tmp_path.iterdir()) == []
 
 
-class Kept(Silent):
+class Kept(NullRecorder):
     """Remembers which files it was given."""
 
     def __init__(self) -> None:

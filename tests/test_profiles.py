@@ -7,7 +7,7 @@ import yaml
 
 from metatrain.cli.profiles import Profile, find_token, list_secret_files, read_profile
 from metatrain.config.load import read_config
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 from tests.configurations import TINY
 
 
@@ -22,10 +22,10 @@ def test_settings_go_before_ones_own_and_leave_the_rest_of_a_section() -> None:
         }
     )
     plain = TINY | {"executor": {"workers": 2, "shard_size": 3}, "runs": {"name": "mine"}}
-    config = read_config(overridden(plain, [*profile.overrides(), "executor.workers=8"]))
+    config = read_config(apply_overrides(plain, [*profile.overrides(), "executor.workers=8"]))
     assert (config.runs.root, config.runs.heartbeat, config.runs.name) == ("s3://lab/runs", 5.0, "1e-3")
     assert (config.executor.name, config.executor.workers, config.executor.shard_size) == ("ray", 8, 3)
-    assert read_config(overridden(plain, profile.overrides())).executor.max_workers == 4
+    assert read_config(apply_overrides(plain, profile.overrides())).executor.max_workers == 4
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from metatrain.errors import RunLost, RunOwnedError
-from metatrain.runs import Run, own
-from metatrain.runs.locations import leave, make_home, new_home, open_home
-from metatrain.runs.remote import Mirror
+from metatrain.runs import Run, lock_run
+from metatrain.runs.locations import create_run, create_run_at, open_run, release_run
+from metatrain.runs.remote import RemoteRun
 from metatrain.runs.s3 import StorageError
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore, object_store
@@ -34,12 +34,12 @@ def proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.fixture
 def home(proxy: FaultProxy) -> Run:
-    return new_home("s3://runs/team", "far", "seed: 0\n", {"python": "3"}, 15.0)
+    return create_run("s3://runs/team", "far", "seed: 0\n", {"python": "3"}, 15.0)
 
 
 def again(home: Run) -> Run:
     """The same run as another machine meets it."""
-    return open_home(home.where)
+    return open_run(home.where)
 
 
 def head_of(server: ObjectStore, home: Run) -> dict:
@@ -48,7 +48,7 @@ def head_of(server: ObjectStore, home: Run) -> dict:
 
 
 def test_what_is_committed_is_what_another_machine_finds(server, home):
-    with own(home):
+    with lock_run(home):
         (home.checkpoints / "00000001").mkdir()
         (home.checkpoints / "00000001" / "state.pt").write_bytes(bytes(range(256)) * 99)
         home.metrics.write_text("one\n")
@@ -71,20 +71,20 @@ def test_what_is_committed_is_what_another_machine_finds(server, home):
 
 
 def test_a_second_owner_is_refused_until_the_first_one_leaves(home):
-    with own(home):
+    with lock_run(home):
         with pytest.raises(RunOwnedError, match=r"trained by another process \(pid \d+ on .* s ago\).*--take-over"):
-            own(again(home)).__enter__()
+            lock_run(again(home)).__enter__()
         home.metrics.write_text("mine\n")
         home.commit()
-    with own(again(home)):
+    with lock_run(again(home)):
         pass
 
 
 def test_an_owner_presumed_dead_can_write_nothing_more(server, home):
-    with own(home):
+    with lock_run(home):
         home.metrics.write_text("before\n")
         home.commit()
-        with own(other := again(home), take_over=True):
+        with lock_run(other := again(home), take_over=True):
             (other.path / "metrics.jsonl").write_text("of the new owner\n")
             other.commit()
             before = head_of(server, home), server.keys("runs")
@@ -92,11 +92,11 @@ def test_an_owner_presumed_dead_can_write_nothing_more(server, home):
             with pytest.raises(RunLost, match="was taken over by pid"):
                 home.commit()
             with pytest.raises(RunLost, match="stops"):
-                home.check()
+                home.check_ownership()
             assert head_of(server, home) == before[0]
             other.commit()
     assert again(home).metrics.read_text() == "of the new owner\n"
-    with own(final := again(home)):
+    with lock_run(final := again(home)):
         final.commit()
     left = [key for key in server.keys("runs", home.where.removeprefix("s3://runs/")) if "metrics" in key]
     assert len(left) == 1, "what the old owner had uploaded in vain is swept away"
@@ -109,7 +109,7 @@ def test_of_many_who_take_a_run_at_once_one_gets_it(home):
     def take(one: Run) -> None:
         ready.wait()
         try:
-            with own(one):
+            with lock_run(one):
                 got.append(one)
                 leave.wait(30)
         except RunOwnedError as error:
@@ -128,18 +128,18 @@ def test_of_many_who_take_a_run_at_once_one_gets_it(home):
 
 
 def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, monkeypatch):
-    slow = Mirror(home.where, again(home).path, 1.0)
-    beating = slow.owned(False, False, None)
+    slow = RemoteRun(home.where, again(home).path, 1.0)
+    beating = slow.lock(False, False, None)
     beating.__enter__()
     time.sleep(6)  # a server tells time in whole seconds
     with pytest.raises(RunOwnedError):
-        own(again(home)).__enter__()
+        lock_run(again(home)).__enter__()
     beating.__exit__(None, None, None)
-    monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
-    silent = Mirror(home.where, again(home).path, 1.0)
-    with silent.owned(False, False, None):
+    monkeypatch.setattr(RemoteRun, "_beat", lambda self, ended: None)
+    silent = RemoteRun(home.where, again(home).path, 1.0)
+    with silent.lock(False, False, None):
         time.sleep(6)
-        with own(again(home)):
+        with lock_run(again(home)):
             pass
         (silent.folder / "metrics.jsonl").write_text("too late\n")
         with pytest.raises(RunLost):
@@ -148,7 +148,7 @@ def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, mon
 
 def test_an_endpoint_that_fails_one_request_in_five_loses_nothing(proxy, home):
     proxy.faults = Faults(refuse=0.1, lose=0.06, cut=0.04)
-    with own(home):
+    with lock_run(home):
         for step in range(25):
             with home.metrics.open("a") as file:
                 file.write(f"{step}\n")
@@ -162,7 +162,7 @@ def test_a_reader_meets_whole_commits_while_the_owner_goes_on(home):
     done = threading.Event()
 
     def go_on() -> None:
-        with own(home):
+        with lock_run(home):
             for number in range(40):
                 home.metrics.write_text(f"{number}\n")
                 home.evaluations.joinpath("one.json").write_text(f"{number}\n")
@@ -182,34 +182,34 @@ def test_a_reader_meets_whole_commits_while_the_owner_goes_on(home):
 
 
 def test_a_guest_takes_a_run_from_nobody_who_may_be_alive(home, monkeypatch):
-    monkeypatch.setattr(Mirror, "_beat", lambda self, ended: None)
-    with own(home, heartbeat_s=0.25):
+    monkeypatch.setattr(RemoteRun, "_beat", lambda self, ended: None)
+    with lock_run(home, heartbeat_s=0.25):
         time.sleep(3)
         with pytest.raises(RunOwnedError):
-            own(again(home), guest=True).__enter__()
-        with own(again(home)):
+            lock_run(again(home), guest=True).__enter__()
+        with lock_run(again(home)):
             pass
 
 
 def test_what_could_not_be_sent_is_sent_with_the_next_commit(proxy, home, monkeypatch):
     """Also where a head was written, its answer lost, and every further attempt in vain."""
     monkeypatch.setattr("metatrain.runs.s3.ATTEMPTS", 2)
-    mirror = Mirror(home.where, again(home).path, 60.0)
-    with mirror.owned(False, False, None):
+    remote = RemoteRun(home.where, again(home).path, 60.0)
+    with remote.lock(False, False, None):
         for faults in (Faults(refuse=1.0), Faults(lose=1.0)):
             proxy.faults = faults
-            (mirror.folder / "metrics.jsonl").write_text(f"{faults}\n")
+            (remote.folder / "metrics.jsonl").write_text(f"{faults}\n")
             with pytest.raises(StorageError, match=r"^s3://runs/team.*try again|no answer"):
-                mirror.commit()
-            assert not mirror.is_clean()
+                remote.commit()
+            assert not remote.is_synced()
             proxy.faults = Faults()
-            mirror.commit()
-            assert mirror.is_clean()
+            remote.commit()
+            assert remote.is_synced()
             assert again(home).metrics.read_text() == f"{faults}\n"
 
 
 def test_a_checkpoint_damaged_in_the_bucket_comes_as_it_is(server, home):
-    with own(home):
+    with lock_run(home):
         (home.checkpoints / "00000001").mkdir()
         (home.checkpoints / "00000001" / "state.pt").write_bytes(b"whole")
         home.commit()
@@ -246,36 +246,36 @@ def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatc
         monkeypatch.setenv("HOME", "/nonexistent")
     began = time.monotonic()
     with pytest.raises((ValueError, OSError), match=rf"^{root}.*{message}") as refused:
-        new_home(root, "far", "seed: 0\n", {}, 15.0)
+        create_run(root, "far", "seed: 0\n", {}, 15.0)
     assert "\n" not in str(refused.value)
     assert time.monotonic() - began < 15
 
 
 def test_where_no_run_is_is_said(server, proxy):
     with pytest.raises(ValueError, match=r"^no run at s3://runs/nothing: it holds no head.json; give what"):
-        open_home("s3://runs/nothing")
+        open_run("s3://runs/nothing")
     server.client().put_object(Bucket="runs", Key="odd/head.json", Body=b"{}")
     with pytest.raises(ValueError, match=r"^s3://runs/odd is not a run: its head.json is damaged"):
-        open_home("s3://runs/odd")
+        open_run("s3://runs/odd")
 
 
 def test_a_process_that_goes_on_to_others_leaves_nothing_behind(home):
     path = home.path
-    with own(home):
+    with lock_run(home):
         (path / "more.txt").write_text("kept")
         home.commit()
-    leave(home)
+    release_run(home)
     assert not path.exists()
-    leave(home)
-    again = open_home(home.where)
+    release_run(home)
+    again = open_run(home.where)
     assert (again.path / "more.txt").read_text() == "kept"
 
 
 def test_runs_within_a_run_are_not_swept_away(home):
-    inner = make_home(
+    inner = create_run_at(
         f"{home.where}/trials/0000", "inner", "seed: 0\n", {}, 15.0, {"beside.txt": "there from the first"}
     )
-    with own(home):
+    with lock_run(home):
         home.commit()
-    found = open_home(inner.where)
+    found = open_run(inner.where)
     assert found.run_id == "inner" and (found.path / "beside.txt").read_text() == "there from the first"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import metatrain as library
-from metatrain.runs.locations import open_home
+from metatrain.runs.locations import open_run
 from metatrain.tracking.jsonl import read_lines
 from tests import pictures
 from tests.configurations import TINY
@@ -52,7 +52,7 @@ def far(tmp_path_factory: pytest.TempPathFactory, proxy: FaultProxy) -> tuple[Pa
 
 
 def steps_in(place: str) -> list[int]:
-    return [line["step"] for line in read_lines(open_home(place).metrics) if "train/loss" in line]
+    return [line["step"] for line in read_lines(open_run(place).metrics) if "train/loss" in line]
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_driver_killed_is_resumed_by_a_machine_with_an_empty_disk(far, proxy, 
     assert evaluated["params_sha256"]
     metatrain(folder, "report", place)
     assert place in (folder / "report.html").read_text()
-    files = {path.name for path in open_home(place).evaluations.iterdir()}
+    files = {path.name for path in open_run(place).evaluations.iterdir()}
     assert files == {"test.json", "test-tasks.test.queries_2.json"}
 
 

@@ -141,7 +141,7 @@ def test_a_learner_without_inner_steps_is_a_level_line(copied):
 
 
 def test_a_run_that_has_hardly_begun_gives_a_page_that_says_so(tmp_path):
-    home = runs.create(tmp_path, "young", as_yaml(tiny()), runs.environment())
+    home = runs.create_run(tmp_path, "young", as_yaml(tiny()), runs.describe_environment())
     page = page_of(home.path)
     assert "nothing recorded yet" in page.text
     assert "is to be meta-trained by maml on strokes for 6 steps" in page.text
@@ -278,7 +278,7 @@ def in_mlflow(run: Path) -> tuple[str, list[str]]:
 def test_a_tracked_run_keeps_its_page_in_mlflow_and_its_status(tracked):
     folder = tracked.parent.parent
     assert "report.html" not in in_mlflow(tracked)[1]
-    with runs.own(runs.open_run(tracked)):
+    with runs.lock_run(runs.open_run(tracked)):
         done = metatrain(folder, "report", str(tracked))
         assert "is being trained" in done.stderr
         assert (tracked / "report.html").exists()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from metatrain import report, runs
-from metatrain.tracking.jsonl import JsonLines
+from metatrain.tracking.jsonl import JsonlRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -26,7 +26,7 @@ def made(tmp_path_factory) -> list[Path]:
     for name in ("first", "second"):
         config = tiny(f"runs={{root: {root}, name: {name}}}")
         home = new_run(config)
-        recorder = JsonLines(home.metrics)
+        recorder = JsonlRecorder(home.metrics)
         run(config, InProcess(Worker(config, torch.device("cpu"))), recorder, home)
         recorder.close("finished")
     return sorted(root.iterdir())

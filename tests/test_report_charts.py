@@ -14,7 +14,7 @@ from tests.report_pages import Page
 
 
 def test_long_curves_are_thinned(tmp_path):
-    home = runs.create(tmp_path, "long", as_yaml(tiny("outer.steps=50000")), runs.environment())
+    home = runs.create_run(tmp_path, "long", as_yaml(tiny("outer.steps=50000")), runs.describe_environment())
     with home.metrics.open("w") as file:
         for step in range(1, 50_001):
             line = {"step": step, "time": step, "train/loss": 1 / step, "train/accuracy": 1 - 1 / step}

@@ -12,7 +12,7 @@ from metatrain.errors import RunOwnedError
 
 
 def new_run(root: Path) -> runs.Run:
-    return runs.create(root, "maml", "seed: 3\n", {"python": "3.11"})
+    return runs.create_run(root, "maml", "seed: 3\n", {"python": "3.11"})
 
 
 def test_a_run_is_found_again_as_it_was_made(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_run_id_stays_when_the_folder_is_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "x" * 101, "two words"])
 def test_names_that_are_not_folder_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
-        runs.create(tmp_path, name, "", {})
+        runs.create_run(tmp_path, name, "", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,7 +74,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from metatrain import runs
-with runs.own(runs.open_run(Path(sys.argv[1]))):
+with runs.lock_run(runs.open_run(Path(sys.argv[1]))):
     print("owned", flush=True)
     time.sleep(60)
 """
@@ -86,20 +86,20 @@ def test_a_second_driver_is_refused_until_the_first_is_killed(tmp_path: Path) ->
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "owned\n"
-        with pytest.raises(RunOwnedError, match=f"pid {owner.pid}"), runs.own(run):
+        with pytest.raises(RunOwnedError, match=f"pid {owner.pid}"), runs.lock_run(run):
             pass
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.communicate()
-    with runs.own(run):
+    with runs.lock_run(run):
         assert (run.path / "owner.lock").read_text() == f"{os.getpid()}\n"
-    with runs.own(run):
+    with runs.lock_run(run):
         pass
 
 
 def test_one_process_does_not_own_a_run_twice(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    with runs.own(run), pytest.raises(RunOwnedError), runs.own(run):
+    with runs.lock_run(run), pytest.raises(RunOwnedError), runs.lock_run(run):
         pass
 
 
@@ -107,7 +107,7 @@ def test_the_environment_says_what_a_person_needs_to_repeat_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    seen = runs.environment()
+    seen = runs.describe_environment()
     assert seen["versions"]["torch"] and seen["cpu"]["count"] >= 1 and seen["cpu"]["model"]
     assert seen["git"] is None
     json.dumps(seen)
@@ -120,10 +120,10 @@ def test_the_environment_knows_the_revision_and_whether_it_was_changed(
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", *command], check=True)
-    clean = runs.environment()["git"]
+    clean = runs.describe_environment()["git"]
     assert len(clean["revision"]) == 40 and clean["dirty"] is False
     (tmp_path / "new.py").write_text("")
-    assert runs.environment()["git"] == {"revision": clean["revision"], "dirty": True}
+    assert runs.describe_environment()["git"] == {"revision": clean["revision"], "dirty": True}
 
 
 def test_replacing_a_file_leaves_nothing_else_behind(tmp_path: Path) -> None:

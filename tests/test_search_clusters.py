@@ -17,7 +17,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from metatrain.runs import checkpoints
-from metatrain.runs.locations import open_home
+from metatrain.runs.locations import open_run
 from tests.object_store import ObjectStore, object_store
 from tests.person import until
 from tests.searches import TINY_SEARCH, Tracked, journal, tiny_search
@@ -109,6 +109,6 @@ def test_a_search_is_kept_in_object_storage(store, tmp_path, monkeypatch):
     outcome = search(more, home)
     assert outcome.place == place and outcome.trials == 4 and (home.path / "best.yaml").exists()
     for number in range(4):  # none of them swept away by another, or by the search
-        assert checkpoints.newest(open_home(f"{place}/trials/{number:04d}").checkpoints).step == 27
+        assert checkpoints.newest(open_run(f"{place}/trials/{number:04d}").checkpoints).step == 27
     seen = [(event["trial"], event["budget"]) for event in journal(home.path) if event["event"] == "result"]
     assert seen == [(number, 27) for number in range(4)]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from metatrain.config.load import as_plain, load_config
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 from tests.command_line import CommandLine
 from tests.configurations import CONFIGS, SEARCHES
 from tests.searches import TINY_SEARCH, tiny_search
@@ -56,7 +56,7 @@ def test_a_base_lies_beside_the_file(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(found | {"space": {"outer.lr": "uniform(0.1, 0.2)"}}))
     document = load_search_config(tmp_path / "s.yaml", ["outer.tasks_per_step=3"])
     base = as_plain(load_config(tmp_path / "sinusoid-maml.yaml"))
-    assert as_plain(document.base) == overridden(base, ["outer.steps=50", "outer.tasks_per_step=3"])
+    assert as_plain(document.base) == apply_overrides(base, ["outer.steps=50", "outer.tasks_per_step=3"])
 
 
 def test_another_model_takes_nothing_from_the_bases(tmp_path):

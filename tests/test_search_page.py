@@ -104,7 +104,7 @@ def commands(home: runs.Run) -> list[str]:
 
 def test_a_search_that_runs_is_not_to_be_resumed(tmp_path):
     home = searched(tmp_path / "search", 4)
-    with runs.own(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
+    with runs.lock_run(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         page = page_of(home)
         assert "running (pid" in page.text and "1 is running" in page.text

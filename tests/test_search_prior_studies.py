@@ -12,7 +12,7 @@ from benchmarks.search_experience import transform_task
 from benchmarks.search_objectives import OBJECTIVES
 from metatrain.config.load import as_plain
 from metatrain.tracking.mlflow_recorder import MLflowRecorder
-from metatrain.yaml_config import written
+from metatrain.yaml_config import dump_yaml
 from tests.configurations import tiny
 from tune.history.trials import History, Trial
 from tune.schedulers.asha import ASHA
@@ -154,10 +154,10 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     _record_search(uri, folder, "torn", HERE, damage=True)
     _record(uri, "alike-0000", {"metatrain.search": "alike", "metatrain.trial": "0"}, {}, [0.99])
     for number, value in enumerate((0.3, 0.8, 0.5)):
-        text = written(document(algorithm={"inner_lr": (number + 1) / 10}))
+        text = dump_yaml(document(algorithm={"inner_lr": (number + 1) / 10}))
         _record(uri, f"alone-{number}", {}, {"config.yaml": text}, [value, 0.1], folder)
-    _record(uri, "stopped", {}, {"config.yaml": written(document())}, [0.9], folder, status="interrupted")
-    _record(uri, "silent", {}, {"config.yaml": written(document())}, [], folder)
+    _record(uri, "stopped", {}, {"config.yaml": dump_yaml(document())}, [0.9], folder, status="interrupted")
+    _record(uri, "silent", {}, {"config.yaml": dump_yaml(document())}, [], folder)
     MlflowClient(uri).create_experiment("empty")
     return uri
 
@@ -173,7 +173,7 @@ def _record_search(uri: str, folder: Path, name: str, tasks: dict[str, Any], dam
     journal = path.read_text()
     if damage:
         journal = journal.replace('"trial": 3', '"trial": 300')
-    config = written({**document(), "search": {"method": "random"}, "space": RATE.to_plain()})
+    config = dump_yaml({**document(), "search": {"method": "random"}, "space": RATE.to_plain()})
     files = {"journal.jsonl": journal, "config.yaml": config, "tasks.json": json.dumps(tasks)}
     _record(uri, name, {"metatrain.search": name}, files, [], folder)
 

@@ -76,7 +76,7 @@ def test_reading_a_search_changes_nothing_and_asks_for_no_lock(tmp_path):
 
 def test_a_search_that_runs_is_read_while_its_owner_writes(tmp_path):
     home = searched(tmp_path / "search", 4)
-    with runs.own(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
+    with runs.lock_run(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         story = collect(home)
         assert len(story.history.running) == 1

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from metatrain.config.load import as_plain, as_yaml
-from metatrain.runs import checkpoints, environment
-from metatrain.runs.locations import leave, make_home
+from metatrain.runs import checkpoints, describe_environment
+from metatrain.runs.locations import create_run_at, release_run
 from metatrain.setup import decided
 from metatrain.training.outer_loop import Best
 from tests.configurations import tiny
@@ -58,10 +58,10 @@ def test_a_copy_whose_process_ended_between_the_two_checkpoints_ends_as_one_undi
     whole(begun(parent, tmp_path / "copy"))
     cut = begun(parent, tmp_path / "cut")
     settings = decided(tiny("outer.steps=6", "outer.lr=0.1", *KEPT))
-    home = make_home(cut.place, cut.run_id, as_yaml(settings), environment(), None)
+    home = create_run_at(cut.place, cut.run_id, as_yaml(settings), describe_environment(), None)
     best = checkpoints.load(parent / "checkpoints", 2)
     checkpoints.save(home.checkpoints, 2, best, checkpoints.manifest(parent / "checkpoints", 2)["extra"])
-    leave(home)
+    release_run(home)
     whole(cut)
     found = [checkpoints.manifest(tmp_path / name / "checkpoints", 6)["extra"] for name in ("cut", "copy")]
     assert found[0]["params_sha256"] == found[1]["params_sha256"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.tracking.console import Progress
+from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.status_line import (
     JSON_PREFIX,
     RunProgress,
@@ -71,7 +71,7 @@ def test_a_job_prints_a_json_line_with_each_line(monkeypatch: pytest.MonkeyPatch
     if job is not None:
         monkeypatch.setenv("METATRAIN_JOB_ID", job)
     stream = io.StringIO()
-    recorder = Progress(stream)
+    recorder = ProgressRecorder(stream)
     recorder.start(0, 9)
     recorder.record(1, {"train/loss": 0.5})
     recorder.record(2, {"train/loss": 0.25, "validation/accuracy": 0.5})

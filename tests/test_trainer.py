@@ -12,7 +12,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.config.load import load_config
 from metatrain.runs import Run, checkpoints
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import JsonLines, Silent, read_lines
+from metatrain.tracking.jsonl import JsonlRecorder, NullRecorder, read_lines
 from metatrain.trainer import Outcome, Session, new_run, run
 from metatrain.trainer import test as score_on_test_tasks
 from metatrain.training.in_process import InProcess
@@ -29,7 +29,7 @@ def config_in(folder: Path, *overrides: str) -> Config:
 
 def go(config: Config, home: Run | None = None, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, Run]:
     home = home or new_run(config)
-    recorder = JsonLines(home.metrics)
+    recorder = JsonlRecorder(home.metrics)
     outcome = run(config, InProcess(Worker(config, CPU)), recorder, home, stop)
     recorder.close("finished" if outcome.finished else "interrupted")
     return outcome, home
@@ -123,7 +123,7 @@ def test_the_test_score_is_of_the_best_state_in_validation(tmp_path):
     assert best < 8, "the case is of interest only where the last state is not the best"
     kept = sorted(int(folder.name) for folder in home.checkpoints.iterdir())
     assert kept == [best, 8]
-    session = Session(config, InProcess(Worker(config, CPU)), Silent(), home, Worker(config, CPU))
+    session = Session(config, InProcess(Worker(config, CPU)), NullRecorder(), home, Worker(config, CPU))
     of_the_best = score_on_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
     assert outcome.results == of_the_best
 

@@ -20,7 +20,7 @@ from metatrain.tracking.mlflow_connection import preflight
 from metatrain.tracking.status_line import format_duration, format_time_left
 from metatrain.types import RunStatus
 from metatrain.validation import require
-from metatrain.yaml_config import flat
+from metatrain.yaml_config import flatten
 from tune.config.search_config import SearchConfig
 from tune.history.trials import FAILED_STATUSES, History, Status
 from tune.search_dir import BEST, CLOCK, JOURNAL, UPLOADED, trial_run_id
@@ -161,7 +161,7 @@ class Monitor:
         if self._recorder is not None:
             self._recorder.start(history.steps, 0)
             self._recorder.artifact(self._home.config)
-            self._recorder.say_ended(_run_statuses(self._home, history))
+            self._recorder.set_child_statuses(_run_statuses(self._home, history))
 
     def update(self, history: History) -> None:
         """Report everything that is new since the last call."""
@@ -195,7 +195,7 @@ class Monitor:
         self._due = 0.0
         self.update(history)
         self._display.close()
-        self._record(lambda to: to.say_ended(_run_statuses(self._home, history)))
+        self._record(lambda to: to.set_child_statuses(_run_statuses(self._home, history)))
         self._record(lambda to: to.close(status))
 
     def abandon(self) -> None:
@@ -251,4 +251,4 @@ def _parent_recorder(home: Run, config: SearchConfig) -> "MLflowRecorder | None"
     base, ours = as_plain(config.base), {key: plain[key] for key in ("search", "space")}
     tags = labels(config.base) | {"metatrain.search": home.run_id}
     tracking = config.base.tracking
-    return MLflowRecorder(tracking.uri or "", tracking.experiment, home.run_id, flat(base) | flat(ours), tags)
+    return MLflowRecorder(tracking.uri or "", tracking.experiment, home.run_id, flatten(base) | flatten(ours), tags)

@@ -83,7 +83,7 @@ def search(
         _check_shared(config, home)
         home = home or create_search(config, _initial_files(config, say))
         say(f"search {home.where}")
-        owned = runs.own(home, take_over, heartbeat_s=config.base.runs.heartbeat)
+        owned = runs.lock_run(home, take_over, heartbeat_s=config.base.runs.heartbeat)
         with owned, Study(config.study_spec(_read_prior_studies(home)), home.path / JOURNAL) as study:
             try:
                 home.commit()

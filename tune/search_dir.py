@@ -14,8 +14,8 @@
 from pathlib import Path
 
 from metatrain.config.load import as_plain
-from metatrain.runs import Run, environment, fresh_id
-from metatrain.runs.locations import make_home, open_home
+from metatrain.runs import Run, describe_environment, new_run_id
+from metatrain.runs.locations import create_run_at, open_run
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
 from tasks.io.remote_fs import is_uri
@@ -33,14 +33,14 @@ def create_search(config: SearchConfig, beside: dict[str, str]) -> Run:
     """Create the directory of a search, with the texts `beside` as files under their names."""
     settings = config.base.runs
     root = settings.root if is_uri(settings.root) else str(Path(settings.root).absolute())
-    search_id = fresh_id(settings.name)
+    search_id = new_run_id(settings.name)
     place = f"{root.rstrip('/')}/{search_id}"
-    return make_home(place, search_id, config.to_yaml(), environment(), settings.heartbeat, beside)
+    return create_run_at(place, search_id, config.to_yaml(), describe_environment(), settings.heartbeat, beside)
 
 
 def open_search(place: str) -> tuple[Run, SearchConfig]:
     """Open the directory of a search and read its configuration. ValueError: there is none."""
-    home = open_home(place if is_uri(place) else str(Path(place).absolute()))
+    home = open_run(place if is_uri(place) else str(Path(place).absolute()))
     plain = load_yaml(home.config, "a search", "search and space")
     require("search" in plain, f"{place}: is a run, not a search: use `metatrain train --resume {place}`")
     return home, read_search_config(plain)

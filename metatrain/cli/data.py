@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import read_config
-from metatrain.tracking.console import counter
+from metatrain.tracking.console import progress_bar
 from metatrain.validation import require
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 from tasks.types import SPLITS, Episode, EpisodeShape
 
 
 def prepare_command(name: str, overrides: list[str]) -> None:
     """Decode what is slow to read, with a progress bar, and print where the store lies."""
     source = _source(name, overrides)
-    with counter(f"preparing {name}") as progress:
+    with progress_bar(f"preparing {name}") as progress:
         print(source.prepare(progress))
 
 
@@ -40,4 +40,4 @@ def show_command(
 
 def _source(name: str, overrides: Sequence[str]) -> Any:
     raw = {"tasks": {"name": name}, "model": {"name": "mlp"}, "algorithm": {"name": "protonet"}}
-    return read_config(overridden(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides])).tasks.source
+    return read_config(apply_overrides(raw, [f"tasks.{o.removeprefix('tasks.')}" for o in overrides])).tasks.source

@@ -9,7 +9,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.config.json_schema import json_schema
 from metatrain.models import ARCHITECTURES
 from metatrain.runs import Run
-from metatrain.runs.locations import is_search, open_home
+from metatrain.runs.locations import is_search, open_run
 from metatrain.setup import tracked
 from metatrain.validation import require
 from tasks.registry import TASK_SOURCES
@@ -19,7 +19,7 @@ def report_command(run_dirs: list[str], out: Path | None) -> None:
     """Write one HTML page about one or several runs, or about a search, and print its path."""
     from metatrain import report  # jinja2, which training does without
 
-    homes = [open_home(place) for place in run_dirs]
+    homes = [open_run(place) for place in run_dirs]
     if any(map(is_search, homes)):
         _report_search(homes, out)
         return

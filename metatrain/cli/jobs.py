@@ -16,7 +16,7 @@ import typer
 from metatrain import runs
 from metatrain.config.load import load_config
 from metatrain.errors import RunFailed
-from metatrain.runs.locations import is_search, open_home
+from metatrain.runs.locations import is_search, open_run
 from metatrain.tracking.status_line import (
     RunProgress,
     drop_status_lines,
@@ -155,8 +155,8 @@ def follow_log(client: "JobClient", job_id: str) -> None:
 
 def _run_status(place: str) -> dict[str, Any]:
     """Return the status of the run or search in a folder, by its own records."""
-    home = open_home(place)
-    owner = runs.owner(home)
+    home = open_run(place)
+    owner = runs.find_owner(home)
     running = f"RUNNING ({owner})" if owner else "NOT RUNNING"
     if is_search(home):
         return {"name": home.where, "status": running, "line": _format_search(home)}

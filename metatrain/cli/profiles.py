@@ -24,7 +24,7 @@ from typing import Any
 from cluster.jobs.dashboard import Token, normalize_address
 from metatrain.config.load import read_settings
 from metatrain.validation import require, require_positive
-from metatrain.yaml_config import in_one_line, load_yaml, parse_yaml
+from metatrain.yaml_config import dump_inline, load_yaml, parse_yaml
 from tasks.plugins import suggest_name
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -69,7 +69,7 @@ class Profile:
         for key, value in self.settings.items():
             is_section = "." not in key and isinstance(value, Mapping)
             flat |= {f"{key}.{name}": one for name, one in value.items()} if is_section else {key: value}
-        return [f"{key}={in_one_line(value)}" for key, value in flat.items()]
+        return [f"{key}={dump_inline(value)}" for key, value in flat.items()]
 
 
 @dataclass(frozen=True)

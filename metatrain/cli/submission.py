@@ -54,14 +54,14 @@ def submit_command(
         files = scan_working_dir(folder, exclude)
         _require_sent(arguments, files.files)
         job_id = _make_id(name or _name_job(arguments))
-        ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.user()}
+        ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.current_user()}
         variables = {**ours, **chosen.expand_env(), **dict(map(_parse_variable, env))}
         with tempfile.TemporaryDirectory(prefix="metatrain-") as scratch:
             archive = files.write_zip(Path(scratch) / "working_dir.zip")
             python = chosen.python or client.interpreter()
             metadata = {
                 "metatrain": version("metatrain"),
-                "user": runs.user(),
+                "user": runs.current_user(),
                 "command": shlex.join(command),
                 "python": python,
                 "stop_wait": str(chosen.stop_wait),

@@ -19,25 +19,25 @@ from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLo
 from metatrain.evaluation.evaluate import format_results, make_shards
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
-from metatrain.runs.locations import is_search, open_home
+from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
 from metatrain.setup import prepare, recorders, settled, tracked
 from metatrain.signals import graceful_shutdown
-from metatrain.tracking.console import Progress
-from metatrain.tracking.jsonl import Several
+from metatrain.tracking.console import ProgressRecorder
+from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.tracking.status_line import read_metrics_file
 from metatrain.trainer import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker, device_for
 from metatrain.types import Executor
 from metatrain.validation import require
-from metatrain.yaml_config import overridden
+from metatrain.yaml_config import apply_overrides
 
 
 def train_command(config: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
     """Train a new or resumed run, test it and print its results."""
-    home = open_home(resume) if resume is not None else None
+    home = open_run(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
@@ -52,7 +52,7 @@ def train_command(config: str | None, overrides: list[str], resume: str | None, 
         compile_seconds = compile_ahead(settings, executor)
         home = home or new_run(settings)
         print(f"run {home.where}", file=sys.stderr)
-        with runs.own(home, take_over, heartbeat_s=settings.runs.heartbeat):
+        with runs.lock_run(home, take_over, heartbeat_s=settings.runs.heartbeat):
             outcome, signalled = _train(settings, executor, home)
     _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signalled:
@@ -62,7 +62,7 @@ def train_command(config: str | None, overrides: list[str], resume: str | None, 
 
 def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
     known = read_metrics_file(home.metrics, settings.outer.steps)
-    progress = Progress(known=known.metrics if known else None)
+    progress = ProgressRecorder(known=known.metrics if known else None)
     recorder = recorders(settings, home, progress)
     with graceful_shutdown() as shutdown:
         try:
@@ -106,14 +106,14 @@ def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
 def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
     """Test the best parameters of the run at `run_dir` and print the results."""
     began = time.monotonic()
-    home = open_home(run_dir)
+    home = open_run(run_dir)
     trained = load_config(home.config)
-    settings = settled(read_config(overridden(as_plain(trained), overrides)))
+    settings = settled(read_config(apply_overrides(as_plain(trained), overrides)))
     params, newest, _ = best_params(home)
     worker = Worker(settings, torch.device("cpu"))
     require_same(params, worker)
-    with executing(settings) as executor, runs.own(home, guest=True):
-        recorder = Several(tracked(trained, home))
+    with executing(settings) as executor, runs.lock_run(home, guest=True):
+        recorder = CompositeRecorder(tracked(trained, home))
         recorder.start(newest, trained.outer.steps)
         session = Session(settings, executor, recorder, home, worker)
         results = test(session, params)

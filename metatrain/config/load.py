@@ -13,7 +13,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
-from metatrain.yaml_config import LONGEST, flat, load_yaml, overridden, short, written
+from metatrain.yaml_config import LONGEST, apply_overrides, dump_yaml, flatten, load_yaml, shorten
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
@@ -25,7 +25,7 @@ _METHODS = ("init", "trajectory", "predict", "meta_gradient")
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
     begin = "tasks, model and algorithm, as configs/*.yaml do"
-    return read_config(overridden(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
+    return read_config(apply_overrides(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:
@@ -60,7 +60,7 @@ def _without_retired(raw: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in retired.items():
             found = kept[section].get(key, value)
             if found != value:
-                raise ValueError(f"{section}.{key}: {short(found)} is no longer supported: remove it, or set {value}")
+                raise ValueError(f"{section}.{key}: {shorten(found)} is no longer supported: remove it, or set {value}")
         kept[section] = {key: value for key, value in kept[section].items() if key not in retired}
     return kept
 
@@ -68,7 +68,7 @@ def _without_retired(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, dict):
-        raise ValueError(f"{within}{name}: {short(section)} is not a section: write its settings below it, key: value")
+        raise ValueError(f"{within}{name}: {shorten(section)} is not a section: write its settings below it")
     return dict(section)
 
 
@@ -160,7 +160,7 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {short(value)}") from error
+        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {shorten(value)}") from error
     except (OverflowError, PydanticUserError) as error:
         raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): give another value") from error
 
@@ -221,8 +221,8 @@ def resumed(config: Config, overrides: Sequence[str]) -> Config:
     The change is of this going on alone: the run keeps the configuration it began with.
     """
     before = as_plain(config)
-    changed = read_config(overridden(before, overrides))
-    old, new = flat(before), flat(as_plain(changed))
+    changed = read_config(apply_overrides(before, overrides))
+    old, new = flatten(before), flatten(as_plain(changed))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_FREE, *_PLACES)):
             raise ValueError(
@@ -237,4 +237,4 @@ _ABSENT = object()
 
 def as_yaml(config: Config) -> str:
     """The resolved configuration, ready for `metatrain train`."""
-    return written(as_plain(config))
+    return dump_yaml(as_plain(config))

@@ -13,7 +13,7 @@ import yaml
 from metatrain.report.plots import Series, read_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
-from metatrain.yaml_config import flat
+from metatrain.yaml_config import flatten
 
 AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""
@@ -126,7 +126,7 @@ def settings_of(home: Run) -> dict[str, Any]:
         raise ValueError(f"{home.config}: not YAML: restore that file or train anew") from error
     if not isinstance(plain, dict):
         raise ValueError(f"{home.config}: holds no settings: restore that file or train anew")
-    return flat(plain)
+    return flatten(plain)
 
 
 def text_of(path: Path, instead: str = "train anew") -> str:

@@ -13,9 +13,9 @@ from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
 from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
-from metatrain.runs import Run, own, replace_text
+from metatrain.runs import Run, lock_run, replace_text
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import Several
+from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.types import Recorder
 
 NAME = "report.html"
@@ -70,8 +70,8 @@ def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Reco
         return None
     config, newest = load_config(home.config), newest_step(home)
     try:
-        with own(home, guest=True):
-            recorder = Several(tracked(config, home))
+        with lock_run(home, guest=True):
+            recorder = CompositeRecorder(tracked(config, home))
             recorder.start(newest, config.outer.steps)
             recorder.artifact(page)
             recorder.close("finished" if newest == config.outer.steps else "interrupted")

@@ -1,8 +1,9 @@
-"""Run folders: what a run keeps, who owns it, and where it lies, on a disk or in object storage."""
+"""Create, open and lock runs, in a folder on a disk or in S3."""
 
-from metatrain.runs.environment import JOB_ID, JOB_USER, VERSIONED, environment, user
-from metatrain.runs.lock import own, owner
-from metatrain.runs.run import FORMAT, Run, Storage, create, fresh_id, make, open_run, replace_text, write_json
+from metatrain.runs.environment import JOB_ID, JOB_USER, VERSIONED, current_user, describe_environment
+from metatrain.runs.locations import create_run, create_run_at, is_search, open_run, release_run, run_exists
+from metatrain.runs.lock import find_owner, lock_run
+from metatrain.runs.run import FORMAT, Run, RunStorage, new_run_id, replace_text, write_json
 
 __all__ = [
     "FORMAT",
@@ -10,15 +11,18 @@ __all__ = [
     "JOB_USER",
     "VERSIONED",
     "Run",
-    "Storage",
-    "create",
-    "environment",
-    "fresh_id",
-    "make",
+    "RunStorage",
+    "create_run",
+    "create_run_at",
+    "current_user",
+    "describe_environment",
+    "find_owner",
+    "is_search",
+    "lock_run",
+    "new_run_id",
     "open_run",
-    "own",
-    "owner",
+    "release_run",
     "replace_text",
-    "user",
+    "run_exists",
     "write_json",
 ]

@@ -13,12 +13,12 @@ from typing import Any
 JOB_ID = "METATRAIN_JOB_ID"
 """In the environment of a job on a cluster: its id, by which its runs are found."""
 JOB_USER = "METATRAIN_USER"
-"""Likewise: who submitted it."""
+"""In the environment of a job on a cluster: who submitted it."""
 VERSIONED = ("metatrain", "torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow")
 
 
-def user() -> str:
-    """Who runs this, or submitted the job that does."""
+def current_user() -> str:
+    """Return the user who runs this process, or who submitted its job."""
     if (submitter := os.environ.get(JOB_USER)) is not None:
         return submitter
     try:
@@ -27,8 +27,8 @@ def user() -> str:
         return str(os.getuid())
 
 
-def environment() -> dict[str, Any]:
-    """What this process runs on: Python, platform, CPU, packages, the working directory's git state, command line."""
+def describe_environment() -> dict[str, Any]:
+    """Return Python, platform, CPU, package versions, git state of the working directory, command line and job id."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -60,7 +60,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git() -> dict[str, Any] | None:
-    """{"revision", "dirty"}; None outside a repository, before its first commit, or without git."""
+    """Return {"revision", "dirty"}; None outside a repository, before its first commit, or without git."""
     try:
         revision = _output("git", "rev-parse", "HEAD")
         return {"revision": revision, "dirty": bool(_output("git", "status", "--porcelain"))}

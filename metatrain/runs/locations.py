@@ -1,6 +1,6 @@
-"""Runs by where they are kept: a folder on a disk, or s3://BUCKET/FOLDER, for which a local folder stands.
+"""Create and open runs by location: a folder on a disk, or s3://BUCKET/FOLDER.
 
-That folder lies in the cache of this machine while a process works with the run, and goes with it.
+A run in S3 has a local folder in this machine's cache while a process works with it, which is removed afterwards.
 """
 
 import atexit
@@ -13,130 +13,132 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from metatrain import runs
-from metatrain.runs.run import Run
+from metatrain.runs.run import Run, create_folder, new_run_id, open_folder, replace_text
 from tasks.io.remote_fs import is_uri
 from tasks.store.cache import cache_root
 
 if TYPE_CHECKING:
-    from metatrain.runs.remote import Mirror
+    from metatrain.runs.remote import RemoteRun
 
-_ALIVE = ".alive"
-_LEAVING: dict[Path, Callable[[], None]] = {}
-"""What is to be done with each folder when this process leaves it."""
+_IN_USE = ".alive"
+_CLEANUPS: dict[Path, Callable[[], None]] = {}
+"""What to do with each local folder when this process ends or releases it."""
 UNSENT = ".unsent"
-"""In a folder that holds what the run does not."""
+"""Marks a local folder that holds files which could not be uploaded."""
 
 
-def new_home(root: str, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float) -> Run:
-    """A new run under `root`. ValueError, OSError: none can be made there, with the remedy."""
-    run_id = runs.fresh_id(name)
-    return make_home(f"{root.rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
+def create_run(
+    root: str | Path, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float = 15.0
+) -> Run:
+    """Create a run in a new folder under `root`, a folder or s3://…. Raise ValueError or OSError, with the remedy."""
+    run_id = new_run_id(name)
+    return create_run_at(f"{str(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
 
 
-def make_home(
-    place: str,
+def create_run_at(
+    location: str,
     run_id: str,
     config_text: str,
     environment: Mapping[str, Any],
     heartbeat_s: float,
-    beside: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Run:
-    """A new run at `place` itself, where nothing may be, with the texts `beside` kept in it from the first.
+    """Create a run at `location`, which must not exist, with the texts `files` in it from the first commit on.
 
-    ValueError, OSError: it cannot be made there.
+    Raise ValueError or OSError where it cannot be created.
     """
-    folder = _room() / f"{run_id}.{secrets.token_hex(3)}" if is_uri(place) else Path(place)
-    run = runs.make(folder, run_id, config_text, environment)
-    for name, text in (beside or {}).items():
-        runs.replace_text(run.path / name, text)
-    if not is_uri(place):
+    folder = _local_root() / f"{run_id}.{secrets.token_hex(3)}" if is_uri(location) else Path(location)
+    run = create_folder(folder, run_id, config_text, environment)
+    for name, text in (files or {}).items():
+        replace_text(run.path / name, text)
+    if not is_uri(location):
         return run
     try:
-        mirror = _mirror(place, run.path, heartbeat_s)
-        mirror.begin()
+        remote = _remote_run(location, run.path, heartbeat_s)
+        remote.create()
     except (ValueError, OSError):
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-    return Run(run.path, run.run_id, run.created, mirror)
+    return Run(run.path, run.run_id, run.created, remote)
 
 
-def open_home(place: str, heartbeat_s: float = 15.0) -> Run:
-    """The run at `place`. ValueError: there is none, or it is of another format, with the remedy."""
-    if not is_uri(place):
-        return runs.open_run(Path(place))
-    folder = _room() / f"{place.rstrip('/').rpartition('/')[2]}.{secrets.token_hex(3)}"
-    mirror = _mirror(place.rstrip("/"), folder, heartbeat_s)
-    mirror.fetch()
-    run = runs.open_run(folder)
-    return Run(run.path, run.run_id, run.created, mirror)
+def open_run(location: str | Path, heartbeat_s: float = 15.0) -> Run:
+    """Return the run at `location`. Raise ValueError where there is none or it has another format, with the remedy."""
+    if isinstance(location, Path) or not is_uri(location):
+        return open_folder(Path(location))
+    uri = location.rstrip("/")
+    folder = _local_root() / f"{uri.rpartition('/')[2]}.{secrets.token_hex(3)}"
+    remote = _remote_run(uri, folder, heartbeat_s)
+    remote.download()
+    run = open_folder(folder)
+    return Run(run.path, run.run_id, run.created, remote)
 
 
-def is_home(place: str) -> bool:
-    """Whether a run is there, whole or damaged. OSError: nobody can say."""
-    if not is_uri(place):
-        return (Path(place) / "run.json").exists()
-    from metatrain.runs.remote import is_there
+def run_exists(location: str) -> bool:
+    """Return whether a run is there, whole or damaged. Raise OSError where the storage does not answer."""
+    if not is_uri(location):
+        return (Path(location) / "run.json").exists()
+    from metatrain.runs.remote import head_exists
 
-    return is_there(place)
+    return head_exists(location)
 
 
 def is_search(run: Run) -> bool:
-    """Whether it is a search's folder, not that of a single run."""
+    """Return whether this is the folder of a search, not of a single run."""
     begun = (run.path / "journal.jsonl").exists()
     return begun or re.search("^search:", run.config.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
-def _room() -> Path:
-    """Where folders that stand for runs lie. What processes that were killed have left there is removed."""
-    room = cache_root(None) / "runs"
+def release_run(run: Run) -> None:
+    """Remove the local folder of a run in S3 before this process ends."""
+    cleanup = _CLEANUPS.pop(run.path, None)
+    if cleanup is not None:
+        atexit.unregister(cleanup)
+        cleanup()
+
+
+def _local_root() -> Path:
+    """Return the folder of local copies, after removing those that killed processes have left there."""
+    root = cache_root(None) / "runs"
     try:
-        room.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"{room} cannot be written to ({error.strerror}): set METATRAIN_CACHE to a folder that can"
+            f"{root} cannot be written to ({error.strerror}): set METATRAIN_CACHE to a folder that can"
         ) from error
-    for folder in room.iterdir():
-        if (folder / _ALIVE).exists() and not (folder / UNSENT).exists() and (lock := _locked(folder)) is not None:
+    for folder in root.iterdir():
+        if (folder / _IN_USE).exists() and not (folder / UNSENT).exists() and (lock := _try_lock(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             lock.close()
-    return room
+    return root
 
 
-def _mirror(uri: str, folder: Path, heartbeat_s: float) -> "Mirror":
-    from metatrain.runs.remote import Mirror  # boto3 takes its time
+def _remote_run(uri: str, folder: Path, heartbeat_s: float) -> "RemoteRun":
+    from metatrain.runs.remote import RemoteRun  # imports boto3, which takes a second
 
-    mirror = Mirror(uri, folder, heartbeat_s)
+    remote = RemoteRun(uri, folder, heartbeat_s)
     folder.mkdir(exist_ok=True)
-    lock = _locked(folder)
-    _LEAVING[folder] = partial(_leave, mirror, lock)
-    atexit.register(_LEAVING[folder])
-    return mirror
+    lock = _try_lock(folder)
+    _CLEANUPS[folder] = partial(_clean_up, remote.is_synced, folder, lock)
+    atexit.register(_CLEANUPS[folder])
+    return remote
 
 
-def leave(home: Run) -> None:
-    """Give back the local folder that stands for a run, which a process that goes on to others need not keep."""
-    leaving = _LEAVING.pop(home.path, None)
-    if leaving is not None:
-        atexit.unregister(leaving)
-        leaving()
-
-
-def _leave(mirror: "Mirror", lock: TextIO | None) -> None:
-    """The folder goes, unless it holds what could not be sent."""
-    if mirror.is_clean():
-        shutil.rmtree(mirror.folder, ignore_errors=True)
-    elif mirror.folder.is_dir():
-        (mirror.folder / UNSENT).touch()
+def _clean_up(is_synced: Callable[[], bool], folder: Path, lock: TextIO | None) -> None:
+    """Remove the local folder, or mark it where it holds what could not be uploaded."""
+    if is_synced():
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.is_dir():
+        (folder / UNSENT).touch()
     if lock is not None:
         lock.close()
 
 
-def _locked(folder: Path) -> TextIO | None:
-    """A lock that says that somebody works with the folder; None where somebody else does."""
+def _try_lock(folder: Path) -> TextIO | None:
+    """Return a lock that marks the folder as in use; None where another process holds it."""
     try:
-        lock = (folder / _ALIVE).open("a")
-    except FileNotFoundError:  # somebody else has just removed it
+        lock = (folder / _IN_USE).open("a")
+    except FileNotFoundError:  # another process has just removed it
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

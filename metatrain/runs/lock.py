@@ -12,17 +12,20 @@ from metatrain.runs.run import Run
 
 
 @contextmanager
-def own(run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: float | None = None) -> Iterator[None]:
-    """Be the one driver of `run` while the block runs. RunOwnedError: another driver has it.
+def lock_run(
+    run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: float | None = None
+) -> Iterator[None]:
+    """Be the one driver of `run` while the block runs. Raise RunOwnedError where another driver has it.
 
-    A guest, who only adds to a run, takes it from nobody who may be alive. heartbeat_s: None for the run's own.
+    A guest, which only adds an evaluation or a report, never takes a run from a driver that may be alive.
+    heartbeat_s: None for the run's own.
 
-    On a disk by an exclusive flock on `owner.lock`, which the kernel gives back however this process ends, so that
-    nobody need ever `take_over`; the file names the owner's pid and stays behind. ValueError: a file system without
-    flock. Elsewhere as the storage does it.
+    On a disk the lock is an exclusive flock on `owner.lock`, which the kernel releases however this process ends, so
+    that `take_over` is never needed; the file names the owner's pid and remains. Raise ValueError for a file system
+    without flock. In S3 see `metatrain.runs.remote`.
     """
     if run.storage is not None:
-        with run.storage.owned(take_over, guest, heartbeat_s):
+        with run.storage.lock(take_over, guest, heartbeat_s):
             yield
         return
     with _lock_file(run) as lock:
@@ -44,10 +47,10 @@ def own(run: Run, take_over: bool = False, guest: bool = False, heartbeat_s: flo
         yield
 
 
-def owner(run: Run) -> str | None:
-    """Who trains the run at this moment, for people; None where nobody is known to."""
+def find_owner(run: Run) -> str | None:
+    """Return who trains the run at this moment, for people; None where nobody is known to."""
     if run.storage is not None:
-        return run.storage.owner()
+        return run.storage.find_owner()
     try:
         with (run.path / "owner.lock").open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -64,5 +67,5 @@ def _lock_file(run: Run) -> TextIO:
         return (run.path / "owner.lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and go on there"
+            f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and resume the copy"
         ) from error

@@ -1,4 +1,4 @@
-"""Processes by what tells them apart wherever they run, so that one can be known to be gone."""
+"""Identify a process across machines and restarts, so that a dead owner is known to be dead."""
 
 import os
 import socket
@@ -18,26 +18,26 @@ class Process:
     started: str
 
     def is_gone(self) -> bool:
-        """Whether it ran here and does no more. False where that cannot be told: elsewhere, or not on Linux."""
+        """Return whether it ran on this machine and has ended; False elsewhere, where nothing is known of it."""
         here = this_process()
-        return bool(self.machine) and self.machine == here.machine and _started(self.pid) != self.started
+        return bool(self.machine) and self.machine == here.machine and _start_time(self.pid) != self.started
 
 
 @cache
 def this_process() -> Process:
-    """This one. (After a fork it is still the parent.)"""
-    return Process(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()) or "")
+    """Return this process (after a fork, still the parent)."""
+    return Process(socket.gethostname(), _machine_id(), os.getpid(), _start_time(os.getpid()) or "")
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     return ""
 
 
-def _started(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's own count; None where there is none, or only its shell."""
+def _start_time(pid: int) -> str | None:
+    """Return the start time of a local process, in clock ticks since boot; None where it is gone or a zombie."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]

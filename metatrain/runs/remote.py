@@ -1,4 +1,4 @@
-"""A run's folder in object storage: a local folder stands for it, and is committed as a whole.
+"""Keep a run in S3: commit its local folder as a whole, with one owner at a time.
 
     <run>/head.json                              who owns the run, and which objects are its files
     <run>/checkpoints/00000120/state~2.14.pt     a file's content, uploaded for commit 14 of owner 2
@@ -25,23 +25,23 @@ from typing import Any, NamedTuple
 from metatrain.errors import RunLost, RunOwnedError
 from metatrain.runs.locations import UNSENT
 from metatrain.runs.process_id import Process, this_process
-from metatrain.runs.s3 import Bucket, Outdated, StorageError
+from metatrain.runs.s3 import PreconditionFailed, S3Folder, StorageError
 
 HEAD = "head.json"
 FORMAT = 1
-STALE = 4
-"""After so many missed heartbeats an owner is presumed dead."""
-_TOGETHER = 8
-_TRIES = 3
-_READS = 30
-"""How often a reader begins again who was overtaken by an owner that commits without a pause."""
-_PAUSE_S = 60.0
+STALE_HEARTBEATS = 4
+"""Missed heartbeats after which an owner is presumed dead."""
+_THREADS = 8
+_DOWNLOAD_ATTEMPTS = 3
+_READ_ATTEMPTS = 30
+"""How often to read again when the owner commits in between."""
+_RETRY_AFTER_S = 60.0
 _PRIVATE = ("owner.lock",)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file's content: the object it is, its size and checksum."""
+class RemoteFile:
+    """A file of the run: its object's key, its size and checksum."""
 
     key: str
     size: int
@@ -50,61 +50,61 @@ class Stored:
 
 @dataclass(frozen=True)
 class Head:
-    """What head.json says. `epoch` counts owners, `claim` is each one's own, `stamp` new in every version."""
+    """The content of head.json. `epoch` counts owners, `claim` is unique to an owner, `stamp` to a version."""
 
     epoch: int = 0
     owner: Process | None = None
     heartbeat_s: float = 15.0
     claim: str = ""
     stamp: str = ""
-    files: dict[str, Stored] = field(default_factory=dict)
+    files: dict[str, RemoteFile] = field(default_factory=dict)
 
 
-class Version(NamedTuple):
-    """A head that was read or written, and the tag a conditional write names it by."""
+class HeadVersion(NamedTuple):
+    """A head that was read or written, and its ETag for conditional writes."""
 
     head: Head
     etag: str
 
 
-class Mirror:
-    """The run at `uri`, and the local folder that stands for it."""
+class RemoteRun:
+    """Keep the run at `uri` in step with its local folder."""
 
     def __init__(self, uri: str, folder: Path, heartbeat_s: float) -> None:
         self.where = uri
         self.folder = folder
         self._heartbeat_s = heartbeat_s
-        self._bucket = Bucket(uri)
-        self._version: Version | None = None
-        self._sent: dict[str, tuple[tuple[int, int], Stored]] = {}
-        self._changing = threading.RLock()
+        self._s3 = S3Folder(uri)
+        self._version: HeadVersion | None = None
+        self._synced: dict[str, tuple[tuple[int, int], RemoteFile]] = {}
+        self._head_lock = threading.RLock()
         self._lost: str | None = None
         self._commits = 0
-        self._failed = self._renewed = -math.inf
+        self._failed_at = self._heartbeat_at = -math.inf
 
-    def begin(self) -> None:
-        """A new run: what the folder holds becomes its first files. StorageError: it cannot be written to."""
-        self._bucket.reachable()
-        self._write(Head(heartbeat_s=self._heartbeat_s, files=self._uploaded(Head())), None)
+    def create(self) -> None:
+        """Create the run from what the folder holds. Raise StorageError where it cannot be written."""
+        self._s3.check_reachable()
+        self._write_head(Head(heartbeat_s=self._heartbeat_s, files=self._upload_changed(Head())), None)
 
-    def fetch(self) -> None:
-        """Makes the folder what the run is now. ValueError: there is no run."""
-        self._bucket.reachable()
-        for _ in range(_READS):
-            self._version, _ = self._read()
-            if self._fetch_files(self._version.head) or self._read()[0].etag == self._version.etag:
+    def download(self) -> None:
+        """Make the folder equal to the run. Raise ValueError where there is no run."""
+        self._s3.check_reachable()
+        for _ in range(_READ_ATTEMPTS):
+            self._version, _ = self._read_head()
+            if self._download_files(self._version.head) or self._read_head()[0].etag == self._version.etag:
                 return  # what is missing then is missing in the run
 
     @contextmanager
-    def owned(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> Iterator[None]:
-        """Be the run's one owner while the block runs, with its files as they are now.
+    def lock(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> Iterator[None]:
+        """Own the run while the block runs, with its files downloaded.
 
-        RunOwnedError: another owner is alive, and `take_over` does not say to presume it dead. A guest never does.
+        Raise RunOwnedError where another owner is alive, unless `take_over` presumes it dead; a guest never does.
         """
         self._heartbeat_s = heartbeat_s or self._heartbeat_s
         self._claim(take_over, guest)
         ended = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(ended,), name="heartbeat", daemon=True)
+        heart = threading.Thread(target=self._send_heartbeats, args=(ended,), name="heartbeat", daemon=True)
         heart.start()
         try:
             yield
@@ -114,64 +114,64 @@ class Mirror:
             if self._lost is None:
                 self._release()
 
-    def owner(self) -> str | None:
-        """Who trains the run, if that has been heard of lately."""
-        version, age = self._read()
+    def find_owner(self) -> str | None:
+        """Return who trains the run, if its heartbeat is recent."""
+        version, age = self._read_head()
         owner = version.head.owner
-        alive = owner is not None and not owner.is_gone() and age < STALE * version.head.heartbeat_s
+        alive = owner is not None and not owner.is_gone() and age < STALE_HEARTBEATS * version.head.heartbeat_s
         return f"pid {owner.pid} on {owner.host}" if owner is not None and alive else None
 
     def commit(self) -> None:
-        """What the folder holds now is what the run is. RunLost: it has another owner, and nothing was changed.
+        """Make the run equal to the folder. Raise RunLost where it has another owner; nothing was changed then.
 
-        StorageError: it could not be done; the next commit sends what this one could not.
+        Raise StorageError where it failed; the next commit uploads the rest.
         """
-        self.check()
-        before = self._held().head.files
+        self.check_ownership()
+        before = self._current().head.files
         try:
-            files = self._uploaded(self._held().head)  # which may take long: the heart goes on beating
+            files = self._upload_changed(self._current().head)  # which may take long: the heart goes on beating
             if files == before:
                 return
-            with self._changing:
-                self._write(replace(self._held().head, files=files), self._held().etag)
+            with self._head_lock:
+                self._write_head(replace(self._current().head, files=files), self._current().etag)
         except StorageError as error:
-            self._failed = time.monotonic()
+            self._failed_at = time.monotonic()
             (self.folder / UNSENT).touch()
             raise StorageError(f"{error} (what was not sent lies in {self.folder})") from error
         (self.folder / UNSENT).unlink(missing_ok=True)
-        self._sweep({old.key for name, old in before.items() if files.get(name) != old})
+        self._remove_objects({old.key for name, old in before.items() if files.get(name) != old})
 
-    def offer(self) -> None:
-        """The same, but not within a minute of one that could not be done: attempts take time."""
-        if time.monotonic() - self._failed > _PAUSE_S:
+    def try_commit(self) -> None:
+        """Commit, unless a commit failed within the last minute: attempts take time."""
+        if time.monotonic() - self._failed_at > _RETRY_AFTER_S:
             self.commit()
 
-    def check(self) -> None:
-        """RunLost: another owner was met. One who has been silent for long enough to be presumed dead looks again."""
+    def check_ownership(self) -> None:
+        """Raise RunLost where another owner was met; look again after a silence that counts as death."""
         if self._lost is not None:
             raise RunLost(self._lost)
-        silent = time.monotonic() - max(self._renewed, self._failed)
-        if self._held().head.owner is not None and silent > STALE * self._heartbeat_s:
-            with self._changing, suppress(StorageError):
-                self._write(self._held().head, self._held().etag)
+        silent = time.monotonic() - max(self._heartbeat_at, self._failed_at)
+        if self._current().head.owner is not None and silent > STALE_HEARTBEATS * self._heartbeat_s:
+            with self._head_lock, suppress(StorageError):
+                self._write_head(self._current().head, self._current().etag)
 
-    def is_clean(self) -> bool:
-        """Whether nothing would be lost with the folder: the run holds it all, or is another's, or never was."""
+    def is_synced(self) -> bool:
+        """Return whether the folder can be removed: the run holds it all, is another's, or never was."""
         if self._version is None or self._lost is not None:
             return True
-        sent = {name: stored for name, (_, stored) in self._sent.items()}
-        stamps = {name: stamp for name, (stamp, _) in self._sent.items()}
-        return self._listing() == stamps and sent == self._version.head.files
+        sent = {name: stored for name, (_, stored) in self._synced.items()}
+        stamps = {name: stamp for name, (stamp, _) in self._synced.items()}
+        return self._list_files() == stamps and sent == self._version.head.files
 
-    def _held(self) -> Version:
-        assert self._version is not None, "fetch, begin or owned come first"
+    def _current(self) -> HeadVersion:
+        assert self._version is not None, "create, download or lock come first"
         return self._version
 
     def _claim(self, take_over: bool, guest: bool) -> None:
-        version, age = self._read()
+        version, age = self._read_head()
         owner = version.head.owner
         if owner is not None and not take_over and not owner.is_gone():
-            patience = STALE * version.head.heartbeat_s
+            patience = STALE_HEARTBEATS * version.head.heartbeat_s
             if guest or age < patience:
                 raise RunOwnedError(
                     f"run {self.where} is being trained by another process (pid {owner.pid} on {owner.host}, heard of "
@@ -181,68 +181,68 @@ class Mirror:
         epoch, claim = version.head.epoch + 1, secrets.token_hex(8)
         mine = replace(version.head, epoch=epoch, owner=this_process(), claim=claim, heartbeat_s=self._heartbeat_s)
         try:
-            self._write(mine, version.etag)
+            self._write_head(mine, version.etag)
         except RunLost as error:
             self._lost = None
             raise RunOwnedError(f"run {self.where} was just taken by another process: wait for it") from error
-        self._fetch_files(mine)
-        keys = set(self._bucket.keys())
+        self._download_files(mine)
+        keys = set(self._s3.keys())
         within = tuple(key.removesuffix(HEAD) for key in keys if key.endswith(f"/{HEAD}"))  # runs of their own
         named = {stored.key for stored in mine.files.values()}
-        self._sweep({key for key in keys - named - {HEAD} if not key.startswith(within)})
+        self._remove_objects({key for key in keys - named - {HEAD} if not key.startswith(within)})
 
     def _release(self) -> None:
-        with self._changing, suppress(StorageError, RunLost):  # then it is taken over when it has become stale
-            self._write(replace(self._held().head, owner=None), self._held().etag)
+        with self._head_lock, suppress(StorageError, RunLost):  # then it is taken over when it has become stale
+            self._write_head(replace(self._current().head, owner=None), self._current().etag)
 
-    def _beat(self, ended: threading.Event) -> None:
-        """Rewrites the head every so often; an owner who cannot for a while goes on, and may be taken over."""
+    def _send_heartbeats(self, ended: threading.Event) -> None:
+        """Rewrite the head at each interval; where that fails for long, the run goes on but may be taken over."""
         while not ended.wait(self._heartbeat_s):
-            with self._changing, suppress(StorageError):
+            with self._head_lock, suppress(StorageError):
                 try:
-                    self._write(self._held().head, self._held().etag)
+                    self._write_head(self._current().head, self._current().etag)
                 except RunLost:
                     return
 
-    def _write(self, head: Head, replacing: str | None) -> None:
-        """Replaces the head, if it is still what we know. RunLost: it is not."""
+    def _write_head(self, head: Head, replacing: str | None) -> None:
+        """Replace the head if it is still the version that we know. Raise RunLost where it is not."""
         stamped = replace(head, stamp=secrets.token_hex(8))
         body = (json.dumps({"format": FORMAT, **asdict(stamped)}, indent=1) + "\n").encode()
         try:
-            etag = self._bucket.put(HEAD, body, replacing)
-        except Outdated as error:
-            found = self._found_instead(error)
+            etag = self._s3.put(HEAD, body, replacing)
+        except PreconditionFailed as error:
+            found = self._read_conflict(error)
             if found.head.stamp == stamped.stamp:
                 etag = found.etag  # it was written, and only the answer was lost
             elif stamped.claim and found.head.claim == stamped.claim:
                 # So was an earlier one of ours, after which we gave up: its files stand, unless these are newer.
-                newer = head.files != self._held().head.files
-                self._write(head if newer else replace(head, files=found.head.files), found.etag)
+                newer = head.files != self._current().head.files
+                self._write_head(head if newer else replace(head, files=found.head.files), found.etag)
                 return
             else:
-                self._lost = self._told_of(found.head)
+                self._lost = self._lost_message(found.head)
                 raise RunLost(self._lost) from error
-        self._version, self._renewed = Version(stamped, etag), time.monotonic()
+        self._version, self._heartbeat_at = HeadVersion(stamped, etag), time.monotonic()
 
-    def _found_instead(self, error: Outdated) -> Version:
+    def _read_conflict(self, error: PreconditionFailed) -> HeadVersion:
         try:
-            return self._read()[0]
+            return self._read_head()[0]
         except ValueError as damaged:
             self._lost = f"{damaged} (this process wrote its own there, and stops)"
             raise RunLost(self._lost) from error
 
-    def _told_of(self, head: Head) -> str:
+    def _lost_message(self, head: Head) -> str:
         who = f"pid {head.owner.pid} on {head.owner.host}" if head.owner is not None else "another process since"
         return f"run {self.where} was taken over by {who}: this process writes nothing more to it, and stops"
 
-    def _read(self) -> tuple[Version, float]:
-        found = self._bucket.get(HEAD)
+    def _read_head(self) -> tuple[HeadVersion, float]:
+        found = self._s3.get(HEAD)
         if found is None:
-            raise ValueError(f"no run at {self.where}: it holds no {HEAD}; give what `metatrain train` printed")
-        return Version(_parsed(found.body, self.where), found.etag), found.age
+            raise ValueError(f"no run at {self.where}: it has no {HEAD}; use the URI that `metatrain train` printed")
+        return HeadVersion(_parse_head(found.body, self.where), found.etag), found.age
 
-    def _listing(self) -> dict[str, tuple[int, int]]:
-        """Every file of the folder: its size and when it was written, which tell whether it is another."""
+    def _list_files(self) -> dict[str, tuple[int, int]]:
+        """Return the size and modification time of every file, by which a changed file is known."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -251,75 +251,75 @@ class Mirror:
                 found[name] = (status.st_size, status.st_mtime_ns)
         return found
 
-    def _uploaded(self, head: Head) -> dict[str, Stored]:
-        """The files of the folder as objects, those that are new or have changed uploaded."""
+    def _upload_changed(self, head: Head) -> dict[str, RemoteFile]:
+        """Upload new and changed files; return all files of the folder."""
         self._commits += 1
         files = {}
-        for name, stamp in self._listing().items():
-            known = self._sent.get(name)
+        for name, stamp in self._list_files().items():
+            known = self._synced.get(name)
             if known is None or known[0] != stamp:
-                stored = Stored(_key(name, head.epoch, self._commits), *_fingerprint(self.folder / name))
-                self._bucket.upload(self.folder / name, stored.key)
-                self._sent[name] = known = (stamp, stored)
+                stored = RemoteFile(_object_key(name, head.epoch, self._commits), *_fingerprint(self.folder / name))
+                self._s3.upload(self.folder / name, stored.key)
+                self._synced[name] = known = (stamp, stored)
             files[name] = known[1]
-        self._sent = {name: known for name, known in self._sent.items() if name in files}
+        self._synced = {name: known for name, known in self._synced.items() if name in files}
         return files
 
-    def _fetch_files(self, head: Head) -> bool:
-        """Makes the folder hold the files of `head` and nothing else; whether all were there and whole.
+    def _download_files(self, head: Head) -> bool:
+        """Make the folder hold the files of `head` and nothing else; return whether all were there and whole.
 
-        One that is damaged comes as it is, one that is missing does not: who needs it says so.
+        A damaged file is kept as it came, a missing one is skipped: what needs it reports it.
         """
-        for name in self._listing().keys() - head.files.keys():
+        for name in self._list_files().keys() - head.files.keys():
             (self.folder / name).unlink()
             with suppress(OSError):  # other files lie there
                 (self.folder / name).parent.rmdir()
-        wanted = [name for name, stored in head.files.items() if not self._has(name, stored)]
-        with ThreadPoolExecutor(_TOGETHER) as several:
-            whole = list(several.map(lambda name: self._download(name, head.files[name]), wanted))
-        self._sent = {name: (stamp, head.files[name]) for name, stamp in self._listing().items()}
+        wanted = [name for name, stored in head.files.items() if not self._is_whole(name, stored)]
+        with ThreadPoolExecutor(_THREADS) as several:
+            whole = list(several.map(lambda name: self._download_file(name, head.files[name]), wanted))
+        self._synced = {name: (stamp, head.files[name]) for name, stamp in self._list_files().items()}
         return all(whole)
 
-    def _has(self, name: str, stored: Stored) -> bool:
+    def _is_whole(self, name: str, stored: RemoteFile) -> bool:
         path = self.folder / name
         return path.is_file() and _fingerprint(path) == (stored.size, stored.sha256)
 
-    def _download(self, name: str, stored: Stored) -> bool:
-        """Whether the file came whole."""
+    def _download_file(self, name: str, stored: RemoteFile) -> bool:
+        """Download a file; return whether it came whole."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(_TRIES):
-            if not self._bucket.download(stored.key, path):
+        for _ in range(_DOWNLOAD_ATTEMPTS):
+            if not self._s3.download(stored.key, path):
                 return False
             if _fingerprint(path) == (stored.size, stored.sha256):
                 return True
         return False
 
-    def _sweep(self, keys: set[str]) -> None:
-        """Removes objects that are no file's any more. What cannot be removed now is when the run is next taken."""
+    def _remove_objects(self, keys: set[str]) -> None:
+        """Remove objects that belong to no file. What fails is retried when the run is next locked."""
         with suppress(StorageError):
             for key in sorted(keys):
-                self._bucket.remove(key)
+                self._s3.remove(key)
 
 
-def is_there(uri: str) -> bool:
-    """Whether a run was begun at `uri`. StorageError: the storage does not answer."""
-    return Bucket(uri).get(HEAD) is not None
+def head_exists(uri: str) -> bool:
+    """Return whether `uri` holds a run. Raise StorageError where the storage does not answer."""
+    return S3Folder(uri).get(HEAD) is not None
 
 
-def _parsed(body: bytes, where: str) -> Head:
+def _parse_head(body: bytes, where: str) -> Head:
     try:
         plain: dict[str, Any] = json.loads(body)
         if plain.pop("format") != FORMAT:
             raise ValueError(f"{where} has another format than {FORMAT}: use the version of metatrain that wrote it")
-        plain["files"] = {name: Stored(**stored) for name, stored in plain["files"].items()}
+        plain["files"] = {name: RemoteFile(**stored) for name, stored in plain["files"].items()}
         plain["owner"] = Process(**plain["owner"]) if plain["owner"] else None
         return Head(**plain)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{where} is not a run: its {HEAD} is damaged; restore that object or train anew") from error
 
 
-def _key(name: str, epoch: int, commit: int) -> str:
+def _object_key(name: str, epoch: int, commit: int) -> str:
     path = PurePosixPath(name)
     return str(path.with_name(f"{path.stem}~{epoch}.{commit}{path.suffix}"))
 

@@ -1,17 +1,17 @@
-"""Run folders: where one training run keeps everything it will be asked for later.
+"""Lay out a run folder: the files in which one training run keeps everything.
 
     <root>/<YYYYmmdd-HHMMSS>-<name>-<6 hex>/
         run.json            {"format": 1, "run_id": the folder's name at its creation, "created": ISO 8601, UTC}
         config.yaml         the resolved configuration, as text
-        environment.json    what `environment()` saw
+        environment.json    the result of `describe_environment()`
         owner.lock          flocked by the driver while it lives
-        metrics.jsonl       see `metatrain.tracking.jsonl.JsonLines`
+        metrics.jsonl       see `metatrain.tracking.jsonl.JsonlRecorder`
         checkpoints/        see `metatrain.runs.checkpoints`
         evaluations/        one JSON file per evaluation
         plots/              PNG files
 
-`run.json` is written last: a folder without it was never a run. Of a run in object storage this is the folder that
-stands for it while a process works with it (`metatrain.runs.remote`).
+`run.json` is written last: a folder without it was never a run. A run in S3 is worked on in a local copy of this folder
+(`metatrain.runs.remote`).
 """
 
 import json
@@ -30,29 +30,29 @@ from tasks.io.atomic import atomic_write
 FORMAT = 1
 
 
-class Storage(Protocol):
-    """Where a run is kept when that is not the folder at hand."""
+class RunStorage(Protocol):
+    """Keep a run somewhere beyond the local folder."""
 
     where: str
 
-    def owned(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> AbstractContextManager[None]:
-        """Be the run's one owner while the block runs. RunOwnedError: another one is alive."""
+    def lock(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> AbstractContextManager[None]:
+        """Own the run while the block runs. Raise RunOwnedError where another owner is alive."""
         ...
 
-    def owner(self) -> str | None:
-        """Who trains the run at this moment, for people."""
+    def find_owner(self) -> str | None:
+        """Return who trains the run at this moment, for people."""
         ...
 
     def commit(self) -> None:
-        """What the folder holds now is kept, all of it or nothing. RunLost. OSError: not now, or not ever."""
+        """Store what the folder holds now, all of it or nothing. Raise RunLost, or OSError where it failed."""
         ...
 
-    def offer(self) -> None:
-        """The same where it is likely to be done now; else it is left to a later commit."""
+    def try_commit(self) -> None:
+        """Commit, unless a recent commit failed; a later commit then stores the rest."""
         ...
 
-    def check(self) -> None:
-        """RunLost: another owner was met."""
+    def check_ownership(self) -> None:
+        """Raise RunLost where another owner was met."""
         ...
 
 
@@ -63,72 +63,62 @@ class Run:
     path: Path
     run_id: str
     created: str
-    storage: Storage | None = None
-    """Where it is kept beyond the folder, if anywhere."""
+    storage: RunStorage | None = None
+    """Where the run is kept beyond the folder; None for the folder alone."""
 
     @property
     def where(self) -> str:
-        """What a person calls the run by, and gives in order to go on with it."""
+        """Return the path or URI that people know the run by and resume it with."""
         return str(self.path) if self.storage is None else self.storage.where
 
     def commit(self) -> None:
-        """What the folder holds now is durable where the run is kept. RunLost: the run has another driver. OSError."""
+        """Make what the folder holds now durable where the run is kept. Raise RunLost, or OSError where it failed."""
         if self.storage is not None:
             self.storage.commit()
 
-    def offer(self) -> None:
-        """The same in mid-run, where another commit follows: what could not be sent lately waits for a later one."""
+    def try_commit(self) -> None:
+        """Commit in mid-run, unless a recent commit failed: a later one stores the rest."""
         if self.storage is not None:
-            self.storage.offer()
+            self.storage.try_commit()
 
-    def check(self) -> None:
-        """RunLost: the run has another driver by now."""
+    def check_ownership(self) -> None:
+        """Raise RunLost where the run has another driver by now."""
         if self.storage is not None:
-            self.storage.check()
+            self.storage.check_ownership()
 
     @property
     def config(self) -> Path:
-        """The resolved configuration, as YAML."""
+        """Return the path of the resolved configuration, as YAML."""
         return self.path / "config.yaml"
 
     @property
     def environment(self) -> Path:
-        """What `environment()` saw when the run was created, as JSON."""
+        """Return the path of the environment in which the run was created, as JSON."""
         return self.path / "environment.json"
 
     @property
     def metrics(self) -> Path:
-        """Metrics and events, one JSON object a line."""
+        """Return the path of metrics and events, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder that `metatrain.runs.checkpoints` reads and writes."""
+        """Return the folder that `metatrain.runs.checkpoints` reads and writes."""
         return self.path / "checkpoints"
 
     @property
     def evaluations(self) -> Path:
-        """One JSON file per evaluation."""
+        """Return the folder of evaluations, one JSON file each."""
         return self.path / "evaluations"
 
     @property
     def plots(self) -> Path:
-        """PNG files."""
+        """Return the folder of PNG files."""
         return self.path / "plots"
 
 
-def create(root: Path, name: str, config_text: str, environment: Mapping[str, Any]) -> Run:
-    """A new run folder under `root`, which is made where it is missing.
-
-    `name` says what the run is about to a person who lists the folder. ValueError: a name that does not fit into a
-    folder's, or a root that cannot be written to.
-    """
-    run_id = fresh_id(name)
-    return make(root / run_id, run_id, config_text, environment)
-
-
-def fresh_id(name: str) -> str:
-    """A run's id, which no other has: when it began, its name, and chance."""
+def new_run_id(name: str) -> str:
+    """Return a unique run id: local time, `name`, and chance. Raise ValueError for a name that no folder can have."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(
             f"run name {name!r} must be 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first"
@@ -136,8 +126,8 @@ def fresh_id(name: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime())}-{name}-{secrets.token_hex(3)}"
 
 
-def make(folder: Path, run_id: str, config_text: str, environment: Mapping[str, Any]) -> Run:
-    """A new run in `folder`, which is made. ValueError: it cannot be written to."""
+def create_folder(folder: Path, run_id: str, config_text: str, environment: Mapping[str, Any]) -> Run:
+    """Create a run in `folder`, which must not exist. Raise ValueError where it cannot be written."""
     run = Run(folder, run_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     try:
         for part in (run.checkpoints, run.evaluations, run.plots):
@@ -152,15 +142,15 @@ def make(folder: Path, run_id: str, config_text: str, environment: Mapping[str, 
     return run
 
 
-def open_run(path: Path) -> Run:
-    """The run in the folder `path`. ValueError: no such folder, not a run, or of another format, with the remedy."""
+def open_folder(path: Path) -> Run:
+    """Return the run in `path`. Raise ValueError where there is no folder, no run, or one of another format."""
     if not path.is_dir():
-        raise ValueError(f"no run at {path}: there is no such folder; give the folder that `metatrain train` printed")
+        raise ValueError(f"no run at {path}: there is no such folder; use the folder that `metatrain train` printed")
     try:
         header = json.loads((path / "run.json").read_text(encoding="utf-8"))
         found, run_id, created = header["format"], header["run_id"], header["created"]
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is not a run: it has no run.json; give the folder of one run") from error
+        raise ValueError(f"{path} is not a run: it has no run.json; use the folder of one run") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a run: its run.json is damaged; restore that file or train anew") from error
     if found != FORMAT:
@@ -169,11 +159,11 @@ def open_run(path: Path) -> Run:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`value` as indented JSON at `path`, whole or not at all (`replace_text`)."""
+    """Write `value` as indented JSON, atomically (`replace_text`)."""
     replace_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `path` so that a reader, a crash or a power failure meets the old content or the new, nothing between."""
+    """Write `path` atomically: a reader, a crash or a power failure finds the old content or the new."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

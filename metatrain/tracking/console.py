@@ -36,7 +36,7 @@ class Display(Protocol):
         ...
 
 
-class Progress:
+class ProgressRecorder:
     """Recorder that shows the run on `stream` (standard error) and stores nothing.
 
     On a terminal a bar, redrawn at most ten times a second; elsewhere a line every ten seconds and at each validation,
@@ -100,7 +100,7 @@ class Progress:
 
 
 @contextmanager
-def counter(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
+def progress_bar(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
     """Yield a function `progress(done, total)` that draws as training does; nothing is drawn before its first call."""
     target = stream or sys.stderr
     started = time.monotonic()

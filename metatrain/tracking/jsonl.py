@@ -21,7 +21,7 @@ from metatrain.types import Recorder, RunStatus
 from tasks.io.atomic import fsync
 
 
-class JsonLines:
+class JsonlRecorder:
     """A recorder that appends to one file, which a killed process may have left with half a line at its end.
 
     A line is handed to the system when it is recorded, and is on the disk after `flush`.
@@ -71,7 +71,7 @@ class JsonLines:
         self._file.flush()
 
 
-class Several:
+class CompositeRecorder:
     """Fans out to `recorders`, in order. All are closed, even where one fails to."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
@@ -109,7 +109,7 @@ class Several:
                 stack.callback(recorder.close, status)
 
 
-class Silent:
+class NullRecorder:
     """Records nothing."""
 
     def start(self, step: int, total: int) -> None:

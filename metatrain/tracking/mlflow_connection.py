@@ -24,7 +24,7 @@ class TrackingError(ConnectionError):
     """MLflow cannot be reached, or refuses. The message is one line that names the remedy."""
 
 
-def resolve(uri: str) -> str:
+def resolve_uri(uri: str) -> str:
     """`uri` with a relative SQLite path made absolute, so that a change of folder does not change the database.
 
     ValueError: a folder of files, which MLflow 3 refuses, or a database in memory, which ends with the process.
@@ -46,7 +46,7 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
     TrackingError: no answer within `seconds`, or a status of 500 and above. ValueError: no uri that MLflow can use, a
     file for a database that is none, or a login that is missing or wrong.
     """
-    uri = resolve(uri)
+    uri = resolve_uri(uri)
     if not uri.startswith(("http://", "https://")):
         _check_database(uri)
         return

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve, without_login
-from metatrain.tracking.mlflow_recorder import RUN_ID_TAG, client_of, one_line_errors
+from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve_uri, without_login
+from metatrain.tracking.mlflow_recorder import RUN_ID_TAG, one_line_errors, open_client
 from tasks.plugins import suggest_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _PAGE = 1000
 _AGAIN = "then search again"
 
 
-class Recorded(NamedTuple):
+class MlflowRecord(NamedTuple):
     """A search, or a run that was no trial of one.
 
     metrics: the values in the order of their steps, of those that were asked for. files: the artifacts that were asked
@@ -36,15 +36,15 @@ class Recorded(NamedTuple):
     problem: str
 
 
-def recorded(uri: str, experiment: str, files: Sequence[str], metrics: Sequence[str]) -> Iterator[Recorded]:
+def read_records(uri: str, experiment: str, files: Sequence[str], metrics: Sequence[str]) -> Iterator[MlflowRecord]:
     """The searches and runs of an experiment, the oldest first. ValueError: there is no such experiment.
 
     TrackingError: MLflow does not do its part. A single run that cannot be read has a `problem` instead.
     """
-    uri = resolve(uri)
+    uri = resolve_uri(uri)
     preflight(uri)
     with one_line_errors(uri, _AGAIN):
-        client = client_of(uri)
+        client = open_client(uri)
         runs = list(_runs(client, _experiment_id(client, uri, experiment)))
     for run in runs:
         tags = run.data.tags
@@ -74,7 +74,7 @@ def _runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
             return
 
 
-def _read(client: "MlflowClient", uri: str, run: "Run", files: Sequence[str], metrics: Sequence[str]) -> Recorded:
+def _read(client: "MlflowClient", uri: str, run: "Run", files: Sequence[str], metrics: Sequence[str]) -> MlflowRecord:
     """Everything of one run; what cannot be had of it concerns nobody else."""
     search, finished = SEARCH_TAG in run.data.tags, run.info.status == "FINISHED"
     values: dict[str, list[float]] = {}
@@ -90,4 +90,4 @@ def _read(client: "MlflowClient", uri: str, run: "Run", files: Sequence[str], me
                 values[key] = [point.value for point in points if math.isfinite(point.value)]
     except (TrackingError, OSError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-    return Recorded(run.data.tags[RUN_ID_TAG], search, finished, values, texts, problem)
+    return MlflowRecord(run.data.tags[RUN_ID_TAG], search, finished, values, texts, problem)

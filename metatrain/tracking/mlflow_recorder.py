@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metatrain.tracking.jsonl import new_points
-from metatrain.tracking.mlflow_connection import TrackingError, database_of, preflight, resolve, without_login
+from metatrain.tracking.mlflow_connection import TrackingError, database_of, preflight, resolve_uri, without_login
 from metatrain.types import RunStatus
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MLflowRecorder:
         artifact_location: str | None = None,
         send_seconds: float = 3.0,
     ) -> None:
-        self.uri = resolve(uri)
+        self.uri = resolve_uri(uri)
         self.mlflow_run_id: str | None = None
         """MLflow's own id of the run, once started."""
         self._experiment, self._run_id = experiment, run_id
@@ -75,7 +75,7 @@ class MLflowRecorder:
         """Find the run or make it, set it running, and learn which points it has already."""
         preflight(self.uri)
         with one_line_errors(self.uri):
-            self._client = client_of(self.uri)
+            self._client = open_client(self.uri)
             run = self._find_or_create()
             self.mlflow_run_id = run.info.run_id
             self._client.update_run(self.mlflow_run_id, status="RUNNING")
@@ -125,7 +125,7 @@ class MLflowRecorder:
                 self._client.set_terminated(self.mlflow_run_id, STATUSES[status])
             self.mlflow_run_id = None
 
-    def say_ended(self, others: Mapping[str, RunStatus]) -> None:
+    def set_child_statuses(self, others: Mapping[str, RunStatus]) -> None:
         """Of this run's children, by our ids: how those ended whose own process could not say so."""
         query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status != 'FINISHED'"
         with one_line_errors(self.uri):
@@ -165,7 +165,7 @@ def one_line_errors(uri: str, then: str = "then go on with `metatrain train --re
         raise TrackingError(f"MLflow at {without_login(uri)} failed ({reason}): mend it, {then}") from error
 
 
-def client_of(uri: str) -> "MlflowClient":
+def open_client(uri: str) -> "MlflowClient":
     """A client that keeps silent; an SQLite database is made where there is none."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

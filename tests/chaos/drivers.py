@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from metatrain.runs.locations import open_home
+from metatrain.runs.locations import open_run
 from metatrain.tracking.jsonl import read_lines
 
 STEPS = 200
@@ -98,7 +98,7 @@ class Driver:
 
 def recorded(place: str) -> dict[int, float]:
     """Return the training loss of every step of the run at `place`. AssertionError: a step is doubled or missing."""
-    lines = read_lines(open_home(place).metrics)
+    lines = read_lines(open_run(place).metrics)
     points = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
     steps = [step for step, _ in points]
     assert steps == list(range(1, len(steps) + 1)), f"steps lost or recorded twice: {steps}"

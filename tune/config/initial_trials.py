@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metatrain.validation import require
-from metatrain.yaml_config import short
+from metatrain.yaml_config import shorten
 from tasks.plugins import suggest_name
 from tune.space.distributions import Categorical, Distribution, Value
 from tune.space.search_space import Configuration, Parameter, Space, apply_configuration, matches
@@ -21,7 +21,7 @@ def read_initial_trial(given: Mapping[str, Value], space: Space, base: Mapping[s
     known = [parameter.name for parameter in space.parameters]
     for name in given:
         hint = suggest_name(str(name), known)
-        unknown = f"search.first: no parameter {short(name)} in this space{hint}: it has {', '.join(known)}"
+        unknown = f"search.first: no parameter {shorten(name)} in this space{hint}: it has {', '.join(known)}"
         require(name in known, unknown)
     found: Configuration = {}
     for parameter in space.parameters:
@@ -30,7 +30,7 @@ def read_initial_trial(given: Mapping[str, Value], space: Space, base: Mapping[s
             own = apply_configuration(base, {name: value for name, value in found.items() if name in given})
             found[parameter.name] = _read_value(parameter, given, own)
     for name in given:
-        absent = f"search.first: {name} is inactive with the other values ({short(found)}): remove it"
+        absent = f"search.first: {name} is inactive with the other values ({shorten(found)}): remove it"
         require(name in found, absent)
     return found
 
@@ -41,7 +41,8 @@ def _read_value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping
     if name in given:
         value = _match_value(distribution, given[name])
         require(
-            value is not _NONE, f"search.first: {name}: {short(given[name])} is not of {distribution}: give one that is"
+            value is not _NONE,
+            f"search.first: {name}: {shorten(given[name])} is not of {distribution}: give one that is",
         )
         return value
     own: Any = plain
@@ -50,7 +51,7 @@ def _read_value(parameter: Parameter, given: Mapping[str, Value], plain: Mapping
     require(own is not _NONE, f"search.first: {name} has no value in the configuration: give one")
     value = _match_value(distribution, own)
     outside = (
-        f"search.first: {name} is {short(own)} in the configuration, not of {distribution}: give a value, or widen it"
+        f"search.first: {name} is {shorten(own)} in the configuration, not of {distribution}: give a value, or widen it"
     )
     require(value is not _NONE, outside)
     return value

@@ -19,7 +19,7 @@ from typing import Any
 from metatrain.config.load import as_plain, read_config, read_settings
 from metatrain.settings import Config
 from metatrain.validation import require
-from metatrain.yaml_config import flat, load_yaml, overridden, short, written
+from metatrain.yaml_config import apply_overrides, dump_yaml, flatten, load_yaml, shorten
 from tasks.plugins import suggest_name
 from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
@@ -70,7 +70,7 @@ class SearchConfig:
 
     def to_yaml(self) -> str:
         """Return it as YAML."""
-        return written(self.to_plain())
+        return dump_yaml(self.to_plain())
 
     def study_spec(self, experience: PriorStudies | None = None) -> StudySpec:
         """Return the specification of the study, with the prior studies that it begins with. ValueError: see
@@ -105,9 +105,9 @@ def load_search_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfi
     _require_search(raw, path)
     if "base" in raw:
         base = raw.pop("base")
-        require(isinstance(base, str), f"base: {short(base)} is not a file: name a configuration, beside {path.name}")
+        require(isinstance(base, str), f"base: {shorten(base)} is not a file: name a configuration, beside {path.name}")
         raw = _merge(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
-    return read_search_config(overridden(raw, overrides))
+    return read_search_config(apply_overrides(raw, overrides))
 
 
 def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
@@ -127,8 +127,8 @@ def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
 def update_search_config(before: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
     """Change the configuration of a search that is resumed: only its limits and resources may change."""
     plain = before.to_plain()
-    changed = read_search_config(overridden(plain, overrides))
-    old, new = flat(plain), flat(changed.to_plain())
+    changed = read_search_config(apply_overrides(plain, overrides))
+    old, new = flatten(plain), flatten(changed.to_plain())
     for key in sorted(old.keys() | new.keys()):
         differs = old.get(key) != new.get(key)
         if differs and not key.startswith((*_CHANGEABLE, *_CHANGEABLE_EXECUTOR)):
@@ -160,14 +160,14 @@ def _is_other_component(key: str, known: Any, value: Any) -> bool:
 
 
 def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
-    require(isinstance(section, dict), f"search: {short(section)} is not a section: write its settings below it")
+    require(isinstance(section, dict), f"search: {shorten(section)} is not a section: write its settings below it")
     method = section.get("method", {"name": "bohb"})
     method = {"name": method} if isinstance(method, str) else method
     require(isinstance(method, dict) and "name" in method, "search.method: name one, such as {name: bohb}")
     name = method["name"]
     if not isinstance(name, str) or name not in METHODS:
         hint = suggest_name(str(name), METHODS)
-        raise ValueError(f"search.method.name: no {short(name)}{hint}: choose among {', '.join(METHODS)}")
+        raise ValueError(f"search.method.name: no {shorten(name)}{hint}: choose among {', '.join(METHODS)}")
     settings = {key: value for key, value in method.items() if key != "name"}
     require("max_budget" not in settings, "search.method.max_budget: is outer.steps: set that")
     read = read_method(name, settings, base.outer.steps, [parameter.name for parameter in space.parameters])

@@ -23,8 +23,8 @@ from metatrain import runs
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml, load_config, read_config
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
-from metatrain.runs import Run, checkpoints, environment
-from metatrain.runs.locations import is_home, leave, make_home, open_home
+from metatrain.runs import Run, checkpoints, describe_environment
+from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
 from metatrain.settings import Config
 from metatrain.setup import decided, prepare, reach, recorders
 from metatrain.tracking.jsonl import read_lines
@@ -82,7 +82,7 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
         yield TrialReport(0, reason=_one_line(error))
     finally:
         if home is not None:
-            leave(home)
+            release_run(home)
 
 
 def _train(
@@ -135,8 +135,8 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Run, Config]:
     """Open the trial's run as an earlier process left it, or create it; return it with its configuration, computed as
     `now` says.
     """
-    if is_home(spec.place):
-        home = open_home(spec.place)
+    if run_exists(spec.place):
+        home = open_run(spec.place)
         kept = load_config(home.config)
         told = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
@@ -145,7 +145,7 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Run, Config]:
         shutil.rmtree(spec.place, ignore_errors=True)  # incomplete, from a process that was killed
     settings = _resolve(now)
     heartbeat = settings.runs.heartbeat
-    return make_home(spec.place, spec.run_id, as_yaml(settings), environment(), heartbeat), settings
+    return create_run_at(spec.place, spec.run_id, as_yaml(settings), describe_environment(), heartbeat), settings
 
 
 def _resolve(settings: Config) -> Config:
@@ -163,7 +163,7 @@ def _inherit_checkpoint(home: Run, settings: Config, parent: str, step: int) -> 
     newest = checkpoints.newest(home.checkpoints)
     if newest is not None and newest.step >= step:
         return
-    origin = open_home(parent)
+    origin = open_run(parent)
     source = origin.checkpoints
     snapshot = checkpoints.load(source, step)
     try:
@@ -174,7 +174,7 @@ def _inherit_checkpoint(home: Run, settings: Config, parent: str, step: int) -> 
     if best != step and not _copy_best(source, home.checkpoints, best, step):
         snapshot["best"] = vars(Best())
     _copy_checkpoint(source, home.checkpoints, step, snapshot)  # the newest last: it completes the copy
-    leave(origin)
+    release_run(origin)
     home.commit()
 
 
@@ -198,7 +198,7 @@ def _locked(home: Run) -> Iterator[None]:
     """Lock the run. A search has one driver, so that an owner from before is dead or dying."""
     deadline = time.monotonic() + _HANDOVER_S
     while True:
-        owned = runs.own(home, take_over=True)
+        owned = runs.lock_run(home, take_over=True)
         try:
             owned.__enter__()
             break

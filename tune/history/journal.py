@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from metatrain.yaml_config import short
+from metatrain.yaml_config import shorten
 from tasks.io.atomic import fsync
 from tune.history.trials import History, Mode, Trial
 
@@ -104,7 +104,7 @@ def replay(mode: Mode, events: Iterable[Event], where: str = "journal", objectiv
         try:
             history = apply_event(history, event)
         except (KeyError, TypeError, ValueError) as error:
-            wrong = f"{where}, line {number}: {short(event)} does not follow"
+            wrong = f"{where}, line {number}: {shorten(event)} does not follow"
             raise ValueError(f"{wrong}: restore the file, or search in another folder") from error
     return history
 
@@ -135,7 +135,7 @@ def _replace_by_copy(history: History, number: int, copy: Event) -> History:
 def _check_header(path: Path, found: Event, wanted: Event) -> None:
     anew = "search in another folder"
     if found.get("format") != FORMAT:
-        wrong = f"is of format {short(found.get('format'))}, this is metatrain's {FORMAT}"
+        wrong = f"is of format {shorten(found.get('format'))}, this is metatrain's {FORMAT}"
         raise ValueError(f"{path}: {wrong}: update metatrain, or {anew}")
     for key in [key for key in wanted | found if found.get(key) != wanted.get(key)]:
         wrong = f"is another search's: its {key} is {_show_value(found, key)}, not {_show_value(wanted, key)}"
@@ -143,7 +143,7 @@ def _check_header(path: Path, found: Event, wanted: Event) -> None:
 
 
 def _show_value(header: Event, key: str) -> str:
-    return short(header[key]) if key in header else "left out"
+    return shorten(header[key]) if key in header else "left out"
 
 
 def _encode_line(event: Mapping[str, Any]) -> bytes:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metatrain.report.collect import json_of, text_of
-from metatrain.runs import Run, owner
-from metatrain.yaml_config import flat, parse_yaml
+from metatrain.runs import Run, find_owner
+from metatrain.yaml_config import flatten, parse_yaml
 from tune.history.journal import FORMAT, Event, replay
 from tune.history.trials import History, Mode
 from tune.settings import METRICS
@@ -74,7 +74,7 @@ def collect(home: Run) -> SearchStory:
         where=home.where,
         search_id=home.run_id,
         created=home.created,
-        settings=flat(plain),
+        settings=flatten(plain),
         document=document,
         environment=json_of(home.environment),
         space=read_space(header["space"]),
@@ -85,7 +85,7 @@ def collect(home: Run) -> SearchStory:
         spent=spent,
         best=text_of(best, ELSEWHERE) if best.exists() else None,
         experience=_experience(home.path / "experience.json"),
-        owner=owner(home),
+        owner=find_owner(home),
     )
 
 

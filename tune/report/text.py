@@ -5,7 +5,7 @@ from collections import Counter
 
 from metatrain.report.charts import with_margin
 from metatrain.report.text import CASES, count
-from metatrain.yaml_config import in_one_line
+from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
 from tune.report.collect import SearchStory
 from tune.report.importance import LEAST, Importances
@@ -49,7 +49,7 @@ def setting(found: Value) -> str:
         return f"{found:.3g}"
     if isinstance(found, dict) and found.keys() == {"name"}:
         return shortened(str(found["name"]))
-    return shortened(found if isinstance(found, str) else in_one_line(found))
+    return shortened(found if isinstance(found, str) else dump_inline(found))
 
 
 def shortened(text: str) -> str:

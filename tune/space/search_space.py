@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metatrain.validation import require
-from metatrain.yaml_config import overridden, short
+from metatrain.yaml_config import apply_overrides, shorten
 from tasks.plugins import suggest_name
 from tasks.random import stream, uniforms
 from tune.space.distributions import DISTRIBUTIONS, Categorical, Distribution, Integer, Value, is_same
@@ -126,7 +126,7 @@ def read_space(raw: Mapping[str, Any]) -> Space:
     """Parse a space from a plain mapping. ValueError: one line with the parameter, what is wrong, and the remedy."""
     require(
         isinstance(raw, Mapping),
-        f"space: {short(raw)} is not a section: write parameters below it, field: distribution",
+        f"space: {shorten(raw)} is not a section: write parameters below it, field: distribution",
     )
     require(
         len(raw) > 0, "space: is empty: name a field and its distribution, such as outer.lr: loguniform(1e-4, 1e-2)"
@@ -140,12 +140,12 @@ def read_space(raw: Mapping[str, Any]) -> Space:
 
 def _read_parameter(name: str, written: Any) -> Parameter:
     shaped = re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", name) is not None
-    require(shaped, f"space.{short(name)}: is not a field: name one by its sections, such as outer.lr")
+    require(shaped, f"space.{shorten(name)}: is not a field: name one by its sections, such as outer.lr")
     if not isinstance(written, Mapping):
         return Parameter(name, _read_distribution(name, written))
     complete = written.keys() == _CONDITIONAL and isinstance(written["when"], Mapping) and len(written["when"]) > 0
     form = "a distribution, or {from: distribution, when: {parameter: value}}"
-    require(complete, f"space.{name}: {short(dict(written))} is neither: write {form}")
+    require(complete, f"space.{name}: {shorten(dict(written))} is neither: write {form}")
     when = tuple((str(key), _as_tuple(values)) for key, values in written["when"].items())
     return Parameter(name, _read_distribution(name, written["from"]), when)
 
@@ -160,16 +160,18 @@ def _read_distribution(name: str, written: Any) -> Distribution:
     call = _CALL.fullmatch(written) if isinstance(written, str) else None
     known = ", ".join(f"{function}(…)" for function in DISTRIBUTIONS)
     if call is None:
-        raise ValueError(f"space.{name}: {short(written)} is not a distribution: write a list, or one of {known}")
+        raise ValueError(f"space.{name}: {shorten(written)} is not a distribution: write a list, or one of {known}")
     function, text = call.groups()
     if function not in DISTRIBUTIONS:
         hint = suggest_name(function, DISTRIBUTIONS)
-        raise ValueError(f"space.{name}: no function '{short(function)[1:-1]}'{hint}: write one of {known}")
+        raise ValueError(f"space.{name}: no function '{shorten(function)[1:-1]}'{hint}: write one of {known}")
     # The arguments are YAML: sections, words and 1e-3 mean what they do in a configuration.
     try:
-        arguments = overridden({}, [f"options=[{text}]"])["options"]
+        arguments = apply_overrides({}, [f"options=[{text}]"])["options"]
     except ValueError as error:
-        raise ValueError(f"space.{name}: {short(written)} cannot be read: write its arguments as in a list") from error
+        raise ValueError(
+            f"space.{name}: {shorten(written)} cannot be read: write its arguments as in a list"
+        ) from error
     if function != "choice" and len(arguments) != 2:
         raise ValueError(f"space.{name}: {function} takes two bounds, not {len(arguments)}: give low and high")
     return _build(name, lambda: DISTRIBUTIONS[function](*arguments))
@@ -186,7 +188,7 @@ def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: 
     if on not in parameters:
         hint = suggest_name(on, parameters)
         raise ValueError(
-            f"space.{name}.when: no parameter '{short(on)[1:-1]}' in this space{hint}: add it, or remove the condition"
+            f"space.{name}.when: no parameter '{shorten(on)[1:-1]}' in this space{hint}: add it or remove the condition"
         )
     distribution = parameters[on].distribution
     if not isinstance(distribution, (Categorical, Integer)):
@@ -200,7 +202,7 @@ def _check_condition(name: str, on: str, values: tuple[Value, ...], parameters: 
             if distribution.contains(value)
             else ()
         )
-        never = f"space.{name}.when: {on} is never {short(value)}: give a value of its distribution"
+        never = f"space.{name}.when: {on} is never {shorten(value)}: give a value of its distribution"
         require(any(matches(option, value) for option in options), never)
 
 

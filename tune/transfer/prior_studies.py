@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metatrain.tracking.mlflow_history import Recorded, recorded
+from metatrain.tracking.mlflow_history import MlflowRecord, read_records
 from metatrain.yaml_config import parse_yaml
 from tune.history.journal import read_journal, replay
 from tune.history.trials import History, Mode, Trial
@@ -146,7 +146,7 @@ def gather_prior_studies(
     sources: list[PriorStudy] = []
     notes: list[str] = []
     for experiment in experiments:
-        runs = list(recorded(uri, experiment, FILES, tuple(METRICS)))
+        runs = list(read_records(uri, experiment, FILES, tuple(METRICS)))
         searches = [run for run in runs if run.search]
         found = [_try_read(run, lambda run: _read_search(run, space, signature)) for run in searches]
         alone = [run for run in runs if not run.search]
@@ -170,7 +170,7 @@ class _Run(NamedTuple):
     value: float
 
 
-def _try_read(run: Recorded, read: Any) -> Any:
+def _try_read(run: MlflowRecord, read: Any) -> Any:
     """Read a run; return a line that says why if that fails."""
     try:
         return read(run)
@@ -179,7 +179,7 @@ def _try_read(run: Recorded, read: Any) -> Any:
         return f"{run.name}: {reason}: ignored"
 
 
-def _read_search(run: Recorded, space: Space, signature: Signature) -> PriorStudy:
+def _read_search(run: MlflowRecord, space: Space, signature: Signature) -> PriorStudy:
     """Read a prior search. ValueError: it says nothing."""
     if "journal.jsonl" not in run.files or "config.yaml" not in run.files:
         raise ValueError(run.problem or "a search without journal and configuration")
@@ -198,7 +198,7 @@ def _read_search(run: Recorded, space: Space, signature: Signature) -> PriorStud
     return found
 
 
-def _read_run(run: Recorded, metric: str) -> _Run:
+def _read_run(run: MlflowRecord, metric: str) -> _Run:
     """Read a prior run. ValueError: it says nothing."""
     if not run.finished:
         raise ValueError("a run that did not finish")
@@ -234,7 +234,7 @@ def _group_runs(
     return sources
 
 
-def _read_config(run: Recorded) -> dict[str, Any]:
+def _read_config(run: MlflowRecord) -> dict[str, Any]:
     config: dict[str, Any] = parse_yaml(run.files["config.yaml"], "config.yaml")
     return config
 

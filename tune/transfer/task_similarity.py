@@ -25,7 +25,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from metatrain.config.load import as_plain
 from metatrain.settings import Config
-from metatrain.yaml_config import flat
+from metatrain.yaml_config import flatten
 from tasks.types import EpisodeShape
 
 Signature = Mapping[str, Any]
@@ -76,7 +76,7 @@ def signature(config: Config) -> dict[str, Any]:
 def signature_from_settings(tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Compute the signature without statistics, from the `tasks` section of a plain configuration alone."""
     shape = {"ways": 5, "shots": 1, **tasks.get("train", {})}
-    settings = flat({key: value for key, value in tasks.items() if key not in _PLACES})
+    settings = flatten({key: value for key, value in tasks.items() if key not in _PLACES})
     kind = "regression" if shape["ways"] is None else "classification"
     known = {"kind": kind, "source": tasks["name"], "ways": shape["ways"], "shots": shape["shots"]}
     return {**known, "settings": {key: _listed(value) for key, value in settings.items()}}
