@@ -1,4 +1,4 @@
-"""What every task distribution promises: a new one joins by a row in `test_few_shot.py`."""
+"""Check the promises of every task distribution; a new one joins by a row in `test_few_shot.py`."""
 
 import pickle
 
@@ -21,7 +21,7 @@ def row(episode: Episode, j: int) -> Episode:
 
 
 def check_law(distribution: TaskDistribution[Episode]) -> None:
-    """Row j of `episodes(indices)` equals `episodes([indices[j]])`, bit for bit, in any company and any order."""
+    """Check that row j of `episodes(indices)` equals `episodes([indices[j]])`, bit for bit, for any other indices."""
     indices = [5, 0, 2**40, 5, 1, 77]
     together = distribution.episodes(indices)
     for j, index in enumerate(indices):
@@ -33,7 +33,7 @@ def check_law(distribution: TaskDistribution[Episode]) -> None:
 
 
 def check_shapes(distribution: FewShot) -> None:
-    """Episodes are as tasks/types.py writes them, and so are none at all."""
+    """Check that episodes have the shapes of tasks/types.py, also for no indices."""
     spec, shape = distribution.spec, distribution.episode
     assert spec.kind == "classification"
     assert spec.ways == shape.ways
@@ -49,7 +49,7 @@ def check_shapes(distribution: FewShot) -> None:
 
 
 def check_values(distribution: FewShot) -> None:
-    """Ink is 1 and paper 0: mostly paper, all within [0, 1]."""
+    """Check that ink is 1 and paper 0: mostly paper, all within [0, 1]."""
     x = distribution.episodes(range(4)).query.x
     assert 0 <= x.min() < 0.01
     assert 0.9 < x.max() <= 1
@@ -57,7 +57,7 @@ def check_values(distribution: FewShot) -> None:
 
 
 def check_disjoint(distribution: FewShot) -> None:
-    """No class twice in a task, and no drawing in both support and query."""
+    """Check that no class is twice in a task, and no drawing in both support and query."""
     classes, members = distribution.draw(range(50))
     for task_classes, task_members in zip(classes, members, strict=True):
         assert len(set(task_classes.tolist())) == distribution.episode.ways
@@ -66,7 +66,7 @@ def check_disjoint(distribution: FewShot) -> None:
 
 
 def check_seeds_and_splits(source: TaskSource, shape: EpisodeShape) -> None:
-    """Another seed gives other tasks; so does another split."""
+    """Check that another seed gives other tasks, and another split too."""
     base = source.distribution("test", shape, 0).episodes([0])
     assert same(base, source.distribution("test", shape, 0).episodes([0]))
     assert not same(base, source.distribution("test", shape, 1).episodes([0]))

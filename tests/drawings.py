@@ -1,4 +1,4 @@
-"""A small archive in Omniglot's official layout, drawn for the tests."""
+"""Draw a small archive in Omniglot's official layout, for tests."""
 
 import io
 import zipfile
@@ -15,7 +15,7 @@ DRAWINGS = 20
 
 
 def drawing(number: int, copy: int) -> Image.Image:
-    """105×105, one bit a pixel, black ink on white: bars whose places tell the character, and a dot the copy."""
+    """Draw 105×105, one bit a pixel, black ink on white: bars show the character by their place, a dot the copy."""
     paper = np.ones((105, 105), dtype=bool)
     across, down = 8 + 8 * (number % 10), 90 - 10 * (number // 10)
     paper[across : across + 6, 10:30] = False
@@ -25,7 +25,7 @@ def drawing(number: int, copy: int) -> Image.Image:
 
 
 def files() -> dict[str, bytes]:
-    """Relative name -> PNG, for every drawing of both sets."""
+    """Return the PNG of every drawing of both sets, by its relative name."""
     out: dict[str, bytes] = {}
     number = 0
     for folder, alphabets in CHARACTERS.items():

@@ -1,4 +1,4 @@
-"""Small episodes of random numbers, for tests that care about arithmetic and not about learning."""
+"""Make small episodes of random numbers, for tests of arithmetic rather than learning."""
 
 import torch
 
@@ -23,6 +23,6 @@ def random_episodes(
 
 
 def context_of(tasks: int, noise: int | None = None) -> Context:
-    """Silent unless a noise key is given; each task then has its own."""
+    """Return a context without noise, or, given a noise key, with a key of its own for each task."""
     keys = torch.full((tasks,), -1) if noise is None else torch.arange(tasks) * 7919 + noise
     return Context(torch.tensor(0), keys)

@@ -1,4 +1,4 @@
-"""A real S3 server, moto's, as a process of its own on this machine; what it holds is gone with it.
+"""Run moto's S3 server as a process on this machine; its content is lost when it ends.
 
 Run as `python -m tests.object_store ARGUMENTS`, it is `python -m moto.server ARGUMENTS`, one request at a time.
 """
@@ -29,7 +29,7 @@ class ObjectStore(NamedTuple):
     url: str
 
     def environment(self, url: str | None = None) -> dict[str, str]:
-        """What a process needs in order to find this store, or a proxy of it at `url`."""
+        """Return the variables by which a process finds this store, or a proxy of it at `url`."""
         return {
             "AWS_ENDPOINT_URL": url or self.url,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -40,7 +40,7 @@ class ObjectStore(NamedTuple):
         }
 
     def client(self, url: str | None = None, attempts: int = 1) -> Any:
-        """Of this store, or of a proxy of it at `url`; nothing is read from the caller's environment or files."""
+        """Return a client of this store, or of a proxy of it at `url`, independent of the environment and files."""
         unset = {"profile": (None, None, None, None)}
         no_file = dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
         return boto3.Session(botocore_session=botocore.session.Session(session_vars=unset | no_file)).client(
@@ -62,14 +62,14 @@ class ObjectStore(NamedTuple):
         self.client().create_bucket(Bucket=name)
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """All of them, sorted, however many pages they fill."""
+        """Return all keys, sorted, from all pages."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
 
 
 @contextmanager
 def object_store(scratch: Path) -> Iterator[ObjectStore]:
-    """Its log goes to `scratch`."""
+    """Run a server whose log goes to `scratch`."""
     port = free_port()
     log = scratch / f"object-store-{port}.log"
     with log.open("wb") as out:
@@ -104,7 +104,7 @@ def _wait(store: ObjectStore, server: subprocess.Popen[bytes], log: Path, second
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert server.poll() is None, f"the object store has left with {server.returncode}: {log.read_text()}"
+        assert server.poll() is None, f"the object store exited with {server.returncode}: {log.read_text()}"
         try:
             with direct.open(f"{store.url}/moto-api/data.json", timeout=5):
                 return
@@ -114,10 +114,10 @@ def _wait(store: ObjectStore, server: subprocess.Popen[bytes], log: Path, second
 
 
 def serve() -> None:
-    """moto.server, but with requests one at a time.
+    """Run moto.server, but with requests one at a time.
 
-    moto looks whether a key is there, and then writes it, without a lock: two writers with If-None-Match can both win,
-    and some of its threads run into one another and answer 500.
+    moto checks whether a key exists, and then writes it, without a lock: two writers with If-None-Match can both
+    succeed, and some of its threads race and answer 500.
     """
     import threading
 
@@ -127,7 +127,7 @@ def serve() -> None:
     answer: Callable[..., Any] = application.__call__
 
     def one_at_a_time(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
-        # The body is read before the lock is taken: a client that is stopped in the middle of it holds up no other.
+        # The body is read before the lock is taken: a client that stops in the middle of it blocks no other.
         length = int(environ.get("CONTENT_LENGTH") or 0)
         chunked = environ.get("wsgi.input_terminated", False)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(*([] if chunked else [length])))

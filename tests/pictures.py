@@ -1,4 +1,4 @@
-"""Small colour pictures of classes, drawn for the tests: what tells a class and what tells a copy is in each."""
+"""Draw small colour pictures of classes for tests; each shows its class and its copy."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ SPLIT_NAMES = {part: [f"{part}_{number}" for number in range(count)] for part, c
 
 
 def pixels(number: int, copy: int) -> NDArray[np.uint8]:
-    """[12, 12, 3]: a bar whose place and colour tell the class, and below it a dot whose place tells the copy."""
+    """Draw [12, 12, 3]: a bar whose place and colour show the class, and below it a dot whose place shows the copy."""
     picture = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
     picture[number % 7 : number % 7 + 2, 2:10] = COLOURS[number % len(COLOURS)]
     picture[10, copy] = 255
@@ -33,7 +33,7 @@ def encoded(array: NDArray[np.uint8], kind: str = "PNG") -> bytes:
 
 
 def class_files(names: list[str], first: int = 0, inner: str = "", suffix: str = ".png") -> dict[str, bytes]:
-    """CLASS/COPY.png, or CLASS/inner/COPY.png, for every class of `names`."""
+    """Return CLASS/COPY.png, or CLASS/inner/COPY.png, for every class of `names`."""
     return {
         f"{name}/{inner}{copy}{suffix}": encoded(pixels(number, copy))
         for number, name in enumerate(names, first)
@@ -42,7 +42,7 @@ def class_files(names: list[str], first: int = 0, inner: str = "", suffix: str =
 
 
 def split_files(called: Mapping[str, str] | None = None) -> dict[str, bytes]:
-    """train/CLASS/COPY.png, val/ and test/ likewise. called: other names for these folders."""
+    """Return train/CLASS/COPY.png, and the same for val/ and test/. called: other names for these folders."""
     found: dict[str, bytes] = {}
     first = 0
     for part, names in SPLIT_NAMES.items():
@@ -53,7 +53,7 @@ def split_files(called: Mapping[str, str] | None = None) -> dict[str, bytes]:
 
 
 def table_files() -> dict[str, bytes]:
-    """images/CLASS_COPY.png beside train.csv, val.csv and test.csv: what split_files() holds, in another form."""
+    """Return the pictures of split_files() as images/CLASS_COPY.png beside train.csv, val.csv and test.csv."""
     found: dict[str, bytes] = {}
     tables = {part: [["filename", "label"]] for part in SPLIT_NAMES}
     for name, content in split_files().items():

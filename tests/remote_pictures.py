@@ -1,4 +1,4 @@
-"""What tests of task data behind URIs share: a server with pictures, a proxy before it, and what is asked of both."""
+"""Serve pictures from an object store behind a fault proxy, for the tests of task data behind URIs."""
 
 import json
 import time
@@ -21,8 +21,8 @@ NAMES = [f"class_{number}" for number in range(6)]
 
 
 @contextmanager
-def serving(scratch: Path) -> Iterator[ObjectStore]:
-    """Pictures of six classes lie in s3://raw/classes."""
+def serve_pictures(scratch: Path) -> Iterator[ObjectStore]:
+    """Run an object store with pictures of six classes in s3://raw/classes."""
     with object_store(scratch) as store:
         for bucket in ("raw", "damaged"):
             store.make_bucket(bucket)
@@ -31,8 +31,8 @@ def serving(scratch: Path) -> Iterator[ObjectStore]:
 
 
 @contextmanager
-def reached_through_proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Between this process and the server, without faults until a test asks for them."""
+def connect_through_proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Put a proxy between this process and the server, without faults until a test sets them."""
     with FaultProxy(server.url, Faults(), 7) as between:
         for name, value in server.environment(between.url).items():
             monkeypatch.setenv(name, value)
@@ -47,8 +47,8 @@ def upload(server: ObjectStore, bucket: str, prefix: str, contents: dict[str, by
         client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
 
 
-def forbid(server: ObjectStore, bucket: str, action: str) -> None:
-    """A bucket with one file below x/ in which nobody may do that."""
+def deny_action(server: ObjectStore, bucket: str, action: str) -> None:
+    """Make a bucket with one file below x/ in which `action` is denied."""
     rule = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": f"arn:aws:s3:::{bucket}/*"}
     server.make_bucket(bucket)
     server.client().delete_bucket_policy(Bucket=bucket)
@@ -56,7 +56,7 @@ def forbid(server: ObjectStore, bucket: str, action: str) -> None:
     server.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
 
 
-def never(done: int, total: int) -> None:
+def fail_if_built(done: int, total: int) -> None:
     raise AssertionError("nothing is built here")
 
 
@@ -64,12 +64,12 @@ def images(root: Path | str, cache: str | None = None) -> ImageFolder:
     return ImageFolder(root=str(root), cache=cache, size=pictures.SIDE)
 
 
-def gets(proxy: FaultProxy, end: str) -> list[Request]:
+def find_gets(proxy: FaultProxy, end: str) -> list[Request]:
     return [request for request in proxy.requests() if request.method == "GET" and request.path.endswith(end)]
 
 
-def refused(source: Omniglot | ImageFolder | MiniImageNet) -> str:
-    """What is said of a source that cannot be had: one line, at once, with no store left behind."""
+def prepare_error(source: Omniglot | ImageFolder | MiniImageNet) -> str:
+    """Return the message of a source that fails: one line, at once, with no store left behind."""
     begun = time.monotonic()
     with pytest.raises((ValueError, OSError)) as error:
         source.prepare(no_progress)

@@ -23,12 +23,12 @@ from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ROOT, ObjectStore
 from tests.remote_pictures import (
     NAMES,
-    gets,
+    connect_through_proxy,
+    fail_if_built,
+    find_gets,
     images,
-    never,
-    reached_through_proxy,
-    refused,
-    serving,
+    prepare_error,
+    serve_pictures,
     upload,
 )
 
@@ -41,13 +41,13 @@ Source = Omniglot | ImageFolder | MiniImageNet
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with serving(tmp_path_factory.mktemp("server")) as store:
+    with serve_pictures(tmp_path_factory.mktemp("server")) as store:
         yield store
 
 
 @pytest.fixture
 def proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with reached_through_proxy(server, monkeypatch) as between:
+    with connect_through_proxy(server, monkeypatch) as between:
         yield between
 
 
@@ -106,7 +106,7 @@ def test_omniglot_on_s3_copies_its_zips_alone(
     found = Omniglot(root="s3://raw/omniglot").store(no_progress)
     expected = Omniglot(root=str(here), cache=str(tmp_path / "local")).store(no_progress)
     assert Path(found.path).read_bytes() == Path(expected.path).read_bytes()
-    assert sorted(request.path for request in gets(proxy, "")) == [
+    assert sorted(request.path for request in find_gets(proxy, "")) == [
         "/raw",
         *sorted(f"/raw/omniglot/{name}" for name in archives),
     ]
@@ -118,7 +118,7 @@ def test_a_fifth_of_all_requests_failing_changes_nothing(
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))
     expected = Path(images(here, str(tmp_path / "local")).store(no_progress).path)
     proxy.faults = FAULTS
-    for name, progress in (("first", no_progress), ("second", never)):
+    for name, progress in (("first", no_progress), ("second", fail_if_built)):
         machine(name)
         found = Path(images("s3://raw/classes", shared).store(progress).path)
         assert found.read_bytes() == expected.read_bytes()
@@ -138,7 +138,7 @@ def test_a_file_of_many_blocks_arrives_whole(
     assert server.keys(shared.split("/")[2]) == ["metatrain/a b%20c é"]
     assert download(target, tmp_path / "came") == 20 * 2**12 + 5
     assert (tmp_path / "came").read_bytes() == (tmp_path / "sent").read_bytes()
-    assert any(request.fault == "cut" for request in gets(proxy, ""))
+    assert any(request.fault == "cut" for request in find_gets(proxy, ""))
 
 
 ASKER = """
@@ -168,7 +168,7 @@ def test_two_processes_copy_raw_files_once_and_fetch_a_store_once(
             asker.stdin.write("go\n")
             asker.stdin.flush()
         assert len({asker.stdout.readline() for asker in askers}) == 1
-        counts.append([len(gets(proxy, end)) for end in (".png", ".arrow")])
+        counts.append([len(find_gets(proxy, end)) for end in (".png", ".arrow")])
     for asker in askers:
         asker.communicate()
         assert asker.returncode == 0
@@ -184,14 +184,14 @@ def test_another_machine_asks_for_a_listing_a_note_and_a_store(
     assert [Path(key).suffix for key in server.keys(shared.split("/")[2])] in ([".arrow", ".key"], [".key", ".arrow"])
     count = len(proxy.requests())
     cache = machine("second")
-    second = images("s3://raw/classes", shared).store(never)
+    second = images("s3://raw/classes", shared).store(fail_if_built)
     asked = [(r.method, r.path if r.path == "/raw" else Path(r.path).suffix) for r in proxy.requests()[count:]]
     assert asked == [("GET", "/raw"), ("HEAD", ".key"), ("GET", ".key"), ("HEAD", ".arrow"), ("GET", ".arrow")]
     assert Path(second.path).is_relative_to(cache)
     assert Path(second.path).read_bytes() == Path(first.path).read_bytes()
     assert not (cache / "raw").exists()
     count = len(proxy.requests())
-    images("s3://raw/classes", shared).store(never)
+    images("s3://raw/classes", shared).store(fail_if_built)
     assert [r.path for r in proxy.requests()[count:]] == ["/raw"]
 
 
@@ -213,10 +213,10 @@ def test_a_store_that_is_here_already_is_shared(
     cache = shared if place == "s3" else (tmp_path / "a shared").as_uri()
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))
     images(here).store(no_progress)
-    path = images(here, cache).store(never).path
+    path = images(here, cache).store(fail_if_built).path
     machine("second")
     there = pictures.write(tmp_path / "there", pictures.class_files(NAMES))
-    fetched = images(there, cache).store(never)
+    fetched = images(there, cache).store(fail_if_built)
     assert Path(fetched.path).read_bytes() == Path(path).read_bytes()
     assert fetched.path != path
     assert not [name for name in tmp_path.rglob(".*") if name.is_file()]
@@ -245,13 +245,13 @@ def test_a_damaged_store_in_the_shared_cache_is_refused(
     images("s3://raw/classes", shared).store(no_progress)
     uri = damage(server, shared, ".arrow")
     machine("second")
-    said = refused(images("s3://raw/classes", shared))
+    said = prepare_error(images("s3://raw/classes", shared))
     assert said.startswith(f"{uri} is damaged (its images do not match their checksum): delete it there, and run `meta")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     server.client().delete_object(Bucket=bucket, Key=key)
     images("s3://raw/classes", shared).store(no_progress)
     machine("third")
-    images("s3://raw/classes", shared).store(never)
+    images("s3://raw/classes", shared).store(fail_if_built)
 
 
 def test_a_damaged_note_in_the_shared_cache_is_written_anew(
@@ -261,5 +261,5 @@ def test_a_damaged_note_in_the_shared_cache_is_written_anew(
     damage(server, shared, ".key")
     for name in ("second", "third"):
         machine(name)
-        images("s3://raw/classes", shared).store(never)
+        images("s3://raw/classes", shared).store(fail_if_built)
     assert (cache_root(None) / "raw").exists() is False

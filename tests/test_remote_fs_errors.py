@@ -16,26 +16,26 @@ from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore
 from tests.remote_pictures import (
     NAMES,
-    forbid,
-    gets,
+    connect_through_proxy,
+    deny_action,
+    fail_if_built,
+    find_gets,
     images,
-    never,
-    reached_through_proxy,
-    refused,
-    serving,
+    prepare_error,
+    serve_pictures,
     upload,
 )
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with serving(tmp_path_factory.mktemp("server")) as store:
+    with serve_pictures(tmp_path_factory.mktemp("server")) as store:
         yield store
 
 
 @pytest.fixture
 def proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with reached_through_proxy(server, monkeypatch) as between:
+    with connect_through_proxy(server, monkeypatch) as between:
         yield between
 
 
@@ -50,11 +50,11 @@ def test_what_is_damaged_is_called_as_the_user_called_it(
 ) -> None:
     zips = {path.name: path.read_bytes() for path in drawings.write_zips(tmp_path / "here").iterdir()}
     upload(server, "damaged", "a", zips | {"images_evaluation.zip": zips["images_evaluation.zip"][:900]})
-    said = refused(Omniglot(root="s3://damaged/a"))
+    said = prepare_error(Omniglot(root="s3://damaged/a"))
     assert said.startswith("s3://damaged/a/images_evaluation.zip is not a complete zip (")
     assert f"replace it by a complete copy (copied to {tmp_path}" in said
     upload(server, "damaged", "b", {"images_background.zip": zips["images_background.zip"]})
-    assert refused(Omniglot(root="s3://damaged/b")).startswith(
+    assert prepare_error(Omniglot(root="s3://damaged/b")).startswith(
         "s3://damaged/b has no images_evaluation: set tasks.root"
     )
 
@@ -109,10 +109,10 @@ def test_a_root_that_cannot_be(
     message: str,
 ) -> None:
     if "denied" in root:
-        forbid(server, "denied", "s3:GetObject")
+        deny_action(server, "denied", "s3:GetObject")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert refused(images(root)).startswith(message)
+    assert prepare_error(images(root)).startswith(message)
     assert len(proxy.requests()) <= 3, "what cannot help is not tried again"
 
 
@@ -128,17 +128,17 @@ def test_an_endpoint_that_has_gone_is_noticed_soon(server: ObjectStore, monkeypa
 
 
 def test_a_shared_cache_that_cannot_be(server: ObjectStore, proxy: FaultProxy, tmp_path: Path) -> None:
-    said = refused(images("s3://raw/classes", "s3://none-such/cache"))
+    said = prepare_error(images("s3://raw/classes", "s3://none-such/cache"))
     assert said == "s3://none-such/cache: there is no such bucket: create none-such, or fix its name"
-    assert not gets(proxy, ".png"), "it is noticed before anything is copied"
-    forbid(server, "read-only", "s3:PutObject")
+    assert not find_gets(proxy, ".png"), "it is noticed before anything is copied"
+    deny_action(server, "read-only", "s3:PutObject")
     here = pictures.write(tmp_path / "here", pictures.class_files(NAMES))
     with pytest.raises(
         PermissionError, match=rf"^s3://read-only/image_folder/.*arrow: access denied .*: {DENIED} write"
     ):
         images(here, "s3://read-only").store(no_progress)
     # What was built is kept here.
-    images(here).store(never)
+    images(here).store(fail_if_built)
 
 
 def test_a_uri_is_told_from_a_path_and_leaves_the_cache_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
