@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
+from cluster.jobs.client import ENDED, ContactLost, JobClient, JobDetails, LogUnreadable, explain_failed_start
+from cluster.jobs.dashboard import Unavailable
 from metatrain import runs
+from metatrain.cli.profiles import Profile, find_token, read_profile, resolve_address
 from metatrain.config.load import load_config
 from metatrain.errors import RunFailed
 from metatrain.runs.locations import is_search, open_run
@@ -25,10 +28,6 @@ from metatrain.tracking.status_line import (
     read_metrics_file,
 )
 from tasks.io.remote_fs import is_uri
-
-if TYPE_CHECKING:
-    from cluster.jobs.client import JobClient, JobDetails
-    from metatrain.cli.profiles import Profile
 
 _RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
 """The line by which `metatrain train` and `search` name their folder in a log."""
@@ -52,8 +51,6 @@ def jobs_command(address: str | None, profile: str | None, profiles: Path | None
 
 def logs_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None, follow: bool) -> None:
     """Print the log of a job; with `follow`, until the job ends."""
-    from cluster.jobs.client import LogUnreadable
-
     with connect_to_jobs(address, profile, profiles) as (client, _):
         job = client.find(job_id)
         if follow:
@@ -70,8 +67,6 @@ def logs_command(job_id: str, address: str | None, profile: str | None, profiles
 def stop_command(job_id: str, address: str | None, profile: str | None, profiles: Path | None) -> None:
     """Stop a job after its step and a checkpoint, and print the command that resumes its run."""
     with connect_to_jobs(address, profile, profiles) as (client, chosen):
-        from cluster.jobs.client import ENDED
-
         job = client.find(job_id)
         wait = job.metadata.get("stop_wait", "")
         if job.status in ENDED:
@@ -95,8 +90,6 @@ def status_command(
         statuses = [_run_status(which)]
     else:
         with connect_to_jobs(address, profile, profiles) as (client, _):
-            from cluster.jobs.client import ENDED
-
             running = (job for job in client.list_jobs() if job.ours and job.status not in ENDED)
             statuses = [_job_status(client, job) for job in ([client.find(which)] if which is not None else running)]
     if as_json:
@@ -111,12 +104,8 @@ def status_command(
 @contextmanager
 def connect_to_jobs(
     address: str | None, profile: str | None, profiles: Path | None
-) -> "Iterator[tuple[JobClient, Profile]]":
+) -> Iterator[tuple[JobClient, Profile]]:
     """Yield a client for the cluster that the options name, and its profile; raise RunFailed if contact is lost."""
-    from cluster.jobs.client import ContactLost, JobClient
-    from cluster.jobs.dashboard import Unavailable
-    from metatrain.cli.profiles import find_token, read_profile, resolve_address
-
     chosen = read_profile(profile, profiles, address)
     try:
         yield JobClient(resolve_address(chosen, address), find_token(chosen)), chosen
@@ -124,10 +113,8 @@ def connect_to_jobs(
         raise RunFailed(str(error)) from error
 
 
-def follow_log(client: "JobClient", job_id: str) -> None:
+def follow_log(client: JobClient, job_id: str) -> None:
     """Print the log until the job ends, then exit with the job's code."""
-    from cluster.jobs.client import LogUnreadable
-
     log: list[str] = []
     complete = True
     pieces = client.follow(job_id, lambda text: print(f"waiting: {' '.join(text.split())}", file=sys.stderr))
@@ -175,10 +162,8 @@ def _format_search(home: runs.Run) -> str:
     return SearchStatus(story.history, load_search_config(home.config), spent).text()
 
 
-def _job_status(client: "JobClient", job: "JobDetails") -> dict[str, Any]:
+def _job_status(client: JobClient, job: JobDetails) -> dict[str, Any]:
     """Return the status of a job, by its log."""
-    from cluster.jobs.client import LogUnreadable
-
     if job.status == "PENDING":
         return _status_as_dict(job.id, job.status, None, job.message)
     try:
@@ -199,10 +184,8 @@ def _status_as_dict(
     return {"name": name, "status": status, "line": progress.format(), **progress.as_dict()}
 
 
-def _read_log(client: "JobClient", job: "JobDetails") -> str:
+def _read_log(client: JobClient, job: JobDetails) -> str:
     """Return the log of a job, "" where it cannot be read."""
-    from cluster.jobs.client import LogUnreadable
-
     try:
         return client.read_log(job.id)
     except LogUnreadable:
@@ -219,23 +202,21 @@ def _resume_command(log: str) -> str | None:
     return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}`"
 
 
-def _raise_failed_start(job: "JobDetails", log: str | None) -> None:
-    from cluster.jobs.client import explain_failed_start
-
+def _raise_failed_start(job: JobDetails, log: str | None) -> None:
     if reason := explain_failed_start(job, log):
         raise ValueError(f"{job.id}: {reason}")
 
 
-def _job_as_dict(job: "JobDetails") -> dict[str, Any]:
+def _job_as_dict(job: JobDetails) -> dict[str, Any]:
     ended = {"exit_code": job.code if job.ended else None}
     return {**job.metadata, "id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended}
 
 
-def _format_status(job: "JobDetails") -> str:
+def _format_status(job: JobDetails) -> str:
     return f"{job.status} ({job.code})" if job.status == "FAILED" else job.status
 
 
-def _format_times(job: "JobDetails") -> tuple[str, str]:
+def _format_times(job: JobDetails) -> tuple[str, str]:
     """Return when a job started and how long it has run."""
     if job.started is None:
         return "", ""
@@ -243,5 +224,5 @@ def _format_times(job: "JobDetails") -> tuple[str, str]:
     return began, format_duration((job.ended or time.time()) - job.started)
 
 
-def _user_and_command(job: "JobDetails") -> tuple[str, str]:
+def _user_and_command(job: JobDetails) -> tuple[str, str]:
     return job.metadata.get("user", "?"), " ".join(job.metadata.get("command", job.entrypoint).split())

@@ -10,20 +10,19 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
+from cluster.jobs.working_dir import scan_working_dir
 from metatrain import runs
 from metatrain.cli.jobs import connect_to_jobs, follow_log
+from metatrain.cli.profiles import Profile, list_secret_files
 from metatrain.config.load import load_config
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
 from tasks.io.remote_fs import is_uri
-
-if TYPE_CHECKING:
-    from metatrain.cli.profiles import Profile
 
 COMMANDS = ("train", "search", "evaluate")
 """The commands that can run on a cluster."""
@@ -43,14 +42,10 @@ def submit_command(
 ) -> None:
     """Submit a command and the folder that it needs to a cluster."""
     with connect_to_jobs(address, profile, profiles) as (client, chosen):
-        from metatrain.cli.profiles import list_secret_files
-
         exclude = list_secret_files(profiles)
         folder = _enter(working_dir)
         command = command[1:] if command[:1] == ["metatrain"] else command
         arguments = _check_command(command, chosen)
-        from cluster.jobs.working_dir import scan_working_dir
-
         files = scan_working_dir(folder, exclude)
         _require_sent(arguments, files.files)
         job_id = _make_id(name or _name_job(arguments))
@@ -75,7 +70,7 @@ def submit_command(
         follow_log(client, job_id)
 
 
-def _check_command(command: Sequence[str], chosen: "Profile") -> list[str]:
+def _check_command(command: Sequence[str], chosen: Profile) -> list[str]:
     """Return the arguments to run: `command`, for a new run with the profile's settings before its own.
 
     ValueError: the configuration is wrong, or its results would be lost with the job.
