@@ -14,7 +14,7 @@ from tasks.types import EpisodeShape, TaskSource
 
 _MOST_TASKS = 10**7
 _MOST_SEED = 2**63 - 1
-_OWN_PLACE = "give it where the database's own client looks for it, such as ~/.pgpass"
+_OWN_PLACE = "set it where the database's client looks for it, such as ~/.pgpass"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class EngineSettings:
     def __post_init__(self) -> None:
         require_positive("engine", threads=self.threads, chunk=self.chunk)
         no_effect = (
-            "engine.chunk: has no effect where tasks are looped over: leave it out, or set engine.vectorize to vmap"
+            "engine.chunk: has no effect where tasks are looped over: remove it, or set engine.vectorize to vmap"
         )
         require(self.chunk is None or self.vectorize != "loop", no_effect)
         require_at_most("engine", 1024, threads=self.threads)
@@ -63,7 +63,7 @@ class GroupSettings:
         require_positive("", lr=self.lr)
         require_not_negative("", final_lr=self.final_lr, momentum=self.momentum, weight_decay=self.weight_decay)
         unused = (
-            f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set the optimizer to sgd, or it to 0"
+            f"momentum: {self.momentum:g} has no effect with {self.optimizer}: set optimizer to sgd, or momentum to 0"
         )
         require(self.momentum == 0 or self.optimizer == "sgd", unused)
 
@@ -204,7 +204,10 @@ class RunsSettings:
         )
         require(bool(self.root) and "\0" not in self.root, f"runs.root: {self.root!r} does not name a folder: set one")
         elsewhere = "://" in self.root and not re.match(r"s3://[^/]+", self.root)
-        require(not elsewhere, f"runs.root: '{self.root}': runs are kept on disks and in s3://BUCKET/FOLDER: give one")
+        require(
+            not elsewhere,
+            f"runs.root: '{self.root}': runs are kept on disks and in s3://BUCKET/FOLDER: set one of these",
+        )
 
 
 @dataclass(frozen=True)
@@ -228,10 +231,10 @@ class TrackingSettings:
 
     def __post_init__(self) -> None:
         require_positive("tracking", every=self.every)
-        require(self.experiment.strip() != "", "tracking.experiment: is empty: give it a name, such as metatrain")
+        require(self.experiment.strip() != "", "tracking.experiment: is empty: set a name, such as metatrain")
         login = re.match(r"(https?)?[^/]*://[^/@]*:[^/@]*@", self.uri or "")
         instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if login and login[1] else _OWN_PLACE
-        require(login is None, f"tracking.uri: has a password, which every run would keep: leave it out, and {instead}")
+        require(login is None, f"tracking.uri: has a password, which every run would keep: remove it, and {instead}")
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ WRONG: dict[str, list[Row]] = {
         wrong("runs.name=" + "long" * 60, "use"),
         wrong("runs.name=größe", "use letters"),
         wrong("tracking.experiment=", "valid string"),
-        wrong("tracking.experiment=''", "give it a name"),
+        wrong("tracking.experiment=''", "set a name"),
         wrong("executor.gpus_per_worker=1.5", "whole"),
     ],
     "name": [
@@ -187,7 +187,7 @@ WRONG: dict[str, list[Row]] = {
         own("model={name: 'mine:Net', arguments: {width: -3}}", "model"),
         own("model={name: 'mine:Net', arguments: {3: 3}}", "model.arguments"),
         own("model={name: 'mine:Refusing'}", "model", "no weights here"),
-        own("model={name: 'mine:Flat'}", "model.name", "it must give [B, D]"),
+        own("model={name: 'mine:Flat'}", "model.name", "it must return [B, D]"),
         own("model={name: 'mine:Raising'}", "model.name", "KeyError", "mine.py"),
         own("model={name: 'mine:RaisingLater'}", "model.name", "only two", "mine.py"),
         own("model={name: 'mine:Net', arguments: {width: 3}, head: last}", "model.head", "choose among"),

@@ -129,7 +129,7 @@ def test_without_normalisation_the_convolutions_have_biases():
 @pytest.mark.parametrize(
     ("settings", "shape", "message"),
     [
-        ({}, (3, 15, 84), "model.name: .*leaves nothing of 15×84: give images of 16×16"),
+        ({}, (3, 15, 84), "model.name: .*leaves nothing of 15×84: use images of 16×16"),
         ({}, (784,), "model.name: resnet12 reads images .* set mlp"),
         ({"widths": (64, 128, 256)}, (3, 84, 84), "model.widths: 3 numbers for four blocks"),
         ({"widths": (64, 128, 256, 0)}, (3, 84, 84), "model.widths: 0 is not a positive number"),

@@ -137,10 +137,10 @@ def test_regression_has_an_output_for_each_value():
         ("?", (3, 64, 64), r"model.classifier: no '\?': choose a classifier of torchvision.models"),
         ("resnet18", (1, 28, 28), "model.classifier: resnet18 reads colour images .* set model.name to resnet12"),
         ("resnet18", (12,), "model.name: torchvision reads images .* set mlp"),
-        ("squeezenet1_1", (3, 8, 8), r"squeezenet1_1 cannot read images of 8×8 \(.*too small\): give another size"),
+        ("squeezenet1_1", (3, 8, 8), r"squeezenet1_1 cannot read images of 8×8 \(.*too small\): use another size"),
         ("vit_b_16", (3, 20, 20), r"vit_b_16 cannot read images of 20×20 \(Input shape indivisible by patch size\)"),
         ("vit_b_16", (3, 16, 32), r"vit_b_16 cannot read images of 16×32 \(Wrong image width"),
-        ("swin_v2_t", (3, 84, 84), "swin_v2_t pads images of 84×84.* give 256×256, or set swin_t"),
+        ("swin_v2_t", (3, 84, 84), "swin_v2_t pads images of 84×84.* use 256×256, or set swin_t"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(classifier, shape, message):

@@ -46,7 +46,7 @@ def unrolled_gradient(
 ) -> MetaGradient:
     """Compute Σ_tasks ∇_θ Σ_t w_t L_Q(φ_t(θ)) exactly, with φ_0 = start(θ) and φ_{t+1} = step(θ, φ_t)."""
     if inner.length < 1:
-        raise ValueError(f"InnerLoop.length: {inner.length} steps lead nowhere: set 1 or more")
+        raise ValueError(f"InnerLoop.length: {inner.length} steps: set 1 or more")
     stages = _UnrolledStages(
         partial(_start, inner),
         partial(_step, inner),

@@ -101,7 +101,7 @@ class Custom:
         except USER_CODE_ERRORS as error:
             given = reprlib.repr(self.arguments)
             reason = f"cannot be made with {given} ({describe_error(error)})"
-            raise ValueError(f"model.arguments: '{self.target}' {reason}: mend them, or it") from error
+            raise ValueError(f"model.arguments: '{self.target}' {reason}: fix the arguments or the class") from error
         if not isinstance(made, nn.Module):
             raise ValueError(f"model.name: '{self.target}' made a {type(made).__name__}, not a torch.nn.Module")
         return made

@@ -76,7 +76,7 @@ class Model:
         fits = compares or spec.ways is None or (self.spec.ways is not None and spec.ways <= self.spec.ways)
         require(
             fits,
-            f"ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: give fewer (tasks.test.ways), "
+            f"ways: {spec.ways} classes, and the head was trained for {self.spec.ways}: set fewer (tasks.test.ways), "
             "or train with as many (tasks.train.ways), or train a method without a head, such as protonet",
         )
         return replace(self, spec=spec)
@@ -157,7 +157,7 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     require(
         not written,
         f"model.name: the module writes to its buffers ({', '.join(written[:3])}), so that tasks would leak into each "
-        "other: give normalisation layers track_running_stats=False, or use metatrain.models.TaskNorm",
+        "other: set track_running_stats=False in normalisation layers, or use metatrain.models.TaskNorm",
     )
     require(
         torch.equal(generator, torch.random.get_rng_state()),
@@ -167,7 +167,7 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     )
     require(
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
-        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must give [B, D]: end "
+        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must return [B, D]: end "
         "it with nn.Flatten()",
     )
     return y

@@ -51,7 +51,7 @@ class ResNet12:
     normalization: Normalization = "transductive"
 
     def __post_init__(self) -> None:
-        require(len(self.widths) == 4, f"model.widths: {len(self.widths)} numbers for four blocks: give four")
+        require(len(self.widths) == 4, f"model.widths: {len(self.widths)} numbers for four blocks: set four")
         for width in self.widths:
             require_positive("model", widths=width)
         require(0 <= self.drop < 1, f"model.drop: {self.drop:g} is no probability of dropping: set 0 <= drop < 1")
@@ -67,7 +67,7 @@ class ResNet12:
         require(
             min(x[1:]) >> 4 >= 1,
             f"model.name: resnet12 halves four times, which leaves nothing of {x[1]}×{x[2]}: "
-            "give images of 16×16 or more, or set conv4",
+            "use images of 16×16 or more, or set conv4",
         )
         inputs, normalized = (x[0], *self.widths), self.normalization != "none"
         blocks = [Residual(inputs[b], self.widths[b], normalized, self._drop(b)) for b in range(4)]

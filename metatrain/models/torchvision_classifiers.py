@@ -60,7 +60,7 @@ class Torchvision:
             reason = str(error).partition("\n")[0].rstrip(".!")
             raise ValueError(
                 f"model.classifier: {self.classifier} cannot read images of {height}×{width} ({reason}): "
-                "give another size, such as 224×224, or set another classifier"
+                "use another size, such as 224×224, or set another classifier"
             ) from error
         return made if self.head == NONE else _split_head(made)
 
@@ -75,7 +75,7 @@ class Torchvision:
         require(
             not self.classifier.startswith("swin_v2") or x[1] % 256 == x[2] % 256 == 0,
             f"model.classifier: {self.classifier} pads images of {x[1]}×{x[2]}, and has no second derivative there: "
-            "give 256×256, or set swin_t",
+            "use 256×256, or set swin_t",
         )
 
     def _settings(self, spec: TaskSpec) -> dict[str, Any]:

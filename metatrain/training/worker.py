@@ -56,9 +56,9 @@ class Worker:
         config, settings = self.config, self.config.engine
         vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
         tasks = config.outer.steps * config.outer.tasks_per_step
-        known = not config.names.of_user_code
+        builtin = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
-        chosen = resolve_compile(settings.compile, adapts, known, tasks, device)
+        chosen = resolve_compile(settings.compile, adapts, builtin, tasks, device)
         precise = (
             "engine.precision: tf32 is a GPU's, and the workers have none: set executor.gpus_per_worker, or float32"
         )
