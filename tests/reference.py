@@ -1,6 +1,6 @@
-"""Meta-gradients written anew, from torch alone: one task at a time, the whole graph kept, double backward.
+"""Compute reference meta-gradients from torch alone: one task at a time, with the whole graph and double backward.
 
-Nothing of ours is imported. Slow and plain on purpose: what the engine computes is held against this.
+Imports nothing of metatrain; slow and simple on purpose, since the engine is tested against it.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def conv_net(w: dict[str, Tensor], x: Tensor, blocks: int, stride: int, reference: int | None = None) -> Tensor:
-    """Convolution, batch normalisation by the batch's own statistics (or the first rows'), ReLU, pooling or stride."""
+    """Apply convolution, batch normalisation (statistics of the batch, or of its first rows), ReLU, pooling or stride."""
     for b in range(blocks):
         x = F.conv2d(x, w[f"body.{b}.0.weight"], w[f"body.{b}.0.bias"], stride=stride, padding=1)
         mean = x[:reference].mean(dim=(0, 2, 3), keepdim=True)

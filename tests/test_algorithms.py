@@ -1,4 +1,4 @@
-"""The conformance suite of algorithms: a new one joins `ROWS`, and every law below holds for it."""
+"""Test every algorithm by one conformance suite: a new one joins `ROWS`."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Compiled inner loops: the same meta-gradients, compiled once, found again by the next process (invariants 1 to 3)."""
+"""Test compiled inner loops: same meta-gradients, compiled once, reused by the next process (invariants 1 to 3)."""
 
 import json
 import os
@@ -197,7 +197,7 @@ def test_compiled_runs_end_with_the_same_bits_on_workers_and_after_a_resume():
     assert all(torch.allclose(whole.params[name], plain.params[name], atol=1e-4) for name in whole.params)
 
 
-def test_functions_made_anew_of_equal_values_are_the_same_and_others_are_not():
+def test_cache_keys_are_equal_for_functions_closed_over_equal_values_only():
     def made(rate, table=(1, 2)):
         def inner(x):
             return x * rate
@@ -212,7 +212,7 @@ def test_functions_made_anew_of_equal_values_are_the_same_and_others_are_not():
     assert cache_key(made(0.1, shared)) == cache_key(made(0.1, shared)) != cache_key(made(0.1, [1]))
 
 
-def test_what_branches_on_values_is_refused_with_the_remedy():
+def test_branching_on_values_is_refused_with_the_remedy():
     inner, params, tasks = smooth_loop(2)
 
     def branching(p, fast, support, t, context):
@@ -240,7 +240,7 @@ print(json.dumps([code, float(sum(g.double().sum() for g in found.grads.values()
 """
 
 
-def test_the_next_process_finds_the_code_and_the_same_bits(tmp_path: Path):
+def test_the_next_process_reuses_the_compiled_code_with_the_same_bits(tmp_path: Path):
     environment = os.environ | {"METATRAIN_CACHE": str(tmp_path)}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
 
@@ -255,7 +255,7 @@ def test_the_next_process_finds_the_code_and_the_same_bits(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "adapts", "known", "tasks", "expected"),
+    ("setting", "adapts", "builtin", "tasks", "expected"),
     [
         ("on", False, False, 1, "on"),
         ("off", True, True, 10**9, "off"),
@@ -265,8 +265,8 @@ def test_the_next_process_finds_the_code_and_the_same_bits(tmp_path: Path):
         ("auto", True, False, 10**9, "off"),
     ],
 )
-def test_auto_compiles_long_runs_of_inner_loops_that_are_known(setting, adapts, known, tasks, expected):
-    assert resolve_compile(setting, adapts, known, tasks, CPU) == expected
+def test_auto_compiles_long_runs_of_builtin_inner_loops(setting, adapts, builtin, tasks, expected):
+    assert resolve_compile(setting, adapts, builtin, tasks, CPU) == expected
 
 
 def test_without_a_compiler_auto_stays_eager(monkeypatch):

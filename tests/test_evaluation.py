@@ -1,4 +1,4 @@
-"""Judging: intervals, the tasks that are judged, and what a result says about itself."""
+"""Test evaluation: intervals, held-out tasks, and the fields of a result."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def test_scores_do_not_depend_on_the_size_of_shards(algorithm, shard_size):
     assert evaluated(config, shard_size=shard_size) == evaluated(config, shard_size=3)
 
 
-def test_runs_of_any_seed_are_judged_on_the_same_tasks():
+def test_runs_of_any_seed_are_evaluated_on_the_same_tasks():
     def scores(*overrides: str) -> list[float]:
         (found,) = executor_of(tiny(*overrides)).map(NEAREST, {}, make_shards(0, 20, 20))
         return found.values["accuracy"].flatten().tolist()
@@ -66,7 +66,7 @@ def test_validation_tasks_are_not_test_tasks():
     assert means[0] != means[1]
 
 
-def test_the_nearest_neighbour_is_the_nearest_of_a_naive_search():
+def test_nearest_neighbour_equals_a_naive_search():
     config = tiny("algorithm={name: protonet}", "tasks.test={ways: 4, shots: 3, queries: 2}")
     worker = Worker(config, torch.device("cpu"))
     (scores,) = InProcess(worker).map(NEAREST, {}, make_shards(0, 12, 12))
@@ -110,7 +110,7 @@ def test_one_more_inner_step_in_evaluation_continues_the_same_curve():
 @pytest.mark.parametrize(
     ("normalization", "transductive"), [("transductive", True), ("inductive", False), ("none", False)]
 )
-def test_transductive_says_whether_queries_sway_each_other(algorithm, normalization, transductive):
+def test_transductive_says_whether_queries_influence_each_other(algorithm, normalization, transductive):
     config = tiny(f"algorithm={{name: {algorithm}}}", f"model.normalization={normalization}")
     found = evaluated(config, tasks=2)
     assert found.transductive is transductive
@@ -137,7 +137,7 @@ def test_a_baseline_on_pixels_is_never_transductive_and_an_untrained_network_is_
     assert worker.transductive("untrained") == worker.transductive("trained") == (normalization == "transductive")
 
 
-def test_as_a_person_reads_it_and_as_a_program_does():
+def test_results_format_as_text_and_as_plain_values():
     found = replace(evaluated(tiny(), tasks=4), value=0.98765, ci95=0.00214)
     assert list(format_results([found])) == ["trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"]
     plain = found.as_dict()
@@ -146,7 +146,7 @@ def test_as_a_person_reads_it_and_as_a_program_does():
 
 
 @pytest.mark.parametrize("learner", ["trained", "from_scratch", "nearest_neighbour"])
-def test_tasks_of_more_ways_than_were_trained_on_suit_every_learner_of_a_method_without_a_head(learner):
+def test_methods_without_a_head_evaluate_on_more_ways_than_trained(learner):
     config = tiny("algorithm={name: protonet}", "tasks.test.ways=5", "tasks.test.shots=2")
     result = evaluated(config, TEST._replace(learner=learner), tasks=3)
     assert 0 <= result.value <= 1

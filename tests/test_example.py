@@ -1,4 +1,4 @@
-"""The example of a project of one's own keeps every law that the parts we ship keep, and runs as its README says."""
+"""Test the example project: its parts pass our conformance suites, and it runs as its README says."""
 
 import inspect
 import json
@@ -130,7 +130,7 @@ def test_noise_and_pitch_are_as_set(own) -> None:
         ({}, None, "tasks.train.ways: tones are told apart"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_remedy(own, settings: dict, ways: int | None, says: str) -> None:
+def test_invalid_settings_are_refused_with_the_remedy(own, settings: dict, ways: int | None, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         own.sounds.Tones(**settings).distribution("train", EpisodeShape(ways, 1, 1), 0)
 
@@ -230,7 +230,7 @@ def test_an_inductive_model_predicts_a_query_as_it_would_alone(own) -> None:
     assert torch.allclose(torch.cat(alone), together, rtol=1e-9)
 
 
-def test_settings_are_where_the_learned_numbers_begin_and_are_checked(own) -> None:
+def test_settings_initialise_the_learned_numbers_and_are_checked(own) -> None:
     setting = Setting(own)
     assert setting.params["ridge.log_lambda"].exp() == pytest.approx(0.5)
     assert setting.params["ridge.log_scale"].exp() == pytest.approx(3.0)
@@ -243,7 +243,7 @@ def test_settings_are_where_the_learned_numbers_begin_and_are_checked(own) -> No
 # The network.
 
 
-def test_a_sound_is_heard_alone_however_loud_and_upside_down(own) -> None:
+def test_predictions_ignore_loudness_sign_and_other_sounds(own) -> None:
     torch.manual_seed(0)
     listener, x = own.network.Listener(), torch.randn(4, 1, own.sounds.SAMPLES)
     features = listener(x)
@@ -257,7 +257,7 @@ def test_a_sound_is_heard_alone_however_loud_and_upside_down(own) -> None:
 # The whole, by the command line.
 
 
-def test_what_is_trained_beats_what_is_not_and_hears_instruments_of_ones_own(own, command, folder) -> None:
+def test_training_beats_the_untrained_network_and_loads_for_new_sounds(own, command, folder) -> None:
     brief = (
         "outer.steps=60",
         "evaluation.tasks=60",

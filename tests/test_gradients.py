@@ -1,4 +1,4 @@
-"""Meta-gradients in float64 against references that share no code with them (invariant 3)."""
+"""Test meta-gradients in float64 against references that share no code with them (invariant 3)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the first-order and learned inner loops promise beside their gradients: minibatches, heads, rates, modes."""
+"""Test inner loops beside their gradients: minibatches, heads, learned rates, modes of normalisation."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_minibatches_go_through_one_shuffle_after_another(examples, batch, key):
         assert sorted(one.tolist()) == list(range(examples))
 
 
-def test_minibatches_are_the_tasks_own_and_no_key_is_one_order_for_all():
+def test_minibatches_depend_on_the_tasks_key_and_are_shared_without_one():
     def order(key):
         return batch_order(torch.tensor(key), 50, 0, 40).tolist()
 
@@ -59,7 +59,7 @@ def test_anil_adapts_the_head_and_boil_the_rest():
 
 
 @pytest.mark.parametrize("algorithm", [ANIL(), BOIL()])
-def test_without_a_head_there_is_nothing_to_tell_apart(algorithm):
+def test_anil_and_boil_refuse_models_without_a_head(algorithm):
     spec = classification_spec(4, 28, 1)
     headless = build_model(custom(WithOwnHead, head="none"), spec, 0)
     with pytest.raises(ValueError, match=r"algorithm.name: .* this model has no head: name it by model.head"):
@@ -79,7 +79,7 @@ def test_meta_sgd_has_a_rate_for_each_weight_and_moves_by_it():
     assert all(torch.equal(still.fast[name], params[name]) for name in weights)
 
 
-def test_reptile_moves_as_far_as_adam_led_and_no_query_sways_it():
+def test_reptile_moves_to_adams_weights_whatever_the_queries():
     model = build_model(Conv4(width=4, depth=2, normalization="none"), SPEC, seed=0)
     algorithm = Reptile(inner_lr=1e-3, inner_steps=1, inner_batch=100)
     params, tasks = algorithm.init(model, SPEC, 0), random_episodes(SPEC, 2, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Networks as pure functions: what is computed, what is refused, and why."""
+"""Test networks as pure functions: their outputs, and the modules that are refused."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_the_seed_alone_decides_the_initial_values():
 
 
 @pytest.mark.parametrize("rows", [None, 4])
-def test_task_norm_is_batch_norm_however_it_is_spelt(rows):
+def test_fused_and_unfused_task_norm_equal_batch_norm(rows):
     norm, x = TaskNorm(3).double(), torch.randn(9, 3, 5, 5, dtype=torch.float64)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
@@ -104,7 +104,7 @@ def test_task_norm_is_batch_norm_however_it_is_spelt(rows):
     assert torch.allclose(found, expected, rtol=1e-10)
 
 
-def test_inductive_queries_do_not_touch_each_other_and_transductive_ones_do():
+def test_inductive_queries_are_independent_and_transductive_ones_are_not():
     support, query = torch.rand(5, *SPEC.x), torch.rand(6, *SPEC.x)
     for normalization, independent in (("inductive", True), ("transductive", False)):
         model = build_model(Conv4(width=8, normalization=normalization), SPEC, seed=0)
@@ -230,7 +230,7 @@ def test_drop_block_is_the_same_under_vmap_and_differentiated_twice():
 
 
 @pytest.mark.parametrize("kind", [Dropout, DropBlock])
-def test_what_is_no_probability_is_refused(kind):
+def test_invalid_probabilities_are_refused(kind):
     for p in (-0.1, 1.0):
         with pytest.raises(ValueError, match="is no probability of dropping: set 0 <= p < 1"):
             kind(p)
@@ -272,7 +272,7 @@ def test_without_a_head_the_modules_outputs_are_the_predictions():
         (Conv4(depth=6), "halvings leave nothing"),
     ],
 )
-def test_what_cannot_be_a_model_is_refused_with_the_remedy(architecture, message):
+def test_invalid_models_are_refused_with_the_remedy(architecture, message):
     with pytest.raises(ValueError, match=message):
         build_model(architecture, SPEC, 0)
 

@@ -1,4 +1,4 @@
-"""One task shown whole: the predictions are those that are scored, and the picture is of the task it says it is."""
+"""Test the predictions for one task: they equal the scored ones, and the figure shows the right task."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def shown(config: Config) -> tuple[Worker, TaskPredictions]:
 
 
 @pytest.mark.parametrize("overrides", [("algorithm={name: maml}",), ("algorithm={name: protonet}",), REGRESSION])
-def test_what_is_shown_is_what_is_scored(overrides: tuple[str, ...]) -> None:
+def test_predictions_equal_the_scored_ones(overrides: tuple[str, ...]) -> None:
     worker, demonstration = shown(tiny(*overrides))
     scores = worker.score(ShardRequest("score", "test", 0), worker.initial(), Shard(0, (0,))).values
     query, predictions = demonstration.episode.query.y, demonstration.predictions
@@ -120,7 +120,7 @@ def test_what_is_shown_is_what_is_scored(overrides: tuple[str, ...]) -> None:
     assert [float(found[0]), float(found[-1])] == pytest.approx([float(expected[0]), float(expected[-1])], rel=1e-5)
 
 
-def test_images_are_drawn_with_what_they_were_taken_for(tmp_path: Path) -> None:
+def test_images_are_drawn_with_predicted_classes(tmp_path: Path) -> None:
     worker, demonstration = shown(tiny())
     path = exhibit(worker, worker.initial(), tmp_path, "test")
     assert path == tmp_path / "test-episode.png"
@@ -133,7 +133,7 @@ def test_images_are_drawn_with_what_they_were_taken_for(tmp_path: Path) -> None:
         assert f"{right} of 9 queries right" in picture.text["Description"]
 
 
-def test_normalised_images_are_shown_as_they_were(tmp_path: Path) -> None:
+def test_normalised_images_are_drawn_denormalised(tmp_path: Path) -> None:
     """The same drawings, whatever form the learner is given them in."""
     plain = Worker(tiny(), CPU)
     negative = Worker(tiny("tasks.name=tests.test_predictions:Negative"), CPU)
@@ -164,7 +164,7 @@ def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
 
 
 @pytest.mark.parametrize("several", ["tasks.inputs=2", "tasks.outputs=2"])
-def test_other_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: str) -> None:
+def test_unsupported_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: str) -> None:
     worker = Worker(tiny(*REGRESSION, several), CPU)
     assert exhibit(worker, worker.initial(), tmp_path, "test") is None
     assert list(tmp_path.iterdir()) == []
@@ -181,7 +181,7 @@ class Kept(NullRecorder):
 
 
 @pytest.mark.parametrize(("overrides", "picture"), [((), "test-episode.png"), (REGRESSION, "test-fit.png")])
-def test_the_picture_is_kept_with_the_results(tmp_path: Path, overrides: tuple[str, ...], picture: str) -> None:
+def test_the_figure_is_stored_with_the_results(tmp_path: Path, overrides: tuple[str, ...], picture: str) -> None:
     config = tiny(f"runs.root={tmp_path}", *overrides)
     recorder, home, worker = Kept(), new_run(config), Worker(config, CPU)
     session = Session(config, InProcess(worker), recorder, home, worker)

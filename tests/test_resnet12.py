@@ -1,4 +1,4 @@
-"""ResNet-12 against one written from torch.nn.functional alone, and its meta-gradients against a double backward."""
+"""Test ResNet-12 against one from torch.nn.functional alone, and its meta-gradients against double backward."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 NARROW = (2, 3, 4, 5)
 
 
-def written_anew(w, x, reference=None):
+def reference_resnet12(w, x, reference=None):
     """Embeddings, by the parameters' names and nothing else of ours; `reference`: rows that lend their statistics."""
 
     def normalized(x, name):
@@ -43,7 +43,7 @@ def naive_maml(params, tasks, lr, steps, inductive):
     def logits(w, x, support=None):
         rows = 0 if support is None else len(support)
         whole = x if support is None else torch.cat([support, x])
-        embedded = written_anew(w, whole, rows or None)[rows:]
+        embedded = reference_resnet12(w, whole, rows or None)[rows:]
         return embedded @ w["model.head.weight"].T + w["model.head.bias"]
 
     for sx, sy, qx, qy in zip(*tasks.support, *tasks.query, strict=True):
@@ -69,13 +69,13 @@ def built(spec, **settings):
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 16), (3, 35, 84)])
-def test_embeds_as_written_anew(shape):
+def test_embeddings_equal_the_reference(shape):
     spec = classification_spec()._replace(x=shape)
     model, params = built(spec, widths=(4, 6, 8, 10), drop=0.0)
     x = torch.rand(5, *shape, dtype=torch.float64)
     found = model.embed(params, x, NO_NOISE)
     assert found.shape == (5, 10)
-    assert torch.allclose(found, written_anew(params, x), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found, reference_resnet12(params, x), rtol=1e-9, atol=1e-12)
     dropping, _ = built(spec, widths=(4, 6, 8, 10))
     assert torch.equal(dropping.embed(params, x, NO_NOISE), found), "without a noise key nothing is dropped"
     assert not torch.allclose(dropping.embed(params, x, torch.tensor(7)), found)
