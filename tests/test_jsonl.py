@@ -81,7 +81,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
 def test_damage_before_the_last_line_is_an_error_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2 is not a JSON object: remove"):
+    with pytest.raises(ValueError, match="line 2: not a JSON object: remove"):
         JsonlRecorder(path).start(3, 9)
 
 

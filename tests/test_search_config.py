@@ -156,9 +156,9 @@ def test_a_request_that_cannot_be_met_ends_in_one_line_and_leaves_nothing(argume
 
 
 def test_a_search_is_not_gone_on_with_as_a_run(tmp_path, command):
-    from metatrain.runs import create
+    from metatrain.runs import create_run
 
-    home = create(tmp_path, "search", tiny_search().to_yaml(), {})
+    home = create_run(tmp_path, "search", tiny_search().to_yaml(), {})
     (home.path / "journal.jsonl").touch()
     done = command(tmp_path, "train", "--resume", str(home.path))
     assert done.code == 2 and "metatrain search --resume" in done.err

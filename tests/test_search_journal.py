@@ -98,7 +98,7 @@ def test_a_damaged_line_within_is_refused(whole, tmp_path):
     path = tmp_path / "journal.jsonl"
     lines = whole.read_bytes().splitlines(keepends=True)
     for damage, wrong in (
-        (b"rubbish\n", "line 3: not an event: restore the file"),
+        (b"rubbish\n", "line 3: not a JSON object: restore the file"),
         (b'{"event": "sung", "trial": 0}\n', "line 3: .* does not follow: restore the file"),
         (b'{"event": "result", "trial": 99, "budget": 1, "value": 1, "status": "running"}\n', "line 3: .*not follow"),
     ):

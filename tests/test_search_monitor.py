@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from metatrain.runs import create
+from metatrain.runs import create_run
 from tests.object_store import free_port
 from tests.searches import tiny_search
 from tune.monitor import Clock, Monitor, SearchStatus
@@ -55,7 +55,7 @@ def test_a_line_says_where_a_search_stands(tmp_path):
 
 def test_mlflow_being_away_ends_nothing_and_is_said_once(tmp_path, capsys):
     document = tiny_search("search.method=random", f"tracking.uri=http://127.0.0.1:{free_port()}")
-    home = create(tmp_path, "far", document.to_yaml(), {})
+    home = create_run(tmp_path, "far", document.to_yaml(), {})
     with begun(home.path) as search:
         chronicle = Monitor(home, document)
         search.next_trial()

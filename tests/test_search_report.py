@@ -92,7 +92,7 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_named(tmp_path):
     journal.write_bytes(b"".join(lines[:-1]) + b'{"event": "resu\n')
     assert len(collect(home).history.result_order) == len([line for line in lines[:-1] if b'"result"' in line])
     journal.write_bytes(b"".join([*lines[:3], b"what?\n", *lines[3:]]))
-    with pytest.raises(ValueError, match=r"journal.jsonl, line 4: no JSON object: restore that file or search in"):
+    with pytest.raises(ValueError, match=r"journal.jsonl, line 4: not a JSON object: restore that file or search in"):
         collect(home)
     journal.write_bytes(lines[0] + lines[0].replace(b"{", b'{"event": "result", "trial": 3, ', 1))
     with pytest.raises(ValueError, match=r"journal.jsonl, line 2: .* does not follow: restore the file"):

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +20,8 @@ from metatrain.tracking.console import Display, open_display
 from metatrain.tracking.mlflow_connection import preflight
 from metatrain.tracking.status_line import format_duration, format_time_left
 from metatrain.types import RunStatus
-from metatrain.validation import require
 from metatrain.yaml_config import flatten
+from tasks.io.json_lines import parse_json_lines
 from tune.config.search_config import SearchConfig
 from tune.history.trials import FAILED_STATUSES, History, Status
 from tune.search_dir import BEST, CLOCK, JOURNAL, UPLOADED, trial_run_id
@@ -82,15 +83,15 @@ class Clock:
 def _read_clock(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a clock up to one that a crash tore, and cut the file there."""
     found: list[dict[str, Any]] = []
+    if not path.exists():
+        return found
     kept = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            require(line.endswith(b"\n"), "torn")
-            found.append(json.loads(line))
-        except ValueError:
-            os.truncate(path, kept)
-            break
-        kept += len(line)
+    with path.open("rb") as file, suppress(ValueError):
+        for line, value in parse_json_lines(file, str(path), "remove that line"):
+            found.append(value)
+            kept += len(line)
+    if kept < path.stat().st_size:
+        os.truncate(path, kept)
     return found
 
 

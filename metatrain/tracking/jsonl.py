@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from metatrain.types import Recorder, RunStatus
 from tasks.io.atomic import fsync
+from tasks.io.json_lines import parse_json_lines
 
 
 class JsonlRecorder:
@@ -139,32 +140,18 @@ def new_points(last: MutableMapping[str, int], step: int, metrics: Mapping[str, 
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a metrics.jsonl that may still be written to; half a line at its end is left out.
+    """Yield the objects of a metrics.jsonl that may still be written to, except a torn last line.
 
-    ValueError: a line before the last is not JSON.
+    ValueError: a line before the last is not a JSON object with a step.
     """
-    return (line for _, line in _parsed(path))
+    return (line for _, line in _read(path))
 
 
-def _parsed(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    torn: int | None = None
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if torn is not None:
-                raise ValueError(f"{path} line {torn} is not a JSON object: remove that line and try again")
-            line = _as_object(raw)
-            if line is None:
-                torn = number
-            else:
-                yield raw, line
-
-
-def _as_object(raw: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(raw) if raw.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+        yield from parse_json_lines(
+            file, str(path), "remove that line and try again", lambda line: isinstance(line.get("step"), int)
+        )
 
 
 def _cut_back(path: Path, step: int) -> dict[str, int]:
@@ -173,7 +160,7 @@ def _cut_back(path: Path, step: int) -> dict[str, int]:
     size = 0
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as kept:
-        for raw, line in _parsed(path):
+        for raw, line in _read(path):
             if line["step"] <= step:
                 kept.write(raw)
                 size += len(raw)

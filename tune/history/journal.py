@@ -19,6 +19,7 @@ last line can be torn; it is cut off, since nothing has acted on it. There are n
 writes what an uninterrupted one writes, byte for byte.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ from typing import Any
 
 from metatrain.yaml_config import shorten
 from tasks.io.atomic import fsync
+from tasks.io.json_lines import parse_json_lines
 from tune.history.trials import History, Mode, Trial
 
 FORMAT = 1
@@ -70,30 +72,23 @@ class Journal:
     def _read_whole_lines(self) -> list[Event]:
         """Read every line; cut off the last if it has no end or is not JSON, as after a power failure."""
         self._file.seek(0)
-        *lines, rest = self._file.read().split(b"\n")
-        found, kept = [], 0
-        for number, line in enumerate(lines, 1):
-            parsed = _parse(line)
-            if parsed is None and number < len(lines):
-                remedy = "restore the file, or search in another folder"
-                raise ValueError(f"{self.path}, line {number}: not an event: {remedy}")
-            if parsed is not None:
-                found.append(parsed)
-                kept += len(line) + 1
-        if rest or len(found) < len(lines):
+        remedy = "restore the file, or search in another folder"
+        found = list(parse_json_lines(self._file, str(self.path), remedy))
+        kept = sum(len(line) for line, _ in found)
+        if kept < self._file.seek(0, os.SEEK_END):
             self._file.truncate(kept)
             os.fsync(self._file.fileno())
-        return found
+        return [event for _, event in found]
 
 
 def read_journal(text: str, where: str) -> tuple[Event, list[Event]]:
     """Parse the header and the events of another study's journal, without a torn last line. ValueError: it is no
     journal.
     """
-    lines = [_parse(line.encode()) for line in text.split("\n")[:-1]]
-    kept = [line for line in lines if line is not None]
-    if not kept or len(kept) < len(lines) or kept[0].get("format") != FORMAT:
-        raise ValueError(f"{where}: is not a journal of format {FORMAT}: restore the file, or remove that search")
+    remedy = "restore the file, or remove that search"
+    kept = [event for _, event in parse_json_lines(io.BytesIO(text.encode()), where, remedy)]
+    if not kept or kept[0].get("format") != FORMAT:
+        raise ValueError(f"{where}: is not a journal of format {FORMAT}: {remedy}")
     return kept[0], kept[1:]
 
 
@@ -148,11 +143,3 @@ def _show_value(header: Event, key: str) -> str:
 
 def _encode_line(event: Mapping[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _parse(line: bytes) -> Event | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None

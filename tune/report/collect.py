@@ -1,5 +1,6 @@
 """What the folder of a search tells, read once, as plain values. Nothing is written: the search may be running."""
 
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from metatrain.report.collect import json_of, text_of
 from metatrain.runs import Run, find_owner
 from metatrain.yaml_config import flatten, parse_yaml
+from tasks.io.json_lines import parse_json_lines
 from tune.history.journal import FORMAT, Event, replay
 from tune.history.trials import History, Mode
 from tune.settings import METRICS
@@ -94,28 +96,12 @@ def lines_of(path: Path) -> list[Event]:
     never will be, is left out. ValueError: another one is damaged.
     """
     try:
-        raw = path.read_bytes()
+        lines = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error}): restore that file or {ELSEWHERE}") from error
-    lines = raw.split(b"\n")[:-1]
-    found = []
-    for number, line in enumerate(lines, 1):
-        parsed = _parsed(line)
-        if parsed is not None:
-            found.append(parsed)
-        elif number < len(lines):
-            raise ValueError(f"{path}, line {number}: no JSON object: restore that file or {ELSEWHERE}")
-    return found
-
-
-def _parsed(line: bytes) -> Event | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return [line for _, line in parse_json_lines(lines, str(path), f"restore that file or {ELSEWHERE}")]
 
 
 def _journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Event]]:
