@@ -82,7 +82,7 @@ def test_schedules_that_cannot_be_are_refused():
     for make, wrong in (
         (lambda: ASHA(0, 9), "search.method.min_budget: 0 is not a positive number: set it above 0"),
         (lambda: ASHA(10, 9), "search.method.min_budget: 10 is above max_budget, 9: lower it"),
-        (lambda: ASHA(1, 9, eta=1), "search.method.eta: 1 halves nothing: set 2 or more, such as 3"),
+        (lambda: ASHA(1, 9, eta=1), "search.method.eta: 1 is below 2: set 2 or more, such as 3"),
         (lambda: ASHA(1, 9, brackets=4), "search.method.brackets: 4 are more than the 3 rungs: set 3 or fewer"),
         (lambda: FullBudget(0), "search.method.max_budget: 0 is not a positive number: set it above 0"),
     ):

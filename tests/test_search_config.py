@@ -74,12 +74,12 @@ SPACES = {
     "outer.lr: loguniform(1, 1)": ("space.outer.lr", "higher one"),
     "outer.lr: logunifrom(1, 2)": ("space.outer.lr", "did you mean loguniform"),
     "model: [{name: mlp}, {name: convv4}]": ("space.model.name", "did you mean conv4"),
-    "outer.steps: int(1, 5)": ("space.outer.steps", "method's to decide"),
+    "outer.steps: int(1, 5)": ("space.outer.steps", "method decides how long"),
     "executor.workers: int(1, 5)": ("space.executor.workers", "the same for all"),
     "evaluation.inner_steps: int(1, 5)": ("space.evaluation.inner_steps", "the same for all"),
     "tasks.test.shots: choice(1, 20)": ("space.tasks.test.shots", "only tasks.train"),
     "tasks.name: choice(strokes, sinusoid)": ("space.tasks.name", "only tasks.train"),
-    "seed: int(1, 5)": ("space.seed", "promises nothing"),
+    "seed: int(1, 5)": ("space.seed", "predicts nothing"),
 }
 
 
@@ -95,7 +95,7 @@ def test_a_bad_space_is_refused(text):
     ("override", "says"),
     {
         "search.method=bob": "did you mean bohb",
-        "search.method={name: bohb, eta: 1}": "search.method.eta: 1 halves nothing",
+        "search.method={name: bohb, eta: 1}": "search.method.eta: 1 is below 2",
         "search.method={name: bohb, max_budget: 9}": "outer.steps",
         "search.method={name: pbt, explored: [outer.momentum]}": "search.method.explored: no 'outer.momentum'",
         "search.method={name: pbt, members: 1}": "search.method.members",
@@ -109,8 +109,8 @@ def test_a_bad_space_is_refused(text):
         "search.method={name: pbt, interval: 27}": "search.method.interval: 27 steps are the whole budget",
         "search.first=[{outer.lr: 3}]": "search.first: outer.lr: 3 is not of loguniform(0.0001, 0.1)",
         "search.first=[nonsense]": "search.first",
-        "search.first=[base, base, base, base, base, base, base]": "7 configurations, and 6 trials are begun",
-        "search=3": "search: 3 is no section",
+        "search.first=[base, base, base, base, base, base, base]": "7 configurations for 6 trials: remove some",
+        "search=3": "search: 3 is not a section",
         "space={}": "space: is empty",
     }.items(),
 )
@@ -125,7 +125,7 @@ def test_going_on_what_is_looked_for_stays():
     after = update_search_config(before, ["search.trials=9", "search.minutes=3", "executor.name=ray"])
     assert after.search.trials == 9 and after.base.executor.name == "ray"
     for override in ("outer.lr=0.5", "search.metric=validation/loss", "search.method=asha", "search.seed=3"):
-        with pytest.raises(ValueError, match=r"a search goes on as it began.*search.trials"):
+        with pytest.raises(ValueError, match=r"cannot change in a resumed search.*search.trials"):
             update_search_config(before, [override])
 
 

@@ -68,11 +68,11 @@ def test_a_result_forgives_what_was_lost_before(coordinator):
 
 
 def test_settings_that_do_not_go_together_take_nobodys_place(coordinator):
-    def assign(trial):
+    def make_spec(trial):
         if trial.number == 0:
             raise ValueError("outer.momentum: adam has none")
         return trial
 
-    coordinator.assign = assign
+    coordinator.make_spec = make_spec
     assert begun(coordinator) == 1
     assert coordinator.search.history.trial(0).status == "unfit"

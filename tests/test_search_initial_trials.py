@@ -39,7 +39,7 @@ def test_what_is_not_given_is_the_configurations_own(given, configuration):
     [
         ({"model.dept": 3}, "no parameter 'model.dept' in this space (did you mean model.depth?)"),
         ({"model.depth": 5}, "model.depth: 5 is not of int(1, 4): give one that is"),
-        ({"model.kernel": 3}, "model.kernel is not there with the other values"),
+        ({"model.kernel": 3}, "model.kernel is inactive with the other values"),
         ({"model": {"name": "conv4"}}, "model.kernel has no value in the configuration: give one"),
         ({"model": {"name": "mlp", "width": 64}}, "model.depth has no value in the configuration: give one"),
     ],

@@ -80,7 +80,7 @@ def test_another_searchs_journal_is_refused_with_the_remedy(whole, tmp_path):
     for change, wrong in (
         (
             {"seed": 7},
-            "is another search's: its seed is 0, not 7: set it so to go on, or give the search another folder",
+            "is another search's: its seed is 0, not 7: set it so to go on, or search in another folder",
         ),
         ({"metric": "accuracy"}, "its metric is 'loss', not 'accuracy': set it so"),
         ({"mode": "max"}, "its mode is 'min', not 'max': set it so"),

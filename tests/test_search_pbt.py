@@ -195,7 +195,7 @@ def test_with_all_trials_begun_or_steps_computed_members_go_on_as_they_are(spec,
 def test_populations_that_cannot_be_are_refused():
     for change, wrong in (
         ({"explored": ()}, "search.method.explored: is empty: name parameters"),
-        ({"members": 1}, "search.method.members: 1 has nobody to copy"),
+        ({"members": 1}, "search.method.members: 1 has no other member to copy"),
         ({"quantile": 0.6}, "search.method.quantile: 0.6 must be above 0 and at most 0.5"),
         ({"factor": 1.0}, "search.method.factor: 1 must be above 1: set 1.2"),
         ({"resample": 2.0}, "search.method.resample: 2 is no probability: set 0 to 1"),

@@ -172,7 +172,7 @@ def test_an_evolution_changes_one_parameter_of_the_parent():
 
 def test_settings_that_cannot_be_are_refused():
     for make, wrong in (
-        (lambda: BOHB(random=1.5), "search.method.random: 1.5 is no share: set 0 to 1"),
+        (lambda: BOHB(random=1.5), "search.method.random: 1.5 is not a share: set 0 to 1"),
         (lambda: BOHB(candidates=0), "search.method.candidates: 0 is not a positive number"),
         (lambda: TPE(startup=0), "search.method.startup: 0 is not"),
         (lambda: Evolution(5, 6), "search.method.tournament: 6 is above the population, 5: lower it"),

@@ -40,7 +40,7 @@ def distributions(draw: st.DrawFn):
 
 @settings(deadline=None)
 @given(distributions(), UNIT, UNIT, UNIT, st.sampled_from([1.2, 1 / 1.2, 0.5, 3.0]))
-def test_every_way_to_a_value_stays_in_the_domain(distribution, at, u, v, factor):
+def test_every_way_to_a_value_stays_within_its_distribution(distribution, at, u, v, factor):
     value = distribution.value_at(at)
     assert distribution.contains(value)
     mutated = distribution.mutate(value, u, v)
@@ -188,9 +188,11 @@ REFUSED = {
     "space.a: 'x' stands twice: give each option once": {"a": "choice(x, y, x)"},
     "space.a: datetime.date(2020, 1, 1) is no plain value": {"a": "choice(2020-01-01, y)"},
     "space.a: 'choice({name: conv4)' cannot be read: write its arguments as in a list": {"a": "choice({name: conv4)"},
-    "space.'a..b': is no field": {"a..b": "int(1, 2)"},
-    "space.a: {'from': 'int(1, 2)'} is neither: write a domain, or {from: domain": {"a": {"from": "int(1, 2)"}},
-    "space.a.when: no parameter 'modle' in this space (did you mean model?): add it, or drop it": {
+    "space.'a..b': is not a field": {"a..b": "int(1, 2)"},
+    "space.a: {'from': 'int(1, 2)'} is neither: write a distribution, or {from: distribution": {
+        "a": {"from": "int(1, 2)"}
+    },
+    "space.a.when: no parameter 'modle' in this space (did you mean model?): add it, or remove the condition": {
         "model": "choice(x, y)",
         "a": {"from": "int(1, 2)", "when": {"modle": "x"}},
     },
@@ -203,7 +205,7 @@ REFUSED = {
         "a": {"from": "int(1, 2)", "when": {"lr": 0.5}},
     },
     "space.a.when: no value of b is given": {"b": "int(1, 2)", "a": {"from": "int(1, 2)", "when": {"b": []}}},
-    "space.a.when: a and b wait for one another: make one of them free": {
+    "space.a.when: a and b depend on each other: remove one condition": {
         "a": {"from": "int(1, 2)", "when": {"b": 1}},
         "b": {"from": "int(1, 2)", "when": {"a": 1}},
     },

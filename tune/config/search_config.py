@@ -210,7 +210,7 @@ def _check_space(document: SearchConfig) -> None:
 def _suggest_condition(space: Space, name: str) -> str:
     """Suggest a condition for a field that only some options of a section have."""
     above = [other.name for other in space.parameters if name.startswith(f"{other.name}.")]
-    return f"; if some options of {above[0]} have it, write its domain as from: and when:" if above else ""
+    return f"; if some options of {above[0]} have it, write its distribution as from: and when:" if above else ""
 
 
 def _is_about(trouble: str, name: str) -> bool:
