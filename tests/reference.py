@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def conv_net(w: dict[str, Tensor], x: Tensor, blocks: int, stride: int, reference: int | None = None) -> Tensor:
-    """Apply convolution, batch normalisation (statistics of the batch, or of its first rows), ReLU, pooling or stride."""
+    """Apply convolution, batch normalisation (by the batch or its first rows), ReLU, and pooling or stride."""
     for b in range(blocks):
         x = F.conv2d(x, w[f"body.{b}.0.weight"], w[f"body.{b}.0.bias"], stride=stride, padding=1)
         mean = x[:reference].mean(dim=(0, 2, 3), keepdim=True)
