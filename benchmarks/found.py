@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks import results
@@ -24,7 +23,7 @@ from metatrain.config.load import as_plain, load_config
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
-from metatrain.setup import prepare, settled
+from metatrain.setup import prepare, set_up
 from metatrain.tracking.jsonl import NullRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
@@ -94,10 +93,10 @@ def train_and_score(name: str, steps: str, overrides: Sequence[str], seed: int) 
             executor=ExecutorSettings(shard_size=config.executor.shard_size),
         )
         prepare(config)
-        config = settled(config)
-        worker, home = Worker(config, torch.device("cpu")), new_run(config)
+        worker = set_up(config)
+        home = new_run(worker.config)
         began = time.monotonic()
-        run(config, InProcess(worker), NullRecorder(), home)
+        run(worker, InProcess(worker), NullRecorder(), home)
         minutes = (time.monotonic() - began) / 60
         params, _, _ = best_params(home)
         return Trained({split: score_tasks(worker, params, split) for split in SPLITS}, minutes)

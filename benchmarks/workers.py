@@ -21,15 +21,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import torch
-
 from benchmarks import results
-from metatrain.cli.training import executing
+from cluster.executors import open_executor
 from metatrain.config.load import load_config
 from metatrain.settings import Config
-from metatrain.setup import prepare, settled
+from metatrain.setup import prepare, set_up
 from metatrain.training.outer_loop import begin, train
-from metatrain.training.worker import Worker
 from metatrain.types import Executor, MetaGradient, Params, Shard, ShardRequest
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "omniglot-maml-5w1s.yaml"
@@ -152,11 +149,11 @@ def config_of(arguments: argparse.Namespace, variant: Variant) -> Config:
 
 def _child(arguments: argparse.Namespace) -> Measured:
     """Train one variant: warm up, print "ready", wait for a line, and measure."""
-    config = settled(config_of(arguments, Variant(arguments.child[0], int(arguments.child[1]))))
-    torch.set_num_threads(config.engine.threads)
-    with executing(config) as real:
+    worker = set_up(config_of(arguments, Variant(arguments.child[0], int(arguments.child[1]))))
+    config = worker.config
+    with open_executor(worker) as real:
         executor = TimedExecutor(real)
-        state = begin(Worker(config, torch.device("cpu")).initial(), config.outer)
+        state = begin(worker.initial(), config.outer)
         steps = train(state, executor, config.outer, config.executor.shard_size)
         for _ in range(arguments.warmup):
             next(steps)

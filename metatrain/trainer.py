@@ -1,6 +1,6 @@
-"""A run from its first step to its report: what `metatrain train` does, and what a program of one's own may call.
+"""Train, validate, checkpoint and test one run: what `metatrain train` calls, and programs of your own may call.
 
-The loop is `outer.train`; everything here is what happens between its steps: record, validate, checkpoint, stop.
+The loop itself is `training.outer_loop.train`; here is what happens between its steps.
 """
 
 import time
@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 import metatrain.report.plots as plots
 from metatrain.algorithms.baselines import BASELINES
@@ -28,8 +26,8 @@ from tasks.types import Split
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a run. `steps` counts from 0; `seconds` and `tasks_per_second` are of this process alone."""
+class RunResult:
+    """The result of training a run. `seconds` and `tasks_per_second` cover this process only, not earlier ones."""
 
     run_id: str
     run_dir: str
@@ -39,45 +37,47 @@ class Outcome:
     params_sha256: str
     finished: bool
     results: list[Evaluation] = field(default_factory=list)
-    """The trained learner's on the test tasks first, then the baselines'; empty where the run did not finish."""
+    """On the test tasks: the trained learner first, then the baselines; empty if the run did not finish."""
     executor: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for --json: "test" is the trained learner's result, "baselines" are the others'."""
+        """Return plain values, for --json: "test" is the trained learner's result, "baselines" are the others'."""
         plain = dict(vars(self))
-        return plain | as_test_and_baselines(plain.pop("results"))
+        return plain | results_as_dict(plain.pop("results"))
 
 
-def as_test_and_baselines(results: Sequence[Evaluation]) -> dict[str, Any]:
-    """Results as plain values under the names that --json and evaluations/*.json use."""
+def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return results as plain values, under the keys of --json and evaluations/*.json."""
     plain = [result.as_dict() for result in results]
     return {"test": plain[0] if plain else None, "baselines": plain[1:]}
 
 
 def new_run(config: Config) -> Run:
-    """A folder for a run of `config`, which is kept in it, resolved; `runs.root` may be in object storage."""
+    """Create the folder of a run under `runs.root`, a local folder or s3://…, with the resolved `config` in it."""
     settings = config.runs
     return create_run(settings.root, settings.name, as_yaml(config), describe_environment(), settings.heartbeat)
 
 
 def run(
-    config: Config,
+    worker: Worker,
     executor: Executor,
     recorder: Recorder,
     home: Run | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """Train `config` in the folder `home` (a new one by default), going on from its newest valid checkpoint.
+) -> RunResult:
+    """Train `worker.config` in the folder `home` (a new one by default), from its newest valid checkpoint on.
 
-    `stop` is asked after every step; when it says so, the state is kept and the outcome is not `finished`.
-    Raises `outer.Diverged` when the loss is no longer a number.
+    `stop` is called after every step; when it returns True, a checkpoint is written and the result is not `finished`.
+    Raises Diverged when the loss is not finite, WorkersLost when no worker answers, TaskFailed when a task raises.
     """
     began = time.monotonic()
-    session, state = opened(config, executor, recorder, home or new_run(config))
+    config = worker.config
+    session = Session(worker, executor, recorder, home or new_run(config))
+    state = start(session)
     first = state.step
-    spent = sum(stretches(session, state, stop))
+    spent = sum(train_segments(session, state, stop))
     finished = state.step == config.outer.steps and not stop()
-    return Outcome(
+    return RunResult(
         run_id=session.home.run_id,
         run_dir=session.home.where,
         steps=state.step,
@@ -91,30 +91,33 @@ def run(
 
 
 class Session(NamedTuple):
-    """What one process's part of a run works with."""
+    """What the driver of a run works with. `worker` is the driver's own; those of the executor may be elsewhere."""
 
-    config: Config
+    worker: Worker
     executor: Executor
     recorder: Recorder
     home: Run
-    worker: Worker
+
+    @property
+    def config(self) -> Config:
+        """Return the resolved configuration."""
+        return self.worker.config
 
 
-def opened(config: Config, executor: Executor, recorder: Recorder, home: Run) -> tuple[Session, TrainState]:
-    """What a run works with, and the state that it goes on from; recording has begun."""
-    torch.set_num_threads(config.engine.threads)
-    session = Session(config, executor, recorder, home, Worker(config, torch.device("cpu")))
-    state, damaged = _opening_state(session)
-    recorder.start(state.step, config.outer.steps)
+def start(session: Session) -> TrainState:
+    """Start recording, and return the state to continue from: that of the newest valid checkpoint, or step 0."""
+    recorder, home = session.recorder, session.home
+    state, damaged = _load_state(session)
+    recorder.start(state.step, session.config.outer.steps)
     for reason in damaged:
         recorder.event(state.step, "warning", f"{reason}: going on from step {state.step}")
     recorder.artifact(home.config)
     recorder.artifact(home.environment)
-    return session, state
+    return state
 
 
-def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
-    """The newest valid checkpoint's state, or the beginning; and what was damaged on the way."""
+def _load_state(session: Session) -> tuple[TrainState, list[str]]:
+    """Return the state to continue from, and a reason for each damaged checkpoint that was skipped."""
     found = checkpoints.newest(session.home.checkpoints)
     if found is None:
         return begin(session.worker.initial(), session.config.outer), []
@@ -122,26 +125,26 @@ def _opening_state(session: Session) -> tuple[TrainState, list[str]]:
     return restore(found.snapshot, session.config.outer), found.damaged
 
 
-def stretches(
+def train_segments(
     session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int] = ()
 ) -> Iterator[float]:
-    """Train from milestone to milestone, to the end or until told to stop; yields the seconds that were spent in the
-    steps of each stretch.
+    """Train to the next milestone, the end or a stop, again and again; yield the seconds each segment's steps took.
 
-    At each of `milestones`, as at the end, the state is validated and kept, also from being pruned.
+    milestones: steps at which the state is validated and checkpointed, as it is at the end; these checkpoints are
+    never pruned.
     """
     first = state.step
     try:
-        yield from _trained(session, state, stop, milestones)
+        yield from _train(session, state, stop, milestones)
     except (WorkersLost, TaskFailed):
-        if state.step > first:  # what was computed since the last checkpoint is not lost with the workers
-            _note_events(session, state)
+        if state.step > first:  # keep what was computed since the last checkpoint
+            _record_events(session, state)
             _checkpoint(session, state, milestones)
             session.home.commit()
         raise
 
 
-def _trained(
+def _train(
     session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int]
 ) -> Iterator[float]:
     config = session.config
@@ -153,7 +156,7 @@ def _trained(
         session.home.check_ownership()
         _record(session, state, metrics, seconds)
         reached, stopping = state.step == config.outer.steps or state.step in milestones, stop()
-        urgent = _note_events(session, state)
+        urgent = _record_events(session, state)
         improved = (reached or state.step % config.evaluation.every == 0) and _validate(session, state)
         if reached or stopping or urgent or improved or state.step % config.checkpoint.every == 0:
             _checkpoint(session, state, milestones)
@@ -166,17 +169,17 @@ def _trained(
 
 
 def _record(session: Session, state: TrainState, metrics: Metrics, seconds: float) -> None:
-    """A step's own numbers, how fast it was, and how the workers are; of the last step always."""
+    """Record the metrics, speed and worker counts of a step, every `tracking.every` steps and at the last."""
     config = session.config
     if state.step == config.outer.steps or state.step % config.tracking.every == 0:
-        named = {f"train/{name}": value for name, value in metrics.items()}
+        train_metrics = {f"train/{name}": value for name, value in metrics.items()}
         pace = {"time/tasks_per_second": config.outer.tasks_per_step / seconds}
         health = {f"cluster/{name}": value for name, value in session.executor.health().items()}
-        session.recorder.record(state.step, named | pace | health)
+        session.recorder.record(state.step, train_metrics | pace | health)
 
 
-def _note_events(session: Session, state: TrainState) -> bool:
-    """Records what happened to the workers; whether the state had better be kept now."""
+def _record_events(session: Session, state: TrainState) -> bool:
+    """Record what happened to the workers; return True if the driver's node leaves, so a checkpoint is due now."""
     events = session.executor.events()
     for event in events:
         session.recorder.event(state.step, event.kind, event.text)
@@ -184,9 +187,9 @@ def _note_events(session: Session, state: TrainState) -> bool:
 
 
 def _validate(session: Session, state: TrainState) -> bool:
-    """Scores the validation tasks; whether they say that this state is the best so far."""
+    """Score the validation tasks and record the result; return True if this state is the best so far."""
     tasks = session.config.evaluation.validation_tasks
-    result = _evaluated(session, "validation", "trained", state.params, tasks)
+    result = _evaluate(session, "validation", "trained", state.params, tasks)
     named = {result.score: result.value, "ci95": result.ci95, "loss": result.loss}
     session.recorder.record(state.step, {f"validation/{name}": value for name, value in named.items()})
     score = result.value if result.score == "accuracy" else -result.value
@@ -197,7 +200,7 @@ def _validate(session: Session, state: TrainState) -> bool:
 
 
 def _checkpoint(session: Session, state: TrainState, milestones: Collection[int] = ()) -> None:
-    """Keeps the state, after everything recorded before it is durable, so that a resume finds no gap."""
+    """Write a checkpoint, once everything recorded before it is durable, so that a resume finds no gap."""
     session.recorder.flush()
     extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
@@ -209,16 +212,16 @@ def _checkpoint(session: Session, state: TrainState, milestones: Collection[int]
 
 
 def _test(session: Session, state: TrainState) -> list[Evaluation]:
-    """The best state by validation on the test tasks, then the baselines on the same ones."""
+    """Test the best state by validation and the baselines, and record results, plots and checkpoints."""
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
     params = checkpoints.load(home.checkpoints, best)["params"]
-    results = test(session, params)
+    results = score_test_tasks(session, params)
     for result in results:
         prefix = "test" if result.learner == "trained" else f"test/{result.learner}"
         named = {result.score: result.value, "ci95": result.ci95}
         session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
-    keep_results(session, params, results, home.evaluations / "test.json")
+    save_results(session, params, results, home.evaluations / "test.json")
     if home.metrics.exists():
         plots.curves(home.metrics, home.plots / "curves.png")
         session.recorder.artifact(home.plots / "curves.png", "plots")
@@ -228,23 +231,24 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
     return results
 
 
-def test(session: Session, params: Params) -> list[Evaluation]:
-    """Results on the test tasks: of the learner at `params` and, where asked for, of what learned nothing."""
+def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
+    """Score the learner at `params` on the test tasks, then, if `evaluation.baselines`, the baselines."""
     settings = session.config.evaluation
     learners: dict[str, tuple[Params, int]] = {"trained": (params, settings.tasks)}
     if settings.baselines:
         learners["untrained"] = session.worker.initial(), settings.tasks
         learners |= {name: ({}, settings.tasks) for name in BASELINES}
         learners["from_scratch"] = {}, min(settings.tasks, settings.from_scratch_tasks)
-    return [_evaluated(session, "test", name, given, tasks) for name, (given, tasks) in learners.items() if tasks]
+    return [_evaluate(session, "test", name, given, tasks) for name, (given, tasks) in learners.items() if tasks]
 
 
-def keep_results(session: Session, params: Params, results: Sequence[Evaluation], path: Path) -> None:
-    """Results as JSON, the score after each inner step and one task as pictures; in the run folder and where it is
-    recorded. `params` are those of the first result.
+def save_results(session: Session, params: Params, results: Sequence[Evaluation], path: Path) -> None:
+    """Write and record results as JSON, a plot of the score by inner step, and a figure of one test task.
+
+    params: those of the first result.
     """
     home, recorder = session.home, session.recorder
-    write_json(path, as_test_and_baselines(results))
+    write_json(path, results_as_dict(results))
     plots.adaptation(results[0].as_dict(), home.plots / f"{path.stem}-adaptation.png")
     recorder.artifact(path, "evaluations")
     recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
@@ -253,7 +257,7 @@ def keep_results(session: Session, params: Params, results: Sequence[Evaluation]
         recorder.artifact(picture, "plots")
 
 
-def _evaluated(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:
+def _evaluate(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:
     request = ShardRequest("score", split, 0, learner)
     transductive = session.worker.transductive(learner)
     return evaluate(session.executor, request, params, tasks, session.config.executor.shard_size, transductive)

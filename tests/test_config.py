@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from metatrain.config.json_schema import json_schema
-from metatrain.config.load import as_plain, as_yaml, load_config, read_config, resolved
+from metatrain.config.load import as_plain, as_yaml, load_config, read_config, resolve_paths
 from metatrain.models import Conv4, Custom
 from metatrain.yaml_config import apply_overrides, flatten
 from tests.configurations import SHIPPED, TINY, tiny
@@ -129,21 +129,20 @@ def test_flat_names_are_overrides():
     )
 
 
-def test_resolved_leaves_nothing_to_the_machine(tmp_path, monkeypatch):
+def test_resolved_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny("tasks={name: omniglot, root: here}", "tracking.uri=sqlite:///a.db")
-    found = resolved(config, {"vectorize": "loop"})
-    assert found.engine.vectorize == "loop"
+    found = resolve_paths(config)
     assert found.tasks.source.root == str(tmp_path / "here")
     assert found.tracking.uri == f"sqlite:///{tmp_path}/a.db"
     monkeypatch.chdir("/")
-    assert resolved(found, {"vectorize": "loop"}) == found
+    assert resolve_paths(found) == found
 
 
 @pytest.mark.parametrize("uri", [None, "http://host:5000", "sqlite:////var/a.db"])
 def test_resolved_keeps_what_is_absolute(uri):
     config = replace(tiny(), tracking=replace(tiny().tracking, uri=uri))
-    assert resolved(config, {"vectorize": "vmap"}).tracking.uri == uri
+    assert resolve_paths(config).tracking.uri == uri
 
 
 def test_parts_of_ones_own_by_import_path(own):

@@ -1,4 +1,4 @@
-"""Nodes that join, leave, give notice and vanish: several Ray nodes on one machine."""
+"""Nodes that join, release_run, give notice and vanish: several Ray nodes on one machine."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from metatrain.tracking.jsonl import JsonlRecorder, read_lines
 from metatrain.trainer import new_run
 from metatrain.trainer import run as drive
 from metatrain.training.tree_sum import flatten
+from metatrain.training.worker import driver_worker
 from tests.configurations import tiny
 from tests.faults import Run, many_steps, on_ray, running
 
@@ -153,7 +154,7 @@ def test_when_all_workers_are_gone_the_last_step_is_kept(nodes, tmp_path):
 
     computed = [0]
     with pytest.raises(WorkersLost, match=r"^(no worker|none of 1 workers) .* for 15 s \(executor.deadline\)"):
-        drive(config, executor, recorder, home, after_step)
+        drive(driver_worker(config), executor, recorder, home, after_step)
     assert time.monotonic() - gone[0] < 40
     executor.close()
     recorder.close("failed")

@@ -18,7 +18,7 @@ from metatrain.settings import Config
 from metatrain.tracking.jsonl import NullRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
-from metatrain.training.worker import Worker
+from metatrain.training.worker import Worker, driver_worker
 from metatrain.types import Context
 from tasks.types import Examples
 from tests import drawings, pictures
@@ -29,7 +29,8 @@ LABELS = ["cat", "ape", "dog"]
 
 
 def train(config: Config) -> Path:
-    return Path(run(config, InProcess(Worker(config, torch.device("cpu"))), NullRecorder()).run_dir)
+    worker = driver_worker(config)
+    return Path(run(worker, InProcess(worker), NullRecorder()).run_dir)
 
 
 @pytest.fixture(scope="module")

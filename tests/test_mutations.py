@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from metatrain.config.dry_run import rehearse
+from metatrain.config.dry_run import dry_run
 from metatrain.config.load import load_config
 from metatrain.settings import Config
 from tests import drawings, pictures
@@ -141,7 +141,7 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
         try:
             config = load_config(path)
             if is_small(config) and not downloads(config):
-                rehearse(config)
+                dry_run(config)
             outcomes["accepted"] += 1
         except (ValueError, OSError) as error:
             outcomes["refused"] += 1

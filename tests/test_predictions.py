@@ -14,8 +14,7 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.report.test_task import exhibit
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import NullRecorder
-from metatrain.trainer import Session, keep_results, new_run
-from metatrain.trainer import test as score_on_test_tasks
+from metatrain.trainer import Session, new_run, save_results, score_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Shard, ShardRequest
@@ -184,9 +183,9 @@ class Kept(NullRecorder):
 def test_the_figure_is_stored_with_the_results(tmp_path: Path, overrides: tuple[str, ...], picture: str) -> None:
     config = tiny(f"runs.root={tmp_path}", *overrides)
     recorder, home, worker = Kept(), new_run(config), Worker(config, CPU)
-    session = Session(config, InProcess(worker), recorder, home, worker)
+    session = Session(worker, InProcess(worker), recorder, home)
     params = worker.initial()
-    keep_results(session, params, score_on_test_tasks(session, params), home.evaluations / "test.json")
+    save_results(session, params, score_test_tasks(session, params), home.evaluations / "test.json")
     assert f"plots/{picture}" in recorder.names
     with Image.open(home.plots / picture) as image:
         image.load()

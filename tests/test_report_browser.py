@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from metatrain import report, runs
 from metatrain.tracking.jsonl import JsonlRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
-from metatrain.training.worker import Worker
+from metatrain.training.worker import driver_worker
 from tests.browsing import browse, probed
 from tests.configurations import tiny
 from tests.report_pages import SECTIONS, Page, evil
@@ -27,7 +26,8 @@ def made(tmp_path_factory) -> list[Path]:
         config = tiny(f"runs={{root: {root}, name: {name}}}")
         home = new_run(config)
         recorder = JsonlRecorder(home.metrics)
-        run(config, InProcess(Worker(config, torch.device("cpu"))), recorder, home)
+        worker = driver_worker(config)
+        run(worker, InProcess(worker), recorder, home)
         recorder.close("finished")
     return sorted(root.iterdir())
 

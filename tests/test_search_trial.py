@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from metatrain.config.dry_run import dry_run
 from metatrain.config.load import as_plain, as_yaml
 from metatrain.runs import checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, release_run
-from metatrain.setup import decided
 from metatrain.training.outer_loop import Best
 from tests.configurations import tiny
 from tune.execution.trial import TrialReport, run_trial
@@ -57,7 +57,7 @@ def test_a_copy_goes_on_from_parameters_optimisers_and_best(parent, tmp_path):
 def test_a_copy_whose_process_ended_between_the_two_checkpoints_ends_as_one_undisturbed(parent, tmp_path):
     whole(begun(parent, tmp_path / "copy"))
     cut = begun(parent, tmp_path / "cut")
-    settings = decided(tiny("outer.steps=6", "outer.lr=0.1", *KEPT))
+    settings = dry_run(tiny("outer.steps=6", "outer.lr=0.1", *KEPT)).config
     home = create_run_at(cut.place, cut.run_id, as_yaml(settings), describe_environment(), None)
     best = checkpoints.load(parent / "checkpoints", 2)
     checkpoints.save(home.checkpoints, 2, best, checkpoints.manifest(parent / "checkpoints", 2)["extra"])

@@ -13,8 +13,7 @@ from metatrain.config.load import load_config
 from metatrain.runs import Run, checkpoints
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import JsonlRecorder, NullRecorder, read_lines
-from metatrain.trainer import Outcome, Session, new_run, run
-from metatrain.trainer import test as score_on_test_tasks
+from metatrain.trainer import RunResult, Session, new_run, run, score_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from tests.configurations import cpu_kind, tiny
@@ -27,10 +26,11 @@ def config_in(folder: Path, *overrides: str) -> Config:
     return tiny(f"runs.root={folder}", *overrides)
 
 
-def go(config: Config, home: Run | None = None, stop: Callable[[], bool] = lambda: False) -> tuple[Outcome, Run]:
+def go(config: Config, home: Run | None = None, stop: Callable[[], bool] = lambda: False) -> tuple[RunResult, Run]:
     home = home or new_run(config)
     recorder = JsonlRecorder(home.metrics)
-    outcome = run(config, InProcess(Worker(config, CPU)), recorder, home, stop)
+    worker = Worker(config, CPU)
+    outcome = run(worker, InProcess(worker), recorder, home, stop)
     recorder.close("finished" if outcome.finished else "interrupted")
     return outcome, home
 
@@ -123,8 +123,9 @@ def test_the_test_score_is_of_the_best_state_in_validation(tmp_path):
     assert best < 8, "the case is of interest only where the last state is not the best"
     kept = sorted(int(folder.name) for folder in home.checkpoints.iterdir())
     assert kept == [best, 8]
-    session = Session(config, InProcess(Worker(config, CPU)), NullRecorder(), home, Worker(config, CPU))
-    of_the_best = score_on_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
+    worker = Worker(config, CPU)
+    session = Session(worker, InProcess(worker), NullRecorder(), home)
+    of_the_best = score_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
     assert outcome.results == of_the_best
 
 

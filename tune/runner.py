@@ -13,7 +13,7 @@ from ray.tune import TuneError
 
 from cluster.connection import connect_ray
 from metatrain import runs
-from metatrain.config.load import resolved
+from metatrain.config.load import resolve_paths
 from metatrain.errors import RunFailed, RunLost
 from metatrain.runs import Run
 from metatrain.types import RunStatus
@@ -74,7 +74,7 @@ def search(
     ValueError, OSError: the request is wrong, and no folder is left behind. RunFailed: the search began and then
     failed.
     """
-    config = dataclasses.replace(config, base=resolved(config.base, {}))
+    config = dataclasses.replace(config, base=resolve_paths(config.base))
     _check_metric(config)
     needed = trial_resources(config.base.executor, config.search.cpus)
     with connect_ray(config.base.executor, besides=1 if config.base.executor.name == "ray" else 0):

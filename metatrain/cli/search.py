@@ -12,7 +12,7 @@ import typer
 from metatrain.config.load import as_yaml
 from metatrain.errors import RunFailed
 from metatrain.runs import Run
-from metatrain.setup import prepare, settled
+from metatrain.setup import prepare, set_up
 from metatrain.signals import graceful_shutdown
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
@@ -26,7 +26,7 @@ def search_command(file: str | None, overrides: list[str], resume: str | None, t
     """Conduct a new or resumed search and print its best configuration."""
     document, home = _asked(file, overrides, resume, take_over)
     prepare(document.base)
-    settled(document.base)
+    set_up(document.base)
     from tune.runner import resume_hint, search  # with Ray, which takes seconds
 
     with graceful_shutdown() as shutdown:

@@ -1,17 +1,15 @@
-"""`metatrain train` and `evaluate`: settings, executor, recorders and run put together."""
+"""Implement `metatrain train` and `metatrain evaluate`."""
 
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 
+from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_plain, load_config, read_config, resumed
@@ -22,52 +20,52 @@ from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
-from metatrain.setup import prepare, recorders, settled, tracked
+from metatrain.setup import prepare, recorders, set_up, tracked
 from metatrain.signals import graceful_shutdown
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.tracking.status_line import read_metrics_file
-from metatrain.trainer import Outcome, Session, as_test_and_baselines, keep_results, new_run, run, test
-from metatrain.training.in_process import InProcess
-from metatrain.training.worker import Worker, device_for
+from metatrain.trainer import RunResult, Session, new_run, results_as_dict, run, save_results, score_test_tasks
+from metatrain.training.worker import Worker
 from metatrain.types import Executor
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides
 
 
-def train_command(config: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
+def train_command(path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
     """Train a new or resumed run, test it and print its results."""
     home = open_run(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
-        settings = resumed(load_config(home.config), [config, *overrides] if config else [])
-    elif config is not None:
-        settings = load_config(Path(config), overrides)
+        config = resumed(load_config(home.config), [path, *overrides] if path else [])
+    elif path is not None:
+        config = load_config(Path(path), overrides)
     else:
         raise ValueError("CONFIG: missing: give a YAML file, as in configs/, or --resume RUN")
-    prepare_seconds = prepare(settings)
-    settings = settled(settings)
-    with executing(settings) as executor:
-        compile_seconds = compile_ahead(settings, executor)
-        home = home or new_run(settings)
+    prepare_seconds = prepare(config)
+    worker = set_up(config)
+    with open_executor(worker) as executor:
+        compile_seconds = compile_ahead(worker.config, executor)
+        home = home or new_run(worker.config)
         print(f"run {home.where}", file=sys.stderr)
-        with runs.lock_run(home, take_over, heartbeat_s=settings.runs.heartbeat):
-            outcome, signalled = _train(settings, executor, home)
-    _report(outcome, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
-    if signalled:
-        print(f"interrupted at step {outcome.steps}: {resume_command(home)}", file=sys.stderr)
-        raise typer.Exit(128 + signalled)
+        with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
+            result, signal = _train(worker, executor, home)
+    _print_result(result, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
+    if signal:
+        print(f"interrupted at step {result.steps}: {resume_command(home)}", file=sys.stderr)
+        raise typer.Exit(128 + signal)
 
 
-def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcome, int]:
-    known = read_metrics_file(home.metrics, settings.outer.steps)
+def _train(worker: Worker, executor: Executor, home: runs.Run) -> tuple[RunResult, int]:
+    """Return the result, and the signal that interrupted the run; 0 if it finished."""
+    known = read_metrics_file(home.metrics, worker.config.outer.steps)
     progress = ProgressRecorder(known=known.metrics if known else None)
-    recorder = recorders(settings, home, progress)
+    recorder = recorders(worker.config, home, progress)
     with graceful_shutdown() as shutdown:
         try:
-            outcome = run(settings, executor, recorder, home, stop=shutdown.is_set)
-            recorder.close("finished" if outcome.finished else "interrupted")
+            result = run(worker, executor, recorder, home, stop=shutdown.is_set)
+            recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except RunLost:
             progress.close("interrupted")  # the other recorders are the new owner's now
@@ -76,31 +74,31 @@ def _train(settings: Config, executor: Executor, home: runs.Run) -> tuple[Outcom
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
             raise RunFailed(failure_message(error, home)) from error
-        return outcome, 0 if outcome.finished else shutdown.signal
+        return result, 0 if result.finished else shutdown.signal
 
 
-def compile_ahead(settings: Config, executor: Executor) -> float:
-    """Compile the inner loop on every worker, where the engine does, saying so; returns the seconds it took."""
-    if settings.engine.compile != "on":
+def compile_ahead(config: Config, executor: Executor) -> float:
+    """Compile the inner loop on every worker, if the engine compiles, with a message; return the seconds it took."""
+    if config.engine.compile != "on":
         return 0.0
     print("compiling the inner loop: a minute or so, seconds when it was compiled here before", file=sys.stderr)
     began = time.monotonic()
-    executor.compile(make_shards(0, settings.outer.tasks_per_step, settings.executor.shard_size))
+    executor.compile(make_shards(0, config.outer.tasks_per_step, config.executor.shard_size))
     seconds = round(time.monotonic() - began, 3)
     print(f"compiled in {seconds:.0f} s", file=sys.stderr)
     return seconds
 
 
-def _report(outcome: Outcome, as_json: bool, also: dict[str, Any]) -> None:
-    for line in format_results(outcome.results):
+def _print_result(result: RunResult, as_json: bool, also: dict[str, Any]) -> None:
+    for line in format_results(result.results):
         print(line)
-    print(f"{outcome.run_dir}: {outcome.steps} steps, {outcome.tasks_per_second:g} tasks/s, {outcome.seconds:.0f} s")
-    for pid, tasks in outcome.executor.get("workers", {}).items():
-        print(f"worker {pid}: {tasks} tasks, {outcome.executor['peak_mib'].get(pid, 0):.0f} MiB at most")
-    parts = [f"{part} {seconds:.1f}" for part, seconds in outcome.executor.get("seconds", {}).items()]
+    print(f"{result.run_dir}: {result.steps} steps, {result.tasks_per_second:g} tasks/s, {result.seconds:.0f} s")
+    for pid, tasks in result.executor.get("workers", {}).items():
+        print(f"worker {pid}: {tasks} tasks, {result.executor['peak_mib'].get(pid, 0):.0f} MiB at most")
+    parts = [f"{part} {seconds:.1f}" for part, seconds in result.executor.get("seconds", {}).items()]
     print(f"seconds by part, all processes together: {', '.join(parts)}")
     if as_json:
-        print(json.dumps(outcome.as_dict() | also))
+        print(json.dumps(result.as_dict() | also))
 
 
 def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
@@ -108,17 +106,16 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
     began = time.monotonic()
     home = open_run(run_dir)
     trained = load_config(home.config)
-    settings = settled(read_config(apply_overrides(as_plain(trained), overrides)))
+    worker = set_up(read_config(apply_overrides(as_plain(trained), overrides)))
     params, newest, _ = best_params(home)
-    worker = Worker(settings, torch.device("cpu"))
     require_same(params, worker)
-    with executing(settings) as executor, runs.lock_run(home, guest=True):
+    with open_executor(worker) as executor, runs.lock_run(home, guest=True):
         recorder = CompositeRecorder(tracked(trained, home))
         recorder.start(newest, trained.outer.steps)
-        session = Session(settings, executor, recorder, home, worker)
-        results = test(session, params)
+        session = Session(worker, executor, recorder, home)
+        results = score_test_tasks(session, params)
         name = "-".join(["test", *map(_file_part, overrides)])
-        keep_results(session, params, results, home.evaluations / f"{name}.json")
+        save_results(session, params, results, home.evaluations / f"{name}.json")
         recorder.close("finished" if newest == trained.outer.steps else "interrupted")
         home.commit()
     for line in format_results(results):
@@ -133,27 +130,9 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
             "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
             "params_sha256": params_sha256(params),
         }
-        print(json.dumps(plain | as_test_and_baselines(results)))
+        print(json.dumps(plain | results_as_dict(results)))
 
 
 def _file_part(override: str) -> str:
+    """Replace what does not fit into a file name."""
     return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in override)
-
-
-@contextmanager
-def executing(settings: Config) -> Iterator[Executor]:
-    """The executor that `settings` name, closed afterwards."""
-    if settings.executor.name == "in_process":
-        device = device_for(settings.executor.gpus_per_worker)
-        yield InProcess(Worker(settings, device))
-        return
-    # Ray takes seconds to import; what does not need it should not wait for it.
-    from cluster.connection import connect_ray
-    from cluster.executor import RayExecutor
-
-    with connect_ray(settings.executor):
-        executor = RayExecutor(settings, say=partial(print, file=sys.stderr, flush=True))
-        try:
-            yield executor
-        finally:
-            executor.close()

@@ -1,9 +1,10 @@
-"""What is tried before a run is made, so that a request that cannot work is refused while nothing is there yet.
+"""Check that a configuration can be trained before a run is created.
 
-That there is memory for the model and for a shard of tasks; that the groups of the outer optimiser have members; and,
-where a part is the user's own, one task: its episode, its meta-gradient and its scores, against what is promised.
+Checks that memory holds the model and a shard of tasks, that the groups of the outer optimiser have members, and, if a
+part is the user's own, that one task's episode, meta-gradient and scores are what the protocols ask for.
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -14,29 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.config.load import resolve_paths
 from metatrain.errors import TaskFailed
 from metatrain.models import Custom, Torchvision
 from metatrain.settings import Config
 from metatrain.training.outer_loop import grouped
-from metatrain.training.worker import Worker
+from metatrain.training.worker import Worker, driver_worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import SPLITS, Episode, EpisodeShape, Examples, Split, TaskSpec
 
 _COPIES = 4
-"""A parameter is there as itself, as a gradient and as two moments of Adam; an example, at least, as itself, on its way
-through the network and back, and in a batch.
+"""A parameter is held as itself, a gradient and two moments of Adam; an example at least as itself, in a batch, and as
+activations forwards and backwards.
 """
 _TASKS = 2
-"""Tasks of one's own that are looked at, so that what is stacked shows."""
+"""Tasks of the user's own source that are checked; two, so that wrong stacking shows."""
 
 
-def rehearse(config: Config) -> Worker:
-    """A worker of `config` on the CPU, once everything above was tried. ValueError: the field, and the remedy."""
-    with told(config):
-        _refuse_what_no_memory_holds(config)
-        worker = Worker(config, torch.device("cpu"))
+def dry_run(config: Config) -> Worker:
+    """Return the driver's worker of `config`, resolved, after these checks. ValueError: the field and the remedy."""
+    config = resolve_paths(config)
+    with explain_user_errors(config):
+        _check_memory(config)
+        worker = driver_worker(config)
         grouped(worker.initial(), config.outer)
         if config.names.of_user_code:
             _try_one_task(worker)
@@ -44,7 +47,7 @@ def rehearse(config: Config) -> Worker:
 
 
 def require_same(params: Params, worker: Worker) -> None:
-    """ValueError where `params`, of a checkpoint, are not laid out as the configuration's own."""
+    """Check that `params`, of a checkpoint, have the names and shapes of the worker's. ValueError: they differ."""
     found, wanted = _shapes(params), _shapes(worker.initial())
     differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if differing:
@@ -56,8 +59,8 @@ def require_same(params: Params, worker: Worker) -> None:
 
 
 @contextmanager
-def told(config: Config) -> Iterator[None]:
-    """What somebody's code raises, as ValueError that names the part of it that is the user's own."""
+def explain_user_errors(config: Config) -> Iterator[None]:
+    """Turn what user code raises into ValueError that names the configuration's field."""
     own = config.names.of_user_code
     fields = " or ".join(own) if own else "model"
     try:
@@ -71,11 +74,11 @@ def told(config: Config) -> Iterator[None]:
             raise ValueError(f"model: {describe_error(error)}: lower its width or its depth") from error
         if not own:
             raise
-        raise ValueError(f"{fields}: {describe_error(error)}: mend that code") from error
+        raise ValueError(f"{fields}: {describe_error(error)}: fix that code") from error
 
 
-def _refuse_what_no_memory_holds(config: Config) -> None:
-    """ValueError where the parameters, or the tasks of a shard, are larger than all the memory of this machine."""
+def _check_memory(config: Config) -> None:
+    """Check that this machine's memory holds the parameters and the tasks of a shard. ValueError: it is too small."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     tasks, evaluation = config.tasks, config.evaluation
     shapes: tuple[tuple[Split, EpisodeShape, int], ...] = (
@@ -112,23 +115,25 @@ def _size(count: int) -> str:
 
 
 def _try_one_task(worker: Worker) -> None:
+    """Compute one task with the user's own parts. ValueError: what they return is not what the protocols ask for."""
     config = worker.config
     for split in SPLITS:
         distribution = worker.distribution(split)
         try:
             found = distribution.episodes(range(_TASKS))
         except USER_CODE_ERRORS as error:
-            raise ValueError(f"tasks.name: the first {split} tasks: {describe_error(error)}: mend that code") from error
+            raise ValueError(f"tasks.name: the first {split} tasks: {describe_error(error)}: fix that code") from error
         _check_episodes(found, distribution.spec, f"tasks.name: episodes() of '{config.names.tasks}'")
-    params, shard = worker.initial(), Shard(0, (0,))
-    worker.engine = dataclasses.replace(worker.engine, compile=False)  # one task is not worth it
-    found = worker.gradient(ShardRequest("gradient", "train", 0), params, shard)
+    params, shard = worker.to_device(worker.initial()), Shard(0, (0,))
+    eager = copy.copy(worker)
+    eager.engine = dataclasses.replace(worker.engine, compile=False)  # compiling takes a minute
+    found = eager.gradient(ShardRequest("gradient", "train", 0), params, shard)
     _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.names.algorithm}'")
     worker.score(ShardRequest("score", "test", 0), params, shard)
 
 
 def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
-    """ValueError unless `found` is two tasks of `spec`."""
+    """Check that `found` is a batch of `_TASKS` tasks of `spec`. ValueError: it is not."""
     parts = found if isinstance(found, Episode) else ()
     whole = bool(parts) and all(isinstance(part, Examples) and isinstance(part.y, Tensor) for part in parts)
     require(whole, f"{who} gives a {type(found).__name__}: return a tasks.types.Episode of two Examples")
@@ -151,7 +156,7 @@ def _check_tensor(found: Tensor, shape: tuple[int, ...], dtype: torch.dtype, wha
 
 
 def _check_gradient(found: Any, params: Params, who: str) -> None:
-    """ValueError unless `found` is a MetaGradient for `params`."""
+    """Check that `found` is a MetaGradient for `params`. ValueError: it is not."""
     is_one = isinstance(found, MetaGradient) and isinstance(found.grads, Mapping)
     require(is_one, f"{who} gives a {type(found).__name__}: return a metatrain.types.MetaGradient")
     got, wanted = _shapes(found.grads), _shapes(params)

@@ -193,18 +193,17 @@ def _plain_part(name: str, part: Any) -> dict[str, Any]:
     return {"name": name} | dataclasses.asdict(part)
 
 
-def resolved(config: Config, engine: Mapping[str, Any]) -> Config:
-    """The configuration as it is run and kept, so that a resume from another folder finds the same: `auto` decided,
-    relative paths made absolute.
-    """
-    plain = as_plain(config)
-    plain["engine"].update(engine)
-    if plain["tasks"].get("root") is not None and not is_uri(plain["tasks"]["root"]):
-        plain["tasks"]["root"] = str(Path(plain["tasks"]["root"]).expanduser().absolute())
-    scheme, slashes, file = (plain["tracking"]["uri"] or "").partition("sqlite:///")
+def resolve_paths(config: Config) -> Config:
+    """Make the paths of the data and of MLflow's database absolute, so that a resume from another folder finds them."""
+    source: Any = config.tasks.source
+    tracking = config.tracking
+    root = getattr(source, "root", None)
+    if root is not None and not is_uri(root):
+        source = dataclasses.replace(source, root=str(Path(root).expanduser().absolute()))
+    scheme, slashes, file = (tracking.uri or "").partition("sqlite:///")
     if slashes and not scheme:
-        plain["tracking"]["uri"] = f"sqlite:///{Path(file).absolute()}"
-    return read_config(plain)
+        tracking = dataclasses.replace(tracking, uri=f"sqlite:///{Path(file).absolute()}")
+    return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source), tracking=tracking)
 
 
 _FREE = (

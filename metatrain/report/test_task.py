@@ -65,7 +65,7 @@ def _demonstration(worker: Worker, params: Params, distribution: TaskDistributio
     task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([TASK]))
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
     model = worker.model.for_tasks(distribution.spec, params)
-    return predict_task(worker.evaluated, model, params, task, context)
+    return predict_task(worker.evaluated, model, worker.to_device(params), task, context)
 
 
 def _title(worker: Worker) -> str:

@@ -1,7 +1,7 @@
-"""What computes shards: one task distribution a split, one algorithm, one model, one engine.
+"""Compute shards: sample their tasks, take meta-gradients, score learners.
 
-The same object works in the driver's process and inside a Ray actor. It keeps no state between shards: what it
-returns is a function of the configuration, the parameters and the shard.
+One worker is built per process, in the driver as in a Ray actor. It keeps no state between shards: what it returns is
+a function of the configuration, the parameters and the shard.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from metatrain.errors import TaskFailed
 from metatrain.evaluation.evaluate import score_tasks
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
-from metatrain.settings import Config
+from metatrain.settings import Config, EngineSettings
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
@@ -34,7 +34,7 @@ from tasks.types import SPLITS, Split, TaskDistribution
 
 
 class Worker:
-    """Computes the shards of one run on one device."""
+    """Compute the shards of one run on one device. `config` is the configuration with `engine` resolved."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
@@ -45,28 +45,34 @@ class Worker:
         self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm
         self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
-        self.engine = self.engine_on(device)
+        self.engine = self._resolve_engine()
+        self.config = dataclasses.replace(config, engine=_without_auto(config.engine, self.engine))
         for distribution in self._distributions.values():
             self.model.for_tasks(distribution.spec, self.initial())
         torch.set_num_threads(config.engine.threads)
         keep_freed_memory()
 
-    def engine_on(self, device: torch.device) -> Engine:
-        """The engine of the configuration, what is `auto` decided for workers on `device`."""
+    def _resolve_engine(self) -> Engine:
+        """Return the engine, with `auto` decided for the device that shards are computed on.
+
+        ValueError: a precision that this device lacks.
+        """
         config, settings = self.config, self.config.engine
+        # The driver's worker may be on the CPU while those of the executor have GPUs.
+        device = torch.device("cuda") if config.executor.gpus_per_worker > 0 else self.device
         vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
         tasks = config.outer.steps * config.outer.tasks_per_step
         builtin = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
         chosen = resolve_compile(settings.compile, adapts, builtin, tasks, device)
         precise = (
-            "engine.precision: tf32 is a GPU's, and the workers have none: set executor.gpus_per_worker, or float32"
+            "engine.precision: tf32 needs a GPU and the workers have none: set executor.gpus_per_worker, or use float32"
         )
         require(settings.precision != "tf32" or device.type == "cuda", precise)
         return Engine(vectorize, chosen == "on", settings.chunk, settings.precision)
 
     def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
-        """The tasks of `split`, or the same with another number of queries. ValueError: more than there are."""
+        """Return the tasks of `split`, if asked with another number of queries. ValueError: more than there are."""
         config = self.config
         shape, seed = (
             (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
@@ -77,41 +83,43 @@ class Worker:
 
     @cached_property
     def convolves(self) -> bool:
-        """Whether the model has convolutions, which decides how it is vectorised."""
+        """Return True if the model has convolutions, which decides how it is vectorised."""
         return any(isinstance(m, torch.nn.modules.conv._ConvNd) for m in self.model.body.modules())
 
     @cached_property
     def _untrained(self) -> Model:
-        """The network for who begins from scratch: with as many outputs as the test tasks have classes, if those are
-        more than in training, where methods without a head go on as they are.
-        """
+        """Return the model of the from-scratch baseline: rebuilt if test tasks have more classes than training ones."""
         trained, tested = (self._distributions[split].spec for split in ("train", "test"))
         if tested.ways is None or trained.ways is None or tested.ways <= trained.ways:
             return self.model
         return build_model(self.config.model, tested, self.config.seed).to(self.device)
 
     def initial(self) -> Params:
-        """The meta-parameters before the first step."""
-        return self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
+        """Return the meta-parameters of step 0, on the CPU."""
+        params = self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
+        return to_cpu(params)  # type: ignore[no-any-return]
 
     def tasks(self, request: ShardRequest, shard: Shard) -> Any:
-        """The tasks of a shard, on this worker's device: what may be done while another shard computes."""
-        with _told(request, shard), self.meter.part("sample"):
+        """Return the tasks of a shard, on this worker's device. May run while another shard is computed."""
+        with _explain_failure(request, shard), self.meter.part("sample"):
             return self.to_device(self._distributions[request.split].episodes(shard.indices))
 
     def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
-        """The meta-gradient of a shard's tasks, summed, on the CPU. TaskFailed: somebody's code raised."""
+        """Return the sum of the meta-gradients of a shard's tasks, on the CPU, at `params` on this worker's device.
+
+        Raises TaskFailed when the code of the tasks, model or algorithm raises.
+        """
         tasks = self.tasks(request, shard) if tasks is None else tasks
-        with _told(request, shard):
+        with _explain_failure(request, shard):
             context = Context(torch.tensor(request.step, device=self.device), self._noise(shard))
             with self.meter.part("adapt"):
                 gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
                 return to_cpu(gradient)  # type: ignore[no-any-return]
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
-        """Scores of a shard's tasks, by the run's own learner or a baseline; nothing random happens."""
+        """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
         tasks = self.tasks(request, shard) if tasks is None else tasks
-        with _told(request, shard):
+        with _explain_failure(request, shard):
             silent = torch.full((len(shard.indices),), NO_NOISE, device=self.device)
             context = Context(torch.tensor(request.step, device=self.device), silent)
             spec = self._distributions[request.split].spec
@@ -121,7 +129,7 @@ class Worker:
                 return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
 
     def compile(self, shards: Sequence[Shard]) -> None:
-        """Has the engine compile what shards of these sizes need, by computing one of each."""
+        """Compile what shards of these sizes need, by computing one of each size."""
         sizes = {len(shard.indices): shard for shard in shards}
         params = self.to_device(self.initial())
         for shard in sizes.values():
@@ -129,17 +137,17 @@ class Worker:
                 self.gradient(ShardRequest("gradient", "train", 0), params, shard)
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
-        """What `request` asks for, of `tasks` where they were sampled beforehand."""
+        """Return what `request` asks for, of `tasks` if they have been sampled already."""
         if request.kind == "gradient":
             return self.gradient(request, params, shard, tasks)
         return self.score(request, params, shard, tasks)
 
     def transductive(self, learner: str) -> bool:
-        """Whether the queries of a task influence each other's predictions."""
+        """Return True if the queries of a task influence each other's predictions."""
         return learner != "nearest_neighbour" and self.model.normalization == "transductive"
 
     def _noise(self, shard: Shard) -> Tensor:
-        """Each task's own key: 62 bits of (seed, "noise", index)."""
+        """Return each task's key to the generator: 62 bits of (seed, "noise", index)."""
         low, high = random_words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
         return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
 
@@ -152,8 +160,8 @@ class Worker:
 
 
 @contextmanager
-def _told(request: ShardRequest, shard: Shard) -> Iterator[None]:
-    """What computing a shard raises, as TaskFailed with the tasks, the step and the line of code."""
+def _explain_failure(request: ShardRequest, shard: Shard) -> Iterator[None]:
+    """Turn what computing a shard raises into TaskFailed, with the tasks, the step and the line of code."""
     try:
         yield
     except NotCompilable:
@@ -161,8 +169,13 @@ def _told(request: ShardRequest, shard: Shard) -> Iterator[None]:
     except USER_CODE_ERRORS as error:
         last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
         where = f"{request.split} task {shard.indices[0]}{last} at step {request.step}"
-        remedy = "lower executor.shard_size" if _is_memory(error) else "mend that code"
+        remedy = "lower executor.shard_size" if _is_memory(error) else "fix that code"
         raise TaskFailed(f"{where}: {describe_error(error)}: {remedy}") from error
+
+
+def _without_auto(settings: EngineSettings, engine: Engine) -> EngineSettings:
+    """Return `settings` as `engine` resolved them."""
+    return dataclasses.replace(settings, vectorize=engine.vectorize, compile="on" if engine.compile else "off")
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -170,17 +183,22 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm:
-    """The same learner with another number of inner steps (MAML on Omniglot: 1 in training, 3 in evaluation)."""
+    """Return `algorithm` with another number of inner steps (MAML on Omniglot: 1 in training, 3 in evaluation)."""
     if inner_steps is None:
         return algorithm
     fields = {field.name for field in dataclasses.fields(algorithm)}  # type: ignore[arg-type]
     name = type(algorithm).__name__
-    require("inner_steps" in fields, f"evaluation.inner_steps: {name} takes no inner steps: leave it out")
+    require("inner_steps" in fields, f"evaluation.inner_steps: {name} has no inner steps: remove it")
     return dataclasses.replace(algorithm, inner_steps=inner_steps)  # type: ignore[type-var]
 
 
+def driver_worker(config: Config) -> Worker:
+    """Build the worker of the driver's process: on the CPU, unless the shards are computed in this process."""
+    return Worker(config, device_for(config.executor.gpus_per_worker if config.executor.name == "in_process" else 0))
+
+
 def device_for(gpus: float) -> torch.device:
-    """The device of one worker; ValueError where a GPU is asked for and there is none."""
+    """Return the device of a worker with so many GPUs. ValueError: torch sees none."""
     if gpus <= 0:
         return torch.device("cpu")
     require(
@@ -190,7 +208,7 @@ def device_for(gpus: float) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks for the next tensor, which otherwise costs a page fault per 4 KiB: 15 % here."""
+    """Tell glibc to keep freed blocks for the next tensor: giving them back costs a page fault per 4 KiB, 15 % here."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

@@ -14,25 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayError
 
-from cluster.executor import RayExecutor
+from cluster.executors import open_executor
 from metatrain import runs
-from metatrain.config.dry_run import require_same
+from metatrain.config.dry_run import dry_run, require_same
 from metatrain.config.load import as_yaml, load_config, read_config
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
 from metatrain.settings import Config
-from metatrain.setup import decided, prepare, reach, recorders
+from metatrain.setup import prepare, reach, recorders
 from metatrain.tracking.jsonl import read_lines
-from metatrain.trainer import opened, stretches
-from metatrain.training.in_process import InProcess
+from metatrain.trainer import Session, start, train_segments
 from metatrain.training.outer_loop import Best
-from metatrain.training.worker import Worker, device_for
-from metatrain.types import Executor, RunStatus
+from metatrain.training.worker import Worker, driver_worker
+from metatrain.types import RunStatus
 from tasks.io.remote_fs import is_uri
 from tune.execution.costs import measure_costs
 from tune.execution.trial_spec import TrialSpec
@@ -69,11 +67,12 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
         config = read_config(spec.config)
         reach(config)
         prepare(config)
-        home, settings = _open_home(spec, config)
-        with _locked(home), executing(settings) as executor:
+        worker, home = _open_home(spec, config)
+        with _locked(home), open_executor(worker) as executor:
             if spec.parent is not None:
-                _inherit_checkpoint(home, settings, *spec.parent)
-            yield from _train(spec, settings, home, executor, stopping)
+                _inherit_checkpoint(home, worker, *spec.parent)
+            recorder = recorders(worker.config, home, tags=spec.tags)
+            yield from _train(spec, Session(worker, executor, recorder, home), stopping)
     except IncompatibleSettings as error:
         yield TrialReport(0, reason=str(error), status="unfit")
     except Diverged as error:
@@ -85,13 +84,12 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
             release_run(home)
 
 
-def _train(
-    spec: TrialSpec, settings: Config, home: Run, executor: Executor, stopping: threading.Event
-) -> Iterator[TrialReport]:
-    recorder = recorders(settings, home, tags=spec.tags)
+def _train(spec: TrialSpec, session: Session, stopping: threading.Event) -> Iterator[TrialReport]:
+    """Train from rung to rung and yield a report at each; close the recorder at the end, whatever happens."""
+    home = session.home
     status: RunStatus | None = "failed"
     try:
-        session, state = opened(settings, executor, recorder, home)
+        state = start(session)
         spent = measure_costs(session.worker, spec.objectives) if spec.objectives else {}
         status = "interrupted"
         for rung in spec.rungs:
@@ -99,7 +97,7 @@ def _train(
                 status = "finished" if rung == spec.rungs[-1] else status
                 yield TrialReport(rung, _read_metric(home, rung, spec.metric), spent)
         inherited = () if spec.parent is None else (spec.parent[1],)
-        for _ in stretches(session, state, stopping.is_set, (*inherited, *spec.rungs)):
+        for _ in train_segments(session, state, stopping.is_set, (*inherited, *spec.rungs)):
             home.commit()
             if state.step in spec.rungs:
                 status = "finished" if state.step == spec.rungs[-1] else status
@@ -114,51 +112,35 @@ def _train(
         raise
     finally:
         if status is not None:
-            recorder.close(status)
+            session.recorder.close(status)
             home.commit()
 
 
-@contextmanager
-def executing(settings: Config) -> Iterator[Executor]:
-    """The executor that `settings` name; its workers are within the trial's placement group."""
-    if settings.executor.name == "in_process":
-        yield InProcess(Worker(settings, device_for(settings.executor.gpus_per_worker)))
-        return
-    executor = RayExecutor(settings, ray.util.get_current_placement_group())
-    try:
-        yield executor
-    finally:
-        executor.close()
+def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
+    """Open the trial's run as an earlier process left it, or create it; return it with the driver's worker.
 
-
-def _open_home(spec: TrialSpec, now: Config) -> tuple[Run, Config]:
-    """Open the trial's run as an earlier process left it, or create it; return it with its configuration, computed as
-    `now` says.
+    now: the trial's configuration. Of an earlier process's run, it decides where shards are computed and recorded.
     """
     if run_exists(spec.place):
         home = open_run(spec.place)
         kept = load_config(home.config)
-        told = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
+        placed = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
-        return home, replace(kept, executor=replace(kept.executor, **told), tracking=tracking)
+        return driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking)), home
     if not is_uri(spec.place):
         shutil.rmtree(spec.place, ignore_errors=True)  # incomplete, from a process that was killed
-    settings = _resolve(now)
-    heartbeat = settings.runs.heartbeat
-    return create_run_at(spec.place, spec.run_id, as_yaml(settings), describe_environment(), heartbeat), settings
-
-
-def _resolve(settings: Config) -> Config:
-    """Resolve the configuration. IncompatibleSettings: it cannot be trained."""
     try:
-        return decided(settings)
+        worker = dry_run(now)
     except ValueError as error:
         raise IncompatibleSettings(_one_line(error)) from error
+    return worker, create_run_at(
+        spec.place, spec.run_id, as_yaml(worker.config), describe_environment(), now.runs.heartbeat
+    )
 
 
-def _inherit_checkpoint(home: Run, settings: Config, parent: str, step: int) -> None:
+def _inherit_checkpoint(home: Run, worker: Worker, parent: str, step: int) -> None:
     """Copy the parent's checkpoint of `step` (parameters, optimisers, position in the tasks) and the best one before
-    it, if that is still kept. IncompatibleSettings: they do not fit `settings`.
+    it, if that is still kept. IncompatibleSettings: they do not fit the configuration.
     """
     newest = checkpoints.newest(home.checkpoints)
     if newest is not None and newest.step >= step:
@@ -167,7 +149,7 @@ def _inherit_checkpoint(home: Run, settings: Config, parent: str, step: int) -> 
     source = origin.checkpoints
     snapshot = checkpoints.load(source, step)
     try:
-        require_same(snapshot["params"], Worker(settings, torch.device("cpu")))
+        require_same(snapshot["params"], worker)
     except ValueError as error:
         raise IncompatibleSettings(_one_line(error)) from error
     best = snapshot["best"]["step"]

@@ -1,0 +1,45 @@
+"""Open the executor that a configuration names: in this process, or on Ray."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
+
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
+from metatrain.types import Executor
+
+
+@contextmanager
+def _in_process(worker: Worker) -> Iterator[Executor]:
+    """Compute with `worker` itself."""
+    with closing(InProcess(worker)) as executor:
+        yield executor
+
+
+@contextmanager
+def _on_ray(worker: Worker) -> Iterator[Executor]:
+    """Compute in Ray actors, on a cluster that is joined, started here, or already there, as in a trial of a search."""
+    import ray  # takes seconds: not for runs that do without
+
+    from cluster.connection import connect_ray
+    from cluster.executor import RayExecutor
+
+    say = partial(print, file=sys.stderr, flush=True)
+    with connect_ray(worker.config.executor):
+        # A trial's workers use the bundles of its placement group; elsewhere there is none.
+        group = ray.util.get_current_placement_group()
+        with closing(RayExecutor(worker.config, group, say=say)) as executor:
+            yield executor
+
+
+EXECUTORS: Mapping[str, Callable[[Worker], AbstractContextManager[Executor]]] = {
+    "in_process": _in_process,
+    "ray": _on_ray,
+}
+"""By the name under `executor.name`."""
+
+
+def open_executor(worker: Worker) -> AbstractContextManager[Executor]:
+    """Open the executor that `worker.config` names, for the duration of a block. `worker` is this process's own."""
+    return EXECUTORS[worker.config.executor.name](worker)
