@@ -1,4 +1,4 @@
-"""`python -m metatrain`, which is `metatrain` where only the interpreter is known, as on a cluster."""
+"""Run the command line as `python -m metatrain`, as jobs on a cluster do."""
 
 from metatrain.cli import main
 

@@ -1,4 +1,4 @@
-"""What a run is for: a learner that adapts to a few labelled examples of one's own."""
+"""Load a trained run as a learner that adapts to a few labelled examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _CONTEXT = Context(torch.tensor(0), torch.tensor(NO_NOISE))
 
 
 class Moments(NamedTuple):
-    """What images in [0, 1] were normalised by in training, (x − mean) / std, each [1 or C, 1, 1]."""
+    """Mean and std that images in [0, 1] were normalised by, (x − mean) / std, each [1 or C, 1, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -42,11 +42,11 @@ class AdaptedLearner:
     moments: Moments | None = None
 
     def probabilities(self, x: Any) -> Tensor:
-        """[n, classes], the columns in the order of `labels`. x: [n, *x], or [n, H, W] for grey images."""
+        """Return [n, classes], columns in the order of `labels`. x: [n, *x], or [n, H, W] for grey images."""
         return self._outputs(x).softmax(1)
 
     def predict(self, x: Any) -> Any:
-        """The label of each x, as the support set spelt it; for regression the values [n, *y]."""
+        """Return the label of each x, as given in the support set; for regression the values [n, *y]."""
         outputs = self._outputs(x)
         return outputs if self.labels is None else [self.labels[i] for i in outputs.argmax(1)]
 
@@ -66,7 +66,7 @@ class Learner:
     moments: Moments | None = None
 
     def adapt(self, support: tuple[Any, Sequence[Any]]) -> AdaptedLearner:
-        """support: (x, y), x [n, *x] as numpy or torch, y n labels of any kind.
+        """Adapt to support = (x, y): x [n, *x] as numpy or torch, y n labels of any kind.
 
         Images are uint8 or in [0, 1]; what the run normalised by (tasks.mean, tasks.std) is applied here.
         """
@@ -86,9 +86,9 @@ class Learner:
 
 
 def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
-    """x as a float tensor [n, *spec.x], n at least 1, scaled as in training; a missing channel of one is added.
+    """Return x as a float tensor [n, *spec.x], n ≥ 1, scaled as in training; add a missing channel of one.
 
-    Bytes of images (uint8) are taken for 255ths.
+    Images of bytes (uint8) are divided by 255.
     """
     try:
         # A copy: torch takes neither negative strides nor, without a warning, memory that is read-only.
@@ -105,12 +105,12 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
         f"x: examples of shape {tuple(inputs.shape[1:])}; this learner was trained on {spec.x}: reshape or resize them",
     )
     require(len(inputs) > 0, "x: holds no examples: give one or more")
-    require(bool(torch.isfinite(inputs).all()), "x: holds values that are not finite: mend or leave out those examples")
+    require(bool(torch.isfinite(inputs).all()), "x: holds values that are not finite: fix or remove those examples")
     return inputs if moments is None else (inputs - moments.mean) / moments.std
 
 
 def load(run: str | Path) -> Learner:
-    """The learner of a run, a folder or s3://BUCKET/RUN, at its best parameters by validation, on the CPU."""
+    """Load the learner of a run, a folder or s3://BUCKET/RUN, with its best parameters by validation, on the CPU."""
     home = open_run(str(run))
     config = load_config(home.config)
     params, _, noted = best_params(home)
@@ -120,7 +120,7 @@ def load(run: str | Path) -> Learner:
 
 
 def _moments_of(source: Any) -> Moments | None:
-    """Of sources that normalise their images: those with settings `mean` and `std`."""
+    """Return the moments of sources with settings `mean` and `std`, None for others."""
     mean, std = getattr(source, "mean", ()), getattr(source, "std", ())
     if not (mean or std):
         return None
@@ -134,7 +134,7 @@ def _spec_of(plain: dict[str, Any]) -> TaskSpec:
 
 
 def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
-    """The parameters that did best in validation, or the newest where nothing was; the newest step; what was noted."""
+    """Return the best parameters by validation (else the newest), the newest step, and the manifest's `extra`."""
     found = checkpoints.newest(home.checkpoints)
     if found is None:
         raise ValueError(f"{home.where}: holds no checkpoint yet: go on with `metatrain train --resume {home.where}`")

@@ -1,6 +1,6 @@
-"""Plain trees of settings: read from YAML, changed by `key=value`, named by dotted keys.
+"""Read and write settings as YAML, apply `key=value` overrides, flatten to dotted keys.
 
-What cannot be read raises ValueError with one line: where, what is wrong, the remedy.
+Raise ValueError for what cannot be read, in one line: where, what is wrong, the remedy.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 LONGEST = 100
-"""Letters of what a user wrote that are repeated in a message."""
+"""Longest part of a user's value that a message repeats, in characters."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats, which PyYAML alone reads as strings (1e-3); a key that stands twice is refused."""
+    """Read YAML 1.2 floats such as 1e-3, which PyYAML reads as strings; refuse duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for a number."""
+    """Quote strings that `_Loader` would read as numbers."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -41,7 +41,7 @@ for _kind in (_Loader, _Dumper):
 def load_yaml(
     path: Path, wanted: str, begin: str = "tasks, model and algorithm, as configs/*.yaml do"
 ) -> dict[str, Any]:
-    """The mapping in a YAML file. `wanted` says what to name instead of what is not there, `begin` how one begins."""
+    """Return the mapping in a YAML file. wanted, begin: what the file is and how it begins, for messages."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -55,23 +55,23 @@ def load_yaml(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What YAML says; `where` it stands is for messages."""
+    """Parse YAML; `where` it stands is for messages."""
     try:
-        return _copied(yaml.load(text, _Loader))
+        return _copy(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{where}{line}: not YAML ({problem[:LONGEST]}): mend that line") from error
+        raise ValueError(f"{where}{line}: not YAML ({problem[:LONGEST]}): fix that line") from error
     except ValueError as error:  # a date in a thirteenth month, a number of 5000 digits
-        raise ValueError(f"{where}: not YAML ({str(error)[:LONGEST]}): mend that value") from error
+        raise ValueError(f"{where}: not YAML ({str(error)[:LONGEST]}): fix that value") from error
     except RecursionError as error:
         raise ValueError(f"{where}: nests too deeply, or holds itself: write it plainly") from error
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`raw` with each "a.b=value" put in its place; `raw` itself is left alone."""
-    result: dict[str, Any] = _copied(raw)
+    """Return a copy of `raw` with each override "a.b=value" set."""
+    result: dict[str, Any] = _copy(raw)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -86,15 +86,15 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     return result
 
 
-def _copied(tree: Any) -> Any:
-    """A tree without shared parts. RecursionError: one that holds itself, which YAML's aliases allow."""
+def _copy(tree: Any) -> Any:
+    """Copy a tree without shared parts. Raise RecursionError for one that contains itself through YAML aliases."""
     if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"outer.lr": 1e-3, …}: the names by which overrides, searches and MLflow know the settings."""
+    """Return {"outer.lr": 1e-3, …}: the keys of overrides, searches and MLflow parameters."""
     result: dict[str, Any] = {}
     for key, value in plain.items():
         result |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -102,17 +102,17 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shorten(value: Any) -> str:
-    """A value as Python writes it, cut to what fits a line."""
+    """Return the repr of a value, cut to fit a line."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def dump_yaml(tree: Any) -> str:
-    """As YAML that reads back to the same."""
+    """Return YAML that reads back to the same tree."""
     return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def dump_inline(value: Any) -> str:
-    """The same as an override has it: 0.1, [1, 2], null."""
+    """Return YAML in one line, as in an override: 0.1, [1, 2], null."""
     text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.strip().removesuffix("...").strip()

@@ -72,10 +72,10 @@ WRONG: dict[str, list[Row]] = {
         Row(("train", "."), (".: ", "give the path")),
         train(says=("short.yaml", "begin with tasks, model and algorithm"), given=written("")),
         train(says=("short.yaml", "begin with"), given=written("- tasks\n- model\n")),
-        train(says=("short.yaml, line 2", "mend that line"), given=written("a: [1\nb: 2\n")),
+        train(says=("short.yaml, line 2", "fix that line"), given=written("a: [1\nb: 2\n")),
         train(says=("short.yaml, line 1", "'seed' stands twice"), given=written("{seed: 1, seed: 2}")),
         train(says=("short.yaml", "give a YAML file"), given=written(b"seed: \xff\xfe")),
-        train(says=("short.yaml", "mend that line"), given=written(b"seed: \x00\x01")),
+        train(says=("short.yaml", "fix that line"), given=written(b"seed: \x00\x01")),
         train(says=("short.yaml", "nest"), given=written("[" * 5000)),
     ],
     "key": [

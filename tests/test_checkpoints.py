@@ -157,7 +157,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("leaf", [numpy.float64(1.0), Path("x"), {1}, object(), checkpoints.Found({}, 1, [])])
+@pytest.mark.parametrize("leaf", [numpy.float64(1.0), Path("x"), {1}, object(), checkpoints.Newest({}, 1, [])])
 def test_what_could_not_be_read_back_is_refused_and_named(tmp_path: Path, leaf: object) -> None:
     with pytest.raises(TypeError, match=r"snapshot\['best'\]\['score'\]\[0\]"):
         checkpoints.save(tmp_path, 1, {"best": {"score": [leaf]}})

@@ -1,4 +1,4 @@
-"""`metatrain data`: prepare tasks, and look at them."""
+"""Run `metatrain data`: prepare tasks, and draw one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ def show_command(
     from tasks.episode_figure import save_episode  # pillow, which training does without
 
     require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
-    require(0 <= index < 2**63, f"--index: {index} is no task's: give 0 or more, below 2^63")
-    require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: give a name that ends in .png")
+    require(0 <= index < 2**63, f"--index: {index} is no task's: use 0 or more, below 2^63")
+    require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: use a name that ends in .png")
     require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or write to another")
     distribution = _source(name, overrides).distribution(split, EpisodeShape(*shape), 0)
     pictured = len(distribution.spec.x) == 3 and distribution.spec.x[0] in (1, 3)

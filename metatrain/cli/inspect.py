@@ -1,4 +1,4 @@
-"""`metatrain report`, `config` and `list`: what was done, what would be, what there is."""
+"""Run `metatrain report`, `config schema` and `list`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`metatrain search`: what is to be tried, by whom and for how long."""
+"""Run `metatrain search` and print its best configuration."""
 
 import json
 import shlex
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def search_command(file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
     """Conduct a new or resumed search and print its best configuration."""
-    document, home = _asked(file, overrides, resume, take_over)
+    document, home = _load_search(file, overrides, resume, take_over)
     prepare(document.base)
     set_up(document.base)
     from tune.runner import resume_hint, search  # with Ray, which takes seconds
@@ -40,7 +40,7 @@ def search_command(file: str | None, overrides: list[str], resume: str | None, t
         raise typer.Exit(128 + shutdown.signal)
 
 
-def _asked(
+def _load_search(
     file: str | None, overrides: list[str], resume: str | None, take_over: bool
 ) -> tuple["SearchConfig", Run | None]:
     from tune.config.search_config import load_search_config, update_search_config
@@ -56,7 +56,7 @@ def _asked(
 
 
 def _best(outcome: "SearchResult", document: "SearchConfig") -> str:
-    """The best configuration's file; of a search in object storage a copy is made here."""
+    """Return the file of the best configuration; copy it to this folder from a search in S3."""
     assert outcome.best is not None, "there is one"
     if not is_uri(outcome.place):
         return f"{outcome.place}/best.yaml"

@@ -1,6 +1,6 @@
-"""The JSON schema of a configuration, for editors: named choices as alternatives, beside one's own.
+"""Derive the JSON schema of a configuration, for editors; named choices become alternatives.
 
-The least value of a number is what the settings' own check lets through, found by asking it.
+The minimum of a number is found by trying values on the settings class.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tasks.types import EpisodeShape
 
 
 def json_schema() -> dict[str, Any]:
-    """As a plain dict, ready for JSON."""
+    """Return the schema as a plain dict, ready for JSON."""
     hints = get_type_hints(Config)
     episode = _of(EpisodeShape, {})
     properties: dict[str, Any] = {
@@ -64,7 +64,7 @@ def _choices(known: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, An
 
 
 def _least(cls: Any, name: str, whole: bool) -> dict[str, Any]:
-    """{"minimum": n} where n - 1 is refused and n is not; {"exclusiveMinimum": 0} for what must be above zero."""
+    """Return {"minimum": n} where n - 1 is refused and n is not; {"exclusiveMinimum": 0} for a positive number."""
     taken = {value: _takes(cls, name, value) for value in (-1, 0, 1, 2)}
     if taken[-1] or not any(taken.values()):
         return {}

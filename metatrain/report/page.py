@@ -1,4 +1,4 @@
-"""The page itself: everything that a template needs, and the file that comes of it."""
+"""Render the HTML page about one or several runs."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Checkpoints that survive whatever kills their writer, and that are read without running code.
+"""Write and read checkpoints: crash-safe, verified by checksum, loaded without running code.
 
     <folder>/00000120/state.pt         the snapshot, by torch.save
     <folder>/00000120/manifest.json    {"format": 1, "step", "size", "sha256", "extra": {...}}, written last
@@ -32,11 +32,11 @@ PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.Size)
 
 
 class DamagedError(ValueError):
-    """A checkpoint is not what its writer wrote. The message says how."""
+    """Report a checkpoint that differs from what its writer wrote. The message says how."""
 
 
-class Found(NamedTuple):
-    """The newest valid checkpoint, and why newer ones were passed over."""
+class Newest(NamedTuple):
+    """The newest valid checkpoint, and why newer ones were skipped."""
 
     snapshot: dict[str, Any]
     step: int
@@ -65,16 +65,16 @@ def save(folder: Path, step: int, snapshot: Mapping[str, Any], extra: Mapping[st
     return final
 
 
-def newest(folder: Path) -> Found | None:
-    """The newest valid checkpoint, on the CPU; None where none was ever finished.
+def newest(folder: Path) -> Newest | None:
+    """Return the newest valid checkpoint, on the CPU; None where none was ever finished.
 
-    DamagedError: there are checkpoints and not one is valid.
+    Raise DamagedError where there are checkpoints and none is valid.
     """
     skipped: list[str] = []
     lost = False
     for step, path in _entries(folder):
         try:
-            return Found(_read(path, step), step, skipped)
+            return Newest(_read(path, step), step, skipped)
         except DamagedError as error:
             skipped.append(str(error))
             lost = lost or not _is_unfinished(path)
@@ -85,7 +85,7 @@ def newest(folder: Path) -> Found | None:
 
 
 def load(folder: Path, step: int) -> dict[str, Any]:
-    """The snapshot of `step`, on the CPU. DamagedError: it is there and not valid. ValueError: it is not there."""
+    """Return the snapshot of `step`, on the CPU. Raise DamagedError where it is not valid, ValueError where missing."""
     paths = [path for at, path in _entries(folder) if at == step]
     if not paths:
         steps = sorted({at for at, _ in _entries(folder)})
@@ -94,21 +94,21 @@ def load(folder: Path, step: int) -> dict[str, Any]:
 
 
 def manifest(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of the checkpoint of `step`; the writer's own part is under "extra". DamagedError: not valid."""
+    """Return the manifest of the checkpoint of `step`, `extra` included. Raise DamagedError where it is not valid."""
     final, new = _names(folder, step)
     return _verify(new if _is_valid(new, step) else final, step)
 
 
 def files(folder: Path, step: int) -> list[Path]:
-    """The files that make up the checkpoint of `step`."""
+    """Return the files of the checkpoint of `step`."""
     final, new = _names(folder, step)
     return sorted((new if _is_valid(new, step) else final).iterdir())
 
 
 def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
-    """Remove what is older than the `keep` newest valid checkpoints, except those of the steps `spared`.
+    """Remove checkpoints older than the `keep` newest valid ones, except those of the steps `spared`.
 
-    Nothing goes before `keep` valid ones are there; a damaged one between them is left for a person to look at.
+    Remove nothing before `keep` valid ones exist; leave a damaged one between them for a person to inspect.
     """
     if keep < 1:
         raise ValueError(f"checkpoint.keep must be at least 1, not {keep}")
@@ -122,7 +122,7 @@ def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
 
 
 def params_sha256(params: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the raw bytes of the parameters, contiguous, in the order of their names."""
+    """Return the SHA-256 of the parameters' raw bytes, contiguous, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(params):
         flat = params[name].detach().cpu().contiguous().reshape(-1)
@@ -132,7 +132,7 @@ def params_sha256(params: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """torch says RuntimeError where a disk is full."""
+    """Raise OSError with the remedy where a disk is full, for which torch raises RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -145,7 +145,7 @@ def _names(folder: Path, step: int) -> tuple[Path, Path]:
 
 
 def _entries(folder: Path) -> Iterator[tuple[int, Path]]:
-    """(step, path) of everything named like a checkpoint: newest step first, a replacement before what it replaces."""
+    """Yield (step, path) of all checkpoints, valid or not: newest first, a replacement before what it replaces."""
     matches = [re.fullmatch(r"(\d{8,})(\.new)?", path.name) for path in folder.glob("*")]
     found = [(int(match[1]), match[0]) for match in matches if match]
     return ((step, folder / name) for step, name in sorted(found, reverse=True))
@@ -161,7 +161,7 @@ def _read(path: Path, step: int) -> dict[str, Any]:
 
 
 def _verify(path: Path, step: int) -> dict[str, Any]:
-    """The manifest at `path`, once the state has been found to agree with it."""
+    """Return the manifest at `path` after checking that the state agrees with it."""
     try:
         found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         claims = {key: found[key] for key in ("format", "step", "size", "sha256", "extra")}
@@ -190,7 +190,7 @@ def _is_valid(path: Path, step: int) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether `path` is a save that was cut short, which never was a checkpoint and is no loss."""
+    """Return whether `path` is a save that was cut short, which never was a checkpoint."""
     return path.name.endswith(NEW) and not (path / MANIFEST).exists()
 
 
@@ -201,7 +201,7 @@ def _put_in_place(new: Path, final: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Manifest first, so that what a kill leaves behind does not pass for a checkpoint."""
+    """Remove a checkpoint, manifest first, so that a kill leaves nothing that passes for one."""
     (path / MANIFEST).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)

@@ -32,7 +32,7 @@ class Display(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         ...
 
 
@@ -46,7 +46,7 @@ class ProgressRecorder:
     def __init__(self, stream: TextIO | None = None, known: Mapping[str, float] | None = None) -> None:
         """Prepare to show a run; `known`: its metrics so far, the best validation among them."""
         self._stream = stream or sys.stderr
-        self._display: Display = Lines(self._stream, "")
+        self._display: Display = LineDisplay(self._stream, "")
         self._newest = {name: value for name, value in (known or {}).items() if name.startswith("best/")}
         self._first = self._step = self._total = 0
         self._started = 0.0
@@ -85,7 +85,7 @@ class ProgressRecorder:
         if self._started:
             seconds = time.monotonic() - self._started
             self._display.close()
-            Lines(self._stream, "").say(
+            LineDisplay(self._stream, "").say(
                 f"{status} at step {self._step} of {self._total} after {format_duration(seconds)}"
             )
             self._started = 0.0
@@ -122,11 +122,11 @@ def progress_bar(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
 
 def open_display(stream: TextIO, label: str) -> Display:
     """Return a bar if `stream` is a terminal, else lines."""
-    return Bar(stream, label) if stream.isatty() else Lines(stream, label)
+    return BarDisplay(stream, label) if stream.isatty() else LineDisplay(stream, label)
 
 
-class Lines:
-    """Plain lines, for files and pipes."""
+class LineDisplay:
+    """Print plain lines, for files and pipes."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
         self._stream, self._label = stream, label
@@ -149,7 +149,7 @@ class Lines:
         """Do nothing: lines stay."""
 
 
-class Bar:
+class BarDisplay:
     """Live bar, drawn by rich. What else is printed to standard error appears above it."""
 
     def __init__(self, stream: TextIO, label: str) -> None:

@@ -1,6 +1,6 @@
-"""Recorders that need nothing but a file: JSON lines, several at once, none at all.
+"""Record metrics and events as JSON lines; combine recorders, or record nothing.
 
-A line of metrics.jsonl is an object of one outer step, in one of two forms, with "time" in unix seconds:
+A line of metrics.jsonl belongs to one outer step and has one of two forms, with "time" in unix seconds:
 
     {"step": 120, "time": 1770000000.1, "train/loss": 0.31, "train/accuracy": 0.89}
     {"step": 120, "time": 1770000000.2, "event": "checkpoint", "text": "saved 00000120"}
@@ -23,7 +23,7 @@ from tasks.io.json_lines import parse_json_lines
 
 
 class JsonlRecorder:
-    """A recorder that appends to one file, which a killed process may have left with half a line at its end.
+    """Append to one file, which a killed process may have left with half a line at its end.
 
     A line is handed to the system when it is recorded, and is on the disk after `flush`.
     """
@@ -40,27 +40,27 @@ class JsonlRecorder:
         fsync(self.path.parent)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line with the metrics that have no value at this step or a later one yet; none, no line."""
+        """Write one line with the metrics that have no value at this step or a later one yet, if any."""
         fresh = new_points(self._last, step, metrics)
         if fresh:
             finite = {key: value if math.isfinite(value) else None for key, value in fresh.items()}
             self._write({"step": step, "time": time.time(), **finite})
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing: files of a run are kept in its folder already."""
+        """Do nothing: the run folder already holds the file."""
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """One line with the keys "event" and "text"."""
+        """Write one line with the keys "event" and "text"."""
         self._write({"step": step, "time": time.time(), "event": kind, "text": text})
 
     def flush(self) -> None:
-        """fsync."""
+        """Write everything to disk (fsync)."""
         assert self._file is not None, "start() opens the file"
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self, status: RunStatus) -> None:
-        """Flush, and close the file; nothing where it was never started."""
+        """Flush and close the file, if it was opened."""
         if self._file is not None:
             self.flush()
             self._file.close()
@@ -73,7 +73,7 @@ class JsonlRecorder:
 
 
 class CompositeRecorder:
-    """Fans out to `recorders`, in order. All are closed, even where one fails to."""
+    """Pass every call on to `recorders`, in order. Close all, even where one fails."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self.recorders = tuple(recorders)
@@ -111,7 +111,7 @@ class CompositeRecorder:
 
 
 class NullRecorder:
-    """Records nothing."""
+    """Record nothing."""
 
     def start(self, step: int, total: int) -> None:
         """Nothing."""
@@ -133,7 +133,7 @@ class NullRecorder:
 
 
 def new_points(last: MutableMapping[str, int], step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that are not replays; `last`, the last step recorded of each key, is brought up to date."""
+    """Return the metrics that are not replays, and update `last`, the last recorded step of each key."""
     fresh = {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
     last.update(dict.fromkeys(fresh, step))
     return fresh
@@ -155,7 +155,7 @@ def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _cut_back(path: Path, step: int) -> dict[str, int]:
-    """Drop the lines after `step` and a torn one from `path`, atomically; the last step of each key that is kept."""
+    """Drop lines after `step` and a torn one from `path`, atomically; return the last step kept of each key."""
     last: dict[str, int] = {}
     size = 0
     temporary = path.with_name(f".{path.name}.tmp")

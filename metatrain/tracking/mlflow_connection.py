@@ -1,6 +1,6 @@
-"""Whether MLflow can be reached and lets us in, asked before anything is made: its own first call tries for minutes.
+"""Check that MLflow can be reached and accepts our login, before a run is created.
 
-Without importing it, which takes seconds.
+MLflow's own first call retries for minutes, and importing it takes seconds: this module does neither.
 """
 
 import base64
@@ -15,17 +15,17 @@ from typing import NoReturn
 from metatrain.http_client import UNREDIRECTED
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
-"""Beside http and https."""
+"""Accepted besides http and https."""
 _SQLITE = b"SQLite format 3\0"
 OTHER_LOGINS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 
 
 class TrackingError(ConnectionError):
-    """MLflow cannot be reached, or refuses. The message is one line that names the remedy."""
+    """Report that MLflow cannot be reached, or refuses. The message is one line with the remedy."""
 
 
 def resolve_uri(uri: str) -> str:
-    """`uri` with a relative SQLite path made absolute, so that a change of folder does not change the database.
+    """Return `uri` with a relative SQLite path made absolute, so that changing the folder keeps the database.
 
     ValueError: a folder of files, which MLflow 3 refuses, or a database in memory, which ends with the process.
     """
@@ -41,7 +41,7 @@ def resolve_uri(uri: str) -> str:
 
 
 def preflight(uri: str, seconds: float = 5.0) -> None:
-    """Ask a server at an http(s) `uri` whether it is there: MLflow's own first call tries for minutes.
+    """Check that `uri` names a reachable server, or a database that can be opened.
 
     TrackingError: no answer within `seconds`, or a status of 500 and above. ValueError: no uri that MLflow can use, a
     file for a database that is none, or a login that is missing or wrong.
@@ -66,7 +66,7 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
 
 
 def _check_login(uri: str, seconds: float) -> None:
-    """Asks what only who may use the server is told. Ways to log in that are MLflow's own affair are left to it."""
+    """Make a request that needs a login; leave logins that only MLflow itself understands to MLflow."""
     name, password, token = (os.environ.get(f"MLFLOW_TRACKING_{key}", "") for key in ("USERNAME", "PASSWORD", "TOKEN"))
     given = f"{name}:{password}".encode()
     login = f"Basic {base64.b64encode(given).decode()}" if name else f"Bearer {token}" if token else None
@@ -115,10 +115,10 @@ def _refuse(uri: str, what: str) -> NoReturn:
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of an SQLite uri; None of another."""
+    """Return the file of an SQLite uri, None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def without_login(uri: str) -> str:
-    """For messages."""
+    """Return the uri without user and password, for messages."""
     return re.sub(r"//[^/@]*@", "//", uri)

@@ -1,4 +1,4 @@
-"""What MLflow has kept of earlier searches and runs, for a search that begins with their experience."""
+"""Read earlier searches and runs from MLflow, for a search that starts from their results."""
 
 import math
 import tempfile
@@ -37,9 +37,9 @@ class MlflowRecord(NamedTuple):
 
 
 def read_records(uri: str, experiment: str, files: Sequence[str], metrics: Sequence[str]) -> Iterator[MlflowRecord]:
-    """The searches and runs of an experiment, the oldest first. ValueError: there is no such experiment.
+    """Yield the searches and runs of an experiment, oldest first. Raise ValueError where there is no such experiment.
 
-    TrackingError: MLflow does not do its part. A single run that cannot be read has a `problem` instead.
+    Raise TrackingError where MLflow fails. A single run that cannot be read has a `problem` instead.
     """
     uri = resolve_uri(uri)
     preflight(uri)
@@ -75,7 +75,7 @@ def _runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
 
 
 def _read(client: "MlflowClient", uri: str, run: "Run", files: Sequence[str], metrics: Sequence[str]) -> MlflowRecord:
-    """Everything of one run; what cannot be had of it concerns nobody else."""
+    """Read one run; what fails becomes its `problem`."""
     search, finished = SEARCH_TAG in run.data.tags, run.info.status == "FINISHED"
     values: dict[str, list[float]] = {}
     texts: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""MLflow, as one more recorder. The only file that imports mlflow, and only once a recorder starts: it takes seconds.
+"""Record a run in MLflow. mlflow is imported here alone, and only once a recorder starts: it takes seconds.
 
 A run of ours is one MLflow run, found by its tag `metatrain.run_id`: a driver may be killed between any two calls.
 Metrics go in batches that MLflow takes whole or not at all, and per key in the order of their steps, so what has
@@ -40,7 +40,7 @@ QUIET = {
 
 
 class MLflowRecorder:
-    """Records one run, `run_id`, in `experiment` of the MLflow at `uri`.
+    """Record one run, `run_id`, in `experiment` of the MLflow at `uri`.
 
     `params` is the flat configuration; `tags` say what a person searches by (git revision, algorithm, tasks). Both are
     written once: a resume adds what a killed driver left out and changes nothing. `artifact_location` is for an
@@ -101,7 +101,7 @@ class MLflowRecorder:
             self._client.log_artifact(self._started(), str(path), folder or None)
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Kept for the next batch, as the tag `event.<kind>`."""
+        """Keep the event for the next batch, as the tag `event.<kind>`."""
         self._events[f"event.{kind}"] = f"step {step}: {text}"
 
     def flush(self) -> None:
@@ -118,7 +118,7 @@ class MLflowRecorder:
         self._sent = time.monotonic()
 
     def close(self, status: RunStatus) -> None:
-        """Flush and say how it ended; nothing where it never started."""
+        """Flush and set the final status, if the run was started."""
         if self.mlflow_run_id is not None:
             self.flush()
             with one_line_errors(self.uri):
@@ -126,7 +126,7 @@ class MLflowRecorder:
             self.mlflow_run_id = None
 
     def set_child_statuses(self, others: Mapping[str, RunStatus]) -> None:
-        """Of this run's children, by our ids: how those ended whose own process could not say so."""
+        """Set the final status of this run's children, by our ids, whose own process could not do so."""
         query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status != 'FINISHED'"
         with one_line_errors(self.uri):
             experiment_id = _experiment(self._client, self._experiment, self._artifact_location)
@@ -155,18 +155,18 @@ class MLflowRecorder:
 
 @contextmanager
 def one_line_errors(uri: str, then: str = "then go on with `metatrain train --resume`") -> Iterator[None]:
-    """What MLflow raises, as TrackingError in one line that ends with what to do."""
+    """Turn MLflow's exceptions into a TrackingError of one line with the remedy."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
-        raise TrackingError(f"MLflow at {without_login(uri)} failed ({reason}): mend it, {then}") from error
+        raise TrackingError(f"MLflow at {without_login(uri)} failed ({reason}): fix it, {then}") from error
 
 
 def open_client(uri: str) -> "MlflowClient":
-    """A client that keeps silent; an SQLite database is made where there is none."""
+    """Return a client that prints nothing; create the SQLite database if it is missing."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -196,7 +196,7 @@ def _create_database(path: Path) -> None:
 
 
 def _experiment(client: "MlflowClient", name: str, artifact_location: str | None) -> str:
-    """The id of the experiment, made where it is missing; another driver may make it in the same moment."""
+    """Return the id of the experiment; create it if missing, which another driver may do at the same moment."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -218,7 +218,7 @@ def _beside_database(uri: str) -> str | None:
 
 
 def _as_text(value: Value) -> str:
-    """As YAML would have it, so that a parameter can be pasted back as an override."""
+    """Return the value as YAML, so that a parameter can be pasted back as an override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -1,4 +1,4 @@
-"""The page itself: everything that a template needs, and the file that comes of it."""
+"""Render the HTML page of a search."""
 
 import math
 import shlex
