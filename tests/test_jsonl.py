@@ -179,7 +179,7 @@ def test_progress_off_a_terminal_prints_at_validation_and_now_and_then(monkeypat
     now = 1000.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
     stream = io.StringIO()
-    shown = console.Progress(stream)
+    shown = console.ProgressRecorder(stream)
     shown.event(100, "resume", "from 00000100")
     shown.start(100, 200)
     for step in range(101, 151):
@@ -218,7 +218,7 @@ def test_durations() -> None:
 
 def test_a_counter_off_a_terminal_prints_its_end() -> None:
     stream = io.StringIO()
-    with console.counter("reading", stream) as count:
+    with console.progress_bar("reading", stream) as count:
         for done in range(1, 101):
             count(done, 100)
     assert stream.getvalue() == "reading 100/100  0:00, 0:00 left\n"
@@ -226,7 +226,7 @@ def test_a_counter_off_a_terminal_prints_its_end() -> None:
 
 def test_a_counter_that_is_not_called_says_nothing() -> None:
     stream = io.StringIO()
-    with console.counter("reading", stream):
+    with console.progress_bar("reading", stream):
         pass
     assert stream.getvalue() == ""
 

@@ -135,7 +135,7 @@ def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, mon
     with pytest.raises(RunOwnedError):
         lock_run(again(home)).__enter__()
     beating.__exit__(None, None, None)
-    monkeypatch.setattr(RemoteRun, "_beat", lambda self, ended: None)
+    monkeypatch.setattr(RemoteRun, "_send_heartbeats", lambda self, ended: None)
     silent = RemoteRun(home.where, again(home).path, 1.0)
     with silent.lock(False, False, None):
         time.sleep(6)
@@ -182,7 +182,7 @@ def test_a_reader_meets_whole_commits_while_the_owner_goes_on(home):
 
 
 def test_a_guest_takes_a_run_from_nobody_who_may_be_alive(home, monkeypatch):
-    monkeypatch.setattr(RemoteRun, "_beat", lambda self, ended: None)
+    monkeypatch.setattr(RemoteRun, "_send_heartbeats", lambda self, ended: None)
     with lock_run(home, heartbeat_s=0.25):
         time.sleep(3)
         with pytest.raises(RunOwnedError):
@@ -231,7 +231,7 @@ def test_a_checkpoint_damaged_in_the_bucket_comes_as_it_is(server, home):
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
             "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
-        ("gs://runs/x", {}, "runs are kept on disks and in s3://BUCKET/FOLDER: give one of these"),
+        ("gs://runs/x", {}, "runs are kept on disks and in s3://BUCKET/FOLDER: use one of these"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatch, root, environment, message):
@@ -252,7 +252,7 @@ def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatc
 
 
 def test_where_no_run_is_is_said(server, proxy):
-    with pytest.raises(ValueError, match=r"^no run at s3://runs/nothing: it holds no head.json; give what"):
+    with pytest.raises(ValueError, match=r"^no run at s3://runs/nothing: it has no head.json; use the URI"):
         open_run("s3://runs/nothing")
     server.client().put_object(Bucket="runs", Key="odd/head.json", Body=b"{}")
     with pytest.raises(ValueError, match=r"^s3://runs/odd is not a run: its head.json is damaged"):
