@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from setuptools import find_packages
 
 from tests import deployments as d
 
@@ -61,10 +62,13 @@ def test_all_our_packages_are_in_the_wheel(target: str) -> None:
     assert any(word == "COPY" and "--from=sources" in rest for word, rest in d.lineage(target))
     copied = {source for source, _ in d.copied(sources.instructions)}
     with (d.ROOT / "pyproject.toml").open("rb") as file:
-        listed = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+        included = tomllib.load(file)["tool"]["setuptools"]["packages"]["find"]["include"]
+    listed = set(find_packages(str(d.ROOT), include=included))
     assert {package.partition(".")[0] for package in listed} | {"pyproject.toml", "README.md", "LICENSE"} <= copied
     folders = {path.parent.relative_to(d.ROOT) for source in copied for path in (d.ROOT / source).rglob("*.py")}
-    assert {".".join(folder.parts) for folder in folders} == listed, "pyproject.toml lists packages by name"
+    assert {".".join(folder.parts) for folder in folders} == listed, (
+        "each folder with modules is a package: add __init__.py"
+    )
 
 
 @pytest.mark.parametrize("target", NODES)
