@@ -34,7 +34,7 @@ from metatrain.config.load import read_config
 from metatrain.settings import Config, OuterSettings
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import JsonlRecorder
-from metatrain.training.outer_loop import TrainState, apply, begin
+from metatrain.training.outer_loop import TrainState, apply, initial_state
 from metatrain.training.profiling import Meter, Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten
 from metatrain.training.worker import keep_freed_memory
@@ -167,7 +167,9 @@ def parameters(millions: float) -> Params:
 def measure(executor: RayExecutor, millions: float, arguments: argparse.Namespace) -> list[list[float]]:
     """Return a row of medians in ms per number of shards."""
     settings = OuterSettings()
-    bench = Bench([handle.actor for handle in executor._pool.ready()], begin(parameters(millions), settings), settings)
+    bench = Bench(
+        [handle.actor for handle in executor._pool.ready()], initial_state(parameters(millions), settings), settings
+    )
     rows = []
     for shards in arguments.shards:
         # Large steps take seconds and vary little: few repeats are enough.

@@ -27,7 +27,7 @@ from metatrain.settings import (
     Tasks,
 )
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 from metatrain.types import Params, ShardRequest
 from tasks.sources.omniglot import Omniglot
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     began = time.monotonic()
     executor.compile(make_shards(0, config.outer.tasks_per_step, config.executor.shard_size))
     compiled = time.monotonic() - began
-    state, curve = begin(executor.worker.initial(), config.outer), []
+    state, curve = initial_state(executor.worker.initial(), config.outer), []
     for _ in train(state, executor, config.outer, config.executor.shard_size):
         if state.step % options.every == 0 or state.step == config.outer.steps:
             found = score(executor, "validation", state.params, config.evaluation.validation_tasks)

@@ -11,7 +11,7 @@ from benchmarks import results
 from cluster.connection import connect_ray
 from cluster.executor import RayExecutor
 from metatrain.config.load import read_config
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 
 COLUMNS = ["phase", "tasks/s", "of before", "blocks done twice"]
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     with connect_ray(config.executor):
         executor = RayExecutor(config)
         pid = executor.pids()[0]
-        state = begin(Worker(config, torch.device("cpu")).initial(), config.outer)
+        state = initial_state(Worker(config, torch.device("cpu")).initial(), config.outer)
         steps = train(state, executor, config.outer, config.executor.shard_size)
         for _ in range(5):
             next(steps)

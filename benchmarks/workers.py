@@ -26,7 +26,7 @@ from cluster.executors import open_executor
 from metatrain.config.load import load_config
 from metatrain.settings import Config
 from metatrain.setup import prepare, set_up
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.types import Executor, MetaGradient, Params, Shard, ShardRequest
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "omniglot-maml-5w1s.yaml"
@@ -153,7 +153,7 @@ def _child(arguments: argparse.Namespace) -> Measured:
     config = worker.config
     with open_executor(worker) as real:
         executor = TimedExecutor(real)
-        state = begin(worker.initial(), config.outer)
+        state = initial_state(worker.initial(), config.outer)
         steps = train(state, executor, config.outer, config.executor.shard_size)
         for _ in range(arguments.warmup):
             next(steps)
@@ -211,7 +211,7 @@ def cpu_seconds(workers: Sequence[int]) -> Cpu:
 
 
 def _run(variant: Variant, argv: list[str]) -> Measured:
-    """Run one process, or several separate ones that begin together when all are ready."""
+    """Run one process, or several separate ones that initial_state together when all are ready."""
     many, workers = (variant.workers, 1) if variant.kind == "separate" else (1, variant.workers)
     command = [sys.executable, "-m", "benchmarks.workers", *argv, "--child", variant.kind, str(workers)]
     children = [

@@ -19,7 +19,7 @@ from metatrain.report.test_task import exhibit
 from metatrain.runs import Run, checkpoints, describe_environment, write_json
 from metatrain.runs.locations import create_run
 from metatrain.settings import Config
-from metatrain.training.outer_loop import Best, TrainState, begin, restore, train
+from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.worker import Worker
 from metatrain.types import DRIVER_NODE_LEAVING, Executor, Metrics, Params, Recorder, ShardRequest
 from tasks.types import Split
@@ -120,7 +120,7 @@ def _load_state(session: Session) -> tuple[TrainState, list[str]]:
     """Return the state to continue from, and a reason for each damaged checkpoint that was skipped."""
     found = checkpoints.newest(session.home.checkpoints)
     if found is None:
-        return begin(session.worker.initial(), session.config.outer), []
+        return initial_state(session.worker.initial(), session.config.outer), []
     require_same(found.snapshot["params"], session.worker)
     return restore(found.snapshot, session.config.outer), found.damaged
 

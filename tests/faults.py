@@ -15,7 +15,7 @@ from cluster.executor import RayExecutor
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config, WorkerRange
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, WorkerEvent
 from tasks.sources.strokes import Strokes
@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, config: Config, executor: Executor) -> None:
         self.config, self.executor = config, executor
-        self.state = begin(Worker(config, CPU).initial(), config.outer)
+        self.state = initial_state(Worker(config, CPU).initial(), config.outer)
         self._steps = train(self.state, executor, config.outer, config.executor.shard_size)
         self.events: list[WorkerEvent] = []
 

@@ -16,7 +16,7 @@ from metatrain.engine.compilation import cache_key
 from metatrain.models import MLP, Conv4, Dropout, Model, build_model
 from metatrain.models.architectures import Custom
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import begin, restore, train
+from metatrain.training.outer_loop import initial_state, restore, train
 from metatrain.training.worker import Worker
 from metatrain.types import InnerLoop, Params
 from tasks.types import Episode, Examples
@@ -177,10 +177,10 @@ def test_compiled_runs_end_with_the_same_bits_on_workers_and_after_a_resume():
 
     config = COMPILED
     local = InProcess(Worker(config, CPU))
-    whole = begin(local.worker.initial(), config.outer)
+    whole = initial_state(local.worker.initial(), config.outer)
     steps(local, whole, config, config.outer.steps)
 
-    halfway = begin(local.worker.initial(), config.outer)
+    halfway = initial_state(local.worker.initial(), config.outer)
     steps(local, halfway, config, 3)
     with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False):
         import dataclasses
@@ -192,7 +192,7 @@ def test_compiled_runs_end_with_the_same_bits_on_workers_and_after_a_resume():
         executor.close()
     assert all(torch.equal(whole.params[name], resumed.params[name]) for name in whole.params)
     eager = InProcess(Worker(tiny("model={name: mlp, width: 8, depth: 1}", "executor.shard_size=2"), CPU))
-    plain = begin(eager.worker.initial(), config.outer)
+    plain = initial_state(eager.worker.initial(), config.outer)
     steps(eager, plain, config, config.outer.steps)
     assert all(torch.allclose(whole.params[name], plain.params[name], atol=1e-4) for name in whole.params)
 

@@ -24,7 +24,7 @@ from metatrain.algorithms import MAML
 from metatrain.evaluation.evaluate import evaluate
 from metatrain.training.in_process import InProcess
 from metatrain.models import Conv4
-from metatrain.training.outer_loop import begin, restore, train
+from metatrain.training.outer_loop import initial_state, restore, train
 from metatrain.settings import Config, ExecutorSettings, OuterSettings, PartNames, Tasks
 from metatrain.types import ShardRequest
 from metatrain.training.worker import Worker
@@ -41,7 +41,7 @@ config = Config(
     executor=ExecutorSettings(shard_size=1),
 )
 executor = InProcess(Worker(config, torch.device("cpu")))
-state = begin(executor.worker.initial(), config.outer)
+state = initial_state(executor.worker.initial(), config.outer)
 steps = 0
 for metrics in train(state, executor, config.outer, config.executor.shard_size):
     steps += 1

@@ -22,7 +22,7 @@ from ray.dashboard.modules.reporter import reporter_agent
 from cluster.actor import ShardActor
 from cluster.events import COUNTED, prometheus_name
 from cluster.executor import RayExecutor
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 from tests import deployments as d
 from tests.configurations import tiny
@@ -74,7 +74,7 @@ def while_training(address: str, seconds: float = 300) -> str:
     config = replace(config, executor=replace(config.executor, name="ray", workers=1))
     executor, deadline, seen = RayExecutor(config), time.monotonic() + seconds, set[str]()
     wanted = {prometheus_name("bytes"), "metatrain_step", 'part="adapt"', "node_cpu_utilization", 'Name="ShardActor"'}
-    state = begin(Worker(config, torch.device("cpu")).initial(), config.outer)
+    state = initial_state(Worker(config, torch.device("cpu")).initial(), config.outer)
     for _ in train(state, executor, config.outer, config.executor.shard_size):
         seen |= {line.rpartition(" ")[0] for line in fetched(address).splitlines()}
         if all(any(name in line for line in seen) for name in wanted) or time.monotonic() > deadline:
@@ -121,8 +121,8 @@ def test_every_label_that_is_named_is_exported(node):
                     assert metric not in there or None not in values, f"{metric} has no {label}"
                     assert how == "=~" or metric not in there or value in values, f"{metric} has no {label}={value}"
             metrics = [metric for metric in d.METRIC.findall(expr) if metric in there]
-            for grouped in GROUPED.findall(expr):
-                for label in grouped.split(", "):
+            for group_names in GROUPED.findall(expr):
+                for label in group_names.split(", "):
                     assert all(label in labels for metric in metrics for labels in there[metric]), f"{expr}: {label}"
     assert {labels["Name"] for labels in there["ray_actors"]} == {ShardActor.__name__}
 

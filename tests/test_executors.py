@@ -19,7 +19,7 @@ from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import begin, train
+from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, ShardRequest
 from tests.configurations import tiny
@@ -61,7 +61,7 @@ def make(request: pytest.FixtureRequest, local_ray: None) -> Make:
 
 
 def trained(executor: Executor, config: Config) -> str:
-    state = begin(Worker(config, CPU).initial(), config.outer)
+    state = initial_state(Worker(config, CPU).initial(), config.outer)
     for _ in train(state, executor, config.outer, config.executor.shard_size):
         pass
     return params_sha256(state.params)

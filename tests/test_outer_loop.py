@@ -12,7 +12,17 @@ from metatrain.errors import Diverged
 from metatrain.runs import checkpoints
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.in_process import InProcess
-from metatrain.training.outer_loop import Best, TrainState, apply, begin, clip, grouped, rate, restore, train
+from metatrain.training.outer_loop import (
+    Best,
+    TrainState,
+    apply,
+    clip,
+    group_names,
+    initial_state,
+    learning_rate,
+    restore,
+    train,
+)
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from tests.configurations import tiny
@@ -67,16 +77,16 @@ class Quadratic:
 def test_schedules(schedule, step, expected):
     unused = {"constant": {}, "halving": {"halve_every": 30}}
     settings = OuterSettings(lr=0.4, steps=100, schedule=schedule, **unused.get(schedule, {"final_lr": 0.1}))
-    assert rate(settings, step) == pytest.approx(expected, rel=1e-12)
+    assert learning_rate(settings, step) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_rate_of_each_step_is_the_one_that_it_is_taken_with():
     settings = OuterSettings(optimizer="sgd", lr=0.5, schedule="halving", halve_every=1, steps=3)
-    state = begin({"w": torch.zeros(())}, settings)
+    state = initial_state({"w": torch.zeros(())}, settings)
     for expected in (-0.5, -0.75, -0.875):
         metrics = apply(state, MetaGradient({"w": torch.ones(())}, {}, torch.tensor(1)), settings)
         assert state.params["w"] == expected
-        assert metrics["lr"] == rate(settings, state.step)
+        assert metrics["lr"] == learning_rate(settings, state.step)
         state.step += 1
 
 
@@ -86,8 +96,8 @@ GROUPS = {"a": GroupSettings(optimizer="sgd", lr=2.0, final_lr=1.0), "a.b": Grou
 def test_groups_have_optimisers_of_their_own_and_share_the_schedule():
     params = {name: torch.zeros(2) for name in ("a.b.c", "a.c", "ab", "d")}
     settings = OuterSettings(optimizer="sgd", lr=1.0, schedule="linear", steps=2, groups=GROUPS)
-    assert grouped(params, settings) == {"rest": ["ab", "d"], "a": ["a.c"], "a.b": ["a.b.c"]}
-    state = begin(params, settings)
+    assert group_names(params, settings) == {"rest": ["ab", "d"], "a": ["a.c"], "a.b": ["a.b.c"]}
+    state = initial_state(params, settings)
     gradient = MetaGradient({name: torch.ones(2) for name in params}, {}, torch.tensor(1))
     for step, expected in enumerate([{"ab": -1.0, "a.c": -2.0, "a.b.c": -0.3}, {"ab": -1.5, "a.c": -3.5}]):
         state.step = step
@@ -106,7 +116,7 @@ def test_going_on_with_other_settings_moves_as_they_say(optimizer):
     before, now = (OuterSettings(optimizer=optimizer, weight_decay=decay) for decay in (0.9, 0.1))
     if optimizer == "sgd":
         before, now = replace(before, momentum=0.9), replace(now, momentum=0.1)
-    state = begin({"w": torch.ones(2)}, before)
+    state = initial_state({"w": torch.ones(2)}, before)
     apply(state, MetaGradient({"w": torch.ones(2)}, {}, torch.tensor(1.0)), before)
     (leaves,) = restore(state.snapshot(), now).optimizers["rest"].param_groups
     assert leaves["weight_decay"] == 0.1 and leaves.get("momentum", 0.1) == 0.1
@@ -115,8 +125,10 @@ def test_going_on_with_other_settings_moves_as_they_say(optimizer):
 
 
 def test_a_group_without_parameters_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match=r"groups.a: no parameter begins with 'a\.': they begin with ab, model.w"):
-        begin({"ab": torch.zeros(1), "model.w": torch.zeros(1)}, OuterSettings(groups={"a": GroupSettings()}))
+    with pytest.raises(
+        ValueError, match=r"groups.a: no parameter begins with 'a\.': they initial_state with ab, model.w"
+    ):
+        initial_state({"ab": torch.zeros(1), "model.w": torch.zeros(1)}, OuterSettings(groups={"a": GroupSettings()}))
 
 
 # Gradient (3, -4) in one parameter and 12 in another: norm 13.
@@ -152,7 +164,7 @@ def test_clipping_is_elementwise_first_and_then_by_norm(settings, expected):
 )
 def test_a_step_is_torchs_own_along_the_mean(settings, reference):
     outer = OuterSettings(lr=0.1, steps=9, **settings)
-    state, given = begin(some_params(), outer), some_params()
+    state, given = initial_state(some_params(), outer), some_params()
     optimizer = reference([given[name] for name in sorted(given)])
     for step in range(4):
         gradient = gradient_of(given, num_tasks=7, seed=step)
@@ -172,7 +184,7 @@ def test_a_step_is_torchs_own_along_the_mean(settings, reference):
 
 def test_beginning_copies_what_it_is_given():
     given = some_params()
-    state = begin(given, OuterSettings(lr=0.1))
+    state = initial_state(given, OuterSettings(lr=0.1))
     apply(state, gradient_of(given, 1, 0), OuterSettings(lr=0.1))
     assert all(torch.equal(value, some_params()[name]) for name, value in given.items())
     assert (state.best.step, state.best.score) == (-1, -math.inf)
@@ -180,7 +192,7 @@ def test_beginning_copies_what_it_is_given():
 
 def test_every_task_is_asked_for_once_and_each_step_names_itself():
     settings = OuterSettings(optimizer="sgd", lr=1.0, steps=3, tasks_per_step=5)
-    executor, state = Quadratic(), begin({"w": torch.tensor(9.0)}, settings)
+    executor, state = Quadratic(), initial_state({"w": torch.tensor(9.0)}, settings)
     losses = [metrics["loss"] for metrics in train(state, executor, settings, shard_size=2)]
     asked = [[i for shard in shards for i in shard.indices] for _, shards in executor.asked]
     assert asked == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
@@ -200,7 +212,7 @@ def undisturbed(request: pytest.FixtureRequest) -> tuple[InProcess, OuterSetting
         f"outer.momentum={0.9 if request.param == 'sgd' else 0.0}",
     )
     executor = InProcess(Worker(config, torch.device("cpu")))
-    state = begin(executor.worker.initial(), config.outer)
+    state = initial_state(executor.worker.initial(), config.outer)
     state.best = Best(1, 0.5)
     trail = [copy.deepcopy(state.snapshot())]
     for _ in train(state, executor, config.outer, shard_size=2):
@@ -257,7 +269,7 @@ def test_a_snapshot_is_a_copy_that_may_be_restored_again_and_again(undisturbed):
 def test_a_loss_that_is_no_longer_a_number_stops_the_run_and_names_step_and_tasks():
     config = tiny("algorithm.inner_lr=1e30", "model={name: mlp}", "outer.tasks_per_step=4")
     executor = InProcess(Worker(config, torch.device("cpu")))
-    state = begin(executor.worker.initial(), config.outer)
+    state = initial_state(executor.worker.initial(), config.outer)
     state.step, state.next_task = 2, 8
     before = {name: value.clone() for name, value in state.params.items()}
     with pytest.raises(Diverged, match=r"at step 2, tasks 8 to 11: lower outer\.lr or algorithm\.inner_lr, or set"):
@@ -277,4 +289,4 @@ def test_either_a_loss_or_a_gradient_that_is_no_number_is_enough(broken, value):
 
     settings = OuterSettings(steps=3)
     with pytest.raises(Diverged, match="at step 0"):
-        next(train(begin({"w": torch.zeros(())}, settings), Executor(), settings, 4))
+        next(train(initial_state({"w": torch.zeros(())}, settings), Executor(), settings, 4))

@@ -12,7 +12,7 @@ import typer
 from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import require_same
-from metatrain.config.load import as_plain, load_config, read_config, resumed
+from metatrain.config.load import as_plain, load_config, override_for_resume, read_config
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import format_results, make_shards
 from metatrain.inference import best_params
@@ -38,7 +38,7 @@ def train_command(path: str | None, overrides: list[str], resume: str | None, ta
     require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
-        config = resumed(load_config(home.config), [path, *overrides] if path else [])
+        config = override_for_resume(load_config(home.config), [path, *overrides] if path else [])
     elif path is not None:
         config = load_config(Path(path), overrides)
     else:

@@ -19,7 +19,7 @@ from metatrain.config.load import resolve_paths
 from metatrain.errors import TaskFailed
 from metatrain.models import Custom, Torchvision
 from metatrain.settings import Config
-from metatrain.training.outer_loop import grouped
+from metatrain.training.outer_loop import group_names
 from metatrain.training.worker import Worker, driver_worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
@@ -40,7 +40,7 @@ def dry_run(config: Config) -> Worker:
     with explain_user_errors(config):
         _check_memory(config)
         worker = driver_worker(config)
-        grouped(worker.initial(), config.outer)
+        group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
             _try_one_task(worker)
     return worker

@@ -1,4 +1,4 @@
-"""Configurations at the edge: YAML and `key=value` in, a validated `Config` out, and back to plain values.
+"""Read a configuration from YAML and `key=value` overrides into a checked `Config`, and write it back.
 
 A bad configuration raises ValueError with one line: the field, what is wrong, the remedy.
 """
@@ -23,13 +23,13 @@ _METHODS = ("init", "trajectory", "predict", "meta_gradient")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
+    """Read the configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
     begin = "tasks, model and algorithm, as configs/*.yaml do"
     return read_config(apply_overrides(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:
-    """The Config that a plain mapping describes."""
+    """Build the Config that a plain mapping describes. ValueError: the field, what is wrong, the remedy."""
     raw = _without_retired(raw)
     _refuse_unknown(raw, SECTIONS, "")
     missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
@@ -73,7 +73,7 @@ def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, A
 
 
 def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
-    """YAML takes on and off for true and false: `compile: on` means the word."""
+    """Restore the words on and off, which YAML reads as true and false, in `compile: on`."""
     words = {True: "on", False: "off"}
     return {key: words[value] if key == "compile" and type(value) is bool else value for key, value in section.items()}
 
@@ -109,7 +109,7 @@ def _read_part(section: dict[str, Any], what: str, known: Mapping[str, type[Any]
 
 
 def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> str:
-    """Takes the name out of a section; unknown ones, unless they are import paths, are refused with the nearest."""
+    """Pop the name from a section. ValueError: it is neither known nor an import path."""
     choices = f"choose among {', '.join(known)}, or give package.module:Name"
     if "name" not in section:
         raise ValueError(f"{what}.name: missing: {choices}")
@@ -120,7 +120,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
 
 
 def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> Any:
-    """An instance of the settings dataclass `cls`, every value checked against its field's type."""
+    """Build the settings dataclass `cls` from a section, every value checked against its field's type."""
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     _refuse_unknown(section, [*known, *also], where)
     try:
@@ -142,7 +142,7 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
 
 
 def _read_value(kind: Any, value: Any, where: str) -> Any:
-    """One setting: a value, a list where a tuple is meant (YAML knows no tuples), or sections by name."""
+    """Read one setting: a value, a list where a tuple is meant (YAML has no tuples), or sections by name."""
     kinds = [kind, *get_args(kind)]
     if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
         value = tuple(value)
@@ -176,7 +176,7 @@ def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """The one plain dict of a run: `read_config` reads it back to an equal Config."""
+    """Convert to the plain dict that `read_config` reads back to an equal Config."""
     plain: dict[str, Any] = {"seed": config.seed}
     shapes = {"train": dataclasses.asdict(config.tasks.train), "test": dataclasses.asdict(config.tasks.test)}
     plain["tasks"] = _plain_part(config.names.tasks, config.tasks.source) | shapes
@@ -206,27 +206,27 @@ def resolve_paths(config: Config) -> Config:
     return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source), tracking=tracking)
 
 
-_FREE = (
+_CHANGEABLE = (
     *("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline"),
     *("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment"),
 )
-_PLACES = ("tasks.root", "tasks.cache")
-"""Where the same files lie now."""
+_LOCATIONS = ("tasks.root", "tasks.cache")
+"""Settings that say where the data lies, which may have moved."""
 
 
-def resumed(config: Config, overrides: Sequence[str]) -> Config:
-    """A run's configuration for going on with it: what is computed stays; who computes and who is told may change.
+def override_for_resume(config: Config, overrides: Sequence[str]) -> Config:
+    """Apply overrides to a run that is resumed. The run's own config.yaml keeps the values it began with.
 
-    The change is of this going on alone: the run keeps the configuration it began with.
+    ValueError: an override changes what is computed, not only where it is computed and recorded.
     """
     before = as_plain(config)
     changed = read_config(apply_overrides(before, overrides))
     old, new = flatten(before), flatten(as_plain(changed))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_FREE, *_PLACES)):
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_CHANGEABLE, *_LOCATIONS)):
             raise ValueError(
-                f"{key}: a run goes on as it began, to end as if it had not stopped: leave it out, or train anew; "
-                "executor.workers, checkpoint.every and tracking.uri may be set"
+                f"{key}: cannot change in a resumed run, which ends as if never stopped: remove it, or start a new run; "
+                "executor.workers, checkpoint.every and tracking.uri can change"
             )
     return changed
 
@@ -235,5 +235,5 @@ _ABSENT = object()
 
 
 def as_yaml(config: Config) -> str:
-    """The resolved configuration, ready for `metatrain train`."""
+    """Write a configuration as YAML that `metatrain train` reads."""
     return dump_yaml(as_plain(config))

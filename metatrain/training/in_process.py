@@ -1,4 +1,4 @@
-"""The plain executor: everything in the driver's own process. `cluster/` has the one on Ray."""
+"""Compute shards in the driver's own process: the executor that needs no Ray."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, W
 
 
 class InProcess:
-    """Computes shards one after another, here; the next one's tasks are sampled meanwhile."""
+    """Compute shards one after another; the tasks of the next one are sampled at the same time."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -50,7 +50,7 @@ class InProcess:
         self._sampler.shutdown(cancel_futures=True)
 
     def _sampled(self, request: ShardRequest, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
-        """Every shard with its tasks, one ahead of what is computed."""
+        """Yield every shard with its tasks, sampled one shard ahead."""
         tasks = self.worker.tasks(request, shards[0])
         for shard, following in pairwise(shards):
             ahead = self._sampler.submit(self.worker.tasks, request, following)

@@ -1,7 +1,7 @@
-"""The outer loop: the one place where anything changes.
+"""Run the outer loop: the only code that changes parameters.
 
-`train` owns the parameters and the optimiser, and yields after every step; what to do about it (record, evaluate,
-checkpoint, stop) is its caller's affair.
+`train` owns the parameters and the optimiser and yields after every step; its caller records, evaluates, checkpoints
+and stops.
 """
 
 import math
@@ -19,10 +19,10 @@ from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.tree_sum import mean_metrics
 from metatrain.types import Executor, MetaGradient, Metrics, Params, ShardRequest
 
-_OF_SETTINGS = ("momentum", "weight_decay")
-"""What an optimiser keeps beside its state, and settings say."""
+_OPTIMIZER_HYPERPARAMETERS = ("momentum", "weight_decay")
+"""Optimiser hyperparameters that the configuration overrides on resume."""
 REST = "rest"
-"""The group of the parameters that belong to no other."""
+"""The group of all parameters that belong to no other group."""
 
 
 @dataclass
@@ -41,11 +41,11 @@ class TrainState:
     next_task: int
     params: Params
     optimizers: dict[str, torch.optim.Optimizer]
-    """By group; REST moves what belongs to none."""
+    """By group."""
     best: Best
 
     def snapshot(self) -> dict[str, Any]:
-        """A tree of tensors and plain values from which `restore` goes on, bit for bit."""
+        """Copy the state to a tree of tensors and plain values, from which `restore` continues bit for bit."""
         return {
             "step": self.step,
             "next_task": self.next_task,
@@ -55,25 +55,27 @@ class TrainState:
         }
 
 
-def begin(params: Params, settings: OuterSettings) -> TrainState:
-    """Step 0. ValueError, with the remedy, for a group that no parameter belongs to."""
+def initial_state(params: Params, settings: OuterSettings) -> TrainState:
+    """Return the state of step 0. ValueError: a group of `outer.groups` has no parameters."""
     owned = {name: value.detach().clone() for name, value in params.items()}
     optimizers = {
         group: build_optimizer([owned[name] for name in names], group_settings(settings, group))
-        for group, names in grouped(owned, settings).items()
+        for group, names in group_names(owned, settings).items()
     }
     return TrainState(0, 0, owned, optimizers, Best())
 
 
 def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
-    """The state that `snapshot` was taken of; it shares no tensor with it.
+    """Return the state of a `snapshot`; they share no tensor.
 
-    Momentum and weight decay are those of `settings`, as rates are: a member of a population goes on with its own.
+    Momentum and weight decay come from `settings`, as learning rates do: a member of a population has its own.
     """
-    state = begin(snapshot["params"], settings)
+    state = initial_state(snapshot["params"], settings)
     state.step, state.next_task = snapshot["step"], snapshot["next_task"]
     for group, one in state.optimizers.items():
-        now = [{name: leaves[name] for name in _OF_SETTINGS if name in leaves} for leaves in one.param_groups]
+        now = [
+            {name: leaves[name] for name in _OPTIMIZER_HYPERPARAMETERS if name in leaves} for leaves in one.param_groups
+        ]
         one.load_state_dict(deepcopy(snapshot["optimizers"][group]))
         for leaves, settings_now in zip(one.param_groups, now, strict=True):
             leaves.update(settings_now)
@@ -81,8 +83,8 @@ def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
     return state
 
 
-def grouped(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
-    """The names of every group's parameters, sorted: each parameter's is the longest prefix of its name."""
+def group_names(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
+    """Return each group's parameter names, sorted: a parameter belongs to the group of its longest matching prefix."""
     members: dict[str, list[str]] = {group: [] for group in (REST, *settings.groups)}
     for name in sorted(params):
         prefixes = [group for group in settings.groups if name.startswith(f"{group}.")]
@@ -95,19 +97,19 @@ def grouped(params: Params, settings: OuterSettings) -> dict[str, list[str]]:
 
 
 def group_settings(settings: OuterSettings, group: str) -> GroupSettings:
-    """How `group` is moved."""
+    """Return the optimiser settings of `group`."""
     return settings.default_group if group == REST else settings.groups[group]
 
 
 def build_optimizer(leaves: list[Tensor], settings: GroupSettings) -> torch.optim.Optimizer:
-    """A `torch.optim` optimiser over `leaves`."""
+    """Build a `torch.optim` optimiser over `leaves`."""
     if settings.optimizer == "adam":
         return torch.optim.Adam(leaves, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(leaves, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def rate(settings: OuterSettings, step: int, group: str = REST) -> float:
-    """The learning rate of step 0, 1, …: a pure function, so that a resumed run needs no scheduler's state."""
+def learning_rate(settings: OuterSettings, step: int, group: str = REST) -> float:
+    """Return the learning rate at step 0, 1, …: a pure function, so that a resumed run needs no scheduler state."""
     done = step / settings.steps
     first, last = group_settings(settings, group).lr, group_settings(settings, group).final_lr
     match settings.schedule:
@@ -122,7 +124,7 @@ def rate(settings: OuterSettings, step: int, group: str = REST) -> float:
 
 
 def clip(params: Params, settings: OuterSettings) -> float:
-    """Clips the gradients in place, elementwise and then by norm; returns the norm before."""
+    """Clip the gradients in place, elementwise and then by norm; return the norm before."""
     leaves = [params[name] for name in sorted(params)]
     grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
@@ -134,13 +136,13 @@ def clip(params: Params, settings: OuterSettings) -> float:
 
 
 def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) -> Metrics:
-    """One optimiser step along the mean meta-gradient; returns the step's metrics."""
+    """Take one optimiser step along the mean meta-gradient; return the step's metrics."""
     for name, value in state.params.items():
         value.grad = gradient.grads[name] / gradient.num_tasks
     norm = clip(state.params, settings)
     rates = {}
     for group, optimizer in state.optimizers.items():
-        lr = rate(settings, state.step, group)
+        lr = learning_rate(settings, state.step, group)
         rates["lr" if group == REST else f"lr.{group}"] = lr
         for leaves in optimizer.param_groups:
             leaves["lr"] = lr
@@ -149,7 +151,10 @@ def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) ->
 
 
 def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:
-    """Steps `state` to `settings.steps`, yielding the metrics of each: {"loss", "accuracy", "gradient_norm", "lr"}."""
+    """Train `state` to step `settings.steps`; yield each step's {"loss", "accuracy", "gradient_norm", "lr"}.
+
+    Raises Diverged when the loss or a gradient is not finite.
+    """
     while state.step < settings.steps:
         shards = make_shards(state.next_task, settings.tasks_per_step, shard_size)
         gradient = executor.sum(ShardRequest("gradient", "train", state.step), state.params, shards)
