@@ -125,9 +125,7 @@ def test_going_on_with_other_settings_moves_as_they_say(optimizer):
 
 
 def test_a_group_without_parameters_is_refused_with_what_there_is():
-    with pytest.raises(
-        ValueError, match=r"groups.a: no parameter begins with 'a\.': they initial_state with ab, model.w"
-    ):
+    with pytest.raises(ValueError, match=r"groups.a: no parameter begins with 'a\.': they begin with ab, model.w"):
         initial_state({"ab": torch.zeros(1), "model.w": torch.zeros(1)}, OuterSettings(groups={"a": GroupSettings()}))
 
 

@@ -225,8 +225,8 @@ def override_for_resume(config: Config, overrides: Sequence[str]) -> Config:
     for key in sorted(old.keys() | new.keys()):
         if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_CHANGEABLE, *_LOCATIONS)):
             raise ValueError(
-                f"{key}: cannot change in a resumed run, which ends as if never stopped: remove it, or start a new run; "
-                "executor.workers, checkpoint.every and tracking.uri can change"
+                f"{key}: cannot change in a resumed run, which ends as if it had not stopped: remove it, or start a "
+                "new run; executor.workers, checkpoint.every and tracking.uri can change"
             )
     return changed
 
