@@ -50,7 +50,7 @@ class Clock:
         known = _read_clock(self._path)
         self._noted = max((line["event"] for line in known), default=0)
         self._before = float(known[-1]["seconds"]) if known else 0.0
-        self._began = self._told = time.monotonic()
+        self._began = self._noted_at = time.monotonic()
         self._size = 0
 
     @property
@@ -68,10 +68,10 @@ class Clock:
         time.
         """
         size = self._journal.stat().st_size
-        late = time.monotonic() - self._told > _TICK_S
+        late = time.monotonic() - self._noted_at > _TICK_S
         if size == self._size and not (late or last):
             return
-        self._size, self._told = size, time.monotonic()
+        self._size, self._noted_at = size, time.monotonic()
         events = self._journal.read_bytes().count(b"\n") - 1
         now, seconds = round(time.time(), 1), round(self.seconds, 1)
         with self._path.open("a", encoding="utf-8") as file:
@@ -148,7 +148,7 @@ class Monitor:
         self._home, self._config = home, config
         self.clock = Clock(home.path)
         self._display: Display = open_display(sys.stderr, "searching")
-        self._told = self._reported_error = ""
+        self._shown_best = self._reported_error = ""
         self._due = self._files_due = 0.0
         self._recorder = _parent_recorder(home, config)
 
@@ -169,9 +169,9 @@ class Monitor:
         self.clock.note()
         status_line = SearchStatus(history, self._config, self.clock.seconds)
         best = status_line.best()
-        self._display.update(*status_line.progress(), status_line.text(), best != self._told)
-        if best != self._told:
-            self._told = best
+        self._display.update(*status_line.progress(), status_line.text(), best != self._shown_best)
+        if best != self._shown_best:
+            self._shown_best = best
             self._write_best(history)
         if time.monotonic() >= self._due:
             self._record(lambda to: to.record(history.steps, _best_metrics(history)))

@@ -72,7 +72,7 @@ class SearchConfig:
         """Return it as YAML."""
         return dump_yaml(self.to_plain())
 
-    def study_spec(self, experience: PriorStudies | None = None) -> StudySpec:
+    def study_spec(self, prior: PriorStudies | None = None) -> StudySpec:
         """Return the specification of the study, with the prior studies that it begins with. ValueError: see
         `StudySpec`.
         """
@@ -80,7 +80,7 @@ class SearchConfig:
         searcher, scheduler = settings.method.settings
         return StudySpec(
             space=self.space,
-            searcher=searcher if experience is None else WarmStart(searcher, experience),
+            searcher=searcher if prior is None else WarmStart(searcher, prior),
             scheduler=scheduler,
             metric=settings.metric,
             mode=settings.mode,

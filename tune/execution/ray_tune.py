@@ -147,7 +147,7 @@ def run_trials(
     finally:
         coordinator.closing.set()
         stop_signal.set.remote()
-        if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C waits for nobody
+        if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C does not wait
             session.result()
 
 
