@@ -216,4 +216,4 @@ def test_populations_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=re.escape("search.method.explored: no 'outer.rate' in the space")):
         StudySpec(SPACE, RandomSearch(), PBT(("outer.rate",), 10, 100), "loss", "min")
     with pytest.raises(ValueError, match=re.escape("search.trials: 8 leave a population of 8 none to copy with: set")):
-        StudySpec(SPACE, RandomSearch(), PBT, "loss", "min", trials=8)
+        StudySpec(SPACE, RandomSearch(), SCHEDULER, "loss", "min", trials=8)

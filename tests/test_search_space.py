@@ -192,7 +192,7 @@ REFUSED = {
     "space.a: {'from': 'int(1, 2)'} is neither: write a distribution, or {from: distribution": {
         "a": {"from": "int(1, 2)"}
     },
-    "space.a.when: no parameter 'modle' in this space (did you mean model?): add it, or remove the condition": {
+    "space.a.when: no parameter 'modle' in this space (did you mean model?): add it or remove the condition": {
         "model": "choice(x, y)",
         "a": {"from": "int(1, 2)", "when": {"modle": "x"}},
     },
