@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import metatrain.report.plots as plots
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
 from metatrain.errors import TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, evaluate
+from metatrain.report import figures
+from metatrain.report.plots import draw_panels, save_png
+from metatrain.report.series import read_series
 from metatrain.report.test_task import exhibit
 from metatrain.runs import Run, checkpoints, describe_environment, write_json
 from metatrain.runs.locations import create_run
@@ -223,7 +225,8 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
         session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
     save_results(session, params, results, home.evaluations / "test.json")
     if home.metrics.exists():
-        plots.curves(home.metrics, home.plots / "curves.png")
+        curves = draw_panels(figures.training([(home.run_id, read_series(home.metrics))]))
+        save_png(curves, home.plots / "curves.png")
         session.recorder.artifact(home.plots / "curves.png", "plots")
     for step in sorted({state.step, best}):
         for file in checkpoints.files(home.checkpoints, step):
@@ -249,7 +252,7 @@ def save_results(session: Session, params: Params, results: Sequence[Evaluation]
     """
     home, recorder = session.home, session.recorder
     write_json(path, results_as_dict(results))
-    plots.adaptation(results[0].as_dict(), home.plots / f"{path.stem}-adaptation.png")
+    save_png(figures.adaptation_chart(results[0].as_dict()), home.plots / f"{path.stem}-adaptation.png")
     recorder.artifact(path, "evaluations")
     recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
     picture = exhibit(session.worker, params, home.plots, path.stem)

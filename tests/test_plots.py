@@ -1,9 +1,11 @@
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy
 import pytest
@@ -11,11 +13,14 @@ import torch
 from PIL import Image
 
 from metatrain.evaluation.predictions import TaskPredictions
-from metatrain.report import plots
+from metatrain.report import figures
+from metatrain.report.plots import BLUE, COLOURS, GREY, Chart, draw_panels, save_png, to_svg
+from metatrain.report.series import Series, read_series, smooth, thin
 from tasks.types import Episode, Examples
 
 EVALUATION = {
     "split": "test",
+    "learner": "trained",
     "score": "accuracy",
     "tasks": 600,
     "curve": {"steps": [0, 1, 2], "mean": [0.2, 0.8, 0.9], "ci95": [0.01, 0.02, 0.1]},
@@ -48,77 +53,188 @@ def colours(picture: Path, colour: str) -> int:
     return int((pixels(picture) == wanted).all(-1).sum())
 
 
-def test_curves_draw_train_and_validation(tmp_path: Path) -> None:
+def lines_of(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """What is drawn, by label."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def test_training_and_validation_are_drawn_with_the_interval_of_the_score(tmp_path: Path) -> None:
+    chart = draw_panels(figures.training([("run", read_series(training(tmp_path / "metrics.jsonl")))]))
+    loss, accuracy = chart.figure.axes
+    raw = [1 / step for step in range(1, 201)]
+    assert list(loss.lines[0].get_ydata()) == raw, "the raw values are behind"
+    lines = lines_of(loss)
+    assert lines["training"] == (list(range(1, 201)), smooth(raw, 8))
+    assert lines["validation"] == ([50, 100, 150, 200], [2 / 50, 2 / 100, 2 / 150, 2 / 200])
+    assert loss.get_yscale() == "log" and accuracy.get_yscale() == "linear"
+    assert lines_of(accuracy)["validation"][1] == [90.0] * 4
+    assert not loss.collections
+    (band,) = accuracy.collections
+    low, high = band.get_datalim(accuracy.transData).get_points()[:, 1]
+    assert (low, high) == pytest.approx((85, 95))
+    names = [text.get_text() for text in chart.figure.legends[0].get_texts()]
+    assert names == ["training", "validation", "95 % interval"]
+    assert "validation: from 90.00\xa0% to 90.00\xa0%, outer step 50 to 200" in chart.description
+
+
+def test_a_png_file_has_the_description_and_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "plots" / "curves.png"
-    plots.curves(training(tmp_path / "metrics.jsonl"), out)
+    chart = draw_panels(figures.training([("run", read_series(training(tmp_path / "metrics.jsonl")))]))
+    save_png(chart, out)
     assert pixels(out).shape == (518, 1497, 3)
-    assert colours(out, plots.TRAIN) > 500 and colours(out, plots.VALIDATION) > 500
+    assert colours(out, GREY) > 500 and colours(out, BLUE) > 500
     assert [path.name for path in out.parent.iterdir()] == ["curves.png"]
-
-
-def test_the_interval_is_drawn(tmp_path: Path) -> None:
-    inked = []
-    for ci95 in (0.0, 0.2):
-        lines = [{"step": step, "validation/accuracy": 0.5, "validation/ci95": ci95} for step in (1, 2, 3)]
-        plots.curves(write(tmp_path / "m.jsonl", lines), tmp_path / "c.png")
-        inked.append(int((pixels(tmp_path / "c.png").min(-1) < 250).sum()))
-    assert inked[1] > inked[0] + 10_000
+    with Image.open(out) as picture:
+        assert picture.text["Description"] == chart.description
 
 
 @pytest.mark.parametrize(
-    "lines",
+    ("lines", "titles"),
     [
-        [],
-        [{"step": 1, "train/loss": 1.0}],
-        [{"step": 1, "train/loss": None}, {"step": 2, "train/loss": None}],
-        [{"step": 1, "train/mse": 3.0, "train/loss": 3.0}, {"step": 1, "validation/mse": 2.0}],
-        [{"step": step, "time/tasks_per_second": 5.0} for step in range(3)],
+        ([], []),
+        ([{"step": 1, "train/loss": 1.0}], ["Loss"]),
+        ([{"step": 1, "train/loss": None}, {"step": 2, "train/loss": None}], ["Loss"]),
+        (
+            [{"step": 1, "train/mse": 3.0, "train/loss": 3.0}, {"step": 1, "validation/mse": 2.0}],
+            ["Mean squared error"],
+        ),
+        ([{"step": step, "time/tasks_per_second": 5.0} for step in range(3)], []),
     ],
 )
-def test_curves_of_a_run_that_has_hardly_begun(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
-    plots.curves(write(tmp_path / "metrics.jsonl", lines), tmp_path / "curves.png")
+def test_curves_of_a_run_that_has_hardly_begun(tmp_path: Path, lines: list[dict[str, Any]], titles: list[str]) -> None:
+    panels = figures.training([("run", read_series(write(tmp_path / "metrics.jsonl", lines)))])
+    assert [panel.title for panel in panels] == titles
+    save_png(draw_panels(panels), tmp_path / "curves.png")
     assert pixels(tmp_path / "curves.png").shape[0] == 518
 
 
+def test_runs_are_drawn_side_by_side_with_looks_of_their_own(tmp_path: Path) -> None:
+    series = read_series(training(tmp_path / "metrics.jsonl"))
+    panels = figures.training([("_one", series), ("two", series), ("a" * 99, series)])
+    assert [panel.title for panel in panels][:2] == ["Training: loss", "Validation: loss"]
+    lines = draw_panels(panels[:1]).figure.axes[0].lines
+    assert [line.get_label() for line in lines] == [" _one", "two", f"{'a' * 43}…"], "no raw values, and all named"
+    assert len({line.get_color() for line in lines}) == len({str(line._dash_pattern) for line in lines}) == 3
+
+
+def test_long_curves_are_thinned_for_drawing() -> None:
+    steps = list(range(50_000))
+    series = {"train/loss": Series(steps, [1 / (1 + step) for step in steps])}
+    chart = draw_panels(figures.training([("run", series)]))
+    assert [len(line.get_xdata()) for line in chart.figure.axes[0].lines] == [figures.POINTS] * 2
+    assert len(to_svg(chart, "a")) < 200_000
+
+
 @pytest.mark.parametrize("score", ["accuracy", "mse"])
-def test_adaptation(tmp_path: Path, score: str) -> None:
-    plots.adaptation({**EVALUATION, "score": score}, tmp_path / "a.png")
-    assert colours(tmp_path / "a.png", plots.VALIDATION) > 300
+def test_adaptation_is_drawn_by_inner_step(score: str) -> None:
+    scale = 100 if score == "accuracy" else 1
+    chart = figures.adaptation_chart({**EVALUATION, "score": score, score: 0.9, "ci95": 0.1})
+    (axes,) = chart.figure.axes
+    steps, means = lines_of(axes)["trained"]
+    assert steps == [0, 1, 2] and means == pytest.approx([0.2 * scale, 0.8 * scale, 0.9 * scale])
+    assert len(axes.collections) == 1, "the interval"
+    assert "test, 600 tasks" in chart.title
 
 
-def test_adaptation_of_a_learner_without_inner_steps(tmp_path: Path) -> None:
-    plots.adaptation({**EVALUATION, "curve": {"steps": [0], "mean": [0.9], "ci95": [0.1]}}, tmp_path / "a.png")
+def test_a_learner_without_inner_steps_is_a_level_line() -> None:
+    still = {**EVALUATION, "accuracy": 0.9, "ci95": 0.1, "curve": {"steps": [0], "mean": [0.9], "ci95": [0.1]}}
+    axes = draw_panels([figures.adaptation("as trained", [("maml", EVALUATION), ("still", still)])]).figure.axes[0]
+    assert lines_of(axes)["still, no inner steps"] == ([0, 2], [90.0, 90.0])
+    assert lines_of(figures.adaptation_chart(still).figure.axes[0])["trained"] == ([0], [90.0])
     with pytest.raises(ValueError, match="as many means"):
-        plots.adaptation({**EVALUATION, "curve": {"steps": [0, 1], "mean": [0.9], "ci95": [0.1]}}, tmp_path / "b.png")
+        figures.adaptation("x", [("maml", {**still, "curve": {"steps": [0, 1], "mean": [0.9], "ci95": [0.1]}})])
+
+
+def parse(svg: str) -> ElementTree.Element:
+    """Read an inline SVG, whose namespaces HTML knows, as XML, which has to be told them."""
+    return ElementTree.fromstring(str(svg).replace("<svg ", '<svg xmlns:xlink="x" ', 1))
+
+
+def test_svg_is_self_contained_deterministic_and_has_identifiers_of_its_own() -> None:
+    def draw() -> Chart:
+        return draw_panels([figures.adaptation("as trained", [("maml", EVALUATION)])])
+
+    one, other = to_svg(draw(), "one"), to_svg(draw(), "other")
+    assert one == to_svg(draw(), "one")
+    ids = [set(re.findall(' id="([^"]*)"', svg)) for svg in (one, other)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert set(re.findall(r"(?:url\(|href=\")#([^\")]*)", one)) <= ids[0], "nothing of another chart"
+    root = parse(one)
+    assert root.get("role") == "img" and "maml: from" in root.get("aria-label", "")
+    assert "<style" not in one and "<metadata" not in one and "http" not in one
+    assert "var(--c1)" in one and not re.search('#[0-9a-f]{6}[;"]', one), "colours are the page's"
+    assert "inner steps</text>" in one, "text stays text"
+
+
+@pytest.mark.parametrize("text", ["</script><b>", "$x", "$\\frac$", "a$b$", "_hidden", "'\"&amp;", 'id="x" style="y"'])
+def test_hostile_text_stays_text(text: str, tmp_path: Path) -> None:
+    chart = draw_panels([figures.adaptation(text, [(text, EVALUATION), ("other", EVALUATION)])])
+    root = parse(to_svg(chart, "a"))
+    assert text in [(element.text or "").strip() for element in root.iter("text")]
+    assert f"{text}: from" in root.get("aria-label", "")
+    assert {element.tag for element in root.iter()} <= {"svg", "g", "path", "defs", "use", "text", "clipPath", "rect"}
+    save_png(chart, tmp_path / "a.png")
+
+
+def test_a_chart_is_drawn_of_any_values() -> None:
+    nan = math.nan
+    for values in ([5.0], [], [2.0, 2.0], [1e-6, 10.0], [nan], [1.0, nan, 3.0]):
+        series = {"train/loss": Series(list(range(len(values))), values)}
+        assert to_svg(draw_panels(figures.training([("run", series)])), "a").startswith("<svg")
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of relative luminances (WCAG 2.2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_curves_stand_out_in_light_and_dark() -> None:
+    style = (Path(figures.__file__).parent / "style.css").read_text()
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    assert len(schemes) == 2
+    assert COLOURS.items() <= schemes[0].items(), "the page names the colours that charts are drawn in"
+    for scheme in schemes:
+        for name in ("ink", "soft", "link"):
+            assert min(contrast(scheme[name], scheme[ground]) for ground in ("paper", "panel")) >= 4.5, name
+        assert min(contrast(scheme[f"c{n}"], scheme["paper"]) for n in range(8)) >= 4.5
 
 
 def test_series_are_read_by_key_without_events(tmp_path: Path) -> None:
     lines = [{"step": 1, "a": 1.0, "b": None}, {"step": 1, "event": "retry", "text": "x"}, {"step": 2, "a": 2.0}]
-    series = plots.read_series(write(tmp_path / "m.jsonl", lines))
+    series = read_series(write(tmp_path / "m.jsonl", lines))
     assert series.keys() == {"a", "b"}
-    assert series["a"] == plots.Series([1, 2], [1.0, 2.0])
+    assert series["a"] == Series([1, 2], [1.0, 2.0])
     assert math.isnan(series["b"].values[0])
 
 
 def test_smoothing_is_a_centred_mean() -> None:
-    assert plots.smoothed([0.0, 3.0, 6.0, 9.0], 3) == [1.5, 3.0, 6.0, 7.5]
-    assert plots.smoothed([1.0, 5.0], 1) == [1.0, 5.0]
-    assert plots.smoothed([1.0, math.nan, 3.0], 3) == [1.0, 2.0, 3.0]
+    assert smooth([0.0, 3.0, 6.0, 9.0], 3) == [1.5, 3.0, 6.0, 7.5]
+    assert smooth([1.0, 5.0], 1) == [1.0, 5.0]
+    assert smooth([1.0, math.nan, 3.0], 3) == [1.0, 2.0, 3.0]
 
 
 def test_long_curves_are_averaged_in_blocks() -> None:
-    series = plots.Series(list(range(10)), [float(value) for value in range(10)])
-    assert plots.thinned(series, 10) == series
-    assert plots.thinned(series, 4) == plots.Series([1, 4, 7, 9], [1.0, 4.0, 7.0, 9.0])
+    series = Series(list(range(10)), [float(value) for value in range(10)])
+    assert thin(series, 10) == series
+    assert thin(series, 4) == Series([1, 4, 7, 9], [1.0, 4.0, 7.0, 9.0])
 
 
 def test_nothing_is_imported_before_it_is_needed_and_pyplot_never(tmp_path: Path) -> None:
     training(tmp_path / "m.jsonl")
     program = (
-        "import sys; from pathlib import Path; from metatrain.report import plots; "
+        "import sys; from pathlib import Path; from metatrain.report import figures, plots; "
+        "from metatrain.report.series import read_series; "
         "from metatrain.tracking import console, jsonl, mlflow_recorder\n"
         "assert not {'matplotlib', 'mlflow', 'rich'} & sys.modules.keys()\n"
-        f"plots.curves(Path({str(tmp_path / 'm.jsonl')!r}), Path({str(tmp_path / 'c.png')!r}))\n"
+        f"series = read_series(Path({str(tmp_path / 'm.jsonl')!r}))\n"
+        f"plots.save_png(plots.draw_panels(figures.training([('', series)])), Path({str(tmp_path / 'c.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -133,15 +249,28 @@ def fitted(steps: int) -> TaskPredictions:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 10, 20])
-def test_a_fit_is_drawn_in_order_of_x(tmp_path: Path, steps: int) -> None:
-    plots.fit(fitted(steps), "waves, test task 0", tmp_path / "fit.png")
-    drawn = colours(tmp_path / "fit.png", plots.FITTED[0])
-    assert 200 < drawn < 20_000, "one line: joined up in the order they came, a hundred queries would fill the axes"
-    with Image.open(tmp_path / "fit.png") as picture:
-        assert "waves, test task 0" in picture.text["Description"]
-        assert "5 support points" in picture.text["Description"]
+def test_a_fit_is_drawn_in_order_of_x(steps: int) -> None:
+    chart = figures.fit(fitted(steps), "waves, test task 0")
+    lines = lines_of(chart.figure.axes[0])
+    assert list(lines) == [
+        "target",
+        *(label for label in lines if " mse " in label),
+        "5 support points",
+    ]
+    assert len(lines) == 2 + len(figures.fitted_steps(steps))
+    for label, (x, _) in lines.items():
+        assert x == sorted(x) or label == "5 support points", "joined in the order they came, a curve is a scribble"
+    last = next(y for label, (_, y) in lines.items() if label.startswith(f"{steps} step"))
+    assert last == pytest.approx(lines["target"][1] if steps else [0.0] * 100)
+    assert "waves, test task 0" in chart.description and "5 support points" in chart.description
 
 
 def test_which_inner_steps_are_drawn() -> None:
-    assert [plots.fitted_steps(last) for last in (0, 1, 3, 5, 10)] == [[0], [0, 1], [0, 1, 3], [0, 1, 5], [0, 1, 5, 10]]
-    assert plots.fitted_steps(32) == [0, 1, 5, 10, 32]
+    assert [figures.fitted_steps(last) for last in (0, 1, 3, 5, 10)] == [
+        [0],
+        [0, 1],
+        [0, 1, 3],
+        [0, 1, 5],
+        [0, 1, 5, 10],
+    ]
+    assert figures.fitted_steps(32) == [0, 1, 5, 10, 32]

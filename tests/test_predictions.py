@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
+from metatrain.report import figures
 from metatrain.report.test_task import exhibit
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import NullRecorder
@@ -150,7 +151,8 @@ def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[TaskPredictions] = []
-    monkeypatch.setattr("metatrain.report.plots.fit", lambda found, title, out: drawn.append(found))
+    fit = figures.fit
+    monkeypatch.setattr(figures, "fit", lambda found, title: drawn.append(found) or fit(found, title))
     worker, demonstration = shown(tiny(*REGRESSION))
     assert exhibit(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"
     assert len(drawn[0].episode.query.x) == 200

@@ -10,15 +10,13 @@ from itertools import pairwise
 import pytest
 
 from metatrain import runs
-from tests.search_folders import SPACE, grown, made, population, searched, spec, weighing
+from tests.search_folders import made, population, searched, spec, weighing
 from tune.history.journal import Journal
 from tune.history.trials import History, Trial
 from tune.report.analysis import ancestry, leads, ranked, rungs, weighed
 from tune.report.collect import collect
 from tune.report.importance import importances, level
-from tune.report.parallel_coordinates import ABSENT, parallel
 from tune.report.text import edges, failures, lasted, summary
-from tune.schedulers.asha import FullBudget
 from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
 from tune.study import Study
@@ -223,34 +221,6 @@ def test_too_few_say_nothing(count):
     assert importances(space, history({number: [(1, float(number))] for number in range(count)})) is None
     assert importances(space, history({number: [(1, 2.0)] for number in range(30)})) is None, "all are equal"
     assert importances(space, history({number: [(1, number / 7)] for number in range(10)})) is not None
-
-
-def test_parallel_lines_lie_on_their_own_scales_and_absent_ones_apart(whole):
-    story = collect(whole)
-    picture = parallel(story)
-    names = [axis.name for axis in picture.axes]
-    assert names == [*SPACE, "validation accuracy"]
-    assert len(picture.lines) == sum(bool(trial.results) for trial in story.history.trials)
-    best = picture.lines[-1]
-    assert best.best and best.shade == 5
-    assert [line.best for line in picture.lines].count(True) == 1
-    assert f"trial {story.history.best().number}:" in best.text
-    for line in picture.lines:
-        model, width = line.places[3], line.places[4]
-        assert (width == ABSENT) == (model == 0.75), "a resnet12 has no width"
-        assert all(0 <= place <= 1 for place in line.places if place != ABSENT)
-    assert [axis.absent for axis in picture.axes] == [False, False, False, False, True, False]
-    places = [tick.value_at for tick in picture.axes[0].ticks]
-    assert places == pytest.approx([0, 1 / 3, 2 / 3, 1]), "0.001, 0.01, 0.1, 1"
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_better_lies_higher_on_the_last_axis(tmp_path, mode):
-    home = made(tmp_path / "search", metric="validation/loss")
-    the_spec = spec(trials=5, metric="validation/loss", mode=mode, schedule=FullBudget(10))
-    grown(home, the_spec, lambda trial, budget: 1.0 + trial.number)
-    places = [line.places[-1] for line in parallel(collect(home)).lines]
-    assert places == pytest.approx([0, 0.25, 0.5, 0.75, 1]), "the last to the best"
 
 
 def test_the_sentences_count_right(tmp_path, whole):

@@ -26,8 +26,8 @@ from tune.execution.ray_tune import CapacityMonitor, run_trials
 from tune.history.trials import Trial
 from tune.monitor import Monitor
 from tune.report.collect import collect
+from tune.report.figures import save_figures
 from tune.report.page import NAME, render
-from tune.report.plots import plots
 from tune.search_dir import JOURNAL, PRIOR_STUDIES, TASKS, create_search, make_trial_spec
 from tune.study import Study
 from tune.transfer.prior_studies import PriorStudies, gather_prior_studies, read_prior_studies
@@ -170,7 +170,7 @@ def _publish_report(home: Run, monitor: Monitor) -> None:
     """Draw plots and page, keep them in the folder and upload them."""
     home.commit()
     story = dataclasses.replace(collect(home), owner=None)  # it has none by the time that it is read
-    pictures, page = plots(story, home.path / "plots"), home.path / NAME
+    pictures, page = save_figures(story, home.path / "plots"), home.path / NAME
     runs.replace_text(page, render(story))
     monitor.upload_files()
     monitor.artifact(page)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from metatrain.report.plots import Series, read_series
+from metatrain.report.series import Series, read_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
 from metatrain.yaml_config import flatten

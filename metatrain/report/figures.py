@@ -1,19 +1,38 @@
-"""Which charts a page has: training and validation, and the score after each inner step."""
+"""Figures of runs: training and validation, the score after each inner step, a fitted curve."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metatrain.report.charts import Chart, Curve, chart
-from metatrain.report.collect import Story
-from metatrain.report.plots import Series, smoothed, spans_decades, thinned
+from metatrain.evaluation.predictions import TaskPredictions
+from metatrain.report.plots import (
+    COLOURS,
+    DASHES,
+    INK,
+    ORANGE,
+    Chart,
+    Panel,
+    draw_curve,
+    draw_panels,
+    set_log,
+    set_whole,
+)
+from metatrain.report.series import Series, smooth, spans_decades, thin
+from metatrain.report.text import format_score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 POINTS = 1000
-"""No curve of a page has more: there are no more pixels to show them."""
+"""No curve has more: there are no more pixels to show them."""
+
+Labelled = Sequence[tuple[str, Mapping[str, Series]]]
+"""Runs by their labels, with their metrics by key."""
 
 
-class _Metric(NamedTuple):
-    """A metric's key, what it is called, what to multiply its values by, and its unit."""
+class Metric(NamedTuple):
+    """A metric's key, its label, what to multiply its values by, and its unit."""
 
     key: str
     label: str
@@ -21,118 +40,135 @@ class _Metric(NamedTuple):
     unit: str
 
 
-_LOSS = _Metric("loss", "Loss", 1.0, "")
+LOSS = Metric("loss", "Loss", 1.0, "")
 SCORES = {
-    "accuracy": _Metric("accuracy", "Accuracy (%)", 100.0, "%"),
-    "mse": _Metric("mse", "Mean squared error", 1.0, ""),
+    "accuracy": Metric("accuracy", "Accuracy (%)", 100.0, "%"),
+    "mse": Metric("mse", "Mean squared error", 1.0, ""),
 }
 
 
-def training(stories: Sequence[Story], labels: Sequence[str]) -> list[Chart]:
-    """Loss and score by outer step: of one run, training and validation together; of several, each beside the rest.
+def training(runs: Labelled) -> list[Panel]:
+    """Return loss and score by outer step: of one run, training and validation together; of several, each apart.
 
-    Training is smoothed; validation carries the 95 % interval of its score.
+    Training is smoothed, of one run with the raw values behind; validation has the 95 % interval of its score.
     """
-    if len(stories) == 1:
-        charts = [_of_one(stories[0], metric) for metric in (_LOSS, *SCORES.values())]
-    else:
-        charts = [
-            _of_several(stories, labels, metric, split)
-            for metric in (_LOSS, *SCORES.values())
-            for split in ("train", "validation")
-        ]
-    return [drawn for drawn in charts if drawn is not None]
+    together = [(f"{metric.label}", metric, ("train", "validation")) for metric in (LOSS, *SCORES.values())]
+    apart = [
+        (f"{title}: {metric.label[0].lower()}{metric.label[1:]}", metric, (split,))
+        for metric in (LOSS, *SCORES.values())
+        for split, title in (("train", "Training"), ("validation", "Validation"))
+    ]
+    size = (5.2, 3.6 + 0.2 * max(0, len(runs) - 3))
+    return [
+        Panel(title, partial(_draw_training, runs=runs, metric=metric, splits=splits), metric.unit, size)
+        for title, metric, splits in (together if len(runs) == 1 else apart)
+        if any(_find(series, metric, split) for _, series in runs for split in splits)
+    ]
 
 
-def _of_one(story: Story, metric: _Metric) -> Chart | None:
-    if not _has(story, metric):
+def _find(series: Mapping[str, Series], metric: Metric, split: str) -> Series | None:
+    """Return what a run recorded of a metric. For regression the loss is the score, and is drawn once."""
+    if metric is LOSS and series.keys() & {"train/mse", "validation/mse"}:
         return None
-    raw, validation = (story.series.get(f"{split}/{metric.key}") for split in ("train", "validation"))
-    curves = []
-    if raw is not None:
-        few = thinned(raw, POINTS)
-        curves += [_curve("", 0, few, metric)._replace(faint=True), _curve("training", 0, _smooth(raw), metric)]
-    if validation is not None:
-        curves.append(_validation("validation", 1, story, metric))
-    return chart(metric.label, "outer step", curves, metric.unit, _log(metric, [raw, validation]))
+    points = series.get(f"{split}/{metric.key}")
+    return points.scale(metric.scale) if points else None
 
 
-def _of_several(stories: Sequence[Story], labels: Sequence[str], metric: _Metric, split: str) -> Chart | None:
-    curves, drawn = [], []
-    for number, (story, label) in enumerate(zip(stories, labels, strict=True), start=1):
-        series = story.series.get(f"{split}/{metric.key}")
-        if series is None or not _has(story, metric):
-            continue
-        drawn.append(series)
-        if split == "train":
-            curves.append(_curve(label, number, _smooth(series), metric))
-        else:
-            curves.append(_validation(label, number, story, metric))
-    title = f"{'Training' if split == 'train' else 'Validation'}: {metric.label[0].lower()}{metric.label[1:]}"
-    return chart(title, "outer step", curves, metric.unit, _log(metric, drawn)) if curves else None
+def _draw_training(axes: "Axes", runs: Labelled, metric: Metric, splits: Sequence[str]) -> None:
+    values: list[float] = []
+    for number, (label, series) in enumerate(runs, start=1):
+        for look, split in enumerate(splits):
+            points = _find(series, metric, split)
+            if points is None:
+                continue
+            values += points.values
+            name, look = (label, number) if len(runs) > 1 else ("training" if split == "train" else split, look)
+            if split == "train":
+                if len(runs) == 1:
+                    axes.plot(*thin(points, POINTS), color=COLOURS["c0"], alpha=0.4, linewidth=0.7)
+                means = smooth(points.values, max(1, len(points.values) // 25))
+                draw_curve(axes, *thin(Series(points.steps, means), POINTS), name, look)
+            else:
+                margins = _margins(series, points, metric)
+                draw_curve(axes, *thin(points, POINTS), name, look, thin(margins, POINTS).values if margins else ())
+    axes.set_xlabel("outer step")
+    axes.set_ylabel(metric.label)
+    set_whole(axes.xaxis)
+    if metric.scale == 1.0 and spans_decades(values):
+        set_log(axes.yaxis, values)
 
 
-def _has(story: Story, metric: _Metric) -> bool:
-    """Whether the run recorded it; for regression the loss is the score, and one chart says it."""
-    keys = story.series.keys()
-    if metric is _LOSS and keys & {"train/mse", "validation/mse"}:
-        return False
-    return bool(keys & {f"train/{metric.key}", f"validation/{metric.key}"})
+def _margins(series: Mapping[str, Series], points: Series, metric: Metric) -> Series | None:
+    """Return half the width of the score's 95 % interval at each point; None where it was not recorded."""
+    if metric is LOSS or "validation/ci95" not in series:
+        return None
+    at = dict(zip(*series["validation/ci95"], strict=True))
+    return Series(points.steps, [metric.scale * at.get(step, math.nan) for step in points.steps])
 
 
-def _smooth(series: Series) -> Series:
-    return thinned(Series(series.steps, smoothed(series.values, max(1, len(series.values) // 25))), POINTS)
+def adaptation(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Panel:
+    """Return the score after 0, 1, … k inner steps, of labelled rows of an evaluation that are scored alike.
 
-
-def _curve(label: str, look: int, series: Series, metric: _Metric) -> Curve:
-    return Curve(label, look, series.steps, [metric.scale * value for value in series.values])
-
-
-def _validation(label: str, look: int, story: Story, metric: _Metric) -> Curve:
-    """The validation curve, with the interval of the score where the metric is the score."""
-    series = story.series[f"validation/{metric.key}"]
-    curve = _curve(label, look, thinned(series, POINTS), metric)
-    ci95 = story.series.get("validation/ci95")
-    if metric is _LOSS or ci95 is None:
-        return curve
-    at = dict(zip(*ci95, strict=True))
-    margins = thinned(Series(series.steps, [at.get(step, math.nan) for step in series.steps]), POINTS)
-    return curve._replace(margin=[metric.scale * margin for margin in margins.values])
-
-
-def _log(metric: _Metric, drawn: Sequence[Series | None]) -> bool:
-    return metric.scale == 1.0 and spans_decades(*drawn)
-
-
-def adaptation(stories: Sequence[Story], labels: Sequence[str]) -> list[Chart]:
-    """The score after each inner step, a chart for each evaluation in which a learner has inner steps: of one run every
-    learner, of several the trained learner of each. Who has none is a level line.
+    A row has "score" ("accuracy" or "mse") and "curve": {"steps", "mean", "ci95"}. A learner without inner steps is a
+    level line. ValueError: the three lists of a curve differ in length.
     """
-    names = dict.fromkeys(tested.name for story in stories for tested in story.evaluations)
-    charts = [_adaptation(name, stories, labels) for name in names]
-    return [drawn for drawn in charts if drawn is not None]
+    if any(len({len(values) for values in row["curve"].values()}) > 1 for _, row in rows):
+        raise ValueError("an adaptation curve needs as many means and intervals as steps: evaluate the run again")
+    metric = SCORES[rows[0][1]["score"]]
+    alike = [(label, row["curve"]) for label, row in rows if row["score"] == metric.key]
+    size = (5.2, 3.6 + 0.2 * max(0, len(alike) - 3))
+    return Panel(f"{metric.label}, {title}", partial(_draw_adaptation, metric=metric, curves=alike), metric.unit, size)
 
 
-def _adaptation(name: str, stories: Sequence[Story], labels: Sequence[str]) -> Chart | None:
-    found: list[tuple[str, int, dict[str, Any]]] = []
-    for number, (story, label) in enumerate(zip(stories, labels, strict=True), start=1):
-        rows = next((tested.rows for tested in story.evaluations if tested.name == name), [])
-        if len(stories) == 1:
-            found += [(row["learner"].replace("_", " "), look, row) for look, row in enumerate(rows, start=1)]
-        else:
-            found += [(label, number, row) for row in rows[:1]]
-    found = [(label, look, row) for label, look, row in found if row.get("curve", {}).get("steps")]
-    last = max((row["curve"]["steps"][-1] for *_, row in found), default=0)
-    if last == 0:
-        return None
-    metric = SCORES[found[0][2]["score"]]
-    curves = [_adapted(label, look, row, metric, last) for label, look, row in found if row["score"] == metric.key]
-    return chart(f"{metric.label}, {name}", "inner steps", curves, metric.unit)
+def _draw_adaptation(axes: "Axes", metric: Metric, curves: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    last = max(curve["steps"][-1] for _, curve in curves)
+    for look, (label, curve) in enumerate(curves, start=1):
+        steps, mean, ci95 = curve["steps"], curve["mean"], curve["ci95"]
+        if len(steps) == 1 and last > 0:
+            label, steps, mean, ci95 = f"{label}, no inner steps", [0, last], 2 * mean, 2 * ci95
+        scaled, margin = ([metric.scale * value for value in values] for values in (mean, ci95))
+        draw_curve(axes, steps, scaled, label, look, margin)
+    axes.set_xlabel("inner steps")
+    axes.set_ylabel(metric.label)
+    set_whole(axes.xaxis)
 
 
-def _adapted(label: str, look: int, row: Mapping[str, Any], metric: _Metric, last: int) -> Curve:
-    steps, mean, ci95 = (row["curve"][key] for key in ("steps", "mean", "ci95"))
-    if len(steps) == 1:
-        label, steps, mean, ci95 = f"{label}, no inner steps", [0, last], 2 * mean, 2 * ci95
-    scaled, margin = ([metric.scale * value for value in values] for values in (mean, ci95))
-    return Curve(label, look, steps, scaled, margin)
+def adaptation_chart(evaluation: Mapping[str, Any]) -> Chart:
+    """Draw the adaptation of the learner of one evaluation, with its "split", "tasks" and final score in the title."""
+    title = f"{evaluation['split']}, {evaluation['tasks']} tasks: {format_score(evaluation)}"
+    return draw_panels([adaptation(title, [(evaluation["learner"], evaluation)])])
+
+
+def fit(shown: TaskPredictions, title: str) -> Chart:
+    """Draw a function of one number as a learner fits it: the target, the support points, and the fit after some of
+    the inner steps (`fitted_steps`). Support and queries: x [n, 1], y [n, 1].
+    """
+    steps = fitted_steps(len(shown.predictions) - 1)
+    errors = [float((shown.predictions[step] - shown.episode.query.y).square().mean()) for step in steps]
+    after = f"mean squared error {errors[-1]:.3g} after {steps[-1]} inner steps, {errors[0]:.3g} before"
+    points = len(shown.episode.support.x)
+    description = f"{title}: the target curve, {points} support points and the fits; {after}"
+    draw = partial(_draw_fit, shown=shown, errors=dict(zip(steps, errors, strict=True)))
+    return draw_panels([Panel(title, draw, size=(5.6, 4.2), description=description)])
+
+
+def _draw_fit(axes: "Axes", shown: TaskPredictions, errors: Mapping[int, float]) -> None:
+    order = shown.episode.query.x[:, 0].argsort()
+    x, target = (part[order, 0].tolist() for part in shown.episode.query)
+    axes.plot(x, target, color=ORANGE, linewidth=4, alpha=0.45, solid_capstyle="round", label="target")
+    for number, (step, error) in enumerate(errors.items(), start=1):
+        look = 1 if step == max(errors) else 0
+        dash = DASHES[0] if look else DASHES[number]
+        label = f"{step} {'step' if step == 1 else 'steps'}, mse {error:.3g}"
+        fitted = shown.predictions[step][order, 0].tolist()
+        axes.plot(x, fitted, color=COLOURS[f"c{look}"], linestyle=dash, linewidth=1.6, label=label)
+    support = [part[:, 0].tolist() for part in shown.episode.support]
+    label = f"{len(support[0])} support points"
+    axes.plot(*support, "o", color=INK, markersize=6, markeredgecolor=COLOURS["paper"], label=label)
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+
+
+def fitted_steps(last: int) -> list[int]:
+    """Return which inner steps of 0 … `last` are drawn: 0, 1, 5 and 10 as far as they go, and always the last."""
+    return sorted({step for step in (0, 1, 5, 10) if step < last} | {last})

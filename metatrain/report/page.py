@@ -11,8 +11,8 @@ import jinja2
 from metatrain.config.load import load_config
 from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
-from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
+from metatrain.report.plots import Chart, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import CompositeRecorder
@@ -22,7 +22,7 @@ NAME = "report.html"
 
 
 class Row(NamedTuple):
-    """One learner in the table of results. `dot`, `low`, `high`: the score and its interval, 0 to 1 along the axis."""
+    """One learner in the table of results."""
 
     learner: str
     score: str
@@ -31,9 +31,6 @@ class Row(NamedTuple):
     tasks: str
     kind: str
     trained: bool
-    dot: float
-    low: float
-    high: float
 
 
 class Group(NamedTuple):
@@ -89,19 +86,20 @@ def render(stories: Sequence[Story]) -> str:
 
 def templates(*folders: Path) -> jinja2.Environment:
     """The templates of `folders`, the first before the others, and then those of this page; all of them escape."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["to_svg"] = to_svg
+    return environment
 
 
 def _context(stories: Sequence[Story]) -> dict[str, Any]:
     labels = _labels(stories)
     one = len(stories) == 1
-    axes = _axes(stories)
     differences = _differences(stories)
     return {
         "title": stories[0].name if one else f"{len(stories)} runs compared",
@@ -114,14 +112,13 @@ def _context(stories: Sequence[Story]) -> dict[str, Any]:
         "comparison": text.comparison(stories, labels),
         "differences": differences,
         "differing": [row.key for row in differences if row.key != "runs.name"],
-        "groups": _groups(stories, labels, axes),
-        "axis": "; ".join("0 to 100 %" if score == "accuracy" else f"0 to {end:.3g}" for score, end in axes.items()),
-        "curves": figures.training(stories, labels),
-        "adaptation": figures.adaptation(stories, labels),
+        "groups": _groups(stories, labels),
+        "curves": draw_each(
+            figures.training([(label, story.series) for label, story in zip(labels, stories, strict=True)])
+        ),
+        "adaptation": _adaptation(stories, labels),
         "environment": _beside([metadata.environment(story.environment) for story in stories]),
         "timing": _beside([metadata.timing(story) for story in stories]),
-        "width": WIDTH,
-        "height": HEIGHT,
     }
 
 
@@ -146,36 +143,43 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _groups(stories: Sequence[Story], labels: Sequence[str], full: Mapping[str, float]) -> list[Group]:
+def _groups(stories: Sequence[Story], labels: Sequence[str]) -> list[Group]:
     return [
-        Group(label, tested.name, [_row(row, number == 0, full) for number, row in enumerate(tested.rows)])
+        Group(label, tested.name, [_row(row, number == 0) for number, row in enumerate(tested.rows)])
         for label, story in zip(labels, stories, strict=True)
         for tested in story.evaluations
     ]
 
 
-def _axes(stories: Sequence[Story]) -> dict[str, float]:
-    """Where the axis of each score ends that begins at 0: accuracies at 1, errors at the largest of them."""
-    every = [row for story in stories for tested in story.evaluations for row in tested.rows]
-    ends = {
-        "accuracy": 1.0,
-        "mse": max((row["mse"] + row["ci95"] for row in every if row["score"] == "mse"), default=1),
-    }
-    return {score: end or 1.0 for score, end in ends.items() if any(row["score"] == score for row in every)}
-
-
-def _row(row: Mapping[str, Any], trained: bool, full: Mapping[str, float]) -> Row:
-    value, margin = row[row["score"]], row["ci95"]
-    along = [min(1.0, max(0.0, at / full[row["score"]])) for at in (value, value - margin, value + margin)]
+def _row(row: Mapping[str, Any], trained: bool) -> Row:
     return Row(
         learner=text.called(row["learner"]),
-        score=text.score(row),
+        score=text.format_score(row),
         loss=f"{row['loss']:.4g}" if "loss" in row else "–",
         steps=max(row["curve"]["steps"], default=0) if "curve" in row else 0,
         tasks=text.count(row["tasks"]),
         kind=text.kind(row),
         trained=trained,
-        dot=along[0],
-        low=along[1],
-        high=along[2],
+    )
+
+
+def _adaptation(stories: Sequence[Story], labels: Sequence[str]) -> list[Chart]:
+    """Draw the score after each inner step, for each evaluation in which a learner has inner steps: of one run every
+    learner, of several the trained learner of each.
+    """
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for label, story in zip(labels, stories, strict=True):
+        for tested in story.evaluations:
+            rows = [row for row in tested.rows if row.get("curve", {}).get("steps")]
+            found.setdefault(tested.name, []).extend(
+                [(label, row) for row in rows[:1] if row is tested.rows[0]]
+                if len(stories) > 1
+                else [(row["learner"].replace("_", " "), row) for row in rows]
+            )
+    return draw_each(
+        [
+            figures.adaptation(name, rows)
+            for name, rows in found.items()
+            if any(row["curve"]["steps"][-1] > 0 for _, row in rows)
+        ]
     )

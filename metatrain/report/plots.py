@@ -1,245 +1,232 @@
-"""Pictures of a run: how it learned, and how it adapts. PNG files, by matplotlib, without a display.
+"""Draw charts with matplotlib, once, and write them as PNG files for MLflow or as inline SVG for HTML pages.
 
-Figures are made as objects, never through pyplot, so that nothing is shared with the caller's own plots.
+Figures are made as objects, never through pyplot, so that nothing is shared with the caller's own plots; matplotlib is
+imported when the first one is drawn.
 """
 
+import io
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metatrain.evaluation.predictions import TaskPredictions
-from metatrain.tracking.jsonl import read_lines
+import numpy as np
+from markupsafe import Markup
+
+from metatrain.report.text import format_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-TRAIN, VALIDATION, TARGET = "#8a94a6", "#1f5fbf", "#d9822b"
-INK, GRID = "#2b2f36", "#e6e8ec"
-FITTED: tuple[Any, ...] = ("#123a7a", "solid")
-FITS: tuple[Any, ...] = (
-    ("#8a94a6", (0, (1, 1.5))),
-    ("#5d8fd6", (0, (4, 1.5, 1, 1.5))),
-    ("#1f5fbf", (0, (6, 2))),
-    ("#1f5fbf", (0, (8, 2, 1, 2, 1, 2))),
-)
-"""Colour and dash of the fit after the last inner step, and of those before it: grey to dark, as it learns."""
-RAW_POINTS = 2000
-"""No picture shows more: a longer curve is averaged in blocks before it is drawn."""
+COLOURS = {
+    "paper": "#ffffff",
+    "ink": "#1d2129",
+    "soft": "#515a68",
+    "line": "#d8dce3",
+    "c0": "#6b7686",
+    "c1": "#1f5fbf",
+    "c2": "#b34700",
+    "c3": "#1a7f37",
+    "c4": "#7a3fb0",
+    "c5": "#b8236b",
+    "c6": "#0b7285",
+    "c7": "#6b6400",
+}
+"""The light colours of style.css by their names there: a page's SVG refers to the names, and so follows its scheme."""
+INK, GREY, BLUE, ORANGE = (COLOURS[name] for name in ("ink", "c0", "c1", "c2"))
+DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (8, 3, 2, 3)), (0, (14, 4)), (0, (5, 2, 1, 2, 1, 2)))
+MARKERS = "Dos^"
+MARKED = 40
+"""A curve with no more points than this has a marker on each."""
+LABEL_LENGTH = 44
+"""Characters of a legend's entry; longer ones are cut."""
 
 
-class Series(NamedTuple):
-    """The points of one metric, in the order of steps; values that were not finite are nan."""
+class Chart(NamedTuple):
+    """A figure with its title, and in words what it shows."""
 
-    steps: list[int]
-    values: list[float]
+    title: str
+    description: str
+    figure: "Figure"
 
 
 class Panel(NamedTuple):
-    """One set of axes: what is drawn, what it is called, and what to multiply values by."""
+    """What one set of axes shows: how to draw it, the unit of its values in words, its size in inches.
 
-    label: str
-    train: str
-    validation: str
-    scale: float
-    ci95: str | None
-
-
-def curves(metrics: Path, out: Path) -> None:
-    """Train and validation loss and score against the outer step, from a metrics.jsonl, into the PNG `out`.
-
-    Train is smoothed, with the raw values behind; validation carries its 95 % interval. A panel without points is
-    left out, and an empty file gives a picture that says so. ValueError: see `recorders.read_lines`.
+    description: what it shows in words, where its curves do not say it.
     """
-    series = read_series(metrics)
-    panels = [panel for panel in _panels(series) if panel.train in series or panel.validation in series]
-    figure = blank_figure(width=5.2 * max(1, len(panels)))
-    if not panels:
-        figure.text(0.5, 0.5, "nothing recorded yet", ha="center", va="center", color=TRAIN)
-    for number, panel in enumerate(panels, start=1):
-        axes = plain_axes(figure, number, len(panels), "outer step", panel.label)
-        _draw_train(axes, series.get(panel.train), panel.scale)
-        _draw_validation(axes, series, panel)
-        if panel.scale == 1.0 and spans_decades(series.get(panel.train), series.get(panel.validation)):
-            axes.set_yscale("log")
-        _legend(axes)
-    save(figure, out)
+
+    title: str
+    draw: Callable[["Axes"], None]
+    unit: str = ""
+    size: tuple[float, float] = (5.2, 3.6)
+    description: str = ""
 
 
-def adaptation(evaluation: Mapping[str, Any], out: Path) -> None:
-    """The score after 0, 1, ... k inner steps with its 95 % interval, into the PNG `out`.
-
-    `evaluation` has "score" ("accuracy" or "mse"), "split", "tasks" and "curve": {"steps", "mean", "ci95"}, three lists
-    of one length. ValueError: they are not.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    curve = evaluation["curve"]
-    accuracy = evaluation["score"] == "accuracy"
-    if not len(curve["steps"]) == len(curve["mean"]) == len(curve["ci95"]):
-        raise ValueError("an adaptation curve needs as many means and intervals as steps: evaluate the run again")
-    scale = 100.0 if accuracy else 1.0
-    mean = [scale * value for value in curve["mean"]]
-    margin = [scale * value for value in curve["ci95"]]
-    figure = blank_figure(width=5.6)
-    axes = plain_axes(figure, 1, 1, "inner steps", "accuracy (%)" if accuracy else "mean squared error")
-    _band(axes, curve["steps"], mean, margin)
-    axes.plot(curve["steps"], mean, color=VALIDATION, marker="o", markersize=5, linewidth=1.8, clip_on=False, zorder=3)
-    label = f"{mean[-1]:.2f} ± {margin[-1]:.2f} %" if accuracy else f"{mean[-1]:.4g} ± {margin[-1]:.2g}"
-    axes.set_title(f"{evaluation['split']}, {evaluation['tasks']} tasks: {label}", loc="left", fontsize=10, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    save(figure, out)
-
-
-def fit(shown: TaskPredictions, title: str, out: Path) -> None:
-    """A function of one number as a learner fits it, into the PNG `out`: the target, the support points, and the fit
-    after some of the inner steps (`fitted_steps`). Support and queries: x [n, 1], y [n, 1].
-    """
-    order = shown.episode.query.x[:, 0].argsort()
-    x, target = (part[order, 0].tolist() for part in shown.episode.query)
-    steps = fitted_steps(len(shown.predictions) - 1)
-    errors = {step: float((shown.predictions[step] - shown.episode.query.y).square().mean()) for step in steps}
-    figure = blank_figure(width=5.6, height=4.2)
-    axes = plain_axes(figure, 1, 1, "x", "y")
-    axes.plot(x, target, color=TARGET, linewidth=4, alpha=0.45, solid_capstyle="round", label="target")
-    for step, (colour, dash) in zip(steps, (*FITS[: len(steps) - 1], FITTED), strict=True):
-        label = f"{step} {'step' if step == 1 else 'steps'}, mse {errors[step]:.3g}"
-        axes.plot(
-            x, shown.predictions[step][order, 0].tolist(), color=colour, linestyle=dash, linewidth=1.6, label=label
-        )
-    support = [part[:, 0].tolist() for part in shown.episode.support]
-    axes.plot(
-        *support, "o", color=INK, markersize=6, markeredgecolor="white", label=f"{len(support[0])} support points"
-    )
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
-    figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=2)
-    after = f"mean squared error {errors[steps[-1]]:.3g} after {steps[-1]} inner steps, {errors[0]:.3g} before"
-    save(figure, out, f"{title}: the target curve, {len(support[0])} support points and the fits; {after}")
-
-
-def fitted_steps(last: int) -> list[int]:
-    """Which inner steps of 0 … `last` are drawn: 0, 1, 5 and 10 as far as they go, and always the last."""
-    return sorted({step for step in (0, 1, 5, 10) if step < last} | {last})
-
-
-def read_series(metrics: Path) -> dict[str, Series]:
-    """Every metric of a metrics.jsonl by its key."""
-    series: dict[str, Series] = {}
-    for line in read_lines(metrics):
-        if "event" in line:
-            continue
-        for key in line.keys() - {"step", "time"}:
-            points = series.setdefault(key, Series([], []))
-            points.steps.append(line["step"])
-            points.values.append(math.nan if line[key] is None else float(line[key]))
-    return series
-
-
-def smoothed(values: list[float], window: int) -> list[float]:
-    """The mean of up to `window` values around each, fewer at the ends and where some are nan."""
-    half = window // 2
-    sums, counts = [0.0], [0]
-    for value in values:
-        finite = math.isfinite(value)
-        sums.append(sums[-1] + (value if finite else 0.0))
-        counts.append(counts[-1] + finite)
-    means = []
-    for centre in range(len(values)):
-        low, high = max(0, centre - half), min(len(values), centre + half + 1)
-        count = counts[high] - counts[low]
-        means.append((sums[high] - sums[low]) / count if count else math.nan)
-    return means
-
-
-def thinned(series: Series, points: int) -> Series:
-    """At most `points` points, each the mean of a block of equally many neighbours, at the step of the middle one."""
-    block = math.ceil(len(series.steps) / points)
-    if block <= 1:
-        return series
-    starts = range(0, len(series.steps), block)
-    blocks = [series.values[start : start + block] for start in starts]
-    middles = [series.steps[min(start + block // 2, len(series.steps) - 1)] for start in starts]
-    return Series(middles, [sum(values) / len(values) for values in blocks])
-
-
-def _panels(series: Mapping[str, Series]) -> list[Panel]:
-    """Loss and accuracy for classification; for regression the loss is the score, and one panel says it."""
-    if "train/mse" in series or "validation/mse" in series:
-        return [Panel("mean squared error", "train/mse", "validation/mse", 1.0, "validation/ci95")]
-    return [
-        Panel("loss", "train/loss", "validation/loss", 1.0, None),
-        Panel("accuracy (%)", "train/accuracy", "validation/accuracy", 100.0, "validation/ci95"),
-    ]
-
-
-def _draw_train(axes: "Axes", series: Series | None, scale: float) -> None:
-    if series is None:
-        return
-    steps, values = thinned(series, RAW_POINTS)
-    scaled = [scale * value for value in values]
-    axes.plot(steps, scaled, color=TRAIN, alpha=0.3, linewidth=0.7)
-    axes.plot(steps, smoothed(scaled, max(1, len(scaled) // 25)), color=TRAIN, linewidth=1.8, label="train")
-
-
-def _draw_validation(axes: "Axes", series: Mapping[str, Series], panel: Panel) -> None:
-    if panel.validation not in series:
-        return
-    steps, values = series[panel.validation]
-    scaled = [panel.scale * value for value in values]
-    marker = "o" if len(steps) <= 40 else None
-    if panel.ci95 is not None and panel.ci95 in series:
-        margin_at = dict(zip(*series[panel.ci95], strict=True))
-        _band(axes, steps, scaled, [panel.scale * margin_at.get(step, math.nan) for step in steps])
-    axes.plot(steps, scaled, color=VALIDATION, linewidth=1.8, marker=marker, markersize=3.5, label="validation")
-
-
-def _band(axes: "Axes", steps: list[int], mean: list[float], margin: list[float]) -> None:
-    low = [value - width for value, width in zip(mean, margin, strict=True)]
-    high = [value + width for value, width in zip(mean, margin, strict=True)]
-    axes.fill_between(steps, low, high, color=VALIDATION, alpha=0.18, linewidth=0, label="95 % interval")
-
-
-def spans_decades(*drawn: Series | None) -> bool:
-    """Whether the values are positive and the largest is more than 30 times the smallest."""
-    values = [value for series in drawn if series for value in series.values if math.isfinite(value)]
-    return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
-
-
-def blank_figure(width: float, height: float = 3.6) -> "Figure":
-    """White, so many inches wide and high."""
+def draw_panels(panels: Sequence[Panel]) -> Chart:
+    """Draw the panels side by side; none of them: a figure that says so."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
-    figure = Figure(figsize=(width, height), dpi=144, layout="constrained", facecolor="white")
+    widths, heights = zip(*(panel.size for panel in panels or [Panel("", lambda axes: None)]), strict=True)
+    figure = Figure(figsize=(sum(widths), max(heights)), dpi=144, layout="constrained", facecolor="none")
     FigureCanvasAgg(figure)
-    return figure
+    descriptions = []
+    for number, panel in enumerate(panels, start=1):
+        axes = _plain_axes(figure, number, len(panels))
+        panel.draw(axes)
+        if len(panels) > 1:
+            axes.set_title(shorten(panel.title), loc="left", fontsize=10, color=INK)
+        descriptions.append(panel.description or _describe(panel.title, axes, panel.unit))
+    _add_legend(figure)
+    if not panels:
+        figure.text(0.5, 0.5, "nothing recorded yet", ha="center", va="center", color=GREY)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return Chart("; ".join(panel.title for panel in panels), " ".join(descriptions), figure)
 
 
-def plain_axes(figure: "Figure", number: int, of: int, x: str, y: str) -> "Axes":
-    """The axes number 1 … `of` in a row, with a faint grid and nothing above or to the right."""
-    axes = figure.add_subplot(1, of, number)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.grid(color=GRID, linewidth=0.8)
+def draw_each(panels: Sequence[Panel]) -> list[Chart]:
+    """Draw each panel as a chart of its own."""
+    return [draw_panels([panel]) for panel in panels]
+
+
+def draw_curve(
+    axes: "Axes", x: Sequence[float], y: Sequence[float], label: str, look: int, margin: Sequence[float] = ()
+) -> "Line2D":
+    """Draw a line through the points, with `margin`, half the width of its 95 % interval, as a band where it is known.
+
+    look: 0 is grey and solid; others differ by colour, dash and marker.
+    """
+    dash = 0 if look == 0 else (look - 1) % len(DASHES)
+    style: dict[str, Any] = {"marker": MARKERS[look % 4], "markersize": 4.5} if len(x) <= MARKED else {}
+    (line,) = axes.plot(x, y, color=colour(look), linestyle=DASHES[dash], linewidth=1.8, label=shorten(label), **style)
+    if margin:
+        low, high = ([at + sign * half for at, half in zip(y, margin, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=colour(look), alpha=0.15, linewidth=0, label="95 % interval")
+    return line
+
+
+def draw_points(
+    axes: "Axes", x: Sequence[float], y: Sequence[float], label: str, look: int, line: str = "none"
+) -> None:
+    """Draw a marker at each point, whole at the edge too, with a `line` of that style through them."""
+    style: dict[str, Any] = {"marker": MARKERS[look % 4], "markersize": 5 if look else 4, "color": colour(look)}
+    axes.plot(x, y, label=shorten(label), linestyle=line, clip_on=False, zorder=3, **style)
+
+
+def colour(look: int) -> str:
+    """Return the colour of a look: grey for 0, for others one of seven."""
+    return COLOURS[f"c{0 if look == 0 else 1 + (look - 1) % 7}"]
+
+
+def set_log(axis: "Axis", values: Sequence[float]) -> None:
+    """Make an axis that shows `values` logarithmic, marked by plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_major_locator(LogLocator(subs=(1.0,) if max(values) > 100 * min(values) else (1.0, 2.0, 5.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def set_whole(axis: "Axis") -> None:
+    """Mark an axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def shorten(label: str, length: int = LABEL_LENGTH) -> str:
+    """Cut a label to what fits beside others. matplotlib hides labels that begin with an underscore: one is put after
+    a space.
+    """
+    cut = label if len(label) <= length else f"{label[: length - 1]}…"
+    return f" {cut}" if cut.startswith("_") else cut
+
+
+def save_png(chart: Chart, path: Path) -> None:
+    """Write the chart with its title as a PNG file, which is complete once it has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if len(chart.figure.axes) == 1:
+        title = chart.figure.axes[0].set_title(chart.title, loc="left", fontsize=10, color=INK)
+        title.set_parse_math(False)
+    chart.figure.savefig(temporary, format="png", facecolor="white", metadata={"Description": chart.description})
+    temporary.replace(path)
+
+
+def to_svg(chart: Chart, prefix: str) -> Markup:
+    """Return the chart as an <svg> element to put into a page, the same for the same chart and prefix.
+
+    prefix: another one for each chart of a page, since the element's identifiers are made from it. Colours are the
+    page's own; the title is not part of it.
+    """
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        chart.figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = out.getvalue()
+    inside = re.sub(r"<style.*?</style>|</svg>", "", svg[svg.index(">", svg.index("<svg")) + 1 :], flags=re.DOTALL)
+    width, height = (72 * inches for inches in chart.figure.get_size_inches())
+    size = f'width="{width:g}pt" viewBox="0 0 {width:g} {height:g}"'
+    opening = f'<svg {size} role="img" aria-label="{escape(chart.description)}">'
+    # Text has its "<" and ">" escaped: what stands between them is a tag.
+    return Markup(opening + re.sub(r"<[^>]*>", lambda tag: _simplify_tag(tag[0]), inside) + "</svg>")
+
+
+def _simplify_tag(tag: str) -> str:
+    """Leave fonts to the page, name its colours, and drop the identifiers of groups, which all charts share."""
+    tag = re.sub(r'(?<=<g) id="[^"]*"', "", tag)
+    tag = re.sub(r'font-family: [^;"]*; ?', "", tag)
+    for name, value in COLOURS.items():
+        tag = tag.replace(f": {value}", f": var(--{name})")
+    return re.sub(r"\s+", " ", tag)
+
+
+def _describe(title: str, axes: "Axes", unit: str) -> str:
+    """Say where each curve with a label begins and ends."""
+    parts = []
+    for line in axes.lines:
+        x_values, y_values = (np.asarray(values, dtype=float).tolist() for values in line.get_data())
+        points = [(x, y) for x, y in zip(x_values, y_values, strict=True) if math.isfinite(y)]
+        if points and not str(line.get_label()).startswith("_"):
+            (first, before), (last, after) = points[0], points[-1]
+            values = " to ".join(format_interval(value, math.nan, unit) for value in (before, after))
+            kind = f"{len(points)} points, the first and the last" if line.get_linestyle() == "None" else "from"
+            parts.append(f"{line.get_label()}: {kind} {values}, {axes.get_xlabel()} {first:g} to {last:g}")
+    name = axes.get_ylabel() if title == axes.get_xlabel() else title
+    return f"{name} by {axes.get_xlabel()}. {'; '.join(parts)}."
+
+
+def _plain_axes(figure: "Figure", number: int, of: int) -> "Axes":
+    """Add the axes number 1 … `of` of a row, with a faint grid and nothing above or to the right."""
+    axes = figure.add_subplot(1, of, number, facecolor="none")
+    axes.grid(color=COLOURS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=INK, length=0, labelsize=9)
+    axes.tick_params(which="both", colors=COLOURS["soft"], length=0, labelsize=9)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(COLOURS["soft"])
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID)
+        spine.set_color(COLOURS["line"])
     return axes
 
 
-def _legend(axes: "Axes") -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    drawn = dict(zip(labels, handles, strict=True))
-    shown = [label for label in ("train", "validation", "95 % interval") if label in drawn]
-    axes.legend([drawn[label] for label in shown], shown, frameon=False, fontsize=9, labelcolor=INK)
-
-
-def save(figure: "Figure", out: Path, description: str = "") -> None:
-    """The picture at `out`, under its name only when it is whole; `description` goes into its text."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, format="png", metadata={"Description": description})
-    temporary.replace(out)
+def _add_legend(figure: "Figure") -> None:
+    """Name the curves of all axes below them, where they hide nothing; equal names once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        columns = 1 if max(map(len, entries)) > 24 else 3
+        style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": columns}
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_map
 
-import metatrain.report.plots as plots
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
+from metatrain.report import figures
+from metatrain.report.plots import save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
 from tasks.types import Episode, TaskDistribution, TaskSpec
@@ -57,7 +58,7 @@ def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Epis
 def _fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
     with suppress(ValueError):  # a source may have no more queries than it was asked for
         distribution = worker.distribution("test", queries=FINE)
-    plots.fit(_demonstration(worker, params, distribution), _title(worker), out)
+    save_png(figures.fit(_demonstration(worker, params, distribution), _title(worker)), out)
     return out
 
 

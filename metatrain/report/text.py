@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metatrain.report.charts import with_margin
 from metatrain.report.collect import AS_TRAINED, Story
 
 CALLED = {
@@ -17,10 +16,22 @@ CASES = {"accuracy": ("accuracy", 100.0, "%"), "mse": ("mean squared error", 1.0
 """What a score is called, what to multiply it by, its unit."""
 
 
-def score(row: Mapping[str, Any]) -> str:
-    """97.31 ± 0.23 %."""
+def format_score(row: Mapping[str, Any]) -> str:
+    """Return a score with half its 95 % interval: 97.31 ± 0.23 %."""
     _, scale, unit = CASES[row["score"]]
-    return with_margin(scale * row[row["score"]], scale * row["ci95"], unit)
+    return format_interval(scale * row[row["score"]], scale * row["ci95"], unit)
+
+
+def format_interval(value: float, margin: float, unit: str) -> str:
+    """Return 93.40 ± 0.51 %, or 0.259 ± 0.051, two figures of the margin, on one line; a margin of nan is left out."""
+    if math.isnan(margin):
+        text = f"{value:.2f} {unit}" if unit else f"{value:.4g}"
+    elif unit:
+        text = f"{value:.2f} ± {margin:.2f} {unit}"
+    else:
+        decimals = min(9, max(0, 1 - math.floor(math.log10(margin)))) if 0 < margin < math.inf else 4
+        text = f"{value:.{decimals}f} ± {margin:.{decimals}f}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def called(learner: str) -> str:
@@ -68,13 +79,13 @@ def _result(story: Story) -> list[str]:
     name, _, _ = CASES[trained["score"]]
     sentence = (
         f"On {count(trained['tasks'])} held-out test tasks, {_shape(story, 'test')} each, it reaches {article(name)} "
-        f"of {score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
+        f"of {format_score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
     )
     best = best_step(story)
     chosen = "" if best is None else f" Tested are the parameters of step {count(best)}, the best in validation."
     if not others:
         return [f"{sentence}.{chosen}"]
-    *most, last = (f"{score(row)} of {called(row['learner'])}" for row in others)
+    *most, last = (f"{format_score(row)} of {called(row['learner'])}" for row in others)
     against = f"{', '.join(most)} and {last}" if most else last
     return [f"{sentence}, against {against}.", _verdict(trained, others) + chosen]
 
@@ -96,7 +107,7 @@ def comparison(stories: Sequence[Story], labels: Sequence[str]) -> str:
     key = tested[0][2]["score"]
     ranked = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
     name, _, _ = CASES[key]
-    said = ", ".join(f"{label} {score(row)}" for label, _, row in ranked)
+    said = ", ".join(f"{label} {format_score(row)}" for label, _, row in ranked)
     first, second = (row for *_, row in ranked[:2])
     apart = abs(first[key] - second[key]) > first["ci95"] + second["ci95"]
     close = "" if apart else " The intervals of the first two meet."

@@ -1,184 +1,266 @@
-"""Which charts the page of a search has: how the best came, what each parameter did, trade-offs, populations."""
+"""Figures of a search: the best so far, all trials, importance, responses, rungs, trade-offs, populations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from metatrain.report.charts import Axis, Chart, Curve, chart
-from metatrain.report.plots import Series, spans_decades
+from metatrain.report.plots import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    Panel,
+    draw_curve,
+    draw_panels,
+    draw_points,
+    save_png,
+    set_log,
+    set_whole,
+    shorten,
+)
+from metatrain.report.series import spans_decades
+from metatrain.report.text import count
 from tune.history.trials import Trial
 from tune.report import text
-from tune.report.analysis import Lead, Weighed, ancestry, leads, ranked, weighed
+from tune.report.analysis import Lead, ancestry, leads, ranked, rungs, weighed
 from tune.report.collect import SearchStory
-from tune.report.importance import Importances, level
-from tune.space.distributions import Categorical, Integer, Real
+from tune.report.importance import importances, level
+from tune.space.distributions import Categorical, Distribution, Integer, Real
 from tune.space.search_space import Parameter
 
-RESPONSES = 8
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+MAX_RESPONSES = 8
 """No more parameters have a chart of their own: the most important."""
-MEMBERS = 12
+MAX_MEMBERS = 12
 """No more members of a population are drawn beside the best."""
+MAX_LINES = 400
+"""No more trials are drawn across all parameters: the best."""
+MAX_COSTS = 3
+"""No more costs are drawn in one picture."""
+ABSENT = -0.16
+"""Where a line meets the axis of a parameter that the trial does not have; the axis reaches from 0 to 1."""
 
 
-def title(story: SearchStory) -> str:
-    """Validation accuracy (%)."""
+def save_figures(story: SearchStory, folder: Path) -> list[Path]:
+    """Draw the figures of a search into `folder` as PNG files and return them. Those without content are left out."""
+    pictures = {
+        "parallel-coordinates.png": parallel_coordinates(story),
+        "importance.png": importance(story),
+        "anytime.png": best_so_far(story),
+        "rungs.png": rung_counts(story),
+        "pareto.png": trade_offs(story)[:MAX_COSTS],
+    }
+    for name, panels in pictures.items():
+        if panels:
+            save_png(draw_panels(panels), folder / name)
+    return [folder / name for name, panels in pictures.items() if panels]
+
+
+def measure(story: SearchStory) -> str:
+    """Return the label of the values: Validation accuracy (%)."""
     name, _, unit = text.measured(story.metric)
     return f"{name[0].upper()}{name[1:]}{f' ({unit})' if unit else ''}"
 
 
-def _scaled(story: SearchStory, values: Sequence[float]) -> list[float]:
+def _scale(story: SearchStory, values: Sequence[float]) -> list[float]:
     scale = text.measured(story.metric)[1]
     return [scale * value for value in values]
 
 
-def _log(story: SearchStory, values: Sequence[float]) -> bool:
-    return not text.measured(story.metric)[2] and spans_decades(Series([], list(values)))
+def _unit(story: SearchStory) -> str:
+    return text.measured(story.metric)[2]
 
 
-def anytime(story: SearchStory) -> list[Chart]:
-    """The best so far by steps computed, and by minutes of the search where its clock tells of all."""
+def _label_values(axes: "Axes", story: SearchStory, values: Sequence[float]) -> None:
+    """Label y by the metric, logarithmic where its values span decades."""
+    axes.set_ylabel(measure(story))
+    if not _unit(story) and spans_decades(list(values)):
+        set_log(axes.yaxis, values)
+
+
+def best_so_far(story: SearchStory) -> list[Panel]:
+    """Return the best value by steps computed, and by minutes of the search where its clock has all of them."""
     found, computed = leads(story)
     if not found:
         return []
-    charts = [_anytime(story, found, "steps computed by all trials", [lead.steps for lead in found], computed)]
     minutes = [lead.seconds / 60 for lead in found]
+    sides = [("steps computed by all trials", [float(lead.steps) for lead in found], float(computed))]
     if all(map(math.isfinite, minutes)):
-        charts.append(_anytime(story, found, "minutes of the search", minutes, max(story.spent / 60, minutes[-1])))
-    return charts
-
-
-def _anytime(story: SearchStory, found: Sequence[Lead], along: str, at: Sequence[float], end: float) -> Chart:
-    """Stairs, with a dot where a trial took the lead."""
-    y = _scaled(story, [lead.value for lead in found])
-    stairs_x, stairs_y = [at[0]], [y[0]]
-    for x, before, after in zip(at[1:], y, y[1:], strict=False):
-        stairs_x += [x, x]
-        stairs_y += [before, after]
-    told = [
-        f"trial {lead.trial}: {text.value(story, lead.value)} after {text.steps(lead.budget)} of its own"
-        for lead in found
+        sides.append(("minutes of the search", minutes, max(story.spent / 60, minutes[-1])))
+    title = f"{measure(story)}, best so far"
+    return [
+        Panel(title, partial(_draw_best, story=story, found=found, label=label, at=at, end=end), _unit(story))
+        for label, at, end in sides
     ]
-    # Two curves of one look: the stairs have no dots at their corners, which are not all results.
-    curves = [
-        Curve("best so far", 1, [*stairs_x, end], [*stairs_y, y[-1]], said=[""] * (len(stairs_x) + 1)),
-        Curve("a trial takes the lead", 2, list(at), y, loose=True, said=told),
+
+
+def _draw_best(
+    axes: "Axes", story: SearchStory, found: Sequence[Lead], label: str, at: Sequence[float], end: float
+) -> None:
+    y = _scale(story, [lead.value for lead in found])
+    axes.step([*at, end], [*y, y[-1]], where="post", color=BLUE, linewidth=1.8, label="best so far")
+    draw_points(axes, at, y, "a trial takes the lead", 2)
+    axes.set_xlabel(label)
+    _label_values(axes, story, y)
+
+
+def rung_counts(story: SearchStory) -> list[Panel]:
+    """Return how many trials came to each budget and went on, and how many steps were computed up to it."""
+    found = rungs(story.history)
+    if not found:
+        return []
+    budgets = [count(rung.budget) for rung in found]
+    bars = {
+        "trials": {"came to it": [rung.trials for rung in found], "went on": [rung.went_on for rung in found]},
+        "steps computed up to there": {"": [rung.steps for rung in found]},
+    }
+    descriptions = [
+        "; ".join(f"{text.trials(rung.trials)} at {text.steps(rung.budget)}" for rung in found),
+        "; ".join(f"{text.steps(rung.steps)} computed up to {count(rung.budget)}" for rung in found),
     ]
-    unit = text.measured(story.metric)[2]
-    drawn = chart(f"{title(story)}, best so far", Axis(along), curves, unit, _log(story, y))
-    line = drawn.curves[0]._replace(dots=[], sample="")
-    return drawn._replace(curves=[line, *drawn.curves[1:]])
+    return [
+        Panel(
+            f"{label[0].upper()}{label[1:]}, by rung",
+            partial(_draw_rungs, budgets=budgets, label=label, bars=heights),
+            description=f"{description}.",
+        )
+        for (label, heights), description in zip(bars.items(), descriptions, strict=True)
+    ]
 
 
-def responses(story: SearchStory, found: Importances | None) -> tuple[int, list[Chart]]:
-    """The value by each parameter, the most important first, at the budget that is returned."""
-    budget = level(story.history)
+def _draw_rungs(axes: "Axes", budgets: Sequence[str], label: str, bars: Mapping[str, Sequence[int]]) -> None:
+    styles = ((BLUE, 0.6), (COLOURS["line"], 0.3))
+    for (name, heights), (colour, width) in zip(bars.items(), styles, strict=False):
+        axes.bar(range(len(budgets)), heights, color=colour, width=width, label=name)
+    every = math.ceil(len(budgets) / 12)
+    axes.set_xticks(range(0, len(budgets), every), budgets[::every])
+    axes.set_xlabel("steps of a trial")
+    axes.set_ylabel(label)
+
+
+def importance(story: SearchStory) -> list[Panel]:
+    """Return a bar for each parameter, with a mark at what chance stays below in 95 of 100 cases."""
+    found = importances(story.space, story.history)
+    if found is None:
+        return []
+
+    def draw(axes: "Axes") -> None:
+        rows = range(len(shown))
+        axes.barh(rows, [100 * one.share for one in shown], color=[BLUE if one.clear else GREY for one in shown])
+        chance = [min(100.0, 100 * one.chance) for one in shown]
+        axes.plot(chance, rows, "|", color=ORANGE, markersize=14, markeredgewidth=2, label="what chance gives up to")
+        axes.set_yticks(rows, [shorten(one.name, 32) for one in shown])
+        axes.set_xlabel("share of the importance (%)")
+        axes.set_xlim(left=0)
+
+    shown = found.parameters[::-1]
+    title = f"Importance, from {found.observations} values at {text.steps(found.budget)}"
+    return [Panel(title, draw, size=(5.2, 1.4 + 0.34 * len(shown)), description=text.importance(found))]
+
+
+def responses(story: SearchStory) -> tuple[int, list[Panel]]:
+    """Return a budget and the values that trials have there by each parameter, the most important parameter first."""
+    budget, found = level(story.history), importances(story.space, story.history)
     order = {one.name: place for place, one in enumerate(found.parameters)} if found else {}
-    ordered = sorted(story.space.parameters, key=lambda one: order.get(one.name, math.inf))
-    charts = [_response(story, parameter, budget) for parameter in ordered]
-    return budget, [drawn for drawn in charts if drawn is not None][:RESPONSES]
+    panels = []
+    for parameter in sorted(story.space.parameters, key=lambda one: order.get(one.name, math.inf)):
+        seen = [
+            (trial, value)
+            for trial in story.history.trials
+            if (value := trial.value_at(budget)) is not None
+            and parameter.distribution.contains(trial.configuration.get(parameter.name))
+        ]
+        if len(seen) >= 3:
+            draw = partial(_draw_response, story=story, parameter=parameter, seen=seen)
+            panels.append(Panel(parameter.name, draw, _unit(story)))
+    return budget, panels[:MAX_RESPONSES]
 
 
-def _response(story: SearchStory, parameter: Parameter, budget: int) -> Chart | None:
-    """None: fewer than three trials have the parameter."""
-    distribution, name = parameter.distribution, parameter.name
-    seen = [
-        (trial, value)
-        for trial in story.history.trials
-        if (value := trial.value_at(budget)) is not None and distribution.contains(trial.configuration.get(name))
-    ]
-    if len(seen) < 3:
-        return None
-    best = story.history.best()
-    groups = [("trials", 1, [one for one in seen if one[0] is not best])]
-    groups.append(("the best", 2, [one for one in seen if one[0] is best]))
-    curves = []
-    for label, look, rows in groups:
-        x = [_along(parameter, trial) for trial, _ in rows]
-        told = [f"trial {trial.number}: {text.value(story, value)}" for trial, value in rows]
+def _draw_response(axes: "Axes", story: SearchStory, parameter: Parameter, seen: Sequence[tuple[Trial, float]]) -> None:
+    best, distribution = story.history.best(), parameter.distribution
+    for label, look in (("trials", 1), ("the best", 2)):
+        rows = [(trial.configuration[parameter.name], value) for trial, value in seen if (trial is best) == (look == 2)]
         if rows:
-            curves.append(Curve(label, look, x, _scaled(story, [value for _, value in rows]), loose=True, said=told))
-    every = [y for curve in curves for y in curve.y]
-    return chart(name, _axis(parameter), curves, text.measured(story.metric)[2], _log(story, every))
+            x = [float(distribution.index(at) if isinstance(distribution, Categorical) else at) for at, _ in rows]
+            draw_points(axes, x, _scale(story, [value for _, value in rows]), label, look)
+    _fit_axis(axes.xaxis, distribution)
+    axes.set_xlabel(shorten(parameter.name))
+    _label_values(axes, story, _scale(story, [value for _, value in seen]))
 
 
-def _along(parameter: Parameter, trial: Trial) -> float:
-    value = trial.configuration[parameter.name]
-    return (
-        float(parameter.distribution.index(value)) if isinstance(parameter.distribution, Categorical) else float(value)
-    )
-
-
-def _axis(parameter: Parameter) -> Axis:
-    distribution = parameter.distribution
+def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
+    """Let an axis show a whole distribution, on its own scale."""
     if isinstance(distribution, Categorical):
         room = max(4, 44 // len(distribution.options))
-        names = [text.setting(option) for option in distribution.options]
-        return Axis(parameter.name, options=[text if len(text) <= room else f"{text[: room - 1]}…" for text in names])
-    if isinstance(distribution, (Real, Integer)):
-        return Axis(
-            parameter.name,
-            distribution.log,
-            isinstance(distribution, Integer),
-            span=(distribution.low, distribution.high),
+        axis.set_ticks(
+            range(len(distribution.options)), [shorten(text.setting(one), room) for one in distribution.options]
         )
-    return Axis(parameter.name)
+        axis.axes.set_xlim(-0.5, len(distribution.options) - 0.5)
+    elif isinstance(distribution, (Real, Integer)):
+        if distribution.log:
+            set_log(axis, (distribution.low, distribution.high))
+        elif isinstance(distribution, Integer):
+            set_whole(axis)
+        axis.axes.set_xlim(distribution.low, distribution.high)
 
 
-def trade_offs(story: SearchStory) -> tuple[list[Weighed], list[Chart]]:
-    """The trials that are weighed, and a chart for each cost, the front marked."""
+def trade_offs(story: SearchStory) -> list[Panel]:
+    """Return the value by each cost, of the trials that are compared, with the Pareto front marked."""
     rows, objectives = weighed(story.history), story.history.objectives
-    charts = []
-    for i, name in enumerate(objectives if rows else ()):
-        x = [row.costs[i] for row in rows]
-        curves = []
-        for label, look, chosen in (("trials", 0, False), ("on the front", 1, True)):
-            some = [(at, row) for at, row in zip(x, rows, strict=True) if row.on_front is chosen]
-            some.sort(key=lambda one: one[0])
-            told = [f"trial {row.trial.number}: {text.value(story, row.value)}, {at:.4g}" for at, row in some]
-            y = _scaled(story, [row.value for _, row in some])
-            # Of two objectives the front is a line; of more it is a surface, of which the points are seen.
-            loose = not chosen or len(objectives) > 1
-            if some:
-                curves.append(Curve(label, look, [at for at, _ in some], y, loose=loose, said=told))
-        axis = Axis(text.COSTS.get(name, name), log=spans_decades(Series([], x)))
-        charts.append(chart(title(story), axis, curves, text.measured(story.metric)[2]))
-    return rows, charts
+
+    def draw(axes: "Axes", cost: int) -> None:
+        for label, look, on_front in (("trials", 0, False), ("on the front", 1, True)):
+            points = sorted((row.costs[cost], row.value) for row in rows if row.on_front is on_front)
+            # Of two objectives the front is a line; of more it is a surface, of which the points are drawn.
+            line = "-" if on_front and len(objectives) == 1 else "none"
+            draw_points(axes, [x for x, _ in points], _scale(story, [y for _, y in points]), label, look, line)
+        if spans_decades([row.costs[cost] for row in rows]):
+            set_log(axes.xaxis, [row.costs[cost] for row in rows])
+        axes.set_xlabel(shorten(text.COSTS.get(objectives[cost], objectives[cost])))
+        axes.set_ylabel(measure(story))
+
+    return [Panel(measure(story), partial(draw, cost=i), _unit(story)) for i in range(len(objectives))] if rows else []
 
 
-def lineage(story: SearchStory) -> list[Chart]:
-    """Of a population: each setting that copies changed, by steps, along the ancestry of those that are left."""
-    history = story.history
-    copies = [trial for trial in history.trials if trial.parent is not None]
-    changed = [
-        parameter
-        for parameter in story.space.parameters
-        if isinstance(parameter.distribution, (Real, Integer))
-        and any(
-            trial.configuration.get(parameter.name) != history.trials[trial.parent].configuration.get(parameter.name)
-            for trial in copies
+def lineage(story: SearchStory) -> list[Panel]:
+    """Return, of a population, each setting that copies changed by steps, along the ancestry of those that are left."""
+    trials = story.history.trials
+    alive = [trial for trial in ranked(story.history) if trial.results and not trial.reason.startswith("copies")]
+    panels = []
+    for parameter in story.space.parameters:
+        changed = any(
+            trial.configuration.get(parameter.name) != trials[trial.parent].configuration.get(parameter.name)
+            for trial in trials
             if trial.parent is not None
         )
-    ]
-    alive = [trial for trial in ranked(history) if trial.results and not trial.reason.startswith("copies")]
-    return [drawn for parameter in changed if (drawn := _lineage(story, parameter, alive)) is not None]
+        schedules = [_schedule(ancestry(story.history, one.number), parameter.name) for one in alive[: MAX_MEMBERS + 1]]
+        if changed and isinstance(parameter.distribution, (Real, Integer)) and any(x for x, _ in schedules):
+            best = f"the best, trial {alive[0].number}"
+            draw = partial(_draw_lineage, parameter=parameter, schedules=schedules, best=best)
+            panels.append(Panel(parameter.name, draw))
+    return panels
 
 
-def _lineage(story: SearchStory, parameter: Parameter, alive: Sequence[Trial]) -> Chart | None:
-    curves = []
-    for rank, trial in reversed(list(enumerate(alive[: MEMBERS + 1]))):
-        x, y = _schedule(ancestry(story.history, trial.number), parameter.name)
-        if not x:
-            continue
-        label = f"the best, trial {trial.number}" if rank == 0 else "others"
-        curves.append(Curve(label, 1 if rank == 0 else 0, x, y, faint=rank > 1, said=[""] * len(x)))
-    log = isinstance(parameter.distribution, (Real, Integer)) and parameter.distribution.log
-    if not curves:
-        return None
-    drawn = chart(parameter.name, "steps", curves, log=log)
-    return drawn._replace(curves=[curve._replace(dots=[], sample="") for curve in drawn.curves])
+def _draw_lineage(
+    axes: "Axes", parameter: Parameter, schedules: Sequence[tuple[list[float], list[float]]], best: str
+) -> None:
+    for rank, (x, y) in reversed(list(enumerate(schedules))):
+        line = draw_curve(axes, x, y, best if rank == 0 else "others", 1 if rank == 0 else 0)
+        line.set(marker="", alpha=1.0 if rank == 0 else 0.4)
+    if getattr(parameter.distribution, "log", False):
+        set_log(axes.yaxis, [value for _, y in schedules for value in y])
+    axes.set_xlabel("steps")
+    axes.set_ylabel(shorten(parameter.name))
 
 
 def _schedule(chain: Sequence[Trial], name: str) -> tuple[list[float], list[float]]:
-    """A setting by steps, level between one copy and the next."""
+    """Return steps and a setting at them, which is level between one copy and the next."""
     x: list[float] = []
     y: list[float] = []
     ends = [*(trial.start for trial in chain[1:]), chain[-1].budget]
@@ -188,3 +270,84 @@ def _schedule(chain: Sequence[Trial], name: str) -> tuple[list[float], list[floa
             x += [trial.start, end]
             y += [value, value]
     return x, y
+
+
+def parallel_coordinates(story: SearchStory) -> list[Panel]:
+    """Return a line for each trial with a result across all parameters, each on its own scale, to the value at the
+    right, the better the higher. The best is drawn last, so that it lies on top.
+    """
+    trials = [trial for trial in ranked(story.history) if trial.results][:MAX_LINES]
+    if not trials:
+        return []
+    many = 1 + len(story.space.parameters)
+    title = f"Parallel coordinates of {text.trials(len(trials))}"
+    description = f"{title} across {many - 1} parameters; the best is trial {trials[0].number}."
+    draw = partial(_draw_parallel, story=story, trials=trials)
+    return [Panel(title, draw, size=(max(6.0, 1.5 * many), 4.4), description=description)]
+
+
+def _draw_parallel(axes: "Axes", story: SearchStory, trials: Sequence[Trial]) -> None:
+    parameters, values = story.space.parameters, _scale(story, [trial.results[-1][1] for trial in trials])
+    value_range = _value_range(story, values)
+    upwards = story.history.mode == "max"
+    best: dict[str, Any] = {"color": ORANGE, "linewidth": 3.0}
+    for rank, (trial, value) in reversed(list(enumerate(zip(trials, values, strict=True)))):
+        place = value_range.quantile(value)
+        places = [*(_place(one, trial) for one in parameters), place if upwards else 1 - place]
+        strength = 1 - rank / len(trials)
+        look: dict[str, Any] = {"color": BLUE, "alpha": 0.15 + 0.7 * strength**2, "linewidth": 0.8 + 0.8 * strength}
+        axes.plot(places, **(look if rank else best))
+    for at, parameter in enumerate(parameters):
+        _mark_upright(axes, at, _axis_marks(parameter.distribution))
+        if any(line.get_ydata()[at] == ABSENT for line in axes.lines[: len(trials)]):  # type: ignore[index]
+            _mark_upright(axes, at, [(ABSENT, "absent")])
+    marks = _axis_marks(value_range)
+    _mark_upright(axes, len(parameters), marks if upwards else [(1 - place, label) for place, label in marks])
+    sections = [one.name.rpartition(".")[::2] for one in parameters]
+    titles = ["\n".join(shorten(part, 16) for part in parts) for parts in (*sections, measure(story).split(" ", 1))]
+    axes.set_xticks(range(len(titles)), titles)
+    axes.xaxis.tick_top()
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.set_xlim(-0.15, len(titles) - 0.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _place(parameter: Parameter, trial: Trial) -> float:
+    value = trial.configuration.get(parameter.name)
+    if parameter.name not in trial.configuration or not parameter.distribution.contains(value):
+        return ABSENT
+    return min(max(parameter.distribution.quantile(value), 0.0), 1.0)
+
+
+def _value_range(story: SearchStory, values: Sequence[float]) -> Real:
+    """Return the range of the values, as the distribution of an axis."""
+    low, high = min(values), max(values)
+    if low == high:
+        return Real(low - 0.5, high + 0.5)
+    return Real(low, high, log=not _unit(story) and spans_decades(list(values)))
+
+
+def _axis_marks(distribution: Distribution) -> list[tuple[float, str]]:
+    """Return the places along an axis, 0 to 1, that are marked: each option, or both ends and round numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if isinstance(distribution, Categorical):
+        names = [shorten(text.setting(one), 16) for one in distribution.options]
+        return [((i + 0.5) / len(names), name) for i, name in enumerate(names)]
+    low, high = getattr(distribution, "low", 0), getattr(distribution, "high", 1)
+    whole = not isinstance(distribution, Real)
+    locator = LogLocator(numticks=7) if getattr(distribution, "log", False) else MaxNLocator(nbins=5, integer=whole)
+    ticks = [round(value) if whole else float(value) for value in locator.tick_values(low, high)]
+    inner = [(distribution.quantile(value), f"{value:g}") for value in ticks if low < value < high]
+    ends = [(distribution.quantile(value), f"{value:.3g}") for value in (low, high)]
+    return [*ends, *(mark for mark in inner if all(abs(mark[0] - place) > 0.07 for place, _ in ends))]
+
+
+def _mark_upright(axes: "Axes", at: int, marks: Sequence[tuple[float, str]]) -> None:
+    """Draw one of the parallel axes, with labels that stand out from the lines behind."""
+    box = {"boxstyle": "square,pad=0.1", "facecolor": COLOURS["paper"], "edgecolor": "none", "alpha": 0.75}
+    axes.plot([at, at], [0, 1], color=INK, linewidth=0.8, zorder=4)
+    for place, label in marks:
+        axes.text(at + 0.03, place, label, fontsize=8, color=INK, va="center", bbox=box, zorder=5)

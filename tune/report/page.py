@@ -2,21 +2,19 @@
 
 import math
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metatrain.report import metadata
-from metatrain.report.charts import HEIGHT, WIDTH
 from metatrain.report.page import templates
+from metatrain.report.plots import draw_each
 from metatrain.report.text import count
 from metatrain.runs import Run, replace_text
 from tasks.io.remote_fs import is_uri
 from tune.report import figures, text
-from tune.report.analysis import ranked, rungs
+from tune.report.analysis import ranked, rungs, weighed
 from tune.report.collect import SearchStory, collect
-from tune.report.importance import Importances, importances
-from tune.report.parallel_coordinates import ABSENT, MOST, Parallel, parallel
+from tune.report.importance import importances
 
 NAME = "report.html"
 TRIALS = 200
@@ -44,18 +42,6 @@ class Copied(NamedTuple):
     changes: list[str]
 
 
-class Drawn(NamedTuple):
-    """A picture of parallel coordinates in its SVG's box. axes: (x, its axis, [(y, label), …]); lines: (path, line)."""
-
-    width: int
-    height: int
-    top: int
-    bottom: int
-    absent: float
-    axes: list[tuple[float, Any, list[tuple[float, str]]]]
-    lines: list[tuple[str, Any]]
-
-
 def write(home: Run, out: Path | None = None) -> Path:
     """The page about a search, whole at `out`: by default in its folder, or in the working directory for one that is
     kept elsewhere. Returns where. ValueError: see `collect`.
@@ -71,38 +57,34 @@ def render(story: SearchStory) -> str:
 
 
 def _context(story: SearchStory) -> dict[str, Any]:
-    found = importances(story.space, story.history)
-    budget, responses = figures.responses(story, found)
-    weighed, trade_offs = figures.trade_offs(story)
-    many = parallel(story)
+    budget, responses = figures.responses(story)
+    results = sum(bool(trial.results) for trial in story.history.trials)
     return {
         "story": story,
         "text": text,
         "metadata": metadata,
         "count": count,
         "best": story.history.best(),
-        "measure": figures.title(story),
+        "measure": figures.measure(story),
         "commands": commands(story),
         "train_best": train_best(story),
         "train": lambda number: f"metatrain train {shlex.quote(f'{story.where}/trials/{number:04}/config.yaml')}",
-        "anytime": figures.anytime(story),
+        "anytime": draw_each(figures.best_so_far(story)),
         "rungs": rungs(story.history),
-        "parallel": _drawn(many) if many else None,
-        "left_out": many.left_out if many else 0,
-        "most": MOST,
-        "importances": found,
-        "bars": _bars(found),
-        "responses": responses,
+        "rung_charts": draw_each(figures.rung_counts(story)),
+        "parallel": draw_each(figures.parallel_coordinates(story)),
+        "left_out": max(0, results - figures.MAX_LINES),
+        "importances": importances(story.space, story.history),
+        "importance_charts": draw_each(figures.importance(story)),
+        "responses": draw_each(responses),
         "response_budget": budget,
-        "weighed": weighed,
-        "trade_offs": trade_offs,
+        "weighed": weighed(story.history),
+        "trade_offs": draw_each(figures.trade_offs(story)),
         "copies": copies(story),
-        "lineage": figures.lineage(story),
+        "lineage": draw_each(figures.lineage(story)),
         "rows": rows(story),
         "hidden": max(0, len(story.history.trials) - TRIALS),
         "environment": metadata.environment(story.environment),
-        "width": WIDTH,
-        "height": HEIGHT,
     }
 
 
@@ -157,38 +139,3 @@ def copies(story: SearchStory) -> list[Copied]:
             ]
             found.append(Copied(trial.number, trial.parent, text.steps(trial.start), changes))
     return found
-
-
-def _bars(found: Importances | None) -> list[tuple[Any, float, float]]:
-    """(importance, its bar, the end of what chance gives), both 0 to 1 of the longest."""
-    parameters = found.parameters if found else ()
-    longest = max((one.share for one in parameters), default=0.0) or 1.0
-    return [(one, one.share / longest, min(1.0, one.chance / longest)) for one in parameters]
-
-
-def _drawn(picture: Parallel) -> Drawn:
-    """Axes a hundred and more apart, so that their marks can be read; a narrow screen scrolls."""
-    count = len(picture.axes)
-    apart = max(120.0, min(240.0, 760 / max(1, count - 1)))
-    left, right, top, bottom = 60.0, 75.0, 46, 330
-    x = [left + apart * number for number in range(count)]
-
-    def y(place: float) -> float:
-        return round(bottom - place * (bottom - top), 1)
-
-    axes = [
-        (round(at, 1), axis, [(y(tick.at), tick.label) for tick in axis.ticks])
-        for at, axis in zip(x, picture.axes, strict=True)
-    ]
-    lines = [(_curve(x, [y(place) for place in line.places]), line) for line in picture.lines]
-    width = math.ceil(left + apart * (count - 1) + right)
-    return Drawn(width, math.ceil(y(ABSENT)) + 24, top, bottom, y(ABSENT), axes, lines)
-
-
-def _curve(x: Sequence[float], y: Sequence[float]) -> str:
-    """From axis to axis in level arcs, so that lines which meet on an axis can be told apart beyond it."""
-    path = f"M{x[0]:.1f},{y[0]:.1f}"
-    for i in range(1, len(x)):
-        bend = 0.35 * (x[i] - x[i - 1])
-        path += f"C{x[i - 1] + bend:.1f},{y[i - 1]:.1f} {x[i] - bend:.1f},{y[i]:.1f} {x[i]:.1f},{y[i]:.1f}"
-    return path

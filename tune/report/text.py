@@ -3,8 +3,7 @@
 import math
 from collections import Counter
 
-from metatrain.report.charts import with_margin
-from metatrain.report.text import CASES, count
+from metatrain.report.text import CASES, count, format_interval
 from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
 from tune.report.collect import SearchStory
@@ -40,7 +39,7 @@ def measured(metric: str) -> tuple[str, float, str]:
 def value(story: SearchStory, raw: float) -> str:
     """93.40 %, or 0.2591."""
     _, scale, unit = measured(story.metric)
-    return with_margin(scale * raw, math.nan, unit)
+    return format_interval(scale * raw, math.nan, unit)
 
 
 def setting(found: Value) -> str:
