@@ -201,7 +201,7 @@ def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
         axis.set_ticks(
             range(len(distribution.options)), [shorten(text.setting(one), room) for one in distribution.options]
         )
-        axis.axes.set_xlim(-0.5, len(distribution.options) - 0.5)
+        axis.axes.set_xlim(-0.5, len(names) - 0.5)
     elif isinstance(distribution, (Real, Integer)):
         if distribution.log:
             set_log(axis, (distribution.low, distribution.high))
