@@ -130,7 +130,7 @@ def set_log(axis: "Axis", values: Sequence[float]) -> None:
     """Make an axis that shows `values` logarithmic, marked by plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.axes.set(**{f"{'x' if axis is axis.axes.xaxis else 'y'}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1.0,) if max(values) > 100 * min(values) else (1.0, 2.0, 5.0), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -198,9 +198,8 @@ def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
     """Let an axis show a whole distribution, on its own scale."""
     if isinstance(distribution, Categorical):
         room = max(4, 44 // len(distribution.options))
-        axis.set_ticks(
-            range(len(distribution.options)), [shorten(text.setting(one), room) for one in distribution.options]
-        )
+        names = [shorten(text.setting(one), room) for one in distribution.options]
+        axis.set_ticks(range(len(names)), names)
         axis.axes.set_xlim(-0.5, len(names) - 0.5)
     elif isinstance(distribution, (Real, Integer)):
         if distribution.log:
