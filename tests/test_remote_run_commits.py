@@ -15,7 +15,7 @@ from metatrain.runs.remote import RemoteRun
 from metatrain.runs.s3 import StorageError
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore, object_store
-from tests.remote_pictures import forbid, reached_through_proxy
+from tests.remote_pictures import connect_through_proxy, deny_action
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 @pytest.fixture
 def proxy(server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
     monkeypatch.setenv("METATRAIN_CACHE", str(tmp_path / "cache"))
-    with reached_through_proxy(server, monkeypatch) as between:
+    with connect_through_proxy(server, monkeypatch) as between:
         yield between
 
 
@@ -236,7 +236,7 @@ def test_a_checkpoint_damaged_in_the_bucket_comes_as_it_is(server, home):
 )
 def test_what_cannot_be_had_is_one_line_and_comes_soon(server, proxy, monkeypatch, root, environment, message):
     if "denied" in root:
-        forbid(server, "denied", "s3:PutObject")
+        deny_action(server, "denied", "s3:PutObject")
     for name, value in environment.items():
         if value:
             monkeypatch.setenv(name, value)

@@ -18,7 +18,7 @@ from metatrain.tracking.jsonl import read_lines
 from tests import pictures
 from tests.configurations import TINY
 from tests.fault_proxy import FaultProxy, Faults
-from tests.remote_pictures import reached_through_proxy, serving
+from tests.remote_pictures import connect_through_proxy, serving
 from tests.test_cli import command, last_json, metatrain
 
 FAULTS = Faults(refuse=0.1, lose=0.05, cut=0.05)
@@ -36,7 +36,7 @@ IMAGES = {
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
     with serving(tmp_path_factory.mktemp("server")) as server, pytest.MonkeyPatch.context() as patch:
         server.make_bucket("runs")
-        with reached_through_proxy(server, patch) as between:
+        with connect_through_proxy(server, patch) as between:
             between.faults = FAULTS
             patch.setenv("METATRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
             yield between
