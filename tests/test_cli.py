@@ -260,6 +260,7 @@ def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder
         assert sorted(points) == list(range(every, last + 1, every)), key
 
 
+@pytest.mark.slow
 def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
     """Ctrl-C at a terminal reaches the workers as well: they must not die of it before the state is kept."""
     arguments = ["tiny.yaml", *LONG, "executor.name=ray", "executor.workers=2"]

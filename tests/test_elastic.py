@@ -22,7 +22,6 @@ from metatrain.settings import WorkerRange
 from metatrain.tracking.jsonl import JsonlRecorder, read_lines
 from metatrain.trainer import new_run
 from metatrain.trainer import run as drive
-from metatrain.training.tree_sum import flatten
 from metatrain.training.worker import driver_worker
 from tests.configurations import tiny
 from tests.faults import Run, many_steps, on_ray, running
@@ -111,18 +110,7 @@ def test_nodes_that_vanish_come_or_give_notice_change_no_bit(nodes):
 
 
 @pytest.mark.slow
-def test_what_workers_of_a_node_found_comes_as_one_vector(nodes):
-    nodes.add(2)
-    with running(on_ray(many_steps(LARGE), 2)) as run:
-        run.executor.pids()
-        run.step(4)
-        assert run.executor.health()["workers"] == 2
-        assert run.executor.report()["events"]["bytes"] == 4 * flatten(run.state.params).nbytes
-        run.check()
-
-
-@pytest.mark.slow
-def test_a_node_that_vanishes_with_sums_it_holds_changes_no_bit(nodes):
+def test_a_node_that_vanishes_with_results_in_its_object_store_changes_no_bit(nodes):
     vanishing, _ = nodes.add(2), nodes.add()
     config = many_steps(LARGE, "outer.tasks_per_step=48")
     with running(on_ray(config, WorkerRange(1, 3))) as run:

@@ -280,6 +280,7 @@ def test_training_beats_the_untrained_network_and_loads_for_new_sounds(own, comm
     assert np.mean(hits) > 0.65
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_workers_of_a_cluster_end_with_the_bits_of_one_process(command, folder) -> None:
     few = ("evaluation.tasks=8", "evaluation.validation_tasks=4", "evaluation.baselines=false")

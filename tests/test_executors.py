@@ -72,7 +72,20 @@ def reference() -> str:
     return trained(in_process(tiny()), tiny())
 
 
+ON_RAY = "maml"
+"""The one algorithm that `make test` trains on Ray: workers run the same code for all of them."""
+
+
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_every_algorithm_trains_in_process(algorithm):
+    config = tiny(f"algorithm={{name: {algorithm}}}")
+    assert trained(in_process(config), config) == trained(in_process(config), config)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [name if name == ON_RAY else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
+)
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     config = tiny(f"algorithm={{name: {algorithm}}}")
     executor = make(config)

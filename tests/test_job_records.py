@@ -21,7 +21,7 @@ from tests.person import Person, a_person, result_in, until
 from tests.ray_head import RayHead
 from tests.tracking_stack import TrackingStack, tracking_stack
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tones"
 BRIEFLY = ("outer.steps=30", "evaluation.tasks=20", "evaluation.from_scratch_tasks=0", "evaluation.every=5")

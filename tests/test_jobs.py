@@ -64,6 +64,7 @@ def test_the_log_is_followed_as_it_comes_and_the_exit_code_is_the_job_s(person: 
     assert environment["job"] in person.jobs()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_there_comes_through(person: Person) -> None:
     diverging = person.job("algorithm.inner_lr=1e18", "outer.lr=1e18")
     wrong = person.submit("tasks={name: image_folder, root: /nowhere/at/all}", follow=True)
@@ -76,6 +77,7 @@ def test_what_goes_wrong_there_comes_through(person: Person) -> None:
     assert person("logs", diverging).out == followed.out
 
 
+@pytest.mark.slow
 def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, undisturbed: str) -> None:
     """Follow the job through a connection that breaks and is made again."""
     slowly = ("evaluation.every=1", "evaluation.validation_tasks=60", "executor.name=ray", "executor.workers=2")

@@ -134,7 +134,8 @@ def test_interrupted_and_resumed_it_does_as_the_undisturbed(events, number, undi
     is_same(searching, undisturbed)
 
 
-@pytest.mark.parametrize("events", [4, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("events", [4, 11])
 def test_killed_and_resumed_it_does_as_the_undisturbed(events, undisturbed, tmp_path):
     searching = Searching(tmp_path / "room")
     process = searching.begin("tiny.yaml")

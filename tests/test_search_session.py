@@ -68,6 +68,7 @@ def assert_equal(left: object, right: object) -> None:
         assert left == right
 
 
+@pytest.mark.slow
 def test_evolution_mutates_architectures(local_ray, tmp_path):
     sections = {
         "space": {"model.width": "logint(4, 32)", "model.depth": "int(1, 3)", "outer.lr": "loguniform(1e-3, 1e-2)"}
@@ -110,6 +111,7 @@ def test_trials_have_workers_of_their_own(local_ray, tmp_path):
     assert "cluster/workers" in (trial(both[0], 0) / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_trials_that_always_fail_end_the_search(local_ray, tmp_path):
     sections = {"space": {"outer.lr": "uniform(1e30, 1e37)"}}
     optimizer = ("outer.optimizer=sgd", "algorithm.inner_lr=1e30")
@@ -119,6 +121,7 @@ def test_trials_that_always_fail_end_the_search(local_ray, tmp_path):
     assert "lower outer.lr" in outcome.ended
 
 
+@pytest.mark.slow
 def test_what_a_node_lacks_ends_the_session_and_not_the_trial(local_ray, tmp_path):
     document = tiny_search(f"runs.root={tmp_path}", "search.retries=0", "search.trials=2", "search.method=random")
     home = create_search(document, {})
@@ -175,6 +178,7 @@ def test_a_trial_whose_process_dies_is_gone_on_with(local_ray, tmp_path):
     assert journal(Path(outcome.place)) == journal(Path(calm.place))
 
 
+@pytest.mark.slow
 def test_more_than_the_cluster_has_is_refused(local_ray, tmp_path):
     for override in ("executor.gpus_per_worker=1", "search.cpus=64"):
         with pytest.raises(ValueError, match=r"lower .*, or search on a larger cluster|executor.gpus_per_worker"):
