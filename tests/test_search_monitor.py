@@ -57,9 +57,9 @@ def test_mlflow_being_away_ends_nothing_and_is_said_once(tmp_path, capsys):
     document = tiny_search("search.method=random", f"tracking.uri=http://127.0.0.1:{free_port()}")
     home = create_run(tmp_path, "far", document.to_yaml(), {})
     with begun(home.path) as search:
-        chronicle = Monitor(home, document)
+        monitor = Monitor(home, document)
         search.next_trial()
         for _ in range(5):
-            chronicle.tell(search.history)
-        chronicle.close(search.history, "finished")
+            monitor.update(search.history)
+        monitor.close(search.history, "finished")
     assert capsys.readouterr().err.count("not in MLflow yet") == 1

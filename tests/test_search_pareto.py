@@ -151,9 +151,9 @@ def test_halving_keeps_the_first_fronts():
 def test_evolution_and_populations_take_who_is_on_the_front():
     """By the metric alone trial 0 would always win, and trial 1, which costs less, be the worst."""
     history = history_of((0.1, 900.0), (0.9, 10.0), (0.5, 950.0), (0.6, 980.0))
-    assert {Evolution(4, 4).parent(history, 4, seed).number for seed in range(20)} == {0, 1}
+    assert {Evolution(4, 4).select_parent(history, 4, seed).number for seed in range(20)} == {0, 1}
     worse = history_of((0.5, 901.0), (0.5, 900.0), (0.91, 950.0), (0.92, 980.0))
-    assert Evolution(4, 4).parent(worse, 4, 0).number == 1
+    assert Evolution(4, 4).select_parent(worse, 4, 0).number == 1
     space = read_space({"rate": "uniform(0, 1)"})
     population = PBT(("rate",), 1, 9, members=4, quantile=0.5)
     assert {population.choose_copy(space, history, 3, seed).parent for seed in range(20)} == {0, 1}
