@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from cluster import executors
 from cluster.executor import RayExecutor
 from metatrain.algorithms import ALGORITHMS
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
-from metatrain.settings import Config
+from metatrain.settings import Config, ExecutorSettings
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
@@ -93,6 +95,14 @@ def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step
     executor.close()
     executor.close()
+
+
+def test_every_name_in_the_settings_opens_an_executor():
+    assert set(get_args(get_type_hints(ExecutorSettings)["name"])) == set(executors.EXECUTORS)
+    worker = Worker(tiny("executor.name=in_process"), CPU)
+    with executors.open_executor(worker) as executor:
+        assert isinstance(executor, InProcess)
+        assert executor.worker is worker, "the worker is handed on, not built again"
 
 
 def test_another_seed_or_shard_size_ends_elsewhere(reference):
