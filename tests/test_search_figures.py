@@ -11,7 +11,7 @@ from metatrain.report.plots import ORANGE, Panel, draw_panels
 from tests.search_folders import SPACE, accuracy, evil, grown, made, population, searched, spec, weighing
 from tune.report import figures
 from tune.report.analysis import leads, rungs, weighed
-from tune.report.collect import SearchStory, collect
+from tune.report.collect import SearchRecord, collect
 from tune.report.figures import ABSENT, save_figures
 from tune.report.importance import importances
 from tune.schedulers.asha import FullBudget
@@ -20,7 +20,7 @@ from tune.study import Study
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> SearchStory:
+def whole(tmp_path_factory) -> SearchRecord:
     return collect(searched(tmp_path_factory.mktemp("searches") / "whole"))
 
 

@@ -1,4 +1,4 @@
-"""What a run folder tells, read once, as plain values. Nothing of the run's own code is needed for it."""
+"""Read everything that a report shows from a run folder, as plain values, without the run's own code."""
 
 import io
 import json
@@ -48,7 +48,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Story:
+class RunRecord:
     """One run, as far as it has come."""
 
     where: str
@@ -89,12 +89,12 @@ class Story:
         return 0 < self.total <= self.kept
 
 
-def collect(home: Run) -> Story:
+def collect(home: Run) -> RunRecord:
     """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
     settings = settings_of(home)
     lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
     times = [line["time"] for line in lines if "event" not in line and "time" in line]
-    return Story(
+    return RunRecord(
         where=home.where,
         run_id=home.run_id,
         created=home.created,
@@ -113,13 +113,13 @@ def collect(home: Run) -> Story:
 
 
 def newest_step(home: Run) -> int:
-    """The step of the newest checkpoint that was finished; 0 where there is none."""
+    """Return the step of the newest checkpoint that was finished; 0 where there is none."""
     finished = (manifest.parent.name for manifest in home.checkpoints.glob("*/manifest.json"))
     return max((int(name) for name in finished if name.isdigit()), default=0)
 
 
 def settings_of(home: Run) -> dict[str, Any]:
-    """The run's own configuration, flat; not validated, since what it names may not be importable here."""
+    """Read the run's own configuration, flat; not validated, since what it names may not be importable here."""
     try:
         plain = yaml.safe_load(text_of(home.config))
     except yaml.YAMLError as error:
@@ -130,7 +130,7 @@ def settings_of(home: Run) -> dict[str, Any]:
 
 
 def text_of(path: Path, instead: str = "train anew") -> str:
-    """A file of the run, without the user and password that an address in it may carry: pages are passed on.
+    """Read a file of the run, without the user and password that an address in it may carry: pages are passed on.
     ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
     """
     try:
@@ -140,7 +140,7 @@ def text_of(path: Path, instead: str = "train anew") -> str:
 
 
 def json_of(path: Path) -> dict[str, Any]:
-    """A file of the run that holds one JSON object, likewise."""
+    """Read a file of the run that holds one JSON object, without logins in addresses, as `text_of` does."""
     try:
         found = json.loads(text_of(path))
     except json.JSONDecodeError as error:
@@ -170,7 +170,7 @@ def _changes(stem: str, settings: dict[str, Any]) -> str:
 
 
 def _in_order(folder: Path, suffix: str) -> list[Path]:
-    """The evaluation or pictures of the run itself before those that were asked for later."""
+    """List the evaluation or pictures of the run itself before those that were asked for later."""
     files = [path for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
     return sorted(files, key=lambda path: (path.stem.count("-"), path.name))
 

@@ -1,52 +1,52 @@
-"""What is known of a run beside its results: when, how fast, with what, and what to type next."""
+"""Describe a run beside its results: dates, speed, environment, and the commands to continue with."""
 
 import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from metatrain.report.collect import Story
+from metatrain.report.collect import RunRecord
 from metatrain.report.text import count
 from tasks.io.remote_fs import is_uri
 
 
 def moment(created: str) -> str:
-    """2026-11-21 05:49:56 UTC."""
+    """Format a date: 2026-11-21 05:49:56 UTC."""
     return created.replace("T", " ").replace("Z", " UTC")
 
 
-def timing(story: Story) -> dict[str, str]:
-    """How long it took, and how fast it was."""
-    known = {"created": moment(story.created), "steps": f"{count(story.steps)} of {count(story.total)}"}
-    pace = [value for value in _pace(story) if value > 0]
+def timing(record: RunRecord) -> dict[str, str]:
+    """Return how long the run took, and how fast it was."""
+    known = {"created": moment(record.created), "steps": f"{count(record.steps)} of {count(record.total)}"}
+    pace = [value for value in _pace(record) if value > 0]
     if pace:
-        each = story.settings.get("outer.tasks_per_step", 0)
+        each = record.settings.get("outer.tasks_per_step", 0)
         known["tasks per second, median"] = f"{sorted(pace)[len(pace) // 2]:.4g}"
         # Of the steps that were recorded, which tracking.every thins.
         seconds_a_step = sum(each / value for value in pace) / len(pace)
-        known["seconds in training steps"] = f"{seconds_a_step * story.steps:.4g}"
-    if story.clock is not None:
-        known["seconds from the first record to the last"] = f"{story.clock[1] - story.clock[0]:.4g}"
+        known["seconds in training steps"] = f"{seconds_a_step * record.steps:.4g}"
+    if record.clock is not None:
+        known["seconds from the first record to the last"] = f"{record.clock[1] - record.clock[0]:.4g}"
     return known
 
 
-def _pace(story: Story) -> list[float]:
-    series = story.series.get("time/tasks_per_second")
+def _pace(record: RunRecord) -> list[float]:
+    series = record.series.get("time/tasks_per_second")
     return [value for value in series.values if math.isfinite(value)] if series else []
 
 
-def commands(story: Story) -> list[tuple[str, str]]:
-    """What to type to go on from here, exactly, in the folder that this page was made in."""
-    run = shlex.quote(story.where)
-    load = f"import metatrain\nlearner = metatrain.load({story.where!r})"
-    anew = f"metatrain train {shlex.quote(f'{story.where}/config.yaml')}"
-    said = [] if story.finished else [("Go on where it stands", f"metatrain train --resume {run}")]
-    if story.kept:
+def commands(record: RunRecord) -> list[tuple[str, str]]:
+    """Return the commands to continue with, exactly, in the folder that this page was made in."""
+    run = shlex.quote(record.where)
+    load = f"import metatrain\nlearner = metatrain.load({record.where!r})"
+    anew = f"metatrain train {shlex.quote(f'{record.where}/config.yaml')}"
+    said = [] if record.finished else [("Go on where it stands", f"metatrain train --resume {run}")]
+    if record.kept:
         said += [
             ("Test it, on other tasks too", f"metatrain evaluate {run} tasks.test.shots=5"),
             ("Use it in Python", load),
         ]
-    if not is_uri(story.where):
+    if not is_uri(record.where):
         said.append(("Train anew with the same settings", anew))
     return [
         *said,
@@ -55,7 +55,7 @@ def commands(story: Story) -> list[tuple[str, str]]:
 
 
 def environment(seen: Mapping[str, Any]) -> dict[str, str]:
-    """What a run was made with, of what its environment.json holds."""
+    """Return what a run was made with, of what its environment.json holds."""
     known = {"Python": str(seen.get("python", "")), "platform": str(seen.get("platform", ""))}
     cpu = seen.get("cpu") or {}
     known["CPU"] = f"{cpu.get('model', '')} × {cpu.get('count', '')}"

@@ -11,7 +11,7 @@ import jinja2
 from metatrain.config.load import load_config
 from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
-from metatrain.report.collect import AS_TRAINED, Story, collect, newest_step, settings_of
+from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, settings_of
 from metatrain.report.plots import Chart, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
 from metatrain.settings import Config
@@ -49,7 +49,7 @@ class Difference(NamedTuple):
 
 
 def write(homes: Sequence[Run], out: Path | None = None) -> Path:
-    """The page about `homes`, whole at `out`: by default in the folder of a single run, in the working directory for
+    """Write the page about `homes` to `out`: by default in the folder of a single run, in the working directory for
     several or one that is kept elsewhere. Returns where. ValueError: see `collect`.
     """
     beside = len(homes) == 1 and homes[0].storage is None
@@ -61,7 +61,7 @@ def write(homes: Sequence[Run], out: Path | None = None) -> Path:
 def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Recorder]]) -> str | None:
     """Hand the page to where the run is recorded beyond its folder; a reason why not, where it is being trained.
 
-    ConnectionError: the tracking server does not do its part; the page stays where it is.
+    ConnectionError: the tracking server refuses the page or cannot be reached; the page stays where it is.
     """
     if settings_of(home).get("tracking.uri") is None:
         return None
@@ -79,13 +79,13 @@ def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Reco
     return None
 
 
-def render(stories: Sequence[Story]) -> str:
-    """The page as HTML. Everything from a run is escaped."""
-    return templates().get_template("page.html").render(_context(stories))
+def render(records: Sequence[RunRecord]) -> str:
+    """Return the page as HTML. Everything from a run is escaped."""
+    return templates().get_template("page.html").render(_context(records))
 
 
 def templates(*folders: Path) -> jinja2.Environment:
-    """The templates of `folders`, the first before the others, and then those of this page; all of them escape."""
+    """Load the templates of `folders`, the first before the others, and then those of this page; all of them escape."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
@@ -97,45 +97,45 @@ def templates(*folders: Path) -> jinja2.Environment:
     return environment
 
 
-def _context(stories: Sequence[Story]) -> dict[str, Any]:
-    labels = _labels(stories)
-    one = len(stories) == 1
-    differences = _differences(stories)
+def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
+    labels = _labels(records)
+    one = len(records) == 1
+    differences = _differences(records)
     return {
-        "title": stories[0].name if one else f"{len(stories)} runs compared",
+        "title": records[0].name if one else f"{len(records)} runs compared",
         "one": one,
-        "runs": list(zip(labels, stories, strict=True)),
+        "runs": list(zip(labels, records, strict=True)),
         "text": text,
         "metadata": metadata,
         "as_trained": AS_TRAINED,
-        "unlike": text.unlike(stories),
-        "comparison": text.comparison(stories, labels),
+        "mismatch": text.explain_mismatch(records),
+        "comparison": text.comparison(records, labels),
         "differences": differences,
         "differing": [row.key for row in differences if row.key != "runs.name"],
-        "groups": _groups(stories, labels),
+        "groups": _groups(records, labels),
         "curves": draw_each(
-            figures.training([(label, story.series) for label, story in zip(labels, stories, strict=True)])
+            figures.training([(label, record.series) for label, record in zip(labels, records, strict=True)])
         ),
-        "adaptation": _adaptation(stories, labels),
-        "environment": _beside([metadata.environment(story.environment) for story in stories]),
-        "timing": _beside([metadata.timing(story) for story in stories]),
+        "adaptation": _adaptation(records, labels),
+        "environment": _beside([metadata.environment(record.environment) for record in records]),
+        "timing": _beside([metadata.timing(record) for record in records]),
     }
 
 
-def _labels(stories: Sequence[Story]) -> list[str]:
-    """The runs' names, or their ids where two have one name."""
-    names = Counter(story.name for story in stories)
-    return [story.name if names[story.name] == 1 else story.run_id for story in stories]
+def _labels(records: Sequence[RunRecord]) -> list[str]:
+    """Return the runs' names, or their ids where two have one name."""
+    names = Counter(record.name for record in records)
+    return [record.name if names[record.name] == 1 else record.run_id for record in records]
 
 
 def _beside(facts: Sequence[Mapping[str, str]]) -> list[Difference]:
-    """What is known of each run, key by key."""
+    """Set what is known of each run side by side, key by key."""
     keys = dict.fromkeys(key for known in facts for key in known)
     return [Difference(key, [known.get(key, "–") for known in facts]) for key in keys]
 
 
-def _differences(stories: Sequence[Story]) -> list[Difference]:
-    plain = [{key: _as_text(value) for key, value in story.settings.items()} for story in stories]
+def _differences(records: Sequence[RunRecord]) -> list[Difference]:
+    plain = [{key: _as_text(value) for key, value in record.settings.items()} for record in records]
     return [row for row in _beside(plain) if len(set(row.values)) > 1]
 
 
@@ -143,17 +143,17 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _groups(stories: Sequence[Story], labels: Sequence[str]) -> list[Group]:
+def _groups(records: Sequence[RunRecord], labels: Sequence[str]) -> list[Group]:
     return [
         Group(label, tested.name, [_row(row, number == 0) for number, row in enumerate(tested.rows)])
-        for label, story in zip(labels, stories, strict=True)
-        for tested in story.evaluations
+        for label, record in zip(labels, records, strict=True)
+        for tested in record.evaluations
     ]
 
 
 def _row(row: Mapping[str, Any], trained: bool) -> Row:
     return Row(
-        learner=text.called(row["learner"]),
+        learner=text.learner_name(row["learner"]),
         score=text.format_score(row),
         loss=f"{row['loss']:.4g}" if "loss" in row else "–",
         steps=max(row["curve"]["steps"], default=0) if "curve" in row else 0,
@@ -163,17 +163,17 @@ def _row(row: Mapping[str, Any], trained: bool) -> Row:
     )
 
 
-def _adaptation(stories: Sequence[Story], labels: Sequence[str]) -> list[Chart]:
+def _adaptation(records: Sequence[RunRecord], labels: Sequence[str]) -> list[Chart]:
     """Draw the score after each inner step, for each evaluation in which a learner has inner steps: of one run every
     learner, of several the trained learner of each.
     """
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-    for label, story in zip(labels, stories, strict=True):
-        for tested in story.evaluations:
+    for label, record in zip(labels, records, strict=True):
+        for tested in record.evaluations:
             rows = [row for row in tested.rows if row.get("curve", {}).get("steps")]
             found.setdefault(tested.name, []).extend(
                 [(label, row) for row in rows[:1] if row is tested.rows[0]]
-                if len(stories) > 1
+                if len(records) > 1
                 else [(row["learner"].replace("_", " "), row) for row in rows]
             )
     return draw_each(

@@ -1,12 +1,12 @@
-"""What a page says in sentences and numbers."""
+"""Say the results of runs in sentences and formatted numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metatrain.report.collect import AS_TRAINED, Story
+from metatrain.report.collect import AS_TRAINED, RunRecord
 
-CALLED = {
+LEARNER_NAMES = {
     "trained": "trained",
     "untrained": "the same network untrained",
     "nearest_neighbour": "nearest neighbour",
@@ -34,75 +34,75 @@ def format_interval(value: float, margin: float, unit: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def called(learner: str) -> str:
-    """A learner by the name that a person would use."""
-    return CALLED.get(learner, learner.replace("_", " "))
+def learner_name(learner: str) -> str:
+    """Return the name of a learner for people."""
+    return LEARNER_NAMES.get(learner, learner.replace("_", " "))
 
 
-def status(story: Story) -> str:
-    """How far the run has come."""
-    if story.finished:
-        return f"finished: {count(story.total)} steps"
-    if story.steps == 0:
+def status(record: RunRecord) -> str:
+    """Return how far the run has come."""
+    if record.finished:
+        return f"finished: {count(record.total)} steps"
+    if record.steps == 0:
         return "nothing recorded yet"
-    return f"unfinished: {count(story.steps)} of {count(story.total)} steps"
+    return f"unfinished: {count(record.steps)} of {count(record.total)} steps"
 
 
 def count(number: int) -> str:
-    """60 000, its groups held together."""
+    """Format a number: 60 000, its groups held together."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def summary(story: Story) -> list[str]:
-    """What was trained on what, and what came of it: a paragraph, sentence by sentence."""
-    return [_training(story), *_result(story)]
+def summary(record: RunRecord) -> list[str]:
+    """Return what was trained on what, and with which result: a paragraph, sentence by sentence."""
+    return [_training(record), *_result(record)]
 
 
-def _training(story: Story) -> str:
-    get = story.settings.get
-    each, done = get("outer.tasks_per_step", 0), story.steps
-    of = f"{_many(each, 'task')}, {_shape(story, 'train')} each"
+def _training(record: RunRecord) -> str:
+    get = record.settings.get
+    each, done = get("outer.tasks_per_step", 0), record.steps
+    of = f"{_many(each, 'task')}, {_shape(record, 'train')} each"
     by = f"meta-trained by {get('algorithm.name')} on {get('tasks.name')}"
     if done == 0:
-        return f"The network {get('model.name')} is to be {by} for {count(story.total)} steps of {of}."
-    so_far = "" if story.finished else f" of {count(story.total)}"
+        return f"The network {get('model.name')} is to be {by} for {count(record.total)} steps of {of}."
+    so_far = "" if record.finished else f" of {count(record.total)}"
     return (
         f"The network {get('model.name')} was {by} for {count(done)}{so_far} steps of {of}: {count(done * each)} tasks."
     )
 
 
-def _result(story: Story) -> list[str]:
-    rows = _as_trained(story)
+def _result(record: RunRecord) -> list[str]:
+    rows = _as_trained(record)
     if not rows:
         return ["It has not been tested yet: there is no result to report."]
     trained, others = rows[0], rows[1:]
     name, _, _ = CASES[trained["score"]]
     sentence = (
-        f"On {count(trained['tasks'])} held-out test tasks, {_shape(story, 'test')} each, it reaches {article(name)} "
+        f"On {count(trained['tasks'])} held-out test tasks, {_shape(record, 'test')} each, it reaches {article(name)} "
         f"of {format_score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
     )
-    best = best_step(story)
+    best = best_step(record)
     chosen = "" if best is None else f" Tested are the parameters of step {count(best)}, the best in validation."
     if not others:
         return [f"{sentence}.{chosen}"]
-    *most, last = (f"{format_score(row)} of {called(row['learner'])}" for row in others)
+    *most, last = (f"{format_score(row)} of {learner_name(row['learner'])}" for row in others)
     against = f"{', '.join(most)} and {last}" if most else last
     return [f"{sentence}, against {against}.", _verdict(trained, others) + chosen]
 
 
-def _as_trained(story: Story) -> list[dict[str, Any]]:
-    """The rows of the test that ended the run, the trained learner's first; none before there was one."""
-    return next((tested.rows for tested in story.evaluations if tested.name == AS_TRAINED), [])
+def _as_trained(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the rows of the test that ended the run, the trained learner's first; none before there was one."""
+    return next((tested.rows for tested in record.evaluations if tested.name == AS_TRAINED), [])
 
 
-def comparison(stories: Sequence[Story], labels: Sequence[str]) -> str:
-    """Which of several runs did best, where they were tested on the same tasks."""
+def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
+    """Return which of several runs did best, where they were tested on the same tasks."""
     tested = [
-        (label, story, rows[0]) for label, story in zip(labels, stories, strict=True) if (rows := _as_trained(story))
+        (label, record, rows[0]) for label, record in zip(labels, records, strict=True) if (rows := _as_trained(record))
     ]
     if len(tested) < 2:
         return "Fewer than two of them have been tested."
-    if len({_tested_on(story, row) for _, story, row in tested}) > 1:
+    if len({_tested_on(record, row) for _, record, row in tested}) > 1:
         return "They were not tested on the same tasks, and their scores are not to be compared."
     key = tested[0][2]["score"]
     ranked = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
@@ -114,18 +114,18 @@ def comparison(stories: Sequence[Story], labels: Sequence[str]) -> str:
     return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {said}.{close}"
 
 
-def _tested_on(story: Story, row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What decides which tasks a run was tested on, and how it was scored; where they are stored does not."""
+def _tested_on(record: RunRecord, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what decides which tasks a run was tested on, and how it was scored; where they are stored does not."""
     deciding = [
         f"{key}={value}"
-        for key, value in sorted(story.settings.items())
+        for key, value in sorted(record.settings.items())
         if key == "evaluation.seed" or (key.startswith("tasks.") and not key.startswith(("tasks.train.", "tasks.root")))
     ]
     return (row["score"], str(row["tasks"]), *deciding)
 
 
 def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
-    """The trained learner against the best of the others: by how much, and whether that may be chance."""
+    """Compare the trained learner with the best of the others: by how much, and whether that may be chance."""
     key = trained["score"]
     _, scale, _ = CASES[key]
     sign = 1 if key == "accuracy" else -1
@@ -134,48 +134,48 @@ def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
     apart = abs(ahead) > trained["ci95"] + best["ci95"]
     amount = f"{scale * abs(ahead):.1f} points" if key == "accuracy" else f"{abs(ahead):.3g}"
     if not apart:
-        return f"That is no clear difference from {called(best['learner'])}: the two intervals meet."
+        return f"That is no clear difference from {learner_name(best['learner'])}: the two intervals meet."
     among = ", the best of these" if len(others) > 1 else ""
-    return f"That is {amount} {'better' if ahead > 0 else 'worse'} than {called(best['learner'])}{among}."
+    return f"That is {amount} {'better' if ahead > 0 else 'worse'} than {learner_name(best['learner'])}{among}."
 
 
 def article(name: str) -> str:
-    """With "a" or "an"."""
+    """Put "a" or "an" before a name."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def kind(row: Mapping[str, Any]) -> str:
-    """Whether the queries of a task helped each other."""
+    """Return whether the queries of a task helped each other."""
     return "transductive" if row.get("transductive") else "inductive"
 
 
-def _shape(story: Story, split: str) -> str:
-    ways, shots, queries = (story.settings.get(f"tasks.{split}.{key}") for key in ("ways", "shots", "queries"))
+def _shape(record: RunRecord, split: str) -> str:
+    ways, shots, queries = (record.settings.get(f"tasks.{split}.{key}") for key in ("ways", "shots", "queries"))
     if ways is None:
         return f"{_many(shots, 'support example')} and {_many(queries, 'query', 'queries')}"
     return f"{ways}-way {shots}-shot with {_many(queries, 'query', 'queries')} per class"
 
 
-def unlike(stories: Sequence[Story]) -> str:
-    """Why curves that are drawn together are not of one thing: for one run training and validation, for several their
-    training; nothing where they are.
+def explain_mismatch(records: Sequence[RunRecord]) -> str:
+    """Explain why curves that are drawn together do not measure the same: of one run training and validation, of
+    several their training. An empty text where they do.
     """
-    if len(stories) > 1:
-        if len({(story.settings.get("tasks.name"), _shape(story, "train")) for story in stories}) == 1:
+    if len(records) > 1:
+        if len({(record.settings.get("tasks.name"), _shape(record, "train")) for record in records}) == 1:
             return ""
         return "The runs do not train on the same tasks: their training curves are not to be compared."
-    get = stories[0].settings.get
-    sizes = [f"{_shape(stories[0], split).split(' with ')[0]} tasks" for split in ("train", "test")]
+    get = records[0].settings.get
+    sizes = [f"{_shape(records[0], split).split(' with ')[0]} tasks" for split in ("train", "test")]
     steps = [get("algorithm.inner_steps"), get("evaluation.inner_steps") or get("algorithm.inner_steps")]
     pairs = [sizes, [_many(each, "inner step") for each in steps]]
     said = [f"{trained} in training and {held_out} in validation" for trained, held_out in pairs if trained != held_out]
     return f"The two curves are not of one thing: {'; '.join(said)}." if said else ""
 
 
-def best_step(story: Story) -> int | None:
-    """The step whose parameters did best in validation, the earlier of equals; None where nothing was validated."""
+def best_step(record: RunRecord) -> int | None:
+    """Return the step whose parameters did best in validation, the earlier of equals; None without validation."""
     for key, sign in (("accuracy", 1), ("mse", -1)):
-        series = story.series.get(f"validation/{key}")
+        series = record.series.get(f"validation/{key}")
         if series is not None:
             scored = [(sign * value, -step) for step, value in zip(*series, strict=True) if math.isfinite(value)]
             return -max(scored)[1] if scored else None

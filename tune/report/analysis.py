@@ -1,4 +1,4 @@
-"""What can be concluded from a history: who leads, how that came, what each rung cost, what a trade-off looks like.
+"""Analyse the history of a search: the ranking, the best so far, rungs, trade-offs, ancestry.
 
 Trials of different budgets are not compared by value: who went further stands first, as in `History.best`. The best
 value so far alone, which tells how a search went, is that of any budget.
@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 from tune.history.trials import History, Trial
-from tune.report.collect import SearchStory
+from tune.report.collect import SearchRecord
 
 
 class Lead(NamedTuple):
@@ -42,20 +42,20 @@ class Weighed(NamedTuple):
 
 
 def ranked(history: History) -> list[Trial]:
-    """The furthest first; of those that went equally far the best; then those without a result, by number."""
+    """Rank the trials: the furthest first; of those that went equally far the best; then those without a result."""
     seen = [trial for trial in history.trials if trial.results]
     rest = [trial for trial in history.trials if not trial.results]
     seen.sort(key=lambda trial: (-trial.budget, history.loss(trial.results[-1][1]), trial.number))
     return [*seen, *rest]
 
 
-def leads(story: SearchStory) -> tuple[list[Lead], int]:
-    """Every change of the best value so far, in order, and the steps computed in all."""
-    history = story.history
+def leads(record: SearchRecord) -> tuple[list[Lead], int]:
+    """Return every change of the best value so far, in order, and the steps computed in all."""
+    history = record.history
     found: list[Lead] = []
     reached = {trial.number: trial.start for trial in history.trials}
     steps = 0
-    for (number, budget), seconds in zip(history.result_order, story.seconds, strict=True):
+    for (number, budget), seconds in zip(history.result_order, record.seconds, strict=True):
         value = history.trials[number].value_at(budget)
         steps += budget - reached[number]
         reached[number] = budget
@@ -67,7 +67,7 @@ def leads(story: SearchStory) -> tuple[list[Lead], int]:
 
 
 def rungs(history: History) -> list[Rung]:
-    """All budgets that a trial has a result at, from the least on."""
+    """Return all budgets that a trial has a result at, from the least on."""
     found = []
     for budget in sorted({budget for trial in history.trials for budget, _ in trial.results}):
         here = [trial for trial in history.trials if trial.value_at(budget) is not None]
@@ -90,7 +90,7 @@ def rungs(history: History) -> list[Rung]:
 
 
 def weighed(history: History) -> list[Weighed]:
-    """The trials that went furthest and whose costs are known, the best first; those of `History.front` marked."""
+    """Return the trials that went furthest and whose costs are known, the best first; `History.front` is marked."""
     front = {trial.number for trial in history.front()}
     most = max((trial.budget for trial in history.trials if trial.results), default=0)
     found = []
@@ -103,7 +103,7 @@ def weighed(history: History) -> list[Weighed]:
 
 
 def ancestry(history: History, number: int) -> list[Trial]:
-    """A trial and those whose checkpoints it goes back to, the oldest first."""
+    """Return a trial and those whose checkpoints it goes back to, the oldest first."""
     chain = [history.trials[number]]
     while (parent := chain[0].parent) is not None and parent < chain[0].number:
         chain.insert(0, history.trials[parent])

@@ -1,4 +1,4 @@
-"""What the folder of a search tells, read once, as plain values. Nothing is written: the search may be running."""
+"""Read everything that a report shows from the folder of a search, which may be running; write nothing."""
 
 import io
 import json
@@ -29,7 +29,7 @@ class PriorStudy(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SearchStory:
+class SearchRecord:
     """One search, as far as it has come."""
 
     where: str
@@ -61,7 +61,7 @@ class SearchStory:
         return str(self.settings.get("runs.name") or self.search_id)
 
 
-def collect(home: Run) -> SearchStory:
+def collect(home: Run) -> SearchRecord:
     """Read everything but the trials' folders. ValueError names a file that is missing or damaged, and the remedy."""
     document = text_of(home.config, ELSEWHERE)
     plain = parse_yaml(document, str(home.config))
@@ -72,7 +72,7 @@ def collect(home: Run) -> SearchStory:
     history = replay(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
     clock, spent = _clock(home.path / "clock.jsonl")
     best = home.path / "best.yaml"
-    return SearchStory(
+    return SearchRecord(
         where=home.where,
         search_id=home.run_id,
         created=home.created,
@@ -92,9 +92,8 @@ def collect(home: Run) -> SearchStory:
 
 
 def lines_of(path: Path) -> list[Event]:
-    """The JSON objects of a file that grows by lines; none where it is missing. A last line that is not whole yet, or
-    never will be, is left out. ValueError: another one is damaged.
-    """
+    """Read the JSON objects of a file that grows by lines; none where it is missing. A torn last line is left
+    out. ValueError: another one is damaged."""
     try:
         lines = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
@@ -105,7 +104,7 @@ def lines_of(path: Path) -> list[Event]:
 
 
 def _journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Event]]:
-    """What the journal says of the search, and what happened. A search without one has just been made."""
+    """Read the header and the events of the journal. A search without one has just been made."""
     lines = lines_of(path)
     if not lines:
         metric = str(plain["search"].get("metric", "validation/accuracy"))
@@ -124,7 +123,7 @@ def _name(method: Any) -> str:
 
 
 def _clock(path: Path) -> tuple[dict[int, float], float]:
-    """When each event of the journal was written, in seconds of the search; and how long that has lasted."""
+    """Return when each event of the journal was written, in seconds of the search; and how long that has lasted."""
     found: dict[int, float] = {}
     spent = math.nan
     for line in lines_of(path):
@@ -137,7 +136,7 @@ def _clock(path: Path) -> tuple[dict[int, float], float]:
 
 
 def _arrived(history: History, events: Iterable[Event], clock: Mapping[int, float]) -> tuple[float, ...]:
-    """The seconds of each arrival: of the first event that tells of it, since results count once."""
+    """Return the seconds of each arrival: of its first event, since results count once."""
     told: dict[tuple[int, int], float] = {}
     for number, event in enumerate(events, 1):
         if event["event"] == "result":

@@ -26,7 +26,7 @@ from metatrain.report.text import count
 from tune.history.trials import Trial
 from tune.report import text
 from tune.report.analysis import Lead, ancestry, leads, ranked, rungs, weighed
-from tune.report.collect import SearchStory
+from tune.report.collect import SearchRecord
 from tune.report.importance import importances, level
 from tune.space.distributions import Categorical, Distribution, Integer, Real
 from tune.space.search_space import Parameter
@@ -47,14 +47,14 @@ ABSENT = -0.16
 """Where a line meets the axis of a parameter that the trial does not have; the axis reaches from 0 to 1."""
 
 
-def save_figures(story: SearchStory, folder: Path) -> list[Path]:
+def save_figures(record: SearchRecord, folder: Path) -> list[Path]:
     """Draw the figures of a search into `folder` as PNG files and return them. Those without content are left out."""
     pictures = {
-        "parallel-coordinates.png": parallel_coordinates(story),
-        "importance.png": importance(story),
-        "anytime.png": best_so_far(story),
-        "rungs.png": rung_counts(story),
-        "pareto.png": trade_offs(story)[:MAX_COSTS],
+        "parallel-coordinates.png": parallel_coordinates(record),
+        "importance.png": importance(record),
+        "anytime.png": best_so_far(record),
+        "rungs.png": rung_counts(record),
+        "pareto.png": trade_offs(record)[:MAX_COSTS],
     }
     for name, panels in pictures.items():
         if panels:
@@ -62,57 +62,57 @@ def save_figures(story: SearchStory, folder: Path) -> list[Path]:
     return [folder / name for name, panels in pictures.items() if panels]
 
 
-def measure(story: SearchStory) -> str:
+def measure(record: SearchRecord) -> str:
     """Return the label of the values: Validation accuracy (%)."""
-    name, _, unit = text.measured(story.metric)
+    name, _, unit = text.measured(record.metric)
     return f"{name[0].upper()}{name[1:]}{f' ({unit})' if unit else ''}"
 
 
-def _scale(story: SearchStory, values: Sequence[float]) -> list[float]:
-    scale = text.measured(story.metric)[1]
+def _scale(record: SearchRecord, values: Sequence[float]) -> list[float]:
+    scale = text.measured(record.metric)[1]
     return [scale * value for value in values]
 
 
-def _unit(story: SearchStory) -> str:
-    return text.measured(story.metric)[2]
+def _unit(record: SearchRecord) -> str:
+    return text.measured(record.metric)[2]
 
 
-def _label_values(axes: "Axes", story: SearchStory, values: Sequence[float]) -> None:
+def _label_values(axes: "Axes", record: SearchRecord, values: Sequence[float]) -> None:
     """Label y by the metric, logarithmic where its values span decades."""
-    axes.set_ylabel(measure(story))
-    if not _unit(story) and spans_decades(list(values)):
+    axes.set_ylabel(measure(record))
+    if not _unit(record) and spans_decades(list(values)):
         set_log(axes.yaxis, values)
 
 
-def best_so_far(story: SearchStory) -> list[Panel]:
+def best_so_far(record: SearchRecord) -> list[Panel]:
     """Return the best value by steps computed, and by minutes of the search where its clock has all of them."""
-    found, computed = leads(story)
+    found, computed = leads(record)
     if not found:
         return []
     minutes = [lead.seconds / 60 for lead in found]
     sides = [("steps computed by all trials", [float(lead.steps) for lead in found], float(computed))]
     if all(map(math.isfinite, minutes)):
-        sides.append(("minutes of the search", minutes, max(story.spent / 60, minutes[-1])))
-    title = f"{measure(story)}, best so far"
+        sides.append(("minutes of the search", minutes, max(record.spent / 60, minutes[-1])))
+    title = f"{measure(record)}, best so far"
     return [
-        Panel(title, partial(_draw_best, story=story, found=found, label=label, at=at, end=end), _unit(story))
+        Panel(title, partial(_draw_best, record=record, found=found, label=label, at=at, end=end), _unit(record))
         for label, at, end in sides
     ]
 
 
 def _draw_best(
-    axes: "Axes", story: SearchStory, found: Sequence[Lead], label: str, at: Sequence[float], end: float
+    axes: "Axes", record: SearchRecord, found: Sequence[Lead], label: str, at: Sequence[float], end: float
 ) -> None:
-    y = _scale(story, [lead.value for lead in found])
+    y = _scale(record, [lead.value for lead in found])
     axes.step([*at, end], [*y, y[-1]], where="post", color=BLUE, linewidth=1.8, label="best so far")
     draw_points(axes, at, y, "a trial takes the lead", 2)
     axes.set_xlabel(label)
-    _label_values(axes, story, y)
+    _label_values(axes, record, y)
 
 
-def rung_counts(story: SearchStory) -> list[Panel]:
+def rung_counts(record: SearchRecord) -> list[Panel]:
     """Return how many trials came to each budget and went on, and how many steps were computed up to it."""
-    found = rungs(story.history)
+    found = rungs(record.history)
     if not found:
         return []
     budgets = [count(rung.budget) for rung in found]
@@ -144,9 +144,9 @@ def _draw_rungs(axes: "Axes", budgets: Sequence[str], label: str, bars: Mapping[
     axes.set_ylabel(label)
 
 
-def importance(story: SearchStory) -> list[Panel]:
+def importance(record: SearchRecord) -> list[Panel]:
     """Return a bar for each parameter, with a mark at what chance stays below in 95 of 100 cases."""
-    found = importances(story.space, story.history)
+    found = importances(record.space, record.history)
     if found is None:
         return []
 
@@ -164,34 +164,36 @@ def importance(story: SearchStory) -> list[Panel]:
     return [Panel(title, draw, size=(5.2, 1.4 + 0.34 * len(shown)), description=text.importance(found))]
 
 
-def responses(story: SearchStory) -> tuple[int, list[Panel]]:
+def responses(record: SearchRecord) -> tuple[int, list[Panel]]:
     """Return a budget and the values that trials have there by each parameter, the most important parameter first."""
-    budget, found = level(story.history), importances(story.space, story.history)
+    budget, found = level(record.history), importances(record.space, record.history)
     order = {one.name: place for place, one in enumerate(found.parameters)} if found else {}
     panels = []
-    for parameter in sorted(story.space.parameters, key=lambda one: order.get(one.name, math.inf)):
+    for parameter in sorted(record.space.parameters, key=lambda one: order.get(one.name, math.inf)):
         seen = [
             (trial, value)
-            for trial in story.history.trials
+            for trial in record.history.trials
             if (value := trial.value_at(budget)) is not None
             and parameter.distribution.contains(trial.configuration.get(parameter.name))
         ]
         if len(seen) >= 3:
-            draw = partial(_draw_response, story=story, parameter=parameter, seen=seen)
-            panels.append(Panel(parameter.name, draw, _unit(story)))
+            draw = partial(_draw_response, record=record, parameter=parameter, seen=seen)
+            panels.append(Panel(parameter.name, draw, _unit(record)))
     return budget, panels[:MAX_RESPONSES]
 
 
-def _draw_response(axes: "Axes", story: SearchStory, parameter: Parameter, seen: Sequence[tuple[Trial, float]]) -> None:
-    best, distribution = story.history.best(), parameter.distribution
+def _draw_response(
+    axes: "Axes", record: SearchRecord, parameter: Parameter, seen: Sequence[tuple[Trial, float]]
+) -> None:
+    best, distribution = record.history.best(), parameter.distribution
     for label, look in (("trials", 1), ("the best", 2)):
         rows = [(trial.configuration[parameter.name], value) for trial, value in seen if (trial is best) == (look == 2)]
         if rows:
             x = [float(distribution.index(at) if isinstance(distribution, Categorical) else at) for at, _ in rows]
-            draw_points(axes, x, _scale(story, [value for _, value in rows]), label, look)
+            draw_points(axes, x, _scale(record, [value for _, value in rows]), label, look)
     _fit_axis(axes.xaxis, distribution)
     axes.set_xlabel(shorten(parameter.name))
-    _label_values(axes, story, _scale(story, [value for _, value in seen]))
+    _label_values(axes, record, _scale(record, [value for _, value in seen]))
 
 
 def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
@@ -209,36 +211,40 @@ def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
         axis.axes.set_xlim(distribution.low, distribution.high)
 
 
-def trade_offs(story: SearchStory) -> list[Panel]:
+def trade_offs(record: SearchRecord) -> list[Panel]:
     """Return the value by each cost, of the trials that are compared, with the Pareto front marked."""
-    rows, objectives = weighed(story.history), story.history.objectives
+    rows, objectives = weighed(record.history), record.history.objectives
 
     def draw(axes: "Axes", cost: int) -> None:
         for label, look, on_front in (("trials", 0, False), ("on the front", 1, True)):
             points = sorted((row.costs[cost], row.value) for row in rows if row.on_front is on_front)
             # Of two objectives the front is a line; of more it is a surface, of which the points are drawn.
             line = "-" if on_front and len(objectives) == 1 else "none"
-            draw_points(axes, [x for x, _ in points], _scale(story, [y for _, y in points]), label, look, line)
+            draw_points(axes, [x for x, _ in points], _scale(record, [y for _, y in points]), label, look, line)
         if spans_decades([row.costs[cost] for row in rows]):
             set_log(axes.xaxis, [row.costs[cost] for row in rows])
         axes.set_xlabel(shorten(text.COSTS.get(objectives[cost], objectives[cost])))
-        axes.set_ylabel(measure(story))
+        axes.set_ylabel(measure(record))
 
-    return [Panel(measure(story), partial(draw, cost=i), _unit(story)) for i in range(len(objectives))] if rows else []
+    return (
+        [Panel(measure(record), partial(draw, cost=i), _unit(record)) for i in range(len(objectives))] if rows else []
+    )
 
 
-def lineage(story: SearchStory) -> list[Panel]:
+def lineage(record: SearchRecord) -> list[Panel]:
     """Return, of a population, each setting that copies changed by steps, along the ancestry of those that are left."""
-    trials = story.history.trials
-    alive = [trial for trial in ranked(story.history) if trial.results and not trial.reason.startswith("copies")]
+    trials = record.history.trials
+    alive = [trial for trial in ranked(record.history) if trial.results and not trial.reason.startswith("copies")]
     panels = []
-    for parameter in story.space.parameters:
+    for parameter in record.space.parameters:
         changed = any(
             trial.configuration.get(parameter.name) != trials[trial.parent].configuration.get(parameter.name)
             for trial in trials
             if trial.parent is not None
         )
-        schedules = [_schedule(ancestry(story.history, one.number), parameter.name) for one in alive[: MAX_MEMBERS + 1]]
+        schedules = [
+            _schedule(ancestry(record.history, one.number), parameter.name) for one in alive[: MAX_MEMBERS + 1]
+        ]
         if changed and isinstance(parameter.distribution, (Real, Integer)) and any(x for x, _ in schedules):
             best = f"the best, trial {alive[0].number}"
             draw = partial(_draw_lineage, parameter=parameter, schedules=schedules, best=best)
@@ -271,24 +277,24 @@ def _schedule(chain: Sequence[Trial], name: str) -> tuple[list[float], list[floa
     return x, y
 
 
-def parallel_coordinates(story: SearchStory) -> list[Panel]:
+def parallel_coordinates(record: SearchRecord) -> list[Panel]:
     """Return a line for each trial with a result across all parameters, each on its own scale, to the value at the
     right, the better the higher. The best is drawn last, so that it lies on top.
     """
-    trials = [trial for trial in ranked(story.history) if trial.results][:MAX_LINES]
+    trials = [trial for trial in ranked(record.history) if trial.results][:MAX_LINES]
     if not trials:
         return []
-    many = 1 + len(story.space.parameters)
+    many = 1 + len(record.space.parameters)
     title = f"Parallel coordinates of {text.trials(len(trials))}"
     description = f"{title} across {many - 1} parameters; the best is trial {trials[0].number}."
-    draw = partial(_draw_parallel, story=story, trials=trials)
+    draw = partial(_draw_parallel, record=record, trials=trials)
     return [Panel(title, draw, size=(max(6.0, 1.5 * many), 4.4), description=description)]
 
 
-def _draw_parallel(axes: "Axes", story: SearchStory, trials: Sequence[Trial]) -> None:
-    parameters, values = story.space.parameters, _scale(story, [trial.results[-1][1] for trial in trials])
-    value_range = _value_range(story, values)
-    upwards = story.history.mode == "max"
+def _draw_parallel(axes: "Axes", record: SearchRecord, trials: Sequence[Trial]) -> None:
+    parameters, values = record.space.parameters, _scale(record, [trial.results[-1][1] for trial in trials])
+    value_range = _value_range(record, values)
+    upwards = record.history.mode == "max"
     best: dict[str, Any] = {"color": ORANGE, "linewidth": 3.0}
     for rank, (trial, value) in reversed(list(enumerate(zip(trials, values, strict=True)))):
         place = value_range.quantile(value)
@@ -303,7 +309,7 @@ def _draw_parallel(axes: "Axes", story: SearchStory, trials: Sequence[Trial]) ->
     marks = _axis_marks(value_range)
     _mark_upright(axes, len(parameters), marks if upwards else [(1 - place, label) for place, label in marks])
     sections = [one.name.rpartition(".")[::2] for one in parameters]
-    titles = ["\n".join(shorten(part, 16) for part in parts) for parts in (*sections, measure(story).split(" ", 1))]
+    titles = ["\n".join(shorten(part, 16) for part in parts) for parts in (*sections, measure(record).split(" ", 1))]
     axes.set_xticks(range(len(titles)), titles)
     axes.xaxis.tick_top()
     axes.set_yticks([])
@@ -320,12 +326,12 @@ def _place(parameter: Parameter, trial: Trial) -> float:
     return min(max(parameter.distribution.quantile(value), 0.0), 1.0)
 
 
-def _value_range(story: SearchStory, values: Sequence[float]) -> Real:
+def _value_range(record: SearchRecord, values: Sequence[float]) -> Real:
     """Return the range of the values, as the distribution of an axis."""
     low, high = min(values), max(values)
     if low == high:
         return Real(low - 0.5, high + 0.5)
-    return Real(low, high, log=not _unit(story) and spans_decades(list(values)))
+    return Real(low, high, log=not _unit(record) and spans_decades(list(values)))
 
 
 def _axis_marks(distribution: Distribution) -> list[tuple[float, str]]:

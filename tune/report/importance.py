@@ -57,7 +57,7 @@ class Importances(NamedTuple):
 
 
 def importances(space: Space, history: History) -> Importances | None:
-    """From the values at `level`. None: fewer than LEAST, or all of them equal."""
+    """Measure the importances from the values at `level`. None: fewer than LEAST, or all of them equal."""
     budget = level(history)
     seen = [(trial.configuration, value) for trial in history.trials if (value := trial.value_at(budget)) is not None]
     if len(seen) < LEAST:
@@ -87,7 +87,7 @@ def importances(space: Space, history: History) -> Importances | None:
 
 
 def level(history: History) -> int:
-    """The budget that has most values, the higher of equals; 0 before there is one.
+    """Return the budget that has most values, the higher of equals; 0 before there is one.
 
     Those that came further were chosen by their values: they agree in what matters most, which then seems not to.
     """
@@ -96,12 +96,12 @@ def level(history: History) -> int:
 
 
 def _best(count: int) -> int:
-    """A tenth, and at least five, as the authors advise; of few a third, for there must be others."""
+    """Return how many count as the best: a tenth, at least five, as the authors advise; of few a third."""
     return max(math.ceil(count / 10), min(5, count // 3))
 
 
 def _divergences(study: "Study", places: Floats, best: int) -> dict[str, float]:
-    """By parameter, of those that any trial of the study has. places: [n] by the trial's number, 0 for the best."""
+    """Return the divergences of the parameters of any trial. places: [n] by the trial's number, 0 for the best."""
     from optuna.importance import PedAnovaImportanceEvaluator
 
     # Half a trial less, so that rounding up gives `best` of them.
@@ -113,7 +113,7 @@ def _divergences(study: "Study", places: Floats, best: int) -> dict[str, float]:
 
 
 def _seen(parameter: Parameter, configuration: Mapping[str, Value]) -> tuple[Any, "BaseDistribution"]:
-    """A value as optuna is to see it: an option by its number, a number by its quantile, on its own scale."""
+    """Translate a value for optuna: an option by its number, a number by its quantile, on its own scale."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     value, distribution = configuration[parameter.name], parameter.distribution
@@ -123,7 +123,7 @@ def _seen(parameter: Parameter, configuration: Mapping[str, Value]) -> tuple[Any
 
 
 def _study(space: Space, configurations: Sequence[Mapping[str, Value]]) -> "Study":
-    """The observations as optuna's trials, in memory, made without a word: optuna announces each study in the log."""
+    """Make an in-memory optuna study of the observations, without optuna's log line for each study."""
     import optuna
 
     said = optuna.logging.get_verbosity()

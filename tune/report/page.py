@@ -13,7 +13,7 @@ from metatrain.runs import Run, replace_text
 from tasks.io.remote_fs import is_uri
 from tune.report import figures, text
 from tune.report.analysis import ranked, rungs, weighed
-from tune.report.collect import SearchStory, collect
+from tune.report.collect import SearchRecord, collect
 from tune.report.importance import importances
 
 NAME = "report.html"
@@ -43,7 +43,7 @@ class Copied(NamedTuple):
 
 
 def write(home: Run, out: Path | None = None) -> Path:
-    """The page about a search, whole at `out`: by default in its folder, or in the working directory for one that is
+    """Write the page about a search to `out`: by default in its folder, or in the working directory for one that is
     kept elsewhere. Returns where. ValueError: see `collect`.
     """
     path = out or (home.path / NAME if home.storage is None else Path(NAME))
@@ -51,87 +51,87 @@ def write(home: Run, out: Path | None = None) -> Path:
     return path
 
 
-def render(story: SearchStory) -> str:
-    """The page as HTML. Everything from a search is escaped."""
-    return templates(Path(__file__).parent).get_template("page.html").render(_context(story))
+def render(record: SearchRecord) -> str:
+    """Return the page as HTML. Everything from a search is escaped."""
+    return templates(Path(__file__).parent).get_template("page.html").render(_context(record))
 
 
-def _context(story: SearchStory) -> dict[str, Any]:
-    budget, responses = figures.responses(story)
-    results = sum(bool(trial.results) for trial in story.history.trials)
+def _context(record: SearchRecord) -> dict[str, Any]:
+    budget, responses = figures.responses(record)
+    results = sum(bool(trial.results) for trial in record.history.trials)
     return {
-        "story": story,
+        "record": record,
         "text": text,
         "metadata": metadata,
         "count": count,
-        "best": story.history.best(),
-        "measure": figures.measure(story),
-        "commands": commands(story),
-        "train_best": train_best(story),
-        "train": lambda number: f"metatrain train {shlex.quote(f'{story.where}/trials/{number:04}/config.yaml')}",
-        "anytime": draw_each(figures.best_so_far(story)),
-        "rungs": rungs(story.history),
-        "rung_charts": draw_each(figures.rung_counts(story)),
-        "parallel": draw_each(figures.parallel_coordinates(story)),
+        "best": record.history.best(),
+        "measure": figures.measure(record),
+        "commands": commands(record),
+        "train_best": train_best(record),
+        "train": lambda number: f"metatrain train {shlex.quote(f'{record.where}/trials/{number:04}/config.yaml')}",
+        "anytime": draw_each(figures.best_so_far(record)),
+        "rungs": rungs(record.history),
+        "rung_charts": draw_each(figures.rung_counts(record)),
+        "parallel": draw_each(figures.parallel_coordinates(record)),
         "left_out": max(0, results - figures.MAX_LINES),
-        "importances": importances(story.space, story.history),
-        "importance_charts": draw_each(figures.importance(story)),
+        "importances": importances(record.space, record.history),
+        "importance_charts": draw_each(figures.importance(record)),
         "responses": draw_each(responses),
         "response_budget": budget,
-        "weighed": weighed(story.history),
-        "trade_offs": draw_each(figures.trade_offs(story)),
-        "copies": copies(story),
-        "lineage": draw_each(figures.lineage(story)),
-        "rows": rows(story),
-        "hidden": max(0, len(story.history.trials) - TRIALS),
-        "environment": metadata.environment(story.environment),
+        "weighed": weighed(record.history),
+        "trade_offs": draw_each(figures.trade_offs(record)),
+        "copies": copies(record),
+        "lineage": draw_each(figures.lineage(record)),
+        "rows": rows(record),
+        "hidden": max(0, len(record.history.trials) - TRIALS),
+        "environment": metadata.environment(record.environment),
     }
 
 
-def commands(story: SearchStory) -> list[tuple[str, str]]:
-    """What to type to go on from here, exactly, in the folder that this page was made in."""
-    place = shlex.quote(story.where)
-    best = story.history.best()
-    said = [] if story.owner else [("Go on with the search", f"metatrain search --resume {place}")]
-    if story.best is not None and not is_uri(story.where):
-        said.append(("Train the best configuration alone", train_best(story)))
+def commands(record: SearchRecord) -> list[tuple[str, str]]:
+    """Return the commands to continue with, exactly, in the folder that this page was made in."""
+    place = shlex.quote(record.where)
+    best = record.history.best()
+    said = [] if record.owner else [("Go on with the search", f"metatrain search --resume {place}")]
+    if record.best is not None and not is_uri(record.where):
+        said.append(("Train the best configuration alone", train_best(record)))
     if best is not None:
-        trial = shlex.quote(f"{story.where}/trials/{best.number:04}")
+        trial = shlex.quote(f"{record.where}/trials/{best.number:04}")
         said.append((f"Test the best trial, {best.number}", f"metatrain evaluate {trial}"))
     return [*said, ("Make this page again", f"metatrain report {place}")]
 
 
-def train_best(story: SearchStory) -> str:
-    """The command for the best configuration; of a search in object storage after it was copied from this page."""
-    return f"metatrain train {'best.yaml' if is_uri(story.where) else shlex.quote(f'{story.where}/best.yaml')}"
+def train_best(record: SearchRecord) -> str:
+    """Return the command for the best configuration; in object storage, once it is copied from this page."""
+    return f"metatrain train {'best.yaml' if is_uri(record.where) else shlex.quote(f'{record.where}/best.yaml')}"
 
 
-def rows(story: SearchStory) -> list[Row]:
-    """The trials, the best first."""
-    best = story.history.best()
+def rows(record: SearchRecord) -> list[Row]:
+    """Return the table of trials, the best first."""
+    best = record.history.best()
     return [
         Row(
             number=trial.number,
             best=trial is best,
-            value=text.value(story, trial.results[-1][1]) if trial.results else "–",
+            value=text.value(record, trial.results[-1][1]) if trial.results else "–",
             budget=count(trial.budget),
-            costs=[text.cost(trial.costs.get(name, math.nan)) for name in story.history.objectives],
+            costs=[text.cost(trial.costs.get(name, math.nan)) for name in record.history.objectives],
             settings=[
                 text.setting(trial.configuration[one.name]) if one.name in trial.configuration else "–"
-                for one in story.space.parameters
+                for one in record.space.parameters
             ],
             fate=text.fate(trial),
         )
-        for trial in ranked(story.history)[:TRIALS]
+        for trial in ranked(record.history)[:TRIALS]
     ]
 
 
-def copies(story: SearchStory) -> list[Copied]:
-    """Those that began from another's checkpoint, in the order in which they did."""
+def copies(record: SearchRecord) -> list[Copied]:
+    """Return those that began from another's checkpoint, in the order in which they did."""
     found = []
-    for trial in story.history.trials:
+    for trial in record.history.trials:
         if trial.parent is not None:
-            parent = story.history.trials[trial.parent].configuration
+            parent = record.history.trials[trial.parent].configuration
             changes = [
                 f"{name} {text.setting(parent[name]) if name in parent else '–'} → {text.setting(value)}"
                 for name, value in trial.configuration.items()

@@ -1,4 +1,4 @@
-"""What a page about a search says in sentences and numbers."""
+"""Say the results of a search in sentences and formatted numbers."""
 
 import math
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 from metatrain.report.text import CASES, count, format_interval
 from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
-from tune.report.collect import SearchStory
+from tune.report.collect import SearchRecord
 from tune.report.importance import LEAST, Importances
 from tune.space.distributions import Categorical, Value
 from tune.space.search_space import Parameter
@@ -30,20 +30,20 @@ LONG = 36
 
 
 def measured(metric: str) -> tuple[str, float, str]:
-    """What a metric is called, what to multiply its values by, and the unit."""
+    """Return the name of a metric, what to multiply its values by, and the unit."""
     split, _, key = metric.rpartition("/")
     name, scale, unit = CASES.get(key, (key, 1.0, ""))
     return f"{split} {name}".strip(), scale, unit
 
 
-def value(story: SearchStory, raw: float) -> str:
-    """93.40 %, or 0.2591."""
-    _, scale, unit = measured(story.metric)
+def value(record: SearchRecord, raw: float) -> str:
+    """Format a value: 93.40 %, or 0.2591."""
+    _, scale, unit = measured(record.metric)
     return format_interval(scale * raw, math.nan, unit)
 
 
 def setting(found: Value) -> str:
-    """A value of a parameter in a few characters: 0.00312, conv4, true."""
+    """Format a value of a parameter in a few characters: 0.00312, conv4, true."""
     if isinstance(found, float):
         return f"{found:.3g}"
     if isinstance(found, dict) and found.keys() == {"name"}:
@@ -52,29 +52,29 @@ def setting(found: Value) -> str:
 
 
 def shortened(text: str) -> str:
-    """Cut to what fits beside others."""
+    """Cut text to what fits beside others."""
     return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
 
 
 def cost(found: float) -> str:
-    """112 709, or 0.0231; a dash where it is not known."""
+    """Format a cost: 112 709, or 0.0231; a dash where it is not known."""
     if not math.isfinite(found):
         return "–"
     return count(int(found)) if found == int(found) else f"{found:.4g}"
 
 
 def steps(number: int) -> str:
-    """1 step, 60 000 steps."""
+    """Format a count of steps: 1 step, 60 000 steps."""
     return f"{count(number)} {'step' if number == 1 else 'steps'}"
 
 
 def trials(number: int) -> str:
-    """1 trial, 40 trials."""
+    """Format a count of trials: 1 trial, 40 trials."""
     return f"{count(number)} {'trial' if number == 1 else 'trials'}"
 
 
 def lasted(seconds: float) -> str:
-    """48 s, 3 min 20 s, 2 h 05 min."""
+    """Format a duration: 48 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -82,48 +82,48 @@ def lasted(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def status(story: SearchStory) -> str:
-    """Whether it runs, and how far it has come."""
-    begun = len(story.history.trials)
-    wanted = story.settings.get("search.trials")
+def status(record: SearchRecord) -> str:
+    """Return whether it runs, and how far it has come."""
+    begun = len(record.history.trials)
+    wanted = record.settings.get("search.trials")
     of = f" of {count(wanted)}" if isinstance(wanted, int) and wanted > begun else ""
     so_far = f"{count(begun)}{of} {'trial' if begun == 1 else 'trials'} begun"
-    return f"running ({story.owner}): {so_far}" if story.owner else so_far
+    return f"running ({record.owner}): {so_far}" if record.owner else so_far
 
 
-def summary(story: SearchStory) -> list[str]:
-    """What was searched and what was found: a paragraph, sentence by sentence."""
-    name, _, _ = measured(story.metric)
-    many = len(story.space.parameters)
-    method = METHODS.get(story.method, story.method or "a search")
+def summary(record: SearchRecord) -> list[str]:
+    """Return what was searched and what was found: a paragraph, sentence by sentence."""
+    name, _, _ = measured(record.metric)
+    many = len(record.space.parameters)
+    method = METHODS.get(record.method, record.method or "a search")
     what = f"{many} {'parameter' if many == 1 else 'parameters'}"
-    direction = "highest" if story.history.mode == "max" else "lowest"
-    if not story.history.trials:
+    direction = "highest" if record.history.mode == "max" else "lowest"
+    if not record.history.trials:
         return [f"{_capital(method)} is to look through {what} for the {direction} {name}: no trial has begun yet."]
     asked = f"{_capital(method)} looked through {what} for the {direction} {name}"
-    return [f"{asked}{_time(story)}.", _found(story), _counted(story)]
+    return [f"{asked}{_time(record)}.", _found(record), _counted(record)]
 
 
-def _time(story: SearchStory) -> str:
-    took = "" if math.isnan(story.spent) else f" in {lasted(story.spent)}"
-    return f", and computed {steps(story.history.steps)}{took}"
+def _time(record: SearchRecord) -> str:
+    took = "" if math.isnan(record.spent) else f" in {lasted(record.spent)}"
+    return f", and computed {steps(record.history.steps)}{took}"
 
 
-def _found(story: SearchStory) -> str:
-    best = story.history.best()
+def _found(record: SearchRecord) -> str:
+    best = record.history.best()
     if best is None:
         return "No trial has a result yet: there is no best configuration to report."
     budget, raw = best.results[-1]
     still = ", and is still running" if best.status == "running" else ""
-    return f"The best is trial {best.number}: {value(story, raw)} after {steps(budget)}{still}."
+    return f"The best is trial {best.number}: {value(record, raw)} after {steps(budget)}{still}."
 
 
-def _counted(story: SearchStory) -> str:
-    """Of 40 trials 12 were completed, 25 stopped early and 3 failed."""
-    counts: Counter[str] = Counter("failed" if each.has_failed else each.status for each in story.history.trials)
-    copied = sum(each.parent is not None for each in story.history.trials)
+def _counted(record: SearchRecord) -> str:
+    """Count trials by their ends: of 40 trials 12 were completed, 25 stopped early and 3 failed."""
+    counts: Counter[str] = Counter("failed" if each.has_failed else each.status for each in record.history.trials)
+    copied = sum(each.parent is not None for each in record.history.trials)
     said = {"completed": "had the whole budget", "stopped": "were stopped early", "failed": "failed"}
-    said["running"] = "are running" if story.owner else "are unfinished"
+    said["running"] = "are running" if record.owner else "are unfinished"
     one = {"were stopped early": "was stopped early", "are running": "is running", "are unfinished": "is unfinished"}
     parts = [
         f"{count(counts[key])} {one.get(text, text) if counts[key] == 1 else text}"
@@ -136,7 +136,7 @@ def _counted(story: SearchStory) -> str:
 
 
 def joined(parts: list[str]) -> str:
-    """a, b and c."""
+    """Join words: a, b and c."""
     *most, last = parts
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -145,9 +145,9 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def failures(story: SearchStory) -> list[tuple[str, int, int]]:
-    """Why trials failed: (reason, how many, the last of them), the most frequent first."""
-    broken = [each for each in story.history.trials if each.has_failed]
+def failures(record: SearchRecord) -> list[tuple[str, int, int]]:
+    """Return why trials failed: (reason, how many, the last of them), the most frequent first."""
+    broken = [each for each in record.history.trials if each.has_failed]
     counts = Counter(_reason(each) for each in broken)
     last = {_reason(each): each.number for each in broken}
     return [(reason, many, last[reason]) for reason, many in counts.most_common()]
@@ -158,18 +158,18 @@ def _reason(trial: Trial) -> str:
 
 
 def fate(trial: Trial) -> str:
-    """From where a copy began, and how a trial ended, or that it did not."""
+    """Return from where a copy began, and how a trial ended, or that it did not."""
     reason = f": {trial.reason}" if trial.reason else ""
     begun = f"begun from trial {trial.parent} at {steps(trial.start)}; " if trial.parent is not None else ""
     name = "not finite" if trial.status == "nan" else trial.status
     return f"{begun}{name}{reason}"
 
 
-def edges(story: SearchStory) -> list[str]:
-    """Parameters whose best value lies at an end of what was searched: there may be better ones beyond."""
-    best = story.history.best()
+def edges(record: SearchRecord) -> list[str]:
+    """Return parameters whose best value lies at an end of what was searched: there may be better ones beyond."""
+    best = record.history.best()
     said = []
-    for parameter in story.space.parameters if best else ():
+    for parameter in record.space.parameters if best else ():
         distribution = parameter.distribution
         here = None if best is None else best.configuration.get(parameter.name)
         if here is None or isinstance(distribution, Categorical) or not distribution.contains(here):
@@ -182,7 +182,7 @@ def edges(story: SearchStory) -> list[str]:
 
 
 def importance(found: Importances | None) -> str:
-    """What the table of importances means, and on how much it rests."""
+    """Explain what the table of importances means, and on how much it rests."""
     if found is None:
         return f"Too few trials to say: it takes {LEAST} different results at one budget."
     clear = [one.name for one in found.parameters if one.clear]
@@ -196,6 +196,6 @@ def importance(found: Importances | None) -> str:
 
 
 def distribution(parameter: Parameter) -> str:
-    """A parameter's domain as it was written, and on what it depends."""
+    """Return a parameter's distribution as it was written, and on what it depends."""
     when = [f"{name} is {' or '.join(setting(each) for each in values)}" for name, values in parameter.when]
     return f"{parameter.distribution}{', where ' + ' and '.join(when) if when else ''}"
