@@ -11,7 +11,7 @@ from metatrain.runs import Run
 from metatrain.settings import Config
 from metatrain.tracking.console import progress_bar
 from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder
-from metatrain.training.worker import Worker
+from metatrain.training.worker import Worker, driver_device
 from metatrain.types import Recorder
 from metatrain.yaml_config import flatten
 
@@ -26,11 +26,11 @@ def prepare(settings: Config) -> float:
 
 def set_up(settings: Config) -> Worker:
     """Return the driver's worker, with the resolved configuration. ValueError: `settings` cannot be run here."""
-    reach(settings)
-    return dry_run(settings)
+    check_mlflow(settings)
+    return dry_run(settings, driver_device(settings))
 
 
-def reach(settings: Config) -> None:
+def check_mlflow(settings: Config) -> None:
     """Check that MLflow answers, if it is used. TrackingError: no answer. ValueError: it refuses the login."""
     if settings.tracking.uri is not None:
         from metatrain.tracking.mlflow_connection import preflight

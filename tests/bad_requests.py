@@ -137,7 +137,7 @@ WRONG: dict[str, list[Row]] = {
         wrong("outer.schedule=cosin", "'cosine'"),
         wrong("executor.name=spark", "'in_process' or 'ray'"),
         train("outer.groups.inner.lr=1", says=("outer.groups.inner", "they begin with")),
-        train("evaluation.inner_steps=2", "algorithm={name: protonet}", says=("inner_steps", "leave it out")),
+        train("evaluation.inner_steps=2", "algorithm={name: protonet}", says=("inner_steps", "remove it")),
     ],
     "shape": [
         wrong("tasks.train.ways=1", "set ways to 2 or more"),

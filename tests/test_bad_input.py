@@ -116,7 +116,9 @@ def test_the_same_without_the_mistake_is_accepted(command, tmp_path, group, row)
     ],
 )
 def test_a_resume_refuses_what_would_change_the_run(command, run, setting):
-    refused(command, run.parent, "train", "--resume", "run", setting, says=(setting.partition("=")[0], "train anew"))
+    refused(
+        command, run.parent, "train", "--resume", "run", setting, says=(setting.partition("=")[0], "start a new run")
+    )
 
 
 def test_a_resume_accepts_who_computes_and_who_is_told(command, run):

@@ -97,7 +97,7 @@ def test_the_curve_goes_from_before_the_first_inner_step_to_after_the_last(overr
 
 
 def test_inner_steps_of_a_learner_without_any_are_refused():
-    with pytest.raises(ValueError, match=r"^evaluation\.inner_steps: ProtoNet takes no inner steps: leave it out$"):
+    with pytest.raises(ValueError, match=r"^evaluation\.inner_steps: ProtoNet has no inner steps: remove it$"):
         executor_of(tiny("algorithm={name: protonet}", "evaluation.inner_steps=2"))
 
 

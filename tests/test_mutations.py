@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from metatrain.config.dry_run import dry_run
@@ -141,7 +142,7 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
         try:
             config = load_config(path)
             if is_small(config) and not downloads(config):
-                dry_run(config)
+                dry_run(config, torch.device("cpu"))
             outcomes["accepted"] += 1
         except (ValueError, OSError) as error:
             outcomes["refused"] += 1

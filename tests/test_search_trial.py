@@ -57,7 +57,7 @@ def test_a_copy_goes_on_from_parameters_optimisers_and_best(parent, tmp_path):
 def test_a_copy_whose_process_ended_between_the_two_checkpoints_ends_as_one_undisturbed(parent, tmp_path):
     whole(begun(parent, tmp_path / "copy"))
     cut = begun(parent, tmp_path / "cut")
-    settings = dry_run(tiny("outer.steps=6", "outer.lr=0.1", *KEPT)).config
+    settings = dry_run(tiny("outer.steps=6", "outer.lr=0.1", *KEPT), torch.device("cpu")).config
     home = create_run_at(cut.place, cut.run_id, as_yaml(settings), describe_environment(), None)
     best = checkpoints.load(parent / "checkpoints", 2)
     checkpoints.save(home.checkpoints, 2, best, checkpoints.manifest(parent / "checkpoints", 2)["extra"])

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import typer
 
+from metatrain.config.dry_run import dry_run
 from metatrain.config.load import as_yaml
 from metatrain.errors import RunFailed
 from metatrain.runs import Run
-from metatrain.setup import prepare, set_up
+from metatrain.setup import check_mlflow, prepare
 from metatrain.signals import graceful_shutdown
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
@@ -26,7 +28,8 @@ def search_command(file: str | None, overrides: list[str], resume: str | None, t
     """Conduct a new or resumed search and print its best configuration."""
     document, home = _load_search(file, overrides, resume, take_over)
     prepare(document.base)
-    set_up(document.base)
+    check_mlflow(document.base)
+    dry_run(document.base, torch.device("cpu"))  # trials may run on other nodes, which have the GPUs
     from tune.runner import resume_hint, search  # with Ray, which takes seconds
 
     with graceful_shutdown() as shutdown:

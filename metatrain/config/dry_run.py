@@ -20,7 +20,7 @@ from metatrain.errors import TaskFailed
 from metatrain.models import Custom, Torchvision
 from metatrain.settings import Config
 from metatrain.training.outer_loop import group_names
-from metatrain.training.worker import Worker, driver_worker
+from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
@@ -34,12 +34,12 @@ _TASKS = 2
 """Tasks of the user's own source that are checked; two, so that wrong stacking shows."""
 
 
-def dry_run(config: Config) -> Worker:
-    """Return the driver's worker of `config`, resolved, after these checks. ValueError: the field and the remedy."""
+def dry_run(config: Config, device: torch.device) -> Worker:
+    """Return a worker of `config`, resolved, on `device`, after these checks. ValueError: the field and the remedy."""
     config = resolve_paths(config)
     with explain_user_errors(config):
         _check_memory(config)
-        worker = driver_worker(config)
+        worker = Worker(config, device)
         group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
             _try_one_task(worker)

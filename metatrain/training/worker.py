@@ -193,8 +193,13 @@ def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm
 
 
 def driver_worker(config: Config) -> Worker:
-    """Build the worker of the driver's process: on the CPU, unless the shards are computed in this process."""
-    return Worker(config, device_for(config.executor.gpus_per_worker if config.executor.name == "in_process" else 0))
+    """Build the worker of the driver's process, on `driver_device`."""
+    return Worker(config, driver_device(config))
+
+
+def driver_device(config: Config) -> torch.device:
+    """Return the CPU, or the device that shards are computed on if that is done in the driver's process."""
+    return device_for(config.executor.gpus_per_worker if config.executor.name == "in_process" else 0)
 
 
 def device_for(gpus: float) -> torch.device:

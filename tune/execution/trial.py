@@ -25,11 +25,11 @@ from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
 from metatrain.settings import Config
-from metatrain.setup import prepare, reach, recorders
+from metatrain.setup import check_mlflow, prepare, recorders
 from metatrain.tracking.jsonl import read_lines
 from metatrain.trainer import Session, start, train_segments
 from metatrain.training.outer_loop import Best
-from metatrain.training.worker import Worker, driver_worker
+from metatrain.training.worker import Worker, driver_device, driver_worker
 from metatrain.types import RunStatus
 from tasks.io.remote_fs import is_uri
 from tune.execution.costs import measure_costs
@@ -65,7 +65,7 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
     home: Run | None = None
     try:
         config = read_config(spec.config)
-        reach(config)
+        check_mlflow(config)
         prepare(config)
         worker, home = _open_home(spec, config)
         with _locked(home), open_executor(worker) as executor:
@@ -129,8 +129,9 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
         return driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking)), home
     if not is_uri(spec.place):
         shutil.rmtree(spec.place, ignore_errors=True)  # incomplete, from a process that was killed
+    device = driver_device(now)  # outside the try: a node without the GPU is no fault of the configuration
     try:
-        worker = dry_run(now)
+        worker = dry_run(now, device)
     except ValueError as error:
         raise IncompatibleSettings(_one_line(error)) from error
     return worker, create_run_at(
