@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from metatrain.http_client import UNREDIRECTED
+from metatrain.no_redirect import UNREDIRECTED
 from metatrain.validation import require
 
 _TIMEOUT_S = 15.0

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
-from metatrain.http_client import UNREDIRECTED
+from metatrain.no_redirect import UNREDIRECTED
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
 """Accepted besides http and https."""
