@@ -43,7 +43,7 @@ def test_compiling_is_said_timed_and_kept_with_the_run(folder):
     ("setting", "names"),
     [
         ("model={name: mine:Net}", ("engine.compile: ", "set engine.compile to off")),
-        ("engine.precision=tf32", ("engine.precision: tf32 is a GPU's", "float32")),
+        ("engine.precision=tf32", ("engine.precision: tf32 needs a GPU", "float32")),
         ("engine.chunk=0", ("engine.chunk", "set it above 0")),
         ("engine.compile=maybe", ("engine.compile", "'on' or 'off'")),
     ],

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import typer
 from packaging.specifiers import SpecifierSet
 from setuptools import find_packages
 
@@ -118,7 +119,7 @@ def test_commands_that_are_run_exist(target: str) -> None:
             assert words[0] in SYSTEM or words[0] in scripts, f"{words[0]}: who brings it?"
     from metatrain.cli import app
 
-    known = {command.name for command in app.registered_commands}
+    known = set(typer.main.get_command(app).commands)
     assert {words[1] for run in runs(target) for words in commands(run, "metatrain")} <= known
     if target in NODES:
         assert ["python", "-c", "import torchvision.ops"] in commands(runs(target)[-1], "python"), (

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import typer
 import yaml
 
 from metatrain.config.load import load_config
@@ -115,7 +116,7 @@ def test_the_entry_point_is_a_command_that_exists_with_settings_that_hold() -> N
     words = entrypoint()
     assert words[0] == "python" and words[1] in d.in_image("gpu")
     assert words[2] in d.project()["scripts"]
-    assert words[3] in {command.name for command in app.registered_commands}
+    assert words[3] in set(typer.main.get_command(app).commands)
     configured()
 
 
