@@ -264,7 +264,7 @@ def test_without_a_head_the_modules_outputs_are_the_predictions():
         (custom(WithOwnHead, head="trunk"), "'trunk' is not the last step"),
         (custom(WithOwnHead, head="none", arguments={"outputs": 7}), "7 outputs, the tasks need 4"),
         (custom(WithOwnHead, head="classifier", arguments={"outputs": 7}), "7 outputs, the tasks need 4"),
-        (custom(WrongShape), r"must give \[B, D\]"),
+        (custom(WrongShape), r"must return \[B, D\]"),
         (custom(nn.Linear, arguments={"in_features": 3, "out_features": 2}), "does not accept a batch"),
         (Custom("no_such_package:Net"), "cannot import 'no_such_package'"),
         (Custom("metatrain.models:Nothing"), "has no class 'Nothing'"),
