@@ -71,7 +71,7 @@ class Learner:
         Images are uint8 or in [0, 1]; what the run normalised by (tasks.mean, tasks.std) is applied here.
         """
         x, y = as_inputs(support[0], self.model.spec, self.moments), support[1]
-        require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: give one label for each")
+        require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: use one label for each")
         model, labels = self.model, None
         if self.model.spec.ways is None:
             targets = torch.as_tensor(np.asarray(y)).to(x.dtype)
@@ -95,7 +95,7 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
         inputs = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, order="C"))
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"x: no array of numbers ({reason}): give examples of shape {spec.x}") from error
+        raise ValueError(f"x: no array of numbers ({reason}): use examples of shape {spec.x}") from error
     is_bytes = inputs.dtype == torch.uint8 and len(spec.x) == 3
     inputs = inputs.to(torch.get_default_dtype()) / (255 if is_bytes else 1)
     if inputs.shape[1:] == spec.x[1:] and spec.x[:1] == (1,):
@@ -104,7 +104,7 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
         tuple(inputs.shape[1:]) == spec.x,
         f"x: examples of shape {tuple(inputs.shape[1:])}; this learner was trained on {spec.x}: reshape or resize them",
     )
-    require(len(inputs) > 0, "x: holds no examples: give one or more")
+    require(len(inputs) > 0, "x: holds no examples: use one or more")
     require(bool(torch.isfinite(inputs).all()), "x: holds values that are not finite: fix or remove those examples")
     return inputs if moments is None else (inputs - moments.mean) / moments.std
 

@@ -45,9 +45,9 @@ def load_yaml(
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: give the path of {wanted}") from error
+        raise ValueError(f"{path}: {error.strerror}: use the path of {wanted}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): give a YAML file") from error
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason}): use a YAML file") from error
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{path}: holds no settings: begin with {begin}")

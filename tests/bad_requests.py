@@ -67,14 +67,14 @@ HUGE = "1" + "0" * 400
 
 WRONG: dict[str, list[Row]] = {
     "file": [
-        Row(("train",), ("CONFIG", "give a YAML file")),
-        Row(("train", "nowhere.yaml"), ("nowhere.yaml", "give the path")),
-        Row(("train", "."), (".: ", "give the path")),
+        Row(("train",), ("CONFIG", "name a YAML file")),
+        Row(("train", "nowhere.yaml"), ("nowhere.yaml", "use the path")),
+        Row(("train", "."), (".: ", "use the path")),
         train(says=("short.yaml", "begin with tasks, model and algorithm"), given=written("")),
         train(says=("short.yaml", "begin with"), given=written("- tasks\n- model\n")),
         train(says=("short.yaml, line 2", "fix that line"), given=written("a: [1\nb: 2\n")),
         train(says=("short.yaml, line 1", "'seed' stands twice"), given=written("{seed: 1, seed: 2}")),
-        train(says=("short.yaml", "give a YAML file"), given=written(b"seed: \xff\xfe")),
+        train(says=("short.yaml", "use a YAML file"), given=written(b"seed: \xff\xfe")),
         train(says=("short.yaml", "fix that line"), given=written(b"seed: \x00\x01")),
         train(says=("short.yaml", "nest"), given=written("[" * 5000)),
     ],
@@ -244,7 +244,7 @@ WRONG: dict[str, list[Row]] = {
         Row(("evaluate", "."), ("run.json", "use the folder")),
         Row(("report", "nowhere"), ("nowhere", "use the folder")),
         Row(("report", ".", "nowhere"), ("run.json", "use the folder")),
-        Row(("config", "show", "nowhere.yaml"), ("nowhere.yaml", "give the path")),
+        Row(("config", "show", "nowhere.yaml"), ("nowhere.yaml", "use the path")),
         Row(("config", "show", "short.yaml", "outer.lr=x"), ("outer.lr", "valid number")),
         Row(("data", "prepare", "omniglott"), ("tasks.name", "did you mean omniglot?")),
         Row(("data", "prepare", "omniglot", "root=nowhere"), ("nowhere", "tasks.root")),

@@ -324,7 +324,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path / name))}: .*give the path of a configuration"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path / name))}: .*use the path of a configuration"):
         load_config(tmp_path / name)
 
 

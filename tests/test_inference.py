@@ -173,14 +173,14 @@ def test_adapting_again_begins_anew(learner):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (images(3), LABELS[:2], r"^support: 3 examples and 2 labels: give one label for each$"),
+        (images(3), LABELS[:2], r"^support: 3 examples and 2 labels: use one label for each$"),
         (images(2), LABELS, r"^support: 2 examples and 3 labels"),
         (images(3)[:, :20], LABELS, r"^x: .*\(20, 28\).*trained on \(1, 28, 28\): reshape or resize"),
         (np.zeros((3, 3, 28, 28)), LABELS, r"^x: .*\(3, 28, 28\).*trained on \(1, 28, 28\)"),
         (images(1)[0], LABELS[:1], r"^x: .*\(28,\).*trained on"),
         (np.float64(3.0), LABELS[:1], r"^x: .*trained on"),
-        (images(3)[:0], [], r"^x: holds no examples: give one"),
-        ([images(1)[0], images(1)[0][:20]], LABELS[:2], r"^x: no array of numbers .* give examples of shape"),
+        (images(3)[:0], [], r"^x: holds no examples: use one"),
+        ([images(1)[0], images(1)[0][:20]], LABELS[:2], r"^x: no array of numbers .* use examples of shape"),
         (np.full((3, 28, 28), np.nan), LABELS, r"^x: .*not finite"),
         (["a", "b", "c"], LABELS, r"^x: no array of numbers"),
     ],

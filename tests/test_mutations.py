@@ -26,7 +26,8 @@ VALUES: list[Any] = [
 ]
 KEYS = ["lr", "name", "ways", "nmae", "", " ", "a.b", "größe", "x" * 300, 3, None, True, "root", "every"]
 REMEDY = re.compile(
-    "set |lower|leave|give |write |mend|mark it|decorate|choose|use |may be|begin with|name |should be|did you mean|"
+    "set |lower|leave|give |write |fix|remove|return|"
+    "mark it|decorate|choose|use |may be|begin with|name |should be|did you mean|"
     "put |make |fix |add |remove |replace it|create |run from"
 )
 

@@ -30,7 +30,7 @@ def report_command(run_dirs: list[str], out: Path | None) -> None:
 
 
 def _report_search(homes: Sequence[Run], out: Path | None) -> None:
-    require(len(homes) == 1, "RUN…: a search is reported by itself: give its folder alone")
+    require(len(homes) == 1, "RUN…: a search is reported by itself: name its folder alone")
     from tune.report import write
 
     print(write(homes[0], out))

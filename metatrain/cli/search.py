@@ -49,12 +49,12 @@ def _load_search(
     from tune.config.search_config import load_search_config, update_search_config
     from tune.search_dir import open_search
 
-    require(not take_over or resume is not None, "--take-over: is for --resume alone: leave it out")
+    require(not take_over or resume is not None, "--take-over: works only with --resume: remove it")
     if resume is not None:
         home, before = open_search(resume)
         return update_search_config(before, [file, *overrides] if file else []), home
     if file is None:
-        raise ValueError("SEARCH: missing: give a YAML file, as configs/search-*.yaml, or --resume DIR")
+        raise ValueError("SEARCH: missing: name a YAML file, as configs/search-*.yaml, or --resume DIR")
     return load_search_config(Path(file), overrides), None
 
 

@@ -35,14 +35,14 @@ from metatrain.yaml_config import apply_overrides
 def train_command(path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
     """Train a new or resumed run, test it and print its results."""
     home = open_run(resume) if resume is not None else None
-    require(not take_over or home is not None, "--take-over: is for --resume alone: leave it out")
+    require(not take_over or home is not None, "--take-over: works only with --resume: remove it")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
         config = override_for_resume(load_config(home.config), [path, *overrides] if path else [])
     elif path is not None:
         config = load_config(Path(path), overrides)
     else:
-        raise ValueError("CONFIG: missing: give a YAML file, as in configs/, or --resume RUN")
+        raise ValueError("CONFIG: missing: name a YAML file, as in configs/, or --resume RUN")
     prepare_seconds = prepare(config)
     worker = set_up(config)
     with open_executor(worker) as executor:

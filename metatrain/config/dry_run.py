@@ -136,13 +136,13 @@ def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
     """Check that `found` is a batch of `_TASKS` tasks of `spec`. ValueError: it is not."""
     parts = found if isinstance(found, Episode) else ()
     whole = bool(parts) and all(isinstance(part, Examples) and isinstance(part.y, Tensor) for part in parts)
-    require(whole, f"{who} gives a {type(found).__name__}: return a tasks.types.Episode of two Examples")
+    require(whole, f"{who} returns a {type(found).__name__}: return a tasks.types.Episode of two Examples")
     for name, part in zip(Episode._fields, parts, strict=True):
         dtype = torch.int64 if spec.kind == "classification" else torch.get_default_dtype()
         _check_tensor(part.y, spec.y, dtype, f"{who}: {name}.y")
         if spec.ways is not None:
             fits = int(part.y.min()) >= 0 and int(part.y.max()) < spec.ways
-            require(fits, f"{who}: {name}.y has labels beyond the task's {spec.ways} ways: give 0 to {spec.ways - 1}")
+            require(fits, f"{who}: {name}.y has labels beyond the task's {spec.ways} ways: use 0 to {spec.ways - 1}")
         if isinstance(part.x, Tensor):
             _check_tensor(part.x, spec.x, torch.get_default_dtype(), f"{who}: {name}.x")
 
@@ -150,24 +150,24 @@ def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
 def _check_tensor(found: Tensor, shape: tuple[int, ...], dtype: torch.dtype, what: str) -> None:
     fits = found.dim() == 2 + len(shape) and len(found) == _TASKS and tuple(found.shape[2:]) == shape
     wanted = f"[{', '.join(['tasks', 'examples', *map(str, shape)])}]"
-    require(fits, f"{what} has shape {list(found.shape)} for {_TASKS} tasks: give {wanted}, as the spec says")
-    require(found.dtype == dtype, f"{what} is {found.dtype}: give {dtype}")
-    require(bool(torch.isfinite(found).all()), f"{what} holds values that are not finite: give finite ones")
+    require(fits, f"{what} has shape {list(found.shape)} for {_TASKS} tasks: return {wanted}, as the spec says")
+    require(found.dtype == dtype, f"{what} is {found.dtype}: return {dtype}")
+    require(bool(torch.isfinite(found).all()), f"{what} holds values that are not finite: return finite ones")
 
 
 def _check_gradient(found: Any, params: Params, who: str) -> None:
     """Check that `found` is a MetaGradient for `params`. ValueError: it is not."""
     is_one = isinstance(found, MetaGradient) and isinstance(found.grads, Mapping)
-    require(is_one, f"{who} gives a {type(found).__name__}: return a metatrain.types.MetaGradient")
+    require(is_one, f"{who} returns a {type(found).__name__}: return a metatrain.types.MetaGradient")
     got, wanted = _shapes(found.grads), _shapes(params)
     differing = sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
     if differing:
         name = differing[0]
         have, need = got.get(name, "nothing"), wanted.get(name, "nothing")
-        raise ValueError(f"{who} gives {have} for {name}, and not {need}: give the gradient of every parameter")
+        raise ValueError(f"{who} returns {have} for {name}, not {need}: return the gradient of every parameter")
     loss = found.metrics.get("loss") if isinstance(found.metrics, Mapping) else None
     scalar = isinstance(loss, Tensor) and loss.numel() == 1
-    require(scalar, f"{who} gives no metrics['loss']: give the sum of the query losses")
+    require(scalar, f"{who} returns no metrics['loss']: return the sum of the query losses")
 
 
 def _shapes(params: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -127,7 +127,7 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
         hints = get_type_hints(cls)
     except USER_CODE_ERRORS as error:
         raise ValueError(
-            f"{where}.name: {cls.__name__} has types without a meaning ({describe_error(error)}): mend it"
+            f"{where}.name: {cls.__name__} has unresolved annotations ({describe_error(error)}): fix them"
         ) from error
     values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
     try:
@@ -137,7 +137,8 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
         raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
     except USER_CODE_ERRORS as error:  # of a class of the user's own, which may want what is not given
         raise ValueError(
-            f"{where}: {cls.__name__} cannot be made of these settings ({describe_error(error)}): mend them, or it"
+            f"{where}: {cls.__name__} cannot be built from these settings ({describe_error(error)}): fix the settings or "
+            "the class"
         ) from error
 
 
@@ -162,7 +163,7 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
         problem = error.errors()[0]["msg"]
         raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {shorten(value)}") from error
     except (OverflowError, PydanticUserError) as error:
-        raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): give another value") from error
+        raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): set another value") from error
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
