@@ -137,8 +137,8 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
         raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
     except USER_CODE_ERRORS as error:  # of a class of the user's own, which may want what is not given
         raise ValueError(
-            f"{where}: {cls.__name__} cannot be built from these settings ({describe_error(error)}): fix the settings or "
-            "the class"
+            f"{where}: {cls.__name__} cannot be built from these settings ({describe_error(error)}): fix the settings "
+            "or the class"
         ) from error
 
 
