@@ -24,7 +24,7 @@ from metatrain.evaluation.evaluate import make_shards
 from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
 from metatrain.setup import prepare, set_up
-from metatrain.tracking.jsonl import NullRecorder
+from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -96,7 +96,7 @@ def train_and_score(name: str, steps: str, overrides: Sequence[str], seed: int) 
         worker = set_up(config)
         home = new_run(worker.config)
         began = time.monotonic()
-        run(worker, InProcess(worker), NullRecorder(), home)
+        run(worker, InProcess(worker), CompositeRecorder(), home)
         minutes = (time.monotonic() - began) / 60
         params, _, _ = best_params(home)
         return Trained({split: score_tasks(worker, params, split) for split in SPLITS}, minutes)

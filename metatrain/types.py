@@ -100,31 +100,24 @@ class Executor(Protocol):
 
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         """Score every shard; yield results in shard order."""
-        ...
 
     def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         """Return the meta-gradient of all shards, added along the balanced binary tree over shard numbers."""
-        ...
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Have every worker compile what training shards of these sizes need, so that no step has to."""
-        ...
 
     def events(self) -> list[WorkerEvent]:
         """Return the events since the previous call."""
-        ...
 
     def health(self) -> Mapping[str, float]:
         """Return measurements of the workers to record with the run; empty if there are none."""
-        ...
 
     def report(self) -> Mapping[str, Any]:
         """Return what was done where: tasks by worker process, retries."""
-        ...
 
     def close(self) -> None:
         """Release all resources. Calling it twice does no harm."""
-        ...
 
 
 RunStatus = Literal["finished", "failed", "interrupted"]
@@ -138,27 +131,21 @@ class Recorder(Protocol):
 
     def start(self, step: int, total: int) -> None:
         """Begin recording a run that continues after `step` (0 for a new one) towards `total` steps."""
-        ...
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics at an outer step, by keys such as "train/loss" or "validation/accuracy"."""
-        ...
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Store a file of the run that is complete, where the recorder keeps files."""
-        ...
 
     def event(self, step: int, kind: str, text: str) -> None:
         """Record an event: a checkpoint, a retry, a worker replaced."""
-        ...
 
     def flush(self) -> None:
         """Return once everything recorded so far is durable. The driver calls it before each checkpoint."""
-        ...
 
     def close(self, status: RunStatus) -> None:
         """End recording. A run that did not finish may be started again later."""
-        ...
 
 
 def __getattr__(name: str) -> Any:

@@ -22,38 +22,30 @@ class ClassPool(Protocol):
     @property
     def name(self) -> str:
         """Return the name of the source, for messages: "omniglot"."""
-        ...
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes."""
-        ...
 
     @property
     def image_shape(self) -> Shape:
         """Return (C, H, W)."""
-        ...
 
     @property
     def min_class_size(self) -> int:
         """Return the number of members of the smallest class."""
-        ...
 
     def sizes(self, classes: Integers) -> Integers:
         """Return the number of members of each of `classes` [R]."""
-        ...
 
     def images(self, classes: Integers, members: Integers) -> Tensor:
         """Return member members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
-        ...
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] as `images` returns them back to values in [0, 1], for display."""
-        ...
 
     def class_names(self, classes: Integers) -> list[str]:
         """Return the display name of each of `classes` [R]."""
-        ...
 
 
 @dataclass(frozen=True)

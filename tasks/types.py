@@ -68,11 +68,9 @@ class TaskDistribution(Protocol[Task_co]):
     @property
     def spec(self) -> TaskSpec:
         """Return the properties that all tasks of this distribution share."""
-        ...
 
     def episodes(self, indices: Sequence[int]) -> Task_co:
         """Return the tasks at `indices`, stacked: every tensor gains a leading dimension len(indices)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,6 @@ class TaskSource(Protocol):
 
     def prepare(self, progress: Progress) -> str:
         """Do the slow work (decode, build the store) once on this machine; return a line that says what is there."""
-        ...
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
         """Return the tasks of one split. ValueError: `episode` asks for more classes or examples than there are."""
-        ...

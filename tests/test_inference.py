@@ -15,7 +15,7 @@ from metatrain.inference import Learner
 from metatrain.models import build_model
 from metatrain.runs import checkpoints, open_run
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import NullRecorder
+from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker, driver_worker
@@ -30,7 +30,7 @@ LABELS = ["cat", "ape", "dog"]
 
 def train(config: Config) -> Path:
     worker = driver_worker(config)
-    return Path(run(worker, InProcess(worker), NullRecorder()).run_dir)
+    return Path(run(worker, InProcess(worker), CompositeRecorder()).run_dir)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from metatrain.tracking import console, status_line
-from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder, NullRecorder, read_lines
+from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder, read_lines
 from metatrain.types import Recorder, RunStatus
 
 
@@ -161,7 +161,7 @@ def test_several_tells_each_the_same() -> None:
     alone: list[Any] = []
     tell(Spy(alone))
     logs: tuple[list[Any], list[Any]] = ([], [])
-    tell(CompositeRecorder([Spy(logs[0]), NullRecorder(), Spy(logs[1])]))
+    tell(CompositeRecorder([Spy(logs[0]), CompositeRecorder(), Spy(logs[1])]))
     assert logs == (alone, alone) and len(alone) == 6
 
 

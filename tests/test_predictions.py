@@ -14,7 +14,7 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
 from metatrain.report.test_task import exhibit
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import NullRecorder
+from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import Session, new_run, save_results, score_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -171,10 +171,11 @@ def test_unsupported_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, sever
     assert list(tmp_path.iterdir()) == []
 
 
-class Kept(NullRecorder):
+class Kept(CompositeRecorder):
     """Remembers which files it was given."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.names: list[str] = []
 
     def artifact(self, path: Path, folder: str = "") -> None:

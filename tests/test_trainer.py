@@ -12,7 +12,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.config.load import load_config
 from metatrain.runs import Run, checkpoints
 from metatrain.settings import Config
-from metatrain.tracking.jsonl import JsonlRecorder, NullRecorder, read_lines
+from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder, read_lines
 from metatrain.trainer import RunResult, Session, new_run, run, score_test_tasks
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -124,7 +124,7 @@ def test_the_test_score_is_of_the_best_state_in_validation(tmp_path):
     kept = sorted(int(folder.name) for folder in home.checkpoints.iterdir())
     assert kept == [best, 8]
     worker = Worker(config, CPU)
-    session = Session(worker, InProcess(worker), NullRecorder(), home)
+    session = Session(worker, InProcess(worker), CompositeRecorder(), home)
     of_the_best = score_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
     assert outcome.results == of_the_best
 

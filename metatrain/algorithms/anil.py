@@ -6,20 +6,12 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.func import grad
 
-from metatrain.algorithms.gradient_descent import (
-    Adapted,
-    descend,
-    init_weights_with_head,
-    predict_adapted,
-    query_loss,
-    unrolled_meta_gradient,
-)
+from metatrain.algorithms import gradient_descent as gd
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.models.model import HEAD
 from metatrain.types import Context, InnerLoop, Params, Prediction
-from metatrain.validation import require_positive
 from tasks.types import Examples, Tree
 
 
@@ -38,7 +30,7 @@ class ANIL:
     inner_steps: int = 5
 
     def __post_init__(self) -> None:
-        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        gd.check_settings(self)
 
     def inner(self, model: Model) -> InnerLoop:
         def start(params: Params, support: Examples, context: Context) -> HeadOnFeatures:
@@ -55,10 +47,10 @@ class ANIL:
             moved = {name: value - self.inner_lr * slope[name] for name, value in fast.head.items()}
             return HeadOnFeatures(moved, fast.features)
 
-        return InnerLoop(start, step, query_loss(model, self.inner_steps, lambda fast: fast.head), self.inner_steps)
+        return InnerLoop(start, step, gd.query_loss(model, self.inner_steps, lambda fast: fast.head), self.inner_steps)
 
-    def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
-        head = Adapted(adapted.fast.head, adapted.support_x)
-        return predict_adapted(self, model, params, head, x, context)
+    def predict(self, model: Model, params: Params, adapted: gd.Adapted, x: Tree, context: Context) -> Prediction:
+        head = gd.Adapted(adapted.fast.head, adapted.support_x)
+        return gd.predict_adapted(self, model, params, head, x, context)
 
-    init, trajectory, meta_gradient = init_weights_with_head, descend, unrolled_meta_gradient
+    init, trajectory, meta_gradient = gd.init_weights_with_head, gd.descend, gd.unrolled_meta_gradient

@@ -17,16 +17,12 @@ class Algorithm(Protocol):
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         """Return the meta-parameters before the first step."""
-        ...
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Tree]:
         """Yield what is adapted after 0, 1, ... inner steps, each a tree of tensors; one if there are no steps."""
-        ...
 
     def predict(self, model: Model, params: Params, adapted: Tree, x: Tree, context: Context) -> Prediction:
         """Return the predictions of the adapted learner for `x` [n, *spec.x]."""
-        ...
 
     def meta_gradient(self, model: Model, params: Params, tasks: Any, context: Context, engine: Engine) -> MetaGradient:
         """Sum over a batch of tasks the gradient of each one's query loss with respect to `params`."""
-        ...

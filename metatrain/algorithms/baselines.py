@@ -11,10 +11,9 @@ from metatrain.algorithms.adam import adam_on_batches
 from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.gradient_descent import Adapted, descend
 from metatrain.algorithms.protonet import squared_distances
-from metatrain.engine import Engine
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
-from tasks.types import Episode, Examples, TaskSpec, Tree
+from tasks.types import Examples, TaskSpec, Tree
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ class NearestNeighbour:
         far = torch.where(of_class[None], distances[:, None, :], torch.inf)
         return -far.amin(2)
 
-    def meta_gradient(
-        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
-    ) -> MetaGradient:
+    def meta_gradient(self, *_: object) -> MetaGradient:
         raise ValueError("algorithm.name: nearest_neighbour has nothing to learn: evaluate it, or train another")
 
 
@@ -62,9 +59,7 @@ class FromScratch:
     def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
         return model.predict(adapted.fast.weights, x, context.noise, reference=adapted.support_x)
 
-    def meta_gradient(
-        self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
-    ) -> MetaGradient:
+    def meta_gradient(self, *_: object) -> MetaGradient:
         raise ValueError("algorithm.name: from_scratch learns nothing from other tasks: evaluate it, or train another")
 
 

@@ -2,18 +2,10 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.gradient_descent import (
-    constant_rate,
-    descend,
-    gradient_descent,
-    init_weights_with_head,
-    predict_adapted,
-    unrolled_meta_gradient,
-)
+from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop
-from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -24,11 +16,12 @@ class BOIL:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        gd.check_settings(self)
 
     def inner(self, model: Model) -> InnerLoop:
-        return gradient_descent(
-            model, constant_rate(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
+        return gd.gradient_descent(
+            model, gd.constant_rate(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
         )
 
-    init, trajectory, predict, meta_gradient = init_weights_with_head, descend, predict_adapted, unrolled_meta_gradient
+    init, trajectory = gd.init_weights_with_head, gd.descend
+    predict, meta_gradient = gd.predict_adapted, gd.unrolled_meta_gradient

@@ -2,18 +2,9 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.gradient_descent import (
-    constant_rate,
-    descend,
-    first_order,
-    gradient_descent,
-    init_weights,
-    predict_adapted,
-    unrolled_meta_gradient,
-)
+from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.types import InnerLoop
-from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -24,9 +15,10 @@ class FOMAML:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        gd.check_settings(self)
 
     def inner(self, model: Model) -> InnerLoop:
-        return first_order(gradient_descent(model, constant_rate(self.inner_lr), self.inner_steps))
+        return gd.first_order(gd.gradient_descent(model, gd.constant_rate(self.inner_lr), self.inner_steps))
 
-    init, trajectory, predict, meta_gradient = init_weights, descend, predict_adapted, unrolled_meta_gradient
+    init, trajectory = gd.init_weights, gd.descend
+    predict, meta_gradient = gd.predict_adapted, gd.unrolled_meta_gradient

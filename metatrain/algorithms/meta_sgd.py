@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from metatrain.algorithms.gradient_descent import descend, gradient_descent, predict_adapted, unrolled_meta_gradient
+from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
-from metatrain.validation import require_positive
 from tasks.types import TaskSpec
 
 RATE = "inner_lr."
@@ -25,13 +24,13 @@ class MetaSGD:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
+        gd.check_settings(self)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         weights = model.initial()
         return weights | {RATE + name: torch.full_like(value, self.inner_lr) for name, value in weights.items()}
 
     def inner(self, model: Model) -> InnerLoop:
-        return gradient_descent(model, lambda params, name: params[RATE + name], self.inner_steps)
+        return gd.gradient_descent(model, lambda params, name: params[RATE + name], self.inner_steps)
 
-    trajectory, predict, meta_gradient = descend, predict_adapted, unrolled_meta_gradient
+    trajectory, predict, meta_gradient = gd.descend, gd.predict_adapted, gd.unrolled_meta_gradient

@@ -37,23 +37,18 @@ class RunStorage(Protocol):
 
     def lock(self, take_over: bool, guest: bool, heartbeat_s: float | None) -> AbstractContextManager[None]:
         """Own the run while the block runs. Raise RunOwnedError where another owner is alive."""
-        ...
 
     def find_owner(self) -> str | None:
         """Return who trains the run at this moment, for people."""
-        ...
 
     def commit(self) -> None:
         """Store what the folder holds now, all of it or nothing. Raise RunLost, or OSError where it failed."""
-        ...
 
     def try_commit(self) -> None:
         """Commit, unless a recent commit failed; a later commit then stores the rest."""
-        ...
 
     def check_ownership(self) -> None:
         """Raise RunLost where another owner was met."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ pauses. A failure is a StorageError of one line, with the remedy.
 
 import os
 import random
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,9 +30,10 @@ from botocore.exceptions import (
 from botocore.exceptions import IncompleteReadError as CutShort
 from botocore.exceptions import ReadTimeoutError as Stalled
 
+from tasks.io.remote_fs import check_listening
+
 ATTEMPTS = 8
 _READ_ATTEMPTS = 6
-_CONNECT_S = 5.0
 
 
 class StorageError(OSError):
@@ -136,15 +136,12 @@ class S3Folder:
 
     def _check_endpoint(self) -> None:
         """Connect once, within seconds: boto3 retries for a minute where nothing listens."""
-        url = urlsplit(self._client.meta.endpoint_url)
-        port = url.port or (80 if url.scheme == "http" else 443)
         proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"))
-        if proxied:
-            return
         try:
-            socket.create_connection((url.hostname or "", port), timeout=_CONNECT_S).close()
-        except OSError as error:
-            raise self._unreachable_error(error.strerror or str(error)) from error
+            if not proxied:
+                check_listening(self._client.meta.endpoint_url)
+        except ConnectionError as error:
+            raise self._unreachable_error(str(error)) from error
 
     def _unreachable_error(self, reason: str) -> StorageError:
         url = self._client.meta.endpoint_url

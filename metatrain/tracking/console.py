@@ -25,15 +25,12 @@ class Display(Protocol):
 
     def update(self, done: int, total: int, text: str, now: bool) -> bool:
         """Draw the progress if it is due, or `now`; return whether it was drawn."""
-        ...
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        ...
 
     def close(self) -> None:
         """Restore the terminal."""
-        ...
 
 
 class ProgressRecorder:

@@ -1,4 +1,4 @@
-"""Record metrics and events as JSON lines; combine recorders, or record nothing.
+"""Record metrics and events as JSON lines; combine recorders.
 
 A line of metrics.jsonl belongs to one outer step and has one of two forms, with "time" in unix seconds:
 
@@ -73,9 +73,9 @@ class JsonlRecorder:
 
 
 class CompositeRecorder:
-    """Pass every call on to `recorders`, in order. Close all, even where one fails."""
+    """Pass every call on to `recorders`, in order; without any, record nothing. Close all, even where one fails."""
 
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
+    def __init__(self, recorders: Sequence[Recorder] = ()) -> None:
         self.recorders = tuple(recorders)
 
     def start(self, step: int, total: int) -> None:
@@ -108,28 +108,6 @@ class CompositeRecorder:
         with ExitStack() as stack:
             for recorder in reversed(self.recorders):
                 stack.callback(recorder.close, status)
-
-
-class NullRecorder:
-    """Record nothing."""
-
-    def start(self, step: int, total: int) -> None:
-        """Nothing."""
-
-    def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing."""
-
-    def event(self, step: int, kind: str, text: str) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
-
-    def close(self, status: RunStatus) -> None:
-        """Nothing."""
 
 
 def new_points(last: MutableMapping[str, int], step: int, metrics: Mapping[str, float]) -> dict[str, float]:

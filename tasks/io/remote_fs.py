@@ -249,7 +249,7 @@ def _s3(bucket: str, endpoint: str | None, region: str | None, _credentials: Any
     """Open S3. _credentials: what the client itself reads from the environment, here as part of the cache key."""
     options: dict[str, Any] = {}
     if endpoint is not None:
-        _check_listening(endpoint)
+        check_listening(endpoint)
         parts = urlsplit(endpoint)
         options = {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
         region = region or "us-east-1"
@@ -268,13 +268,13 @@ def _check_endpoint(path: RemotePath) -> None:
     endpoint = _endpoint() if path.uri.startswith("s3://") else None
     if endpoint is not None:
         try:
-            _check_listening(endpoint)
+            check_listening(endpoint)
         except OSError as error:
             raise _explain(path, "read", error) from error
 
 
-def _check_listening(endpoint: str) -> None:
-    """Raise ConnectionError at once if nothing listens at the endpoint; the S3 client would retry for minutes."""
+def check_listening(endpoint: str) -> None:
+    """Raise ConnectionError at once if nothing listens at the endpoint; a client of S3 would retry for minutes."""
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +38,8 @@ def is_image(name: str) -> bool:
 
 def common_folder(names: Iterable[str]) -> str:
     """Return the innermost folder that contains all files: "tiny-imagenet-140/train/", or "" for the outermost."""
-    folders = sorted({name.rpartition("/")[0] for name in names})
-    first, last = (folders[i].split("/") if folders and folders[i] else [] for i in (0, -1))
-    depth = 0
-    while depth < min(len(first), len(last)) and first[depth] == last[depth]:
-        depth += 1
-    return "".join(f"{part}/" for part in first[:depth])
+    levels = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    return "".join(f"{level[0]}/" for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def find_layout(where: str, contents: OpenArchive, forms: str) -> Layout:

@@ -17,11 +17,9 @@ class Scheduler(Protocol):
 
     def budgets(self, number: int) -> tuple[int, ...]:
         """Return the rungs of a trial in steps, rising; the last is the whole budget."""
-        ...
 
     def decide(self, history: History, number: int) -> Decision:
         """Decide whether a trial goes on, given a history that has its newest result."""
-        ...
 
 
 @dataclass(frozen=True)

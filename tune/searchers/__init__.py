@@ -19,7 +19,6 @@ class Searcher(Protocol):
 
     def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
         """Return suggestion `number`, from 0 on, given the history at the time when it begins."""
-        ...
 
 
 SEARCHERS: dict[str, type[Searcher]] = {"random": RandomSearch, "tpe": TPE, "bohb": BOHB, "evolution": Evolution}

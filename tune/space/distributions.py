@@ -33,23 +33,18 @@ class Distribution(Protocol):
 
     def value_at(self, u: float) -> Value:
         """Return the value at the quantile u in [0, 1)."""
-        ...
 
     def quantile(self, value: Value) -> float:
         """Return the middle of the quantiles in [0, 1] that give this value."""
-        ...
 
     def contains(self, value: Value) -> bool:
         """Return whether it is one of the values."""
-        ...
 
     def mutate(self, value: Value, u: float, v: float) -> Value:
         """Return another value, near by if there is a scale; u, v: two uniform numbers."""
-        ...
 
     def perturb(self, value: Value, factor: float) -> Value:
         """Return value · factor, kept within bounds (Jaderberg et al. 2017); of options the next or the previous."""
-        ...
 
 
 @dataclass(frozen=True)
