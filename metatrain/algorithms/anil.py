@@ -12,6 +12,7 @@ from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.models.model import HEAD
 from metatrain.types import Context, InnerLoop, Params, Prediction
+from metatrain.validation import require_positive
 from tasks.types import Examples, Tree
 
 
@@ -30,7 +31,7 @@ class ANIL:
     inner_steps: int = 5
 
     def __post_init__(self) -> None:
-        gd.check_settings(self)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         def start(params: Params, support: Examples, context: Context) -> HeadOnFeatures:

@@ -6,6 +6,7 @@ from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop
+from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class BOIL:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        gd.check_settings(self)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         return gd.gradient_descent(

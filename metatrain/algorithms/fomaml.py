@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.types import InnerLoop
+from metatrain.validation import require_positive
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class FOMAML:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        gd.check_settings(self)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         return gd.first_order(gd.gradient_descent(model, gd.constant_rate(self.inner_lr), self.inner_steps))

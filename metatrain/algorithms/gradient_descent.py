@@ -15,7 +15,7 @@ from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
-from metatrain.validation import require, require_positive
+from metatrain.validation import require
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
 
@@ -91,11 +91,6 @@ def first_order(inner: InnerLoop) -> InnerLoop:
         return {name: torch.zeros_like(value) for name, value in params.items()}, adjoint
 
     return inner._replace(transpose=identity)
-
-
-def check_settings(self: HasInnerLoop) -> None:
-    """Check that all settings of a method are positive, such as its inner learning rate. ValueError: one is not."""
-    require_positive("algorithm", **vars(self))
 
 
 def init_weights(self: HasInnerLoop, model: Model, spec: TaskSpec, seed: int) -> Params:

@@ -7,6 +7,7 @@ import torch
 from metatrain.algorithms import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
+from metatrain.validation import require_positive
 from tasks.types import TaskSpec
 
 RATE = "inner_lr."
@@ -24,7 +25,7 @@ class MetaSGD:
     inner_steps: int = 1
 
     def __post_init__(self) -> None:
-        gd.check_settings(self)
+        require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         weights = model.initial()

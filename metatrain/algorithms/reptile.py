@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms.adam import AdamState, adam_on_batches
-from metatrain.algorithms.gradient_descent import Adapted, check_settings, descend, init_weights, predict_adapted
+from metatrain.algorithms.gradient_descent import Adapted, descend, init_weights, predict_adapted
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from metatrain.validation import require_positive
 from tasks.types import Episode, Tree
 
 
@@ -23,7 +24,9 @@ class Reptile:
     inner_batch: int = 10
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        require_positive(
+            "algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps, inner_batch=self.inner_batch
+        )
 
     def inner(self, model: Model) -> InnerLoop:
         return adam_on_batches(model, self.inner_lr, self.inner_steps, self.inner_batch)
