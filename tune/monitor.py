@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metatrain.config.load import as_plain, as_yaml
 from metatrain.runs import Run, replace_text
 from metatrain.setup import labels
-from metatrain.tracking.console import Display, open_display
+from metatrain.tracking.console import Display
 from metatrain.tracking.mlflow_connection import preflight
 from metatrain.tracking.status_line import format_duration, format_time_left
 from metatrain.types import RunStatus
@@ -147,7 +147,7 @@ class Monitor:
     def __init__(self, home: Run, config: SearchConfig) -> None:
         self._home, self._config = home, config
         self.clock = Clock(home.path)
-        self._display: Display = open_display(sys.stderr, "searching")
+        self._display = Display(sys.stderr, "searching")
         self._shown_best = self._reported_error = ""
         self._due = self._files_due = 0.0
         self._recorder = _parent_recorder(home, config)

@@ -9,28 +9,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from metatrain.runs import JOB_ID
 from metatrain.tracking.status_line import RunProgress, format_duration, format_time_left, merge_metrics
 from metatrain.types import RunStatus
 from tasks.types import Progress as Counter
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Live
+
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 10.0
-
-
-class Display(Protocol):
-    """A place where progress is drawn."""
-
-    def update(self, done: int, total: int, text: str, now: bool) -> bool:
-        """Draw the progress if it is due, or `now`; return whether it was drawn."""
-
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-
-    def close(self) -> None:
-        """Restore the terminal."""
 
 
 class ProgressRecorder:
@@ -43,7 +33,7 @@ class ProgressRecorder:
     def __init__(self, stream: TextIO | None = None, known: Mapping[str, float] | None = None) -> None:
         """Prepare to show a run; `known`: its metrics so far, the best validation among them."""
         self._stream = stream or sys.stderr
-        self._display: Display = LineDisplay(self._stream, "")
+        self._display = Display(self._stream, "", live=False)
         self._newest = {name: value for name, value in (known or {}).items() if name.startswith("best/")}
         self._first = self._step = self._total = 0
         self._started = 0.0
@@ -52,7 +42,7 @@ class ProgressRecorder:
 
     def start(self, step: int, total: int) -> None:
         """Begin to draw. The pace is taken from the first step on, which may have to wait for workers."""
-        self._display = open_display(self._stream, "training")
+        self._display = Display(self._stream, "training")
         self._first, self._step, self._total = step, step, total
         self._started = time.monotonic()
 
@@ -82,9 +72,7 @@ class ProgressRecorder:
         if self._started:
             seconds = time.monotonic() - self._started
             self._display.close()
-            LineDisplay(self._stream, "").say(
-                f"{status} at step {self._step} of {self._total} after {format_duration(seconds)}"
-            )
+            self._display.say(f"{status} at step {self._step} of {self._total} after {format_duration(seconds)}")
             self._started = 0.0
 
     def _estimate_seconds_left(self, step: int, seconds: float) -> float | None:
@@ -105,7 +93,7 @@ def progress_bar(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
 
     def progress(done: int, total: int) -> None:
         nonlocal display
-        display = display or open_display(target, label)
+        display = display or Display(target, label)
         seconds = time.monotonic() - started
         text = f"{format_duration(seconds)}, {format_time_left(done, total, seconds)} left"
         display.update(done, total, text, done >= total)
@@ -117,70 +105,55 @@ def progress_bar(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
             display.close()
 
 
-def open_display(stream: TextIO, label: str) -> Display:
-    """Return a bar if `stream` is a terminal, else lines."""
-    return BarDisplay(stream, label) if stream.isatty() else LineDisplay(stream, label)
+class Display:
+    """Show progress on a stream: a live bar, drawn by rich, on a terminal; plain lines in files and pipes.
 
+    What else is printed to standard error appears above the bar.
+    """
 
-class LineDisplay:
-    """Print plain lines, for files and pipes."""
-
-    def __init__(self, stream: TextIO, label: str) -> None:
+    def __init__(self, stream: TextIO, label: str, live: bool = True) -> None:
         self._stream, self._label = stream, label
-        self._drawn = time.monotonic()
+        self._bar = _start_bar(stream, label) if live and stream.isatty() else None
+        self._drawn = 0.0 if self._bar else time.monotonic()
 
     def update(self, done: int, total: int, text: str, now: bool) -> bool:
-        """Print a line if the last one is ten seconds old, or `now`; return whether it was printed."""
+        """Draw the progress if it is due (a bar after 0.1 s, a line after ten seconds) or `now`; return whether."""
         moment = time.monotonic()
-        due = now or moment - self._drawn >= LINE_SECONDS
-        if due:
-            self._drawn = moment
+        due = now or moment - self._drawn >= (REDRAW_SECONDS if self._bar else LINE_SECONDS)
+        self._drawn = moment if due else self._drawn
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=text, refresh=due)
+        elif due:
             self.say(f"{self._label} {done}/{total}  {text}")
         return due
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, file=self._stream, flush=True)
+        """Print a line that stays, above the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Do nothing: lines stay."""
+        """Leave the last state of the bar on the screen; later lines are printed plainly."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
 
 
-class BarDisplay:
-    """Live bar, drawn by rich. What else is printed to standard error appears above it."""
+def _start_bar(stream: TextIO, label: str) -> "Live":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
-    def __init__(self, stream: TextIO, label: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Live
-        from rich.table import Column
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
-        )
-        # Standard output is not redirected: programs read its last line.
-        self._live = Live(
-            *columns, console=Console(file=stream), redirect_stdout=False, auto_refresh=False, expand=True
-        )
-        self._task = self._live.add_task(label, total=None, text="")
-        self._drawn = 0.0
-        self._live.start()
-
-    def update(self, done: int, total: int, text: str, now: bool) -> bool:
-        """Redraw if 0.1 s have passed, or `now`; return whether it was redrawn."""
-        moment = time.monotonic()
-        due = now or moment - self._drawn >= REDRAW_SECONDS
-        self._drawn = moment if due else self._drawn
-        self._live.update(self._task, completed=done, total=total, text=text, refresh=due)
-        return due
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._live.console.print(text, markup=False, highlight=False)
-
-    def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
-        self._live.stop()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+    )
+    # Standard output is not redirected: programs read its last line.
+    bar = Progress(*columns, console=Console(file=stream), redirect_stdout=False, auto_refresh=False, expand=True)
+    bar.add_task(label, total=None, text="")
+    bar.start()
+    return bar
