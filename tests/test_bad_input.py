@@ -81,7 +81,12 @@ def refused(command: CommandLine, folder: Path, *arguments: str, says: tuple[str
 
 def rows(table: dict[str, list[Row]]) -> list:
     return [
-        pytest.param(group, row, id=f"{group}: {' '.join(row.arguments)[:60]}")
+        pytest.param(
+            group,
+            row,
+            id=f"{group}: {' '.join(row.arguments)[:60]}",
+            marks=[pytest.mark.slow] if table is RIGHT and group == "place" else [],
+        )
         for group, members in table.items()
         for row in members
     ]
@@ -276,12 +281,13 @@ def test_a_loss_that_is_no_number(command, folder):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("place", [[], [RAY]])
+@pytest.mark.parametrize("place", [[], pytest.param([RAY], marks=pytest.mark.slow)])
 def test_code_of_ones_own_that_raises_on_the_way(command, folder, place):
     says = ("train task 2", "at step 1", "ValueError: these tasks are beyond me", "mine.py, line")
     failed(command, folder, method("value"), *place, says=says)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_worker_that_cannot_start_says_why(command, folder):
     says = ("a worker cannot start", "no licence on this machine")
@@ -294,6 +300,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(command, fol
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_metrics_are_written(command, folder):
     """Checkpoints are small beside the story of many steps."""
     steps = ["outer.steps=150", "evaluation.every=150", "checkpoint.every=40", "model={name: mlp, width: 1, depth: 1}"]

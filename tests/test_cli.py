@@ -294,6 +294,7 @@ class Source(Strokes):
 """
 
 
+@pytest.mark.slow
 def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(folder):
     (folder / "mine.py").write_text(OWN)
     own = {"tasks": {**TINY["tasks"], "name": "mine:Source"}, "algorithm": {"name": "mine:Method"}}

@@ -39,7 +39,7 @@ def difference(found: Params, expected: Params) -> float:
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
 
 
-QUICK = ("maml", "reptile", "protonet")
+QUICK = ("maml", "protonet")
 """One of each way to a gradient; the others compile in `make test-slow`."""
 
 
@@ -240,6 +240,7 @@ print(json.dumps([code, float(sum(g.double().sum() for g in found.grads.values()
 """
 
 
+@pytest.mark.slow
 def test_the_next_process_reuses_the_compiled_code_with_the_same_bits(tmp_path: Path):
     environment = os.environ | {"METATRAIN_CACHE": str(tmp_path)}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_compiling_is_said_timed_and_kept_with_the_run(folder):
     settings = ("engine.compile=on", "algorithm.inner_steps=1", "evaluation.baselines=false")
     done = metatrain(folder, "train", "tiny.yaml", *settings, "--json")

@@ -124,6 +124,7 @@ def test_scores_come_in_shard_order(make):
     executor.close()
 
 
+@pytest.mark.slow
 def test_a_baseline_needs_no_parameters(make):
     executor = make(tiny())
     (scores,) = executor.map(ShardRequest("score", "test", 0, "nearest_neighbour"), {}, make_shards(0, 4, 4))
@@ -131,6 +132,7 @@ def test_a_baseline_needs_no_parameters(make):
     executor.close()
 
 
+@pytest.mark.slow
 def test_inside_a_placement_group(local_ray, reference):
     with in_placement_group(tiny()) as executor:
         assert trained(executor, tiny()) == reference
@@ -162,6 +164,7 @@ def test_a_worker_killed_with_a_shard_in_flight_changes_no_bit(local_ray):
     executor.close()
 
 
+@pytest.mark.slow
 def test_three_workers_share_the_work(local_ray):
     config = tiny("outer.tasks_per_step=12")
     executor = RayExecutor(tiny_with(config, 3))

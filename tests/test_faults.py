@@ -89,6 +89,7 @@ def test_a_task_that_raises_ends_that_call_and_leaves_the_workers_fit_for_others
         assert run.executor.health()["workers"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("harm", "lost"), [("value", 0), ("file", 2)])
 def test_a_worker_that_cannot_start_is_tried_again_only_where_that_may_help(local_ray, harm, lost):
     began = time.monotonic()

@@ -18,7 +18,7 @@ from metatrain.tracking.jsonl import read_lines
 from tests import pictures
 from tests.configurations import TINY
 from tests.fault_proxy import FaultProxy, Faults
-from tests.remote_pictures import connect_through_proxy, serving
+from tests.remote_pictures import connect_through_proxy, serve_pictures
 from tests.test_cli import command, last_json, metatrain
 
 FAULTS = Faults(refuse=0.1, lose=0.05, cut=0.05)
@@ -34,7 +34,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    with serving(tmp_path_factory.mktemp("server")) as server, pytest.MonkeyPatch.context() as patch:
+    with serve_pictures(tmp_path_factory.mktemp("server")) as server, pytest.MonkeyPatch.context() as patch:
         server.make_bucket("runs")
         with connect_through_proxy(server, patch) as between:
             between.faults = FAULTS

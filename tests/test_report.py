@@ -238,7 +238,7 @@ def test_passwords_in_addresses_are_left_out(made, copied):
         (lambda run: (run / "environment.json").write_text("{"), "environment.json: not JSON"),
         (lambda run: (run / "evaluations" / "test.json").write_text('{"test": {}}'), "test.json: no evaluation"),
         (lambda run: (run / "plots" / "x-fit.png").write_text("no"), "x-fit.png: no picture"),
-        (lambda run: (run / "metrics.jsonl").write_text('no\n{"step": 1}\n'), "metrics.jsonl line 1"),
+        (lambda run: (run / "metrics.jsonl").write_text('no\n{"step": 1}\n'), "metrics.jsonl, line 1"),
     ],
 )
 def test_what_is_damaged_is_named_in_one_line(copied, damage, said):
@@ -272,6 +272,7 @@ def in_mlflow(run: Path) -> tuple[str, list[str]]:
     return found.info.status, [file.path for file in client.list_artifacts(found.info.run_id)]
 
 
+@pytest.mark.slow
 def test_a_tracked_run_keeps_its_page_in_mlflow_and_its_status(tracked):
     folder = tracked.parent.parent
     assert "report.html" not in in_mlflow(tracked)[1]

@@ -191,7 +191,9 @@ def test_json_in_the_journal_that_is_out_of_the_space_is_not_drawn(tmp_path):
     assert "vgg" in page_of(home).text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("whole", "evil") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_browser_shows_the_page_whole_at_every_width(homes, browser, tmp_path, name):
     out = write(homes[name], tmp_path / "page.html")
     done = browse(browser, out, tmp_path / "profile", "--dump-dom")

@@ -32,6 +32,7 @@ def trial(outcome: SearchResult, number: int) -> Path:
 POPULATION = "search.method={name: pbt, members: 4, interval: 9, quantile: 0.5}"
 
 
+@pytest.mark.slow
 def test_a_population_copies_parameters_and_optimisers(local_ray, tmp_path):
     sections = {"space": {"algorithm.inner_lr": "loguniform(1e-4, 1e-1)", "outer.lr": "loguniform(1e-4, 1e-1)"}}
     outcome = found(tmp_path, POPULATION, "search.trials=null", "search.minutes=5", "search.at_once=4", **sections)
@@ -134,6 +135,7 @@ def test_what_a_node_lacks_ends_the_session_and_not_the_trial(local_ray, tmp_pat
     assert not again.failed and again.trials == 2
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_go_together_fail_and_are_learned_from(local_ray, tmp_path):
     sections = {"space": {"outer.optimizer": "choice(sgd, adam)", "outer.momentum": "choice(0.0, 0.9)"}}
     outcome = found(tmp_path, "search.trials=8", "search.failures=8", "search.method=random", **sections)

@@ -80,7 +80,11 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "steps"), [*(("maml", steps) for steps in (1, 2, 5)), *((name, 3) for name in ALGORITHMS)]
+    ("algorithm", "steps"),
+    [
+        *(pytest.param("maml", steps, marks=pytest.mark.slow) for steps in (1, 2, 5)),
+        *((name, 3) for name in ALGORITHMS),
+    ],
 )
 def test_a_run_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path, algorithm, steps):
     config = config_in(tmp_path, f"algorithm={{name: {algorithm}}}")
