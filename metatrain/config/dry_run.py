@@ -49,9 +49,7 @@ def dry_run(config: Config, device: torch.device) -> Worker:
 def require_same(params: Params, worker: Worker) -> None:
     """Check that `params`, of a checkpoint, have the names and shapes of the worker's. ValueError: they differ."""
     found, wanted = _shapes(params), _shapes(worker.initial())
-    differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    if differing:
-        name = differing[0]
+    if (name := _first_difference(found, wanted)) is not None:
         raise ValueError(
             f"model, algorithm or tasks.train: they make {name} {wanted.get(name, 'absent')}, and the run has it "
             f"{found.get(name, 'absent')}: leave them as the run was trained"
@@ -160,14 +158,17 @@ def _check_gradient(found: Any, params: Params, who: str) -> None:
     is_one = isinstance(found, MetaGradient) and isinstance(found.grads, Mapping)
     require(is_one, f"{who} returns a {type(found).__name__}: return a metatrain.types.MetaGradient")
     got, wanted = _shapes(found.grads), _shapes(params)
-    differing = sorted(name for name in got.keys() | wanted.keys() if got.get(name) != wanted.get(name))
-    if differing:
-        name = differing[0]
+    if (name := _first_difference(got, wanted)) is not None:
         have, need = got.get(name, "nothing"), wanted.get(name, "nothing")
         raise ValueError(f"{who} returns {have} for {name}, not {need}: return the gradient of every parameter")
     loss = found.metrics.get("loss") if isinstance(found.metrics, Mapping) else None
     scalar = isinstance(loss, Tensor) and loss.numel() == 1
     require(scalar, f"{who} returns no metrics['loss']: return the sum of the query losses")
+
+
+def _first_difference(found: Mapping[str, list[int]], wanted: Mapping[str, list[int]]) -> str | None:
+    """Return the first name, in alphabetical order, whose shapes differ or that one of the two lacks."""
+    return min((name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)), default=None)
 
 
 def _shapes(params: Mapping[str, Tensor]) -> dict[str, list[int]]:

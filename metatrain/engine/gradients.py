@@ -26,6 +26,10 @@ _LONG = 100
 """The number of inner steps from which fast weights are kept every √K steps only: fewer take little memory."""
 
 
+Gradients = tuple[Params, Tree]
+"""(g, λ): the gradient of θ accumulated so far, and the adjoint of the fast weights."""
+
+
 class _UnrolledStages(NamedTuple):
     """Stages of a reverse pass, with g the gradient accumulated so far and λ the adjoint of the fast weights."""
 
@@ -33,12 +37,12 @@ class _UnrolledStages(NamedTuple):
     """(θ, t, context, support) -> φ_0"""
     step: Callable[..., Tree]
     """(θ, t, context, φ_t, support) -> φ_{t+1}"""
-    last_step: Callable[..., tuple[Params, Tree, dict[str, Tensor]]]
-    """(θ, t, context, φ_t, task) -> (g, λ, metrics): forward and backward through the last step t."""
-    backward_step: Callable[..., tuple[Params, Tree]]
-    """(θ, t, context, φ_t, task, g, λ) -> (g, λ)"""
+    last_step: Callable[..., tuple[Gradients, dict[str, Tensor]]]
+    """(θ, t, context, φ_t, task) -> ((g, λ), metrics): forward and backward through the last step t."""
+    backward_step: Callable[..., Gradients]
+    """(θ, t, context, φ_t, task, (g, λ)) -> (g, λ)"""
     finish: Callable[..., MetaGradient]
-    """(θ, t, context, support, g, λ, metrics) -> the task's meta-gradient"""
+    """(θ, t, context, support, (g, λ), metrics) -> the task's meta-gradient"""
 
 
 def unrolled_gradient(
@@ -95,15 +99,15 @@ def _reverse_pass(
         fast = stages.step(params, at[t], context, fast, task.support)
         if (t + 1) % every == 0:
             kept[t + 1] = fast
-    grads, adjoint, metrics = stages.last_step(params, at[length - 1], context, fast, task)
+    gradients, metrics = stages.last_step(params, at[length - 1], context, fast, task)
     del fast
     for t in reversed(range(length - 1)):
         if t not in kept:
             first = t - t % every
             for s in range(first, t):
                 kept[s + 1] = stages.step(params, at[s], context, kept[s], task.support)
-        grads, adjoint = stages.backward_step(params, at[t], context, kept.pop(t), task, grads, adjoint)
-    return stages.finish(params, at[0], context, task.support, grads, adjoint, metrics)
+        gradients = stages.backward_step(params, at[t], context, kept.pop(t), task, gradients)
+    return stages.finish(params, at[0], context, task.support, gradients, metrics)
 
 
 def _run_forward(
@@ -137,7 +141,7 @@ def _step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: T
 
 def _last_step(
     inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode
-) -> tuple[Params, Tree, dict[str, Tensor]]:
+) -> tuple[Gradients, dict[str, Tensor]]:
     """Run the last step and transpose it at once: this keeps the graph of one step, and of no other."""
     after, pull = _step_and_transpose(inner, params, fast, task.support, t, context)
     grads, adjoint, metrics = _loss_gradients(inner, params, after, task, t + 1, context)
@@ -145,25 +149,18 @@ def _last_step(
     if weights is not None:
         grads, adjoint = _scale((grads, adjoint), weights[inner.length])
     to_params, adjoint = pull(adjoint)
-    grads, adjoint = _add_loss_at(inner, params, t, context, fast, task, _add(grads, to_params), adjoint)
-    return grads, adjoint, metrics
+    return _add_loss_at(inner, params, t, context, fast, task, (_add(grads, to_params), adjoint)), metrics
 
 
 def _backward_step(
-    inner: InnerLoop,
-    params: Params,
-    t: Tensor,
-    context: Context,
-    fast: Tree,
-    task: Episode,
-    grads: Params,
-    adjoint: Tree,
-) -> tuple[Params, Tree]:
+    inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode, gradients: Gradients
+) -> Gradients:
+    grads, adjoint = gradients
     if inner.transpose is not None:
         to_params, adjoint = inner.transpose(params, fast, task.support, t, context, adjoint)
     else:
         to_params, adjoint = _step_and_transpose(inner, params, fast, task.support, t, context)[1](adjoint)
-    return _add_loss_at(inner, params, t, context, fast, task, _add(grads, to_params), adjoint)
+    return _add_loss_at(inner, params, t, context, fast, task, (_add(grads, to_params), adjoint))
 
 
 def _finish(
@@ -172,10 +169,10 @@ def _finish(
     t: Tensor,
     context: Context,
     support: Examples,
-    grads: Params,
-    adjoint: Tree,
+    gradients: Gradients,
     metrics: dict[str, Tensor],
 ) -> MetaGradient:
+    grads, adjoint = gradients
     pull = vjp(lambda p: inner.start(p, support, context), params)[1]
     return _single_task_gradient(_add(grads, pull(adjoint)[0]), metrics)
 
@@ -204,19 +201,13 @@ def _loss_weights(inner: InnerLoop, context: Context) -> Tensor | None:
 
 
 def _add_loss_at(
-    inner: InnerLoop,
-    params: Params,
-    t: Tensor,
-    context: Context,
-    fast: Tree,
-    task: Episode,
-    grads: Params,
-    adjoint: Tree,
-) -> tuple[Params, Tree]:
+    inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode, gradients: Gradients
+) -> Gradients:
     """Return g and λ plus the gradient of the loss after t steps, weighted, if losses before the last count."""
     weights = _loss_weights(inner, context)
     if weights is None:
-        return grads, adjoint
+        return gradients
+    grads, adjoint = gradients
     weight = weights.index_select(0, t.view(1)).squeeze(0)
     to_params, to_fast, _ = _loss_gradients(inner, params, fast, task, t, context)
     return _add(grads, _scale(to_params, weight)), _add(adjoint, _scale(to_fast, weight))
