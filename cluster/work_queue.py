@@ -48,14 +48,13 @@ class WorkQueue:
         self._returned: list[ShardRange] = []
         self._assignments: dict[int, Assignment] = {}
         self._holders = [0] * shards
-        self._complete = [False] * shards
-        self._left = shards
+        self._incomplete = set(range(shards))
         self._last_number = 0
 
     @property
     def done(self) -> bool:
         """Tell whether every shard is complete."""
-        return self._left == 0
+        return not self._incomplete
 
     def take(self, worker: int, now: float, most: int | None = None) -> tuple[int, Block] | None:
         """Assign a block of at most `most` shards to `worker`: (number, block), or None if none is left."""
@@ -83,12 +82,10 @@ class WorkQueue:
     def complete(self, number: int) -> bool:
         """Close assignment `number`, which was answered; False if a part of its block is complete already."""
         leaves = self._release(number)
-        if any(self._complete[leaf] for leaf in leaves):
+        if not self._incomplete.issuperset(leaves):
             self._put_back(leaves)
             return False
-        for leaf in leaves:
-            self._complete[leaf] = True
-        self._left -= len(leaves)
+        self._incomplete.difference_update(leaves)
         return True
 
     def fail(self, number: int) -> int:
@@ -98,7 +95,7 @@ class WorkQueue:
     def open_assignments(self) -> Iterator[tuple[int, Assignment]]:
         """Yield, by number, the assignments with an incomplete shard: those that the step waits for."""
         for number, one in self._assignments.items():
-            if not all(self._complete[leaf] for leaf in one.block.leaves(self.shards)):
+            if not self._incomplete.isdisjoint(one.block.leaves(self.shards)):
                 yield number, one
 
     def _assign(self, worker: int, block: Block, now: float) -> int:
@@ -116,7 +113,7 @@ class WorkQueue:
 
     def _is_held_by(self, leaf: int, holders: int) -> bool:
         """Tell whether an incomplete shard has exactly so many holders."""
-        return not self._complete[leaf] and self._holders[leaf] == holders
+        return leaf in self._incomplete and self._holders[leaf] == holders
 
     def _put_back(self, leaves: Sequence[int]) -> int:
         """Return those of `leaves` that nobody holds to the queue; how many they are."""

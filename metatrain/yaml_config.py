@@ -101,6 +101,16 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys, sorted, that one of two plain mappings lacks or that differ between them."""
+    before, after = flatten(old), flatten(new)
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if key not in before or key not in after or before[key] != after[key]
+    )
+
+
 def shorten(value: Any) -> str:
     """Return the repr of a value, cut to fit a line."""
     text = repr(value)

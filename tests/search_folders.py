@@ -72,7 +72,7 @@ def grown(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float |
                 if search.report(trial.number, budget, seen, *([parameters(trial)] if costs else [])) == "stop":
                     break
             trials = list(search.running)
-        best = search.best()
+        best = search.history.best()
     timed(home)
     if best is not None:
         plain = as_plain(tiny("runs.name=rates-best"))

@@ -24,7 +24,7 @@ def test_a_trial_goes_from_rung_to_rung_and_is_completed(search):
     assert [search.report(0, budget, 1 / budget) for budget in (1, 3, 9)] == ["continue", "continue", "stop"]
     assert search.history.trial(0).status == "completed"
     assert search.running == ()
-    assert search.best().number == 0
+    assert search.history.best().number == 0
 
 
 def test_a_result_said_twice_or_late_is_answered_as_before_and_changes_nothing(search):
@@ -57,7 +57,7 @@ def test_what_is_no_number_ends_the_trial_wherever_it_comes(search, value):
     search.next_trial()
     assert search.report(0, 2, value) == "stop"
     assert search.history.trial(0).status == "nan"
-    assert search.best() is None
+    assert search.history.best() is None
 
 
 def test_failures_in_a_row_end_the_search_and_say_why(tmp_path):
@@ -104,23 +104,17 @@ def test_who_broke_later_is_the_best_only_where_everybody_did(tmp_path):
         search.report(0, 1, 1.0)
         search.report(0, 3, 0.5)
         search.fail(0, "no number", "nan")
-        assert search.best().number == 0
+        assert search.history.best().number == 0
         search.report(1, 1, 2.0)
-        assert [trial.number for trial in search.front()] == [1]
+        assert [trial.number for trial in search.history.front()] == [1]
 
 
-def test_a_search_ends_with_its_trials_or_its_steps_and_may_be_given_more(tmp_path):
+def test_a_search_ends_with_its_trials_and_may_be_given_more(tmp_path):
     path = tmp_path / "journal.jsonl"
     assert len(searched(spec_of(RandomSearch(), trials=5), path)) == 5
     with Study(spec_of(RandomSearch(), trials=5), path) as search:
         assert search.stop_reason() == StopReason(False, "all 5 trials have begun")
     assert len(searched(spec_of(RandomSearch(), trials=9), path)) == 9
-    spec = StudySpec(SPACE, RandomSearch(), FullBudget(9), "loss", "min", steps=20)
-    with Study(spec, tmp_path / "steps.jsonl") as search:
-        for number in range(3):
-            search.next_trial()
-            search.report(number, 9, 1.0)
-        assert search.stop_reason() == StopReason(False, "27 of 20 steps are computed")
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [("min", 1), ("max", 0)])
@@ -135,7 +129,7 @@ def test_the_best_is_of_those_that_went_furthest(tmp_path, mode, wanted):
         for budget in (1, 3, 9):
             search.report(1, budget, 5.0 - sign if mode == "min" else 5.0)
         search.report(2, 1, 5.0 - 4 * sign)
-        assert search.best().number == wanted
+        assert search.history.best().number == wanted
 
 
 def test_a_plan_without_an_end_goes_on(tmp_path):

@@ -215,7 +215,7 @@ def test_costs_are_in_the_journal_and_come_back_from_it(tmp_path):
             costs = {"parameters": 10 - number, "operations": math.nan, "seconds": 3.0}
             assert search.report(number, 1, 0.5 + number, costs) == ("stop" if number else "continue")
         search.report(0, 3, 0.4)
-        history, front = search.history, search.front()
+        history, front = search.history, search.history.front()
         assert [trial.number for trial in front] == [0]
     header, *events = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert header["objectives"] == ["parameters", "operations"]
@@ -224,7 +224,7 @@ def test_costs_are_in_the_journal_and_come_back_from_it(tmp_path):
     assert [event.get("costs") for event in results] == [{"parameters": 10.0 - i} for i in range(3)] + [None]
     with Study(spec, path) as search:
         assert search.history == history
-        assert search.front() == front
+        assert search.history.front() == front
 
 
 def test_a_result_is_judged_by_its_own_costs_at_once(tmp_path):

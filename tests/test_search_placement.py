@@ -7,7 +7,6 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tune.execution.placement import (
-    TrialResources,
     count_nodes_without,
     explain_shortage,
     max_concurrent_trials,
@@ -36,19 +35,19 @@ def test_room_and_folders_of_two_nodes(tmp_path):
     try:
         cluster.add_node(num_cpus=3)
         ray.init(cluster.address, log_to_driver=False)
-        pairs = TrialResources((PROCESS, PROCESS))
+        pairs = [PROCESS, PROCESS]
         assert (
             max_concurrent_trials(pairs, 0),
             max_concurrent_trials(pairs, 1),
-            max_concurrent_trials(TrialResources((PROCESS,)), 0),
+            max_concurrent_trials([PROCESS], 0),
         ) == (2, 1, 5)
-        wide = TrialResources(({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 1.0}))
+        wide = [{"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 1.0}]
         assert explain_shortage(wide) is None
-        told = explain_shortage(TrialResources(({"CPU": 4.0},)))
+        told = explain_shortage([{"CPU": 4.0}])
         assert told == "a trial needs 4 CPUs in 1 processes, each whole on a node, the cluster has 5 CPUs on 2 nodes"
         with pytest.raises(ValueError, match="search on a larger cluster"):
-            max_concurrent_trials(TrialResources(({"CPU": 4.0},)), 0)
-        assert max_concurrent_trials(TrialResources(({"CPU": 4.0},)), 3, grows=True) == 3
+            max_concurrent_trials([{"CPU": 4.0}], 0)
+        assert max_concurrent_trials([{"CPU": 4.0}], 3, grows=True) == 3
         assert count_nodes_without(tmp_path / "both") == 0
         assert list((tmp_path / "both").iterdir()) == []
     finally:

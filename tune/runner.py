@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +115,26 @@ def _run_session(
         return stop() or (minutes is not None and monitor.clock.seconds >= 60 * minutes)
 
     coordinator = Coordinator(study, make_spec, home.commit, room[1], config.search.retries)
-    with _monitored(monitor, study) as close:
-        run_trials(coordinator, room[0], poll, _capacity_monitor(room[0], config, say))
+    capacity = CapacityMonitor(room[0], config.search.at_once, config.base.executor.deadline, say)
+    monitor.start(study.history)
+    status: RunStatus = "failed"
+    try:
+        run_trials(coordinator, room[0], poll, capacity)
         ended, failed = _session_end(study, coordinator.failure, config, monitor.clock.seconds)
         monitor.update(study.history)
         monitor.clock.note(last=True)
         _publish_report(home, monitor)
-        close("failed" if failed else "finished" if ended else "interrupted")
+        status = "failed" if failed else "finished" if ended else "interrupted"
+    except RunLost:
+        monitor.abandon()
+        raise
+    finally:
+        monitor.close(study.history, status)
     history = study.history
     seconds = round(monitor.clock.seconds, 1)
     return SearchResult(
         home.run_id, home.where, len(history.trials), history.steps, seconds, ended, failed, history.best()
     )
-
-
-def _capacity_monitor(needed: TrialResources, config: SearchConfig, say: Callable[[str], None]) -> CapacityMonitor:
-    return CapacityMonitor(needed, config.search.at_once, config.base.executor.deadline, say)
 
 
 def _session_end(study: Study, failure: str, config: SearchConfig, seconds: float) -> tuple[str, bool]:
@@ -145,25 +148,6 @@ def _session_end(study: Study, failure: str, config: SearchConfig, seconds: floa
         return stop.reason, False
     late = minutes is not None and seconds >= 60 * minutes
     return (f"its {minutes:g} minutes are over", False) if late else ("", False)
-
-
-@contextmanager
-def _monitored(monitor: Monitor, study: Study) -> Iterator[Callable[[RunStatus], None]]:
-    """Start the monitor, and close it in any case."""
-    monitor.start(study.history)
-    status: RunStatus = "failed"
-
-    def close(ended: RunStatus) -> None:
-        nonlocal status
-        status = ended
-
-    try:
-        yield close
-    except RunLost:
-        monitor.abandon()
-        raise
-    finally:
-        monitor.close(study.history, status)
 
 
 def _publish_report(home: Run, monitor: Monitor) -> None:

@@ -41,12 +41,11 @@ _JOURNAL_NAMES = {
 class StudySpec:
     """What is searched, how, and for how long.
 
-    trials, steps: no trial begins once so many have begun, or once so many steps are computed; None for no such limit,
-    as in a search that ends by time. failures: so many trials that fail in a row end the study, because the next would
-    fail too.
+    trials: no trial begins once so many have begun; None for no such limit, as in a search that ends by time.
+    failures: so many trials that fail in a row end the study, because the next would fail too.
 
     In population-based training `trials` counts copies as well as members; once so many have begun, members train on
-    without copying. Without `trials` and `steps` the study ends when its members have used their budgets.
+    without copying. Without `trials` the study ends when its members have used their budgets.
 
     objectives: costs to minimise beside the metric, reported with results. initial_trials: configurations tried before
     the searcher's own, in their order.
@@ -59,13 +58,12 @@ class StudySpec:
     mode: Mode
     seed: int = 0
     trials: int | None = None
-    steps: int | None = None
     failures: int = 5
     objectives: tuple[str, ...] = ()
     initial_trials: tuple[Configuration, ...] = ()
 
     def __post_init__(self) -> None:
-        require_positive("search", trials=self.trials, steps=self.steps, failures=self.failures)
+        require_positive("search", trials=self.trials, failures=self.failures)
         require(self.mode in ("min", "max"), f"search.mode: {self.mode!r}: set min or max")
         for configuration in self.initial_trials:
             require(self.space.contains(configuration), f"search.first: {configuration} is not of the space: fix it")
@@ -117,24 +115,12 @@ class Study:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the journal, which is complete after each event."""
         self._journal.close()
 
     @property
     def running(self) -> tuple[Trial, ...]:
         """Return the trials that have begun and not ended."""
         return self.history.running
-
-    def best(self) -> Trial | None:
-        """Return the best of the trials with the largest budget."""
-        return self.history.best()
-
-    def front(self) -> tuple[Trial, ...]:
-        """Return the Pareto front of the trials with the largest budget, the best metric first."""
-        return self.history.front()
 
     def stop_reason(self) -> StopReason | None:
         """Return why no more trials begin; None while they do or may, as when a member that runs may yet be replaced
@@ -145,9 +131,8 @@ class Study:
             last = [trial for trial in history.trials if trial.has_failed][-1]
             reason = f"trial {last.number} last: {last.reason}"
             return StopReason(True, f"{history.consecutive_failures} trials failed one after the other, {reason}")
-        limit = self._reached_limit(history)
-        if limit is not None:
-            return StopReason(False, limit)
+        if self._all_begun(history):
+            return StopReason(False, f"all {spec.trials} trials have begun")
         if self._all_started() and not history.running:
             return StopReason(False, f"all {sum(trial.parent is None for trial in history.trials)} members have ended")
         return None
@@ -210,20 +195,15 @@ class Study:
             return {"status": "completed"}
         if scheduler.decide(history, number) == "stop":
             return {"status": "stopped"}
-        if isinstance(scheduler, PBT) and self._reached_limit(history) is None:
+        if isinstance(scheduler, PBT) and not self._all_begun(history):
             copy = scheduler.choose_copy(spec.space, history, number, spec.seed)
             if copy is not None:
                 return {"status": "stopped", "copy": {"trial": len(history.trials), **copy._asdict()}}
         return {"status": "running"}
 
-    def _reached_limit(self, history: History) -> str | None:
-        """Describe the limit of the study that is reached, if any."""
-        trials, steps = self.spec.trials, self.spec.steps
-        if trials is not None and len(history.trials) >= trials:
-            return f"all {trials} trials have begun"
-        if steps is not None and history.steps >= steps:
-            return f"{history.steps} of {steps} steps are computed"
-        return None
+    def _all_begun(self, history: History) -> bool:
+        """Return whether as many trials have begun as the study may have."""
+        return self.spec.trials is not None and len(history.trials) >= self.spec.trials
 
     def _all_started(self) -> bool:
         return isinstance(self.spec.scheduler, PBT) and self.spec.scheduler.all_started(self.history)

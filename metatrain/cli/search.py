@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 def search_command(file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
     """Conduct a new or resumed search and print its best configuration."""
-    document, home = _load_search(file, overrides, resume, take_over)
-    prepare(document.base)
-    check_mlflow(document.base)
-    dry_run(document.base, torch.device("cpu"))  # trials may run on other nodes, which have the GPUs
+    config, home = _load_search(file, overrides, resume, take_over)
+    prepare(config.base)
+    check_mlflow(config.base)
+    dry_run(config.base, torch.device("cpu"))  # trials may run on other nodes, which have the GPUs
     from tune.runner import resume_hint, search  # with Ray, which takes seconds
 
     with graceful_shutdown() as shutdown:
         say = partial(print, file=sys.stderr, flush=True)
-        outcome = search(document, home, take_over, shutdown.is_set, say)
-    _report(outcome, document, as_json)
+        outcome = search(config, home, take_over, shutdown.is_set, say)
+    _report(outcome, config, as_json)
     if outcome.failed:
         raise RunFailed(f"{outcome.ended}\n{resume_hint(outcome.place)}")
     if not outcome.ended:
@@ -58,24 +58,24 @@ def _load_search(
     return load_search_config(Path(file), overrides), None
 
 
-def _best(outcome: "SearchResult", document: "SearchConfig") -> str:
+def _best(outcome: "SearchResult", config: "SearchConfig") -> str:
     """Return the file of the best configuration; copy it to this folder from a search in S3."""
     assert outcome.best is not None, "there is one"
     if not is_uri(outcome.place):
         return f"{outcome.place}/best.yaml"
     copy = Path(f"{outcome.search_id}-best.yaml")
-    copy.write_text(as_yaml(document.trial_config(outcome.best.configuration)), encoding="utf-8")
+    copy.write_text(as_yaml(config.trial_config(outcome.best.configuration)), encoding="utf-8")
     return str(copy)
 
 
-def _report(outcome: "SearchResult", document: "SearchConfig", as_json: bool) -> None:
+def _report(outcome: "SearchResult", config: "SearchConfig", as_json: bool) -> None:
     best = outcome.best
     if best is not None:
         step, value = best.results[-1]
-        print(f"best {document.search.metric} {value:.6g} by trial {best.number} after {step} steps:")
+        print(f"best {config.search.metric} {value:.6g} by trial {best.number} after {step} steps:")
         for name, setting in best.configuration.items():
             print(f"  {name}: {json.dumps(setting)}")
-        print(f"train it alone: metatrain train {shlex.quote(_best(outcome, document))}")
+        print(f"train it alone: metatrain train {shlex.quote(_best(outcome, config))}")
     because = f" ({outcome.ended})" if outcome.ended and not outcome.failed else ""
     print(f"{outcome.place}: {outcome.trials} trials, {outcome.steps} steps, {outcome.seconds:.0f} s{because}")
     if as_json:

@@ -13,7 +13,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
-from metatrain.yaml_config import LONGEST, apply_overrides, dump_yaml, flatten, load_yaml, shorten
+from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
@@ -207,10 +207,8 @@ def resolve_paths(config: Config) -> Config:
     return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source), tracking=tracking)
 
 
-_CHANGEABLE = (
-    *("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline"),
-    *("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment"),
-)
+CHANGEABLE_EXECUTOR = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")
+_CHANGEABLE = ("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment")
 _LOCATIONS = ("tasks.root", "tasks.cache")
 """Settings that say where the data lies, which may have moved."""
 
@@ -222,17 +220,13 @@ def override_for_resume(config: Config, overrides: Sequence[str]) -> Config:
     """
     before = as_plain(config)
     changed = read_config(apply_overrides(before, overrides))
-    old, new = flatten(before), flatten(as_plain(changed))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not key.startswith((*_CHANGEABLE, *_LOCATIONS)):
+    for key in changed_keys(before, as_plain(changed)):
+        if not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *_LOCATIONS)):
             raise ValueError(
                 f"{key}: cannot change in a resumed run, which ends as if it had not stopped: remove it, or start a "
                 "new run; executor.workers, checkpoint.every and tracking.uri can change"
             )
     return changed
-
-
-_ABSENT = object()
 
 
 def as_yaml(config: Config) -> str:

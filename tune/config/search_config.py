@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metatrain.config.load import as_plain, read_config, read_settings
+from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config, read_settings
 from metatrain.settings import Config
 from metatrain.validation import require
-from metatrain.yaml_config import apply_overrides, dump_yaml, flatten, load_yaml, shorten
+from metatrain.yaml_config import apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.plugins import suggest_name
 from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
@@ -44,13 +44,6 @@ _FIXED = {
 _DRAWS = 64
 """Configurations drawn from a space to check it before it is searched."""
 _CHANGEABLE = ("search.trials", "search.minutes", "search.at_once", "search.failures", "search.retries", "tracking.uri")
-_CHANGEABLE_EXECUTOR = (
-    "executor.name",
-    "executor.workers",
-    "executor.address",
-    "executor.timeout",
-    "executor.deadline",
-)
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,8 @@ def load_search_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfi
     """Load the search in a YAML file, with `a.b=value` overrides."""
     begin = "a base, search and space, as configs/search-*.yaml do"
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
-    _require_search(raw, path)
+    no_search = not {"search", "space"} & raw.keys()
+    require(not no_search, f"{path}: is a configuration to be trained, not a search: add search and space to it")
     if "base" in raw:
         base = raw.pop("base")
         require(isinstance(base, str), f"base: {shorten(base)} is not a file: name a configuration, beside {path.name}")
@@ -116,32 +110,23 @@ def read_search_config(raw: Mapping[str, Any]) -> SearchConfig:
         require(part in raw, f"{part}: missing: write it, as configs/search-*.yaml do")
     base = read_config({key: value for key, value in raw.items() if key not in _OURS})
     space = read_space(raw["space"])
-    document = SearchConfig(base, _read_search(raw["search"], base, space), space)
-    _check_space(document)
-    for first in document.study_spec().initial_trials:
-        trouble = _explain_invalid(document, first)
+    config = SearchConfig(base, _read_search(raw["search"], base, space), space)
+    _check_space(config)
+    for first in config.study_spec().initial_trials:
+        trouble = _explain_invalid(config, first)
         require(trouble is None, f"search.first: {trouble}")
-    return document
+    return config
 
 
 def update_search_config(before: SearchConfig, overrides: Sequence[str]) -> SearchConfig:
     """Change the configuration of a search that is resumed: only its limits and resources may change."""
     plain = before.to_plain()
     changed = read_search_config(apply_overrides(plain, overrides))
-    old, new = flatten(plain), flatten(changed.to_plain())
-    for key in sorted(old.keys() | new.keys()):
-        differs = old.get(key) != new.get(key)
-        if differs and not key.startswith((*_CHANGEABLE, *_CHANGEABLE_EXECUTOR)):
-            free = ", ".join(_CHANGEABLE)
-            raise ValueError(
-                f"{key}: cannot change in a resumed search: remove it, or start a new search; {free} may be set"
-            )
+    for key in changed_keys(plain, changed.to_plain()):
+        free = ", ".join(_CHANGEABLE)
+        fixed = f"{key}: cannot change in a resumed search: remove it, or start a new search; {free} may be set"
+        require(key.startswith((*_CHANGEABLE, *CHANGEABLE_EXECUTOR)), fixed)
     return changed
-
-
-def _require_search(raw: Mapping[str, Any], path: Path) -> None:
-    explain_shortage = not {"search", "space"} & raw.keys()
-    require(not explain_shortage, f"{path}: is a configuration to be trained, not a search: add search and space to it")
 
 
 def _merge(below: Any, above: Any) -> dict[str, Any]:
@@ -183,14 +168,15 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
     return found
 
 
-def _check_space(document: SearchConfig) -> None:
+def _check_space(config: SearchConfig) -> None:
     """Raise ValueError for a field that does not exist, must stay fixed, or accepts no value of its distribution."""
-    space = document.space
+    space = config.space
     for parameter in space.parameters:
         for fixed, reason in _FIXED.items():
             within = parameter.name == fixed or parameter.name.startswith(f"{fixed}.")
             require(not within or parameter.name.startswith("tasks.train."), f"space.{parameter.name}: {reason}")
-    tried = [(draw, _explain_invalid(document, draw)) for draw in _sample_space(space)]
+    draws = [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
+    tried = [(draw, _explain_invalid(config, draw)) for draw in draws]
     for parameter in space.parameters:
         mine = [(draw, trouble) for draw, trouble in tried if parameter.name in draw]
         blamed = [trouble for _, trouble in mine if trouble is not None and _is_about(trouble, parameter.name)]
@@ -219,13 +205,9 @@ def _is_about(trouble: str, name: str) -> bool:
     return field == name or name.startswith(f"{field}.") or field.startswith(f"{name}.")
 
 
-def _sample_space(space: Space) -> list[Configuration]:
-    return [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
-
-
-def _explain_invalid(document: SearchConfig, configuration: Configuration) -> str | None:
+def _explain_invalid(config: SearchConfig, configuration: Configuration) -> str | None:
     try:
-        document.trial_config(configuration)
+        config.trial_config(configuration)
     except ValueError as error:
         return str(error)
     return None

@@ -3,33 +3,18 @@
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import ray
-from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metatrain.settings import ExecutorSettings
 
 Bundle = dict[str, float]
+TrialResources = Sequence[Bundle]
+"""The bundles of a trial's placement group: its own process first, then each of its workers."""
 _EPS = 1e-9
 _LOOK_S = 120.0
 """How long nodes may take to look for a file: a process starts on each."""
-
-
-class TrialResources(NamedTuple):
-    """The bundles of a trial's placement group: its own process first, then each of its workers."""
-
-    bundles: tuple[Bundle, ...]
-
-    def placement(self) -> Any:
-        """Return them as Ray Tune's placement group factory."""
-        return tune.PlacementGroupFactory([dict(bundle) for bundle in self.bundles])
-
-    def total(self) -> Bundle:
-        """Sum all bundles."""
-        kinds = sorted({kind for bundle in self.bundles for kind in bundle})
-        return {kind: sum(bundle.get(kind, 0.0) for bundle in self.bundles) for kind in kinds}
 
 
 def trial_resources(settings: ExecutorSettings, cpus: float) -> TrialResources:
@@ -38,8 +23,8 @@ def trial_resources(settings: ExecutorSettings, cpus: float) -> TrialResources:
     """
     gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
     if settings.name == "in_process":
-        return TrialResources(({"CPU": cpus, **gpus},))
-    return TrialResources(({"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.max_workers))))
+        return [{"CPU": cpus, **gpus}]
+    return [{"CPU": cpus}, *({"CPU": 1.0, **gpus} for _ in range(settings.max_workers))]
 
 
 def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = False) -> int:
@@ -48,7 +33,7 @@ def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = Fal
     grows: an autoscaler adds nodes on demand, so that one trial may wait for them. ValueError: not even one has room.
     """
     free, room = _node_resources(), 0
-    while (room < wanted or not wanted) and place_bundles(needed.bundles, free):
+    while (room < wanted or not wanted) and place_bundles(needed, free):
         room += 1
     if not room and grows:
         return wanted or 1
@@ -60,13 +45,14 @@ def max_concurrent_trials(needed: TrialResources, wanted: int, grows: bool = Fal
 
 def explain_shortage(needed: TrialResources) -> str | None:
     """Explain why the cluster, even if idle, has no room for one trial; None if it has."""
-    there, total = _node_resources(), needed.total()
-    if place_bundles(needed.bundles, [dict(node) for node in there]):
+    there = _node_resources()
+    if place_bundles(needed, [dict(node) for node in there]):
         return None
-    have = {kind: sum(node.get(kind, 0.0) for node in there) for kind in total}
-    wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in total) for bundle in (total, have))
-    if all(have[kind] >= total[kind] for kind in total):
-        wants += f" in {len(needed.bundles)} processes, each whole on a node"
+    kinds = sorted({kind for bundle in needed for kind in bundle})
+    total, have = ({kind: sum(one.get(kind, 0.0) for one in bundles) for kind in kinds} for bundles in (needed, there))
+    wants, has = (" and ".join(f"{bundle[kind]:g} {kind}s" for kind in kinds) for bundle in (total, have))
+    if all(have[kind] >= total[kind] for kind in kinds):
+        wants += f" in {len(needed)} processes, each whole on a node"
     return f"a trial needs {wants}, the cluster has {has} on {len(there)} node{'s' * (len(there) != 1)}"
 
 

@@ -11,9 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,6 @@ class CoordinatorSearcher(Searcher):
             return Searcher.FINISHED if self._coordinator.is_over() else None
         self._coordinator.running[trial_id] = spec.number
         return {"spec": tuple(spec), "stop_signal": self._stop_signal}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler receives every result, this only those of trials that go on."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the trial's place."""
@@ -207,9 +203,10 @@ def _run_in_thread(call: Callable[[], None]) -> "Future[None]":
 
 
 def _run_tuner(coordinator: Coordinator, trial_resources: TrialResources, stop_signal: Any) -> None:
-    with tempfile.TemporaryDirectory(prefix="metatrain-search-") as folder, _unwrap_tune_errors():
-        tune.Tuner(
-            tune.with_resources(TrialActor, trial_resources.placement()),
+    """Run Tune's loop; raise our own exception from it instead of Tune's wrapper."""
+    with tempfile.TemporaryDirectory(prefix="metatrain-search-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialActor, tune.PlacementGroupFactory([dict(bundle) for bundle in trial_resources])),
             tune_config=tune.TuneConfig(
                 search_alg=CoordinatorSearcher(coordinator, stop_signal),
                 scheduler=CoordinatorScheduler(coordinator),
@@ -224,18 +221,13 @@ def _run_tuner(coordinator: Coordinator, trial_resources: TrialResources, stop_s
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
-        ).fit()
-
-
-@contextmanager
-def _unwrap_tune_errors() -> Iterator[None]:
-    """Raise our own exception from Tune's loop instead of Tune's wrapper of it."""
-    try:
-        yield
-    except TuneError as error:
-        if error.__cause__ is None:
-            raise
-        raise error.__cause__ from error
+        )
+        try:
+            tuner.fit()
+        except TuneError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from error
 
 
 def _load_error(trial: Any) -> BaseException | None:

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +68,7 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
         check_mlflow(config)
         prepare(config)
         worker, home = _open_home(spec, config)
-        with _locked(home), open_executor(worker) as executor:
+        with _lock(home), open_executor(worker) as executor:
             if spec.parent is not None:
                 _inherit_checkpoint(home, worker, *spec.parent)
             recorder = recorders(worker.config, home, tags=spec.tags)
@@ -176,23 +176,17 @@ def _copy_checkpoint(source: Path, target: Path, step: int, snapshot: Mapping[st
     checkpoints.save(target, step, snapshot, checkpoints.manifest(source, step)["extra"])
 
 
-@contextmanager
-def _locked(home: Run) -> Iterator[None]:
-    """Lock the run. A search has one driver, so that an owner from before is dead or dying."""
-    deadline = time.monotonic() + _HANDOVER_S
+def _lock(home: Run) -> ExitStack:
+    """Lock the run until the stack is left. A search has one driver, so an owner from before is dead or dying."""
+    deadline, locked = time.monotonic() + _HANDOVER_S, ExitStack()
     while True:
-        owned = runs.lock_run(home, take_over=True)
         try:
-            owned.__enter__()
-            break
+            locked.enter_context(runs.lock_run(home, take_over=True))
+            return locked
         except RunOwnedError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-    try:
-        yield
-    finally:
-        owned.__exit__(None, None, None)
 
 
 def _one_line(error: Exception) -> str:

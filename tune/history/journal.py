@@ -49,7 +49,7 @@ class Journal:
             if lines:
                 _check_header(path, lines[0], wanted)
             else:
-                self._write(wanted)
+                self.append(wanted)
                 fsync(path.parent)
         except BaseException:
             self._file.close()
@@ -58,16 +58,13 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Write an event; it is on disk when this returns."""
-        self._write(event)
+        self._file.write(_encode_line(event))
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; every event is on disk already."""
         self._file.close()
-
-    def _write(self, event: Event) -> None:
-        self._file.write(_encode_line(event))
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
     def _read_whole_lines(self) -> list[Event]:
         """Read every line; cut off the last if it has no end or is not JSON, as after a power failure."""

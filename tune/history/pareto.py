@@ -7,6 +7,7 @@ Two points are compared as in NSGA-II (Deb et al. 2002): by front, then by crowd
 trials that continue keep the whole front and not one region of it.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,17 +51,13 @@ def crowding_distance(points: Sequence[Point]) -> list[float]:
 
 def rank_points(points: Sequence[Point]) -> list[int]:
     """Count the better points for each point: those of earlier fronts, and the less crowded ones of its own."""
-    front = front_numbers(points)
-    distance = [0.0] * len(points)
-    for number in set(front):
-        members = [i for i, own in enumerate(front) if own == number]
-        for i, apart in zip(members, crowding_distance([points[i] for i in members]), strict=True):
-            distance[i] = apart
-    keys = [(number, -apart) for number, apart in zip(front, distance, strict=True)]
-    places: dict[tuple[int, float], int] = {}
-    for place, key in enumerate(sorted(keys)):
-        places.setdefault(key, place)
-    return [places[key] for key in keys]
+    front, distance = np.array(front_numbers(points)), np.zeros(len(points))
+    for number in set(front.tolist()):
+        members = np.flatnonzero(front == number).tolist()
+        distance[members] = crowding_distance([points[i] for i in members])
+    keys = list(zip(front.tolist(), (-distance).tolist(), strict=True))
+    order = sorted(keys)
+    return [bisect_left(order, key) for key in keys]
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:

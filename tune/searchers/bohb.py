@@ -1,5 +1,6 @@
 """Suggest by BOHB: successive halving whose trials a model proposes (Falkner et al. 2018)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,36 +36,24 @@ class BOHB:
         require(0 < self.good <= 0.5, f"search.method.good: {self.good:g} is not above 0 and at most 0.5: set 0.1")
         require_positive("search.method", candidates=self.candidates, least=self.least, startup=self.startup)
 
-    def suggest(self, space: Space, history: History, number: int, seed: int) -> Configuration:
-        return self.suggest_with(space, history, number, seed, ())
-
-    def suggest_with(
-        self, space: Space, history: History, number: int, seed: int, prior: Sequence[Observed]
+    def suggest(
+        self, space: Space, history: History, number: int, seed: int, prior: Sequence[Observed] = ()
     ) -> Configuration:
         """Suggest from the history and from observations of prior studies: (configuration, quantile), 0 the best.
 
         With prior observations the model suggests from the first trial on.
         """
-        at_random = self.is_random(number, seed)
-        budget = None if at_random else self.modelled_rung(history)
-        if at_random or (budget is None and not prior):
+        (u,) = draw_uniforms(seed, "random-share", number, 1)
+        budget = self.modelled_rung(history)
+        if u < self.random or (budget is None and not prior):
             return space.sample(seed, number)
         own = [] if budget is None else to_quantiles(observations(history, budget))
         # Prior ones come first: Optuna weighs the oldest of many observations least.
         return suggest_by_tpe(space, [*prior, *own], pending(history, budget), self.candidates, (seed, number))
 
-    def is_random(self, number: int, seed: int) -> bool:
-        """Return whether a trial is one of the share that no model suggests."""
-        (u,) = draw_uniforms(seed, "random-share", number, 1)
-        return u < self.random
-
     def modelled_rung(self, history: History) -> int | None:
         """Return the highest rung with enough results, else the lowest; None before that has `startup` results."""
-        counts: dict[int, int] = {}
-        for _, budget in history.result_order:
-            counts[budget] = counts.get(budget, 0) + 1
+        counts = Counter(budget for _, budget in history.result_order)
         enough = [budget for budget, count in counts.items() if count >= self.least]
-        if enough:
-            return max(enough)
-        lowest = min(counts, default=None)
-        return lowest if lowest is not None and counts[lowest] >= self.startup else None
+        lowest = [budget for budget, count in sorted(counts.items())[:1] if count >= self.startup]
+        return max(enough or lowest, default=None)

@@ -63,7 +63,7 @@ class WarmStart:
             return space.complete(initial[turn], draw_uniforms(seed, "first", number, len(space.parameters)))
         if isinstance(self.searcher, BOHB):
             observed = self.prior_observations(space, history, seed)
-            return self.searcher.suggest_with(space, history, number, seed, observed)
+            return self.searcher.suggest(space, history, number, seed, observed)
         return self.searcher.suggest(space, history, number, seed)
 
     def uses_prior_studies(self, seed: int, number: int) -> bool:
