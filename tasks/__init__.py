@@ -9,7 +9,7 @@ Reading order:
 - `store.store`, `store.class_pool`: images in one memory-mapped file, and a split of it as a pool of classes.
 - `store.archive`, `store.decoding`, `store.cache`, `sources.omniglot`: from a raw archive to a store, once.
 - `store.store_cache`: the same if the archive or the cache is behind a URI, such as in S3.
-- `registry`, `episode_figure`: names for sources, and pictures of episodes.
+- `registry`: names for sources.
 - `io`, `plugins`: safe files and a user's own classes; the packages above use these and `random` too.
 
 This package imports none of the others.

@@ -1,67 +1,106 @@
-"""Pictures of episodes: every drawing is in it, in its own place."""
+"""Test pictures of tasks: every example has its own tile, and every prediction its mark."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
-from tasks.episode_figure import _GROUND, _PAPER, _RIGHT, _WRONG, caption, draw_episode, save_episode
+from metatrain.report.episode_figure import RIGHT, WRONG, caption, draw_episode
+from metatrain.report.plots import Chart, save_png
 from tasks.types import Episode, Examples
 
-
-def episode(ways: int, shots: int, queries: int, shape: tuple[int, ...] = (1, 28, 28), value: float = 1.0) -> Episode:
-    parts = (
-        Examples(torch.full((ways * each, *shape), value), torch.arange(ways).repeat_interleave(each))
-        for each in (shots, queries)
-    )
-    return Episode(*parts)
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
 
 
-def tiles(picture: Image.Image, colour: tuple[int, int, int]) -> int:
-    """How many separate squares of one colour there are, found by flooding."""
-    matching = (np.asarray(picture) == np.array(colour)).all(-1)
-    rows = matching.any(1)
-    columns = matching[rows].all(0) if rows.any() else matching.any(0)
-    runs = [int(np.diff(np.concatenate([[0], mask.astype(int)])).clip(0).sum()) for mask in (rows, columns)]
-    return runs[0] * runs[1]
+def episode(ways: int, shots: int, queries: int, shape: tuple[int, ...] = (1, 28, 28)) -> Episode:
+    """Return images of one value each, another for each example."""
+    sides = []
+    for each in (shots, queries):
+        values = torch.linspace(0.1, 0.9, ways * each).view(-1, 1, 1, 1).expand(-1, *shape)
+        sides.append(Examples(values, torch.arange(ways).repeat_interleave(each)))
+    return Episode(*sides)
+
+
+def axes_of(chart: Chart) -> Axes:
+    (axes,) = chart.figure.axes
+    return axes
+
+
+def tiles(chart: Chart) -> list[Box]:
+    extents = [image.get_extent() for image in axes_of(chart).images]
+    return [(left, top, right, bottom) for left, right, bottom, top in extents]
+
+
+def marks(chart: Chart) -> list[Text]:
+    return [text for text in axes_of(chart).texts if text.get_text() == "✓" or text.get_text()[1:].isdigit()]
+
+
+def box(chart: Chart, text: Text) -> Box:
+    drawn = text.get_window_extent().transformed(axes_of(chart).transData.inverted())
+    return drawn.x0, drawn.y1, drawn.x1, drawn.y0
+
+
+def apart(one: Box, other: Box) -> bool:
+    return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def width(chart: Chart) -> float:
+    return float(chart.figure.get_size_inches()[0] * chart.figure.dpi)
 
 
 @pytest.mark.parametrize(
     ("ways", "shots", "queries", "shape"),
-    [(2, 1, 1, (1, 28, 28)), (5, 1, 15, (1, 28, 28)), (20, 5, 5, (1, 28, 28)), (5, 5, 15, (3, 84, 84))],
+    [(2, 1, 1, (1, 28, 28)), (5, 1, 15, (1, 28, 28)), (20, 5, 5, (1, 28, 28)), (5, 5, 15, (3, 84, 60))],
 )
 def test_every_example_has_its_own_tile(ways: int, shots: int, queries: int, shape: tuple[int, ...]) -> None:
-    colour = (255, 255, 255) if shape[0] == 3 else (38, 32, 28)
-    picture = draw_episode(episode(ways, shots, queries, shape), "", [" "] * ways)
-    alone = np.asarray(picture)[120:, 110:]
-    assert tiles(Image.fromarray(alone), colour) == ways * (shots + queries)
-    assert picture.width <= 2200
-    assert picture.getpixel((2, 2)) == _GROUND
+    task = episode(ways, shots, queries, shape)
+    chart = draw_episode(task, "", None)
+    drawn = [float(np.asarray(image.get_array()).mean()) for image in axes_of(chart).images]
+    assert drawn == pytest.approx(torch.cat([part.x.mean((1, 2, 3)) for part in task]).tolist())
+    places = tiles(chart)
+    assert all(apart(one, other) for number, one in enumerate(places) for other in places[:number])
+    left, top, right, bottom = np.array(places).T
+    assert (np.diff(top[: ways * shots : shots]) > 0).all(), "a row for each class"
+    assert (top[: ways * shots : shots] == top[ways * shots :: queries]).all()
+    assert right[: ways * shots].max() < left[ways * shots :].min(), "support is on the left"
+    assert (right - left) / (bottom - top) == pytest.approx(shape[2] / shape[1])
+    assert left.min() >= 0 and right.max() <= axes_of(chart).get_xlim()[1] and width(chart) <= 2200
 
 
 def test_ink_is_dark_on_light_paper_and_colours_stay_as_they_are() -> None:
-    blank = np.asarray(draw_episode(episode(2, 1, 1, value=0.0), "", [" "] * 2))
-    assert (blank[:, 110:].reshape(-1, 3) == _PAPER).all(-1).sum() > 4 * 70 * 70
-    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(4, 3, 32, 32)
-    examples = Examples(red, torch.tensor([0, 0, 1, 1]))
-    picture = np.asarray(draw_episode(Episode(examples, examples), "red"))
-    assert (picture.reshape(-1, 3) == (255, 0, 0)).all(-1).sum() > 8 * 60 * 60
+    ink, red = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    for x, colours in ((ink, [(255, 255, 255), (0, 0, 0)]), (red.expand(2, -1, -1, -1), [(255, 0, 0)] * 2)):
+        examples = Examples(x.expand(-1, -1, 28, 28), torch.tensor([0, 1]))
+        images = axes_of(draw_episode(Episode(examples, examples), "")).images
+        shown = [image.to_rgba(image.get_array(), bytes=True)[..., :3].reshape(-1, 3) for image in images]
+        assert [set(map(tuple, pixels.tolist())) for pixels in shown] == [{colour} for colour in colours * 2]
 
 
-def test_the_names_and_the_title_are_written() -> None:
-    named = np.asarray(draw_episode(episode(2, 1, 1), "title", ["Greek/character01", "Old_Church"]))
-    unnamed = np.asarray(draw_episode(episode(2, 1, 1), "", ["Greek/character01", "Old_Church"]))
-    assert (named[:80] != unnamed[:80]).any()
-    assert (named[140:, :100] != _GROUND).any()
+def test_the_names_and_the_title_are_written(tmp_path: Path) -> None:
+    chart = draw_episode(episode(2, 1, 1), "a $title", ["Greek/character01", "Old_Church"])
+    save_png(chart, tmp_path / "e.png")
+    axes = axes_of(chart)
+    assert axes.get_title(loc="left") == "a $title"
+    texts = {text.get_text(): text for text in axes.texts}
+    assert texts.keys() >= {"Greek\ncharacter01", "Old Church", "2 ways, 1 shot, 1 query per class"}
+    for name, tile in zip(("Greek\ncharacter01", "Old Church"), tiles(chart)[:2], strict=True):
+        assert tile[1] < texts[name].get_position()[1] < tile[3], "beside its row"
+        assert box(chart, texts[name])[2] < tile[0]
 
 
 def test_saved_as_a_whole_png(tmp_path: Path) -> None:
-    save_episode(tmp_path / "new" / "episode.png", episode(5, 1, 5), "strokes")
+    save_png(draw_episode(episode(5, 1, 5), "strokes"), tmp_path / "new" / "episode.png")
     with Image.open(tmp_path / "new" / "episode.png") as picture:
         picture.load()
         assert picture.format == "PNG"
+        assert picture.text["Description"] == "strokes: 5 ways, 1 shot, 5 queries per class"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["episode.png"]
 
 
@@ -71,49 +110,40 @@ def test_what_is_no_picture_is_refused() -> None:
         draw_episode(several, "two tasks")
 
 
-def guessed(predicted: list[int]) -> Image.Image:
-    """Three classes of two queries, black squares, with these labels predicted."""
-    return draw_episode(episode(3, 1, 2), "task", [" "] * 3, torch.tensor(predicted))
+def test_predictions_are_marked_by_colour_shape_and_number_under_their_own_query() -> None:
+    chart = draw_episode(episode(3, 1, 2), "task", ["a", "b", "c"], torch.tensor([0, 0, 2, 1, 2, 0]))
+    found = marks(chart)
+    assert [mark.get_text() for mark in found] == ["✓", "✓", "✗3", "✓", "✓", "✗1"]
+    colours = [RIGHT, RIGHT, WRONG, RIGHT, RIGHT, WRONG]
+    assert [mark.get_color() for mark in found] == colours and RIGHT != WRONG
+    frames = {patch.get_xy(): to_hex(patch.get_edgecolor()) for patch in axes_of(chart).findobj(match=is_frame)}
+    for mark, colour, (left, top, right, bottom) in zip(found, colours, tiles(chart)[3:], strict=True):
+        assert frames[left, top] == colour
+        x0, y0, x1, y1 = box(chart, mark)
+        assert left - 2 <= x0 < x1 <= right and bottom < y0 < y1 < bottom + 30
+    texts = {text.get_text() for text in axes_of(chart).texts}
+    assert {"✓ right", "✗ wrong, with the number of the class it was taken for", "2  b"} <= texts
 
 
-def marks(picture: Image.Image, colour: tuple[int, int, int], below: int = 174) -> int:
-    return int((np.asarray(picture)[below:] == colour).all(-1).sum())
+def is_frame(artist: object) -> bool:
+    return hasattr(artist, "get_xy") and hasattr(artist, "get_edgecolor") and not artist.get_fill()
 
 
-def test_predictions_are_marked_by_colour_shape_and_number() -> None:
-    right, wrong = guessed([0, 0, 1, 1, 2, 2]), guessed([1, 1, 2, 2, 0, 0])
-    assert marks(right, _RIGHT) > 0 and marks(right, _WRONG) == 0
-    assert marks(wrong, _WRONG) > 0 and marks(wrong, _RIGHT) == 0
-    left, top, size = 48 + 64 + 84 + 44, 174 + 84 + 4, 15
-    shapes = [np.asarray(p)[top : top + size, left : left + size].min(-1) < 150 for p in (right, wrong)]
-    assert (shapes[0] != shapes[1]).sum() > 40, "a tick and a cross, without their colours"
-    framed = [np.asarray(p.convert("L"), dtype=int)[:, left - 3 : left] for p in (right, wrong)]
-    assert (framed[0] - framed[1] > 60).sum() > 200, "and what is wrong has a dark frame"
-    other = guessed([2, 2, 2, 2, 0, 0])
-    assert marks(other, _WRONG) != marks(wrong, _WRONG), "the number of the class is written"
-
-
-def test_a_mark_stands_under_its_own_query() -> None:
-    """The third query of six is the first of the second class."""
-    right, one_wrong = (np.asarray(guessed(p), dtype=int) for p in ([0, 0, 1, 1, 2, 2], [0, 0, 2, 1, 2, 2]))
-    rows, columns = np.nonzero((right[174:] != one_wrong[174:]).any(-1))
-    tile, gap, mark, left = 84, 8, 21, 48 + 64 + 84 + 44
-    assert rows.min() >= tile + mark + gap - 3 and rows.max() < 2 * (tile + mark + gap)
-    assert columns.min() >= left - 3 and columns.max() < left + tile + 3
-
-
-def test_the_caption_counts_what_was_right(tmp_path: Path) -> None:
+def test_the_caption_counts_what_was_right() -> None:
     task, predicted = episode(3, 1, 2), torch.tensor([0, 0, 1, 2, 2, 0])
     assert caption(task) == "3 ways, 1 shot, 2 queries per class"
     assert caption(task, predicted) == "3 ways, 1 shot, 2 queries per class · 4 of 6 queries right (67 %)"
-    save_episode(tmp_path / "e.png", task, "strokes", None, predicted)
-    with Image.open(tmp_path / "e.png") as picture:
-        assert picture.text["Description"] == f"strokes: {caption(task, predicted)}"
+    described = draw_episode(task, "strokes", None, predicted).description
+    assert described == f"strokes: {caption(task, predicted)}"
 
 
 @pytest.mark.parametrize(("ways", "queries"), [(20, 15), (5, 60)])
 def test_marks_have_room_in_large_tasks(ways: int, queries: int) -> None:
     task = episode(ways, 1, queries)
-    picture = draw_episode(task, "large", None, (task.query.y + 1) % ways)
-    assert picture.width <= 3300
-    assert marks(picture, _WRONG) > ways * queries * 100
+    chart = draw_episode(task, "large", ["Alphabet_of_the_Magi/character01"] * ways, (task.query.y + 1) % ways)
+    assert width(chart) < 3300
+    found = marks(chart)
+    assert len(found) == ways * queries
+    boxes = [box(chart, mark) for mark in found]
+    assert all(apart(one, other) for one, other in pairwise(boxes))
+    assert all(one[3] < below[1] for one, below in zip(boxes, tiles(chart)[ways + queries :], strict=False))

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import read_config
+from metatrain.report.episode_figure import draw_episode
+from metatrain.report.plots import save_png
 from metatrain.tracking.console import progress_bar
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides
@@ -22,8 +24,6 @@ def show_command(
     name: str, overrides: list[str], split: str, index: int, shape: tuple[int, int, int], out: Path
 ) -> None:
     """Draw task `index` of a split as a PNG. shape: ways, shots and queries."""
-    from tasks.episode_figure import save_episode  # pillow, which training does without
-
     require(split in SPLITS, f"--split: no '{split}': choose {', '.join(SPLITS)}")
     require(0 <= index < 2**63, f"--index: {index} is no task's: use 0 or more, below 2^63")
     require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: use a name that ends in .png")
@@ -34,7 +34,7 @@ def show_command(
     batch = distribution.episodes([index])
     episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))
     names = getattr(distribution, "class_names", None)
-    save_episode(out, episode, f"{name}, {split} task {index}", names(index) if names else None)
+    save_png(draw_episode(episode, f"{name}, {split} task {index}", names(index) if names else None), out)
     print(out)
 
 

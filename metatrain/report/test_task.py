@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
+from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
@@ -43,15 +44,13 @@ def _is_curve(spec: TaskSpec) -> bool:
 
 
 def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
-    from tasks.episode_figure import save_episode  # pillow, which training does without
-
     shown = _demonstration(worker, params, distribution)
     episode = shown.episode
     denormalize = getattr(distribution, "denormalize", None)  # of sources that deliver images normalised
     if denormalize is not None:
         episode = Episode(*(part._replace(x=denormalize(part.x)) for part in episode))
     names = getattr(distribution, "class_names", None)
-    save_episode(out, episode, _title(worker), names(TASK) if names else None, shown.classes)
+    save_png(draw_episode(episode, _title(worker), names(TASK) if names else None, shown.classes), out)
     return out
 
 
