@@ -23,7 +23,8 @@ test: $(INSTALLED) lint  ## run lint and the test suite: under 10 minutes on two
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## run the long tests: under an hour
-	$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'slow and not alone' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'slow and alone'
 
 chaos: $(INSTALLED)  ## kill workers, nodes and drivers, fail requests, and compare the results: about ten minutes
 	$(BIN)/python -m tests.chaos --seed 0 --kills 30

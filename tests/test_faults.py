@@ -17,6 +17,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_stopped_worker_is_waited_for_by_nobody_and_given_work_again_when_it_is_back(local_ray):
     config = many_steps()
     with running(on_ray(config, 2, timeout=60.0)) as run:
