@@ -72,12 +72,12 @@ def test_the_results_are_those_of_the_evaluations(made):
 def test_what_is_to_be_typed_is_exact(made, tmp_path):
     path = made[1][0]
     said = dict(commands(collect(runs.open_run(path))))
-    assert "Go on where it stands" not in said
-    assert said["Train anew with the same settings"] == f"metatrain train {path}/config.yaml"
+    assert "Resume the training" not in said
+    assert said["Train a new run with the same settings"] == f"metatrain train {path}/config.yaml"
     unfinished = Path(shutil.copytree(path, tmp_path / "a run's"))
     shutil.rmtree(unfinished / "checkpoints" / "00000006")
     said = dict(commands(collect(runs.open_run(unfinished))))
-    typed = shlex.split(said["Go on where it stands"])
+    typed = shlex.split(said["Resume the training"])
     assert typed == ["metatrain", "train", "--resume", str(unfinished)]
     metatrain(tmp_path, *typed[1:])
     learned: dict = {}

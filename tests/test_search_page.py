@@ -14,7 +14,8 @@ from tests.report_pages import EVIL, Page
 from tests.search_folders import evil, grown, made, population, searched, spec, weighing
 from tune.report import write
 from tune.report.collect import collect
-from tune.report.page import TRIALS, render
+from tune.report.page import render
+from tune.report.tables import MAX_TRIALS
 from tune.study import Study
 
 SECTIONS = ["summary", "best", "progress", "rungs", "parallel", "importance", "trials", "configuration", "use"]
@@ -128,10 +129,10 @@ def test_the_table_has_every_trial_and_the_best_first(homes):
 
 def test_of_very_many_trials_the_best_are_shown(tmp_path):
     home = made(tmp_path / "search")
-    grown(home, spec(trials=TRIALS + 30), lambda trial, budget: trial.number / 1000)
+    grown(home, spec(trials=MAX_TRIALS + 30), lambda trial, budget: trial.number / 1000)
     page = page_of(home)
     assert "The best first; 30 of the last are left out" in page.text
-    assert render(collect(home)).count('<td class="fate">') == TRIALS
+    assert render(collect(home)).count('<td class="status">') == MAX_TRIALS
 
 
 @pytest.mark.parametrize("value", ["no GPU", math.nan])

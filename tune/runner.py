@@ -14,6 +14,7 @@ from cluster.connection import connect_ray
 from metatrain import runs
 from metatrain.config.load import resolve_paths
 from metatrain.errors import RunFailed, RunLost
+from metatrain.report.page import NAME
 from metatrain.runs import Run
 from metatrain.types import RunStatus
 from metatrain.validation import require
@@ -26,7 +27,7 @@ from tune.history.trials import Trial
 from tune.monitor import Monitor
 from tune.report.collect import collect
 from tune.report.figures import save_figures
-from tune.report.page import NAME, render
+from tune.report.page import render
 from tune.search_dir import JOURNAL, PRIOR_STUDIES, TASKS, create_search, make_trial_spec
 from tune.study import Study
 from tune.transfer.prior_studies import PriorStudies, gather_prior_studies, read_prior_studies

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from metatrain.report.collect import RunRecord
-from metatrain.report.text import count
+from metatrain.report.text import count, status
 from tasks.io.remote_fs import is_uri
 
 
 def moment(created: str) -> str:
     """Format a date: 2026-11-21 05:49:56 UTC."""
     return created.replace("T", " ").replace("Z", " UTC")
+
+
+def headline(record: RunRecord) -> str:
+    """Return how far the run has come, when it was created and its id, in one line."""
+    return f"{status(record)} · created {moment(record.created)} · run {record.run_id}"
 
 
 def timing(record: RunRecord) -> dict[str, str]:
@@ -40,18 +45,15 @@ def commands(record: RunRecord) -> list[tuple[str, str]]:
     run = shlex.quote(record.where)
     load = f"import metatrain\nlearner = metatrain.load({record.where!r})"
     anew = f"metatrain train {shlex.quote(f'{record.where}/config.yaml')}"
-    said = [] if record.finished else [("Go on where it stands", f"metatrain train --resume {run}")]
+    found = [] if record.finished else [("Resume the training", f"metatrain train --resume {run}")]
     if record.kept:
-        said += [
+        found += [
             ("Test it, on other tasks too", f"metatrain evaluate {run} tasks.test.shots=5"),
             ("Use it in Python", load),
         ]
     if not is_uri(record.where):
-        said.append(("Train anew with the same settings", anew))
-    return [
-        *said,
-        ("Make this page again", f"metatrain report {run}"),
-    ]
+        found.append(("Train a new run with the same settings", anew))
+    return [*found, ("Make this page again", f"metatrain report {run}")]
 
 
 def environment(seen: Mapping[str, Any]) -> dict[str, str]:

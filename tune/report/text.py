@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+from metatrain.report.metadata import moment
 from metatrain.report.text import CASES, count, format_interval
 from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
@@ -89,6 +90,11 @@ def status(record: SearchRecord) -> str:
     of = f" of {count(wanted)}" if isinstance(wanted, int) and wanted > begun else ""
     so_far = f"{count(begun)}{of} {'trial' if begun == 1 else 'trials'} begun"
     return f"running ({record.owner}): {so_far}" if record.owner else so_far
+
+
+def headline(record: SearchRecord) -> str:
+    """Return how far the search has come, when it was created and its id, in one line."""
+    return f"{status(record)} · created {moment(record.created)} · search {record.search_id}"
 
 
 def summary(record: SearchRecord) -> list[str]:
