@@ -17,7 +17,7 @@ from metatrain.evaluation.evaluate import Evaluation, evaluate
 from metatrain.report import figures
 from metatrain.report.plots import draw_panels, save_png
 from metatrain.report.series import read_series
-from metatrain.report.test_task import exhibit
+from metatrain.report.test_task import draw_test_task
 from metatrain.runs import Run, checkpoints, describe_environment, write_json
 from metatrain.runs.locations import create_run
 from metatrain.settings import Config
@@ -255,7 +255,7 @@ def save_results(session: Session, params: Params, results: Sequence[Evaluation]
     save_png(figures.adaptation_chart(results[0].as_dict()), home.plots / f"{path.stem}-adaptation.png")
     recorder.artifact(path, "evaluations")
     recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
-    picture = exhibit(session.worker, params, home.plots, path.stem)
+    picture = draw_test_task(session.worker, params, home.plots, path.stem)
     if picture is not None:
         recorder.artifact(picture, "plots")
 

@@ -41,7 +41,7 @@ def parameters(trial: Trial) -> dict[str, float]:
     return {"parameters": 12.0 * trial.configuration.get("model.width", 90) ** 2 + 1000}
 
 
-def made(folder: Path, space: Mapping[str, Any] = SPACE, **search: Any) -> runs.Run:
+def empty_search(folder: Path, space: Mapping[str, Any] = SPACE, **search: Any) -> runs.Run:
     """The folder of a search that has not begun."""
     folder.mkdir(parents=True)
     settings = {"method": {"name": "bohb"}, "metric": "validation/accuracy", "trials": 40, **search}
@@ -52,7 +52,7 @@ def made(folder: Path, space: Mapping[str, Any] = SPACE, **search: Any) -> runs.
     return runs.open_run(folder)
 
 
-def grown(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float | str], costs: bool = False) -> None:
+def run_study(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float | str], costs: bool = False) -> None:
     """Search in `home` until the plan ends; a trial whose value is a word fails with it. A rung lasts as many seconds
     as it has steps.
     """
@@ -73,13 +73,13 @@ def grown(home: runs.Run, spec: StudySpec, value: Callable[[Trial, int], float |
                     break
             trials = list(search.running)
         best = search.history.best()
-    timed(home)
+    write_clock(home)
     if best is not None:
         plain = as_plain(tiny("runs.name=rates-best"))
         (home.path / "best.yaml").write_text(dump_yaml(apply_configuration(plain, best.configuration)))
 
 
-def timed(home: runs.Run, each: float = 2.5) -> None:
+def write_clock(home: runs.Run, each: float = 2.5) -> None:
     """A clock in which every event of the journal lasts as long."""
     events = len((home.path / "journal.jsonl").read_text().splitlines()) - 1
     lines = [json.dumps({"event": i, "seconds": each * i, "time": 1.8e9 + each * i}) for i in range(1, events + 1)]
@@ -92,23 +92,23 @@ def spec(space: Mapping[str, Any] = SPACE, trials: int | None = 40, **changes: A
     return StudySpec(read_space(space), **{**usual, "trials": trials, **changes})
 
 
-def searched(folder: Path, trials: int = 40, **changes: Any) -> runs.Run:
+def finished_search(folder: Path, trials: int = 40, **changes: Any) -> runs.Run:
     """A whole search, of which every eleventh trial fails and one becomes nan."""
-    home = made(folder, trials=trials)
+    home = empty_search(folder, trials=trials)
 
     def value(trial: Trial, budget: int) -> float | str:
         if trial.number % 11 == 7:
             return "CUDA out of memory: 3 GiB were asked for"
         return math.nan if trial.number == 5 and budget > 100 else accuracy(trial.configuration, budget)
 
-    grown(home, spec(trials=trials, **changes), value)
+    run_study(home, spec(trials=trials, **changes), value)
     return home
 
 
-def weighing(folder: Path, trials: int = 40) -> runs.Run:
+def multi_objective_search(folder: Path, trials: int = 40) -> runs.Run:
     """A search for accuracy and few parameters."""
-    home = made(folder, trials=trials, objectives=["parameters"])
-    grown(
+    home = empty_search(folder, trials=trials, objectives=["parameters"])
+    run_study(
         home,
         spec(trials=trials, objectives=("parameters",)),
         lambda trial, budget: accuracy(trial.configuration, budget),
@@ -117,10 +117,10 @@ def weighing(folder: Path, trials: int = 40) -> runs.Run:
     return home
 
 
-def population(folder: Path) -> runs.Run:
+def population_search(folder: Path) -> runs.Run:
     """Six members, side by side, that copy one another every 100 steps."""
     space = {"outer.lr": "loguniform(1e-4, 1e-1)", "algorithm.inner_lr": "uniform(0.01, 0.5)"}
-    home = made(folder, space, method={"name": "pbt"})
+    home = empty_search(folder, space, method={"name": "pbt"})
     schedule = PBT(tuple(space), interval=100, max_budget=800, members=6)
     the_spec = spec(space, None, searcher=RandomSearch(), scheduler=schedule)
     with Study(the_spec, home.path / "journal.jsonl") as search:
@@ -130,7 +130,7 @@ def population(folder: Path) -> runs.Run:
             # Who is behind comes first, and of those the best, so that the others see whom to copy.
             trial = min(search.running, key=lambda one: (one.budget, _far(one)))
             search.report(trial.number, trial.budget + 100, 0.9 - 0.2 * _far(trial) - 20 / (trial.budget + 100))
-    timed(home)
+    write_clock(home)
     return home
 
 
@@ -138,10 +138,10 @@ def _far(trial: Trial) -> float:
     return abs(math.log10(trial.configuration["outer.lr"]) + 2)
 
 
-def evil(folder: Path) -> runs.Run:
+def hostile_search(folder: Path) -> runs.Run:
     """A search that would like to run a script wherever it may write a word."""
     space = {"x</script><b>": f"choice({json.dumps(EVIL)}, other)", "outer.lr": "loguniform(1e-4, 1e-1)"}
-    home = made(folder, space, method={"name": EVIL}, objectives=[EVIL])
+    home = empty_search(folder, space, method={"name": EVIL}, objectives=[EVIL])
     the_spec = spec(space, 20, searcher=RandomSearch(), failures=20, objectives=(EVIL,))
     with Study(the_spec, home.path / "journal.jsonl") as search:
         while (trial := search.next_trial()) is not None:
@@ -150,7 +150,7 @@ def evil(folder: Path) -> runs.Run:
                 continue
             for budget in the_spec.scheduler.budgets(trial.number):
                 search.report(trial.number, budget, trial.configuration["outer.lr"], {EVIL: float(trial.number)})
-    timed(home)
+    write_clock(home)
     (home.path / "best.yaml").write_text(f"name: {EVIL}\n")
     runs.write_json(home.path / "experience.json", {"sources": [{"name": EVIL, "weight": 0.5, "observations": []}]})
     runs.write_json(home.path / "run.json", {"format": 1, "run_id": EVIL, "created": EVIL})

@@ -14,7 +14,7 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures, test_task
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
-from metatrain.report.test_task import exhibit
+from metatrain.report.test_task import draw_test_task
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import Session, new_run, save_results, score_test_tasks
@@ -123,7 +123,7 @@ def test_predictions_equal_the_scored_ones(overrides: tuple[str, ...]) -> None:
 
 def test_images_are_drawn_with_predicted_classes(tmp_path: Path) -> None:
     worker, demonstration = shown(tiny())
-    path = exhibit(worker, worker.initial(), tmp_path, "test")
+    path = draw_test_task(worker, worker.initial(), tmp_path, "test")
     assert path == tmp_path / "test-episode.png"
     episode, classes = demonstration.episode, demonstration.classes
     names = worker.distribution("test").class_names(0)
@@ -140,7 +140,7 @@ def test_normalised_images_are_drawn_denormalised(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(test_task, "draw_episode", lambda *given: charts.append(draw_episode(*given)) or charts[-1])
     for name in ("strokes", "tests.test_predictions:Negative"):
         worker = Worker(tiny(f"tasks.name={name}"), CPU)
-        exhibit(worker, worker.initial(), tmp_path, "test")
+        draw_test_task(worker, worker.initial(), tmp_path, "test")
     plain, negative = (np.stack([image.get_array() for image in chart.figure.axes[0].images]) for chart in charts)
     assert plain.max() > 0.9, "ink"
     assert abs(plain - negative).max() < 0.01
@@ -153,20 +153,20 @@ def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
     fit = figures.fit
     monkeypatch.setattr(figures, "fit", lambda found, title: drawn.append(found) or fit(found, title))
     worker, demonstration = shown(tiny(*REGRESSION))
-    assert exhibit(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"
+    assert draw_test_task(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"
     assert len(drawn[0].episode.query.x) == 200
     assert torch.equal(drawn[0].episode.support.x, demonstration.episode.support.x)
     assert len(drawn[0].predictions) == 13
 
     few = Worker(tiny(*REGRESSION, "tasks.most=50", "tasks.train.queries=7"), CPU)
-    exhibit(few, few.initial(), tmp_path, "test")
+    draw_test_task(few, few.initial(), tmp_path, "test")
     assert len(drawn[1].episode.query.x) == 7, "a source may have no more"
 
 
 @pytest.mark.parametrize("several", ["tasks.inputs=2", "tasks.outputs=2"])
 def test_unsupported_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: str) -> None:
     worker = Worker(tiny(*REGRESSION, several), CPU)
-    assert exhibit(worker, worker.initial(), tmp_path, "test") is None
+    assert draw_test_task(worker, worker.initial(), tmp_path, "test") is None
     assert list(tmp_path.iterdir()) == []
 
 

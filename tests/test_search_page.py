@@ -11,7 +11,15 @@ import pytest
 from metatrain import runs
 from tests.browsing import PROBE, browse
 from tests.report_pages import EVIL, Page
-from tests.search_folders import evil, grown, made, population, searched, spec, weighing
+from tests.search_folders import (
+    empty_search,
+    finished_search,
+    hostile_search,
+    multi_objective_search,
+    population_search,
+    run_study,
+    spec,
+)
 from tune.report import write
 from tune.report.collect import collect
 from tune.report.page import render
@@ -27,12 +35,12 @@ def homes(tmp_path_factory) -> dict[str, runs.Run]:
     """A search of each kind."""
     root = tmp_path_factory.mktemp("searches")
     return {
-        "whole": searched(root / "whole"),
-        "one": searched(root / "one", 1),
-        "none": made(root / "none"),
-        "weighing": weighing(root / "weighing"),
-        "population": population(root / "population"),
-        "evil": evil(root / "evil"),
+        "whole": finished_search(root / "whole"),
+        "one": finished_search(root / "one", 1),
+        "none": empty_search(root / "none"),
+        "weighing": multi_objective_search(root / "weighing"),
+        "population": population_search(root / "population"),
+        "evil": hostile_search(root / "evil"),
     }
 
 
@@ -86,7 +94,7 @@ def render_part(home: runs.Run, kind: str) -> str:
 
 
 def test_what_is_to_be_typed_is_exact_for_folders_of_any_name(tmp_path):
-    home = searched(tmp_path / "a search's", 4)
+    home = finished_search(tmp_path / "a search's", 4)
     typed = [shlex.split(text.replace("&#39;", "'").replace("&#34;", '"')) for text in commands(home)]
     best = collect(home).history.best().number
     assert typed == [
@@ -103,7 +111,7 @@ def commands(home: runs.Run) -> list[str]:
 
 
 def test_a_search_that_runs_is_not_to_be_resumed(tmp_path):
-    home = searched(tmp_path / "search", 4)
+    home = finished_search(tmp_path / "search", 4)
     with runs.lock_run(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         page = page_of(home)
@@ -128,8 +136,8 @@ def test_the_table_has_every_trial_and_the_best_first(homes):
 
 
 def test_of_very_many_trials_the_best_are_shown(tmp_path):
-    home = made(tmp_path / "search")
-    grown(home, spec(trials=MAX_TRIALS + 30), lambda trial, budget: trial.number / 1000)
+    home = empty_search(tmp_path / "search")
+    run_study(home, spec(trials=MAX_TRIALS + 30), lambda trial, budget: trial.number / 1000)
     page = page_of(home)
     assert "The best first; 30 of the last are left out" in page.text
     assert render(collect(home)).count('<td class="status">') == MAX_TRIALS
@@ -137,8 +145,8 @@ def test_of_very_many_trials_the_best_are_shown(tmp_path):
 
 @pytest.mark.parametrize("value", ["no GPU", math.nan])
 def test_a_search_in_which_everything_fails_says_why(tmp_path, value):
-    home = made(tmp_path / "search")
-    grown(home, spec(trials=20), lambda trial, budget: value)
+    home = empty_search(tmp_path / "search")
+    run_study(home, spec(trials=20), lambda trial, budget: value)
     page = page_of(home)
     assert "No trial has a result yet" in page.text
     assert (
@@ -150,8 +158,8 @@ def test_a_search_in_which_everything_fails_says_why(tmp_path, value):
 
 def test_one_parameter_and_equal_values_are_drawn_too(tmp_path):
     space = {"outer.lr": "loguniform(1e-4, 1e-1)"}
-    home = made(tmp_path / "search", space, metric="validation/loss")
-    grown(home, spec(space, 12, metric="validation/loss", mode="min"), lambda trial, budget: 0.25)
+    home = empty_search(tmp_path / "search", space, metric="validation/loss")
+    run_study(home, spec(space, 12, metric="validation/loss", mode="min"), lambda trial, budget: 0.25)
     page = page_of(home)
     assert "for the lowest validation loss" in page.text
     assert "Too few trials to say" in page.text, "all values are equal"
@@ -183,7 +191,7 @@ def test_hostile_words_stay_words(homes):
 
 
 def test_json_in_the_journal_that_is_out_of_the_space_is_not_drawn(tmp_path):
-    home = searched(tmp_path / "search", 4)
+    home = finished_search(tmp_path / "search", 4)
     journal = home.path / "journal.jsonl"
     lines = journal.read_text().splitlines()
     event = json.loads(lines[1])

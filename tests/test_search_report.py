@@ -10,13 +10,13 @@ from itertools import pairwise
 import pytest
 
 from metatrain import runs
-from tests.search_folders import made, population, searched, spec, weighing
+from tests.search_folders import empty_search, finished_search, multi_objective_search, population_search, spec
 from tune.history.journal import Journal
 from tune.history.trials import History, Trial
-from tune.report.analysis import ancestry, leads, ranked, rungs, weighed
+from tune.report.analysis import ancestry, compare_costs, list_improvements, rank_trials, summarize_rungs
 from tune.report.collect import collect
 from tune.report.importance import importances, level
-from tune.report.text import edges, failures, lasted, summary
+from tune.report.text import edges, failures, format_duration, summary
 from tune.searchers.random_search import RandomSearch
 from tune.space.search_space import read_space
 from tune.study import Study
@@ -25,7 +25,7 @@ from tune.transfer.prior_studies import Observation, PriorStudies, PriorStudy
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> runs.Run:
-    return searched(tmp_path_factory.mktemp("searches") / "whole")
+    return finished_search(tmp_path_factory.mktemp("searches") / "whole")
 
 
 def history(values: dict[int, list[tuple[int, float]]], mode="min") -> History:
@@ -59,7 +59,7 @@ def test_the_story_is_what_the_search_knew(whole):
 
 
 def test_reading_a_search_changes_nothing_and_asks_for_no_lock(tmp_path):
-    home = searched(tmp_path / "search", 6)
+    home = finished_search(tmp_path / "search", 6)
     journal = home.path / "journal.jsonl"
     with journal.open("ab") as file:
         file.write(b'{"event": "began", "tri')
@@ -73,7 +73,7 @@ def test_reading_a_search_changes_nothing_and_asks_for_no_lock(tmp_path):
 
 
 def test_a_search_that_runs_is_read_while_its_owner_writes(tmp_path):
-    home = searched(tmp_path / "search", 4)
+    home = finished_search(tmp_path / "search", 4)
     with runs.lock_run(home), Study(spec(trials=9), home.path / "journal.jsonl") as search:
         search.next_trial()
         story = collect(home)
@@ -84,7 +84,7 @@ def test_a_search_that_runs_is_read_while_its_owner_writes(tmp_path):
 
 
 def test_a_torn_line_is_left_out_and_a_damaged_one_named(tmp_path):
-    home = searched(tmp_path / "search", 4)
+    home = finished_search(tmp_path / "search", 4)
     journal = home.path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-1]) + b'{"event": "resu\n')
@@ -101,7 +101,7 @@ def test_a_torn_line_is_left_out_and_a_damaged_one_named(tmp_path):
 
 
 def test_a_clock_may_be_shorter_or_missing_but_not_nonsense(tmp_path):
-    home = searched(tmp_path / "search", 4)
+    home = finished_search(tmp_path / "search", 4)
     clock = home.path / "clock.jsonl"
     clock.write_text("".join(clock.read_text().splitlines(keepends=True)[:3]) + '{"event": 4, "sec')
     story = collect(home)
@@ -115,7 +115,7 @@ def test_a_clock_may_be_shorter_or_missing_but_not_nonsense(tmp_path):
 
 
 def test_a_run_is_no_search_and_logins_stay_at_home(tmp_path):
-    home = made(tmp_path / "search", warm_start=["https://me:secret@example.org/x"])
+    home = empty_search(tmp_path / "search", warm_start=["https://me:secret@example.org/x"])
     (home.path / "best.yaml").write_text("tracking: {uri: 'https://me:secret@example.org'}\n")
     story = collect(home)
     assert "secret" not in repr(story)
@@ -126,7 +126,7 @@ def test_a_run_is_no_search_and_logins_stay_at_home(tmp_path):
 
 
 def test_experience_is_read_with_its_weights(tmp_path):
-    home = made(tmp_path / "search")
+    home = empty_search(tmp_path / "search")
     runs.write_json(
         home.path / "experience.json",
         PriorStudies((PriorStudy("omniglot", 0.75, (Observation({"outer.lr": 0.1}, 1.0, 0.0),)),)).to_plain(),
@@ -142,13 +142,13 @@ def test_who_went_further_ranks_before_who_is_better(mode):
     sign = 1 if mode == "min" else -1
     results = {0: [(1, 0.1)], 1: [(1, 3), (3, 2)], 2: [(1, 3), (3, 1)], 3: []}
     seen = history({number: [(at, sign * value) for at, value in each] for number, each in results.items()}, mode)
-    assert [trial.number for trial in ranked(seen)] == [2, 1, 0, 3]
-    assert ranked(seen)[0] is seen.best()
+    assert [trial.number for trial in rank_trials(seen)] == [2, 1, 0, 3]
+    assert rank_trials(seen)[0] is seen.best()
 
 
 def test_the_anytime_curve_only_rises_and_counts_every_step(whole):
     story = collect(whole)
-    found, steps = leads(story)
+    found, steps = list_improvements(story)
     assert steps == story.history.steps
     values = [lead.value for lead in found]
     assert values == sorted(set(values))
@@ -158,8 +158,10 @@ def test_the_anytime_curve_only_rises_and_counts_every_step(whole):
 
 
 def test_copies_pay_for_their_own_steps_only(tmp_path):
-    story = collect(population(tmp_path / "search"))
-    assert leads(story)[1] == story.history.steps == sum(rung.steps for rung in rungs(story.history))
+    story = collect(population_search(tmp_path / "search"))
+    assert (
+        list_improvements(story)[1] == story.history.steps == sum(rung.steps for rung in summarize_rungs(story.history))
+    )
     copy = next(trial for trial in reversed(story.history.trials) if trial.parent is not None)
     chain = ancestry(story.history, copy.number)
     assert chain[0].parent is None and chain[-1] is copy
@@ -169,13 +171,15 @@ def test_copies_pay_for_their_own_steps_only(tmp_path):
 def test_rungs_tell_who_came_who_went_on_and_what_it_cost():
     seen = history({0: [(1, 5.0), (3, 4.0)], 1: [(1, 6.0)], 2: [(1, 1.0), (3, 2.0), (9, 1.5)], 3: [(1, 9.0)]})
     seen = seen.with_end(1, "stopped").with_end(2, "completed").with_end(0, "stopped")
-    told = [(rung.budget, rung.trials, rung.steps, rung.went_on, rung.running, rung.best) for rung in rungs(seen)]
-    assert told == [(1, 4, 4, 2, 1, 1.0), (3, 2, 4, 1, 0, 2.0), (9, 1, 6, 0, 0, 1.5)]
+    rows = [
+        (rung.budget, rung.trials, rung.steps, rung.went_on, rung.running, rung.best) for rung in summarize_rungs(seen)
+    ]
+    assert rows == [(1, 4, 4, 2, 1, 1.0), (3, 2, 4, 1, 0, 2.0), (9, 1, 6, 0, 0, 1.5)]
 
 
 def test_what_is_weighed_marks_the_front(tmp_path):
-    story = collect(weighing(tmp_path / "search"))
-    rows = weighed(story.history)
+    story = collect(multi_objective_search(tmp_path / "search"))
+    rows = compare_costs(story.history)
     assert {row.trial.budget for row in rows} == {900}
     assert 1 < sum(row.on_front for row in rows) < len(rows)
     for row in rows:
@@ -188,7 +192,7 @@ def test_what_is_weighed_marks_the_front(tmp_path):
 
 def test_importance_finds_what_matters_and_not_what_does_not(tmp_path):
     for seed in range(3):
-        home = searched(tmp_path / str(seed), 120, searcher=RandomSearch(), seed=seed)
+        home = finished_search(tmp_path / str(seed), 120, searcher=RandomSearch(), seed=seed)
         story = collect(home)
         found = importances(story.space, story.history)
         assert found.budget == level(story.history) == 100, "those that came further were chosen"
@@ -232,13 +236,18 @@ def test_the_sentences_count_right(tmp_path, whole):
     assert f"Of 40 trials {counts[0]} had the whole budget, {counts[1]} were stopped early and 4 failed." in said
     assert failures(story)[0] == ("CUDA out of memory: 3 GiB were asked for", 3, 29)
     assert failures(story)[1][0] == "the value became nan at step 300"
-    assert "no trial has begun yet" in summary(collect(made(tmp_path / "none")))[0]
-    assert [lasted(seconds) for seconds in (2.5, 47.9, 200, 7500)] == ["2.5 s", "48 s", "3 min 20 s", "2 h 05 min"]
+    assert "no trial has begun yet" in summary(collect(empty_search(tmp_path / "none")))[0]
+    assert [format_duration(seconds) for seconds in (2.5, 47.9, 200, 7500)] == [
+        "2.5 s",
+        "48 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
 
 
 @pytest.mark.parametrize(("rate", "said"), [(1.1e-4, ["outer.lr = 0.00011 lies at the lower end"]), (3e-3, [])])
 def test_a_best_value_at_the_edge_is_pointed_out(tmp_path, rate, said):
-    home = made(tmp_path / "search", {"outer.lr": "loguniform(1e-4, 1e-1)"})
+    home = empty_search(tmp_path / "search", {"outer.lr": "loguniform(1e-4, 1e-1)"})
     header = spec({"outer.lr": "loguniform(1e-4, 1e-1)"}).journal_header()
     with closing(Journal(home.path / "journal.jsonl", header)) as journal:
         began = {"event": "began", "trial": 0, "configuration": {"outer.lr": rate}, "parent": None, "start": 0}

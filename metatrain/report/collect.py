@@ -21,7 +21,7 @@ LARGE = 100_000
 """Bytes of a PNG from which a page carries it as WebP, a fifth as large."""
 
 
-class Tested(NamedTuple):
+class Evaluation(NamedTuple):
     """One file of evaluations/: what was changed for it, and a row for each learner, the run's own first."""
 
     name: str
@@ -63,7 +63,7 @@ class RunRecord:
     events: list[Event]
     clock: tuple[float, float] | None
     """When the first and the last metrics were recorded, in unix seconds."""
-    evaluations: list[Tested]
+    evaluations: list[Evaluation]
     pictures: list[Picture]
     kept: int
     """The step of the newest checkpoint; 0 where there is none."""
@@ -91,7 +91,7 @@ class RunRecord:
 
 def collect(home: Run) -> RunRecord:
     """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
-    settings = settings_of(home)
+    settings = read_settings(home)
     lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
     times = [line["time"] for line in lines if "event" not in line and "time" in line]
     return RunRecord(
@@ -99,15 +99,15 @@ def collect(home: Run) -> RunRecord:
         run_id=home.run_id,
         created=home.created,
         settings=settings,
-        config_text=text_of(home.config),
-        environment=json_of(home.environment),
+        config_text=read_text(home.config),
+        environment=read_object(home.environment),
         series=read_series(home.metrics) if lines else {},
         events=[
             Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
         ],
         clock=(times[0], times[-1]) if times else None,
-        evaluations=[_tested(path, settings) for path in _in_order(home.evaluations, ".json")],
-        pictures=[_picture(path, settings) for path in _in_order(home.plots, ".png") if not _redrawn(path)],
+        evaluations=[_read_evaluation(path, settings) for path in _in_order(home.evaluations, ".json")],
+        pictures=[_read_picture(path, settings) for path in _in_order(home.plots, ".png") if not _is_redrawn(path)],
         kept=newest_step(home),
     )
 
@@ -118,10 +118,10 @@ def newest_step(home: Run) -> int:
     return max((int(name) for name in finished if name.isdigit()), default=0)
 
 
-def settings_of(home: Run) -> dict[str, Any]:
+def read_settings(home: Run) -> dict[str, Any]:
     """Read the run's own configuration, flat; not validated, since what it names may not be importable here."""
     try:
-        plain = yaml.safe_load(text_of(home.config))
+        plain = yaml.safe_load(read_text(home.config))
     except yaml.YAMLError as error:
         raise ValueError(f"{home.config}: not YAML: restore that file or train anew") from error
     if not isinstance(plain, dict):
@@ -129,7 +129,7 @@ def settings_of(home: Run) -> dict[str, Any]:
     return flatten(plain)
 
 
-def text_of(path: Path, instead: str = "train anew") -> str:
+def read_text(path: Path, instead: str = "train anew") -> str:
     """Read a file of the run, without the user and password that an address in it may carry: pages are passed on.
     ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
     """
@@ -139,10 +139,10 @@ def text_of(path: Path, instead: str = "train anew") -> str:
         raise ValueError(f"{path}: cannot be read ({error}): restore that file or {instead}") from error
 
 
-def json_of(path: Path) -> dict[str, Any]:
-    """Read a file of the run that holds one JSON object, without logins in addresses, as `text_of` does."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of the run that holds one JSON object, without logins in addresses, as `read_text` does."""
     try:
-        found = json.loads(text_of(path))
+        found = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: restore that file or remove the run") from error
     if not isinstance(found, dict):
@@ -150,13 +150,13 @@ def json_of(path: Path) -> dict[str, Any]:
     return found
 
 
-def _tested(path: Path, settings: dict[str, Any]) -> Tested:
-    found = json_of(path)
+def _read_evaluation(path: Path, settings: dict[str, Any]) -> Evaluation:
+    found = read_object(path)
     rows = [row for row in [found.get("test"), *found.get("baselines", [])] if row is not None]
     for row in rows:
         if not isinstance(row, dict) or row.get("score") not in row or "ci95" not in row:
             raise ValueError(f"{path}: no evaluation: remove that file and run `metatrain evaluate` again")
-    return Tested(_changes(path.stem, settings), rows)
+    return Evaluation(_changes(path.stem, settings), rows)
 
 
 def _changes(stem: str, settings: dict[str, Any]) -> str:
@@ -175,12 +175,12 @@ def _in_order(folder: Path, suffix: str) -> list[Path]:
     return sorted(files, key=lambda path: (path.stem.count("-"), path.name))
 
 
-def _redrawn(path: Path) -> bool:
+def _is_redrawn(path: Path) -> bool:
     """Whether the page draws this itself, from the numbers."""
     return path.stem == "curves" or path.stem.endswith("-adaptation")
 
 
-def _picture(path: Path, settings: dict[str, Any]) -> Picture:
+def _read_picture(path: Path, settings: dict[str, Any]) -> Picture:
     """`path` with the text that its writer put into it."""
     from PIL import Image
 

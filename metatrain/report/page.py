@@ -11,7 +11,7 @@ import jinja2
 from metatrain.config.load import load_config
 from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
-from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, settings_of
+from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, read_settings
 from metatrain.report.plots import Panel, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
 from metatrain.settings import Config
@@ -41,7 +41,7 @@ def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Reco
 
     ConnectionError: the tracking server refuses the page or cannot be reached; the page stays where it is.
     """
-    if settings_of(home).get("tracking.uri") is None:
+    if read_settings(home).get("tracking.uri") is None:
         return None
     config, newest = load_config(home.config), newest_step(home)
     try:

@@ -21,7 +21,7 @@ FINE = 200
 """Queries on a fitted curve, whatever number of them the run is judged on."""
 
 
-def exhibit(worker: Worker, params: Params, folder: Path, name: str) -> Path | None:
+def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> Path | None:
     """Draw the first test task; the PNG, or None for tasks that are neither images nor curves.
 
     `folder`/`name`-episode.png for images [1 or 3, H, W] in classes, `folder`/`name`-fit.png for one number of one
@@ -29,9 +29,9 @@ def exhibit(worker: Worker, params: Params, folder: Path, name: str) -> Path | N
     """
     distribution = worker.distribution("test")
     if _is_images(distribution.spec):
-        return _episode(worker, params, distribution, folder / f"{name}-episode.png")
+        return _draw_episode(worker, params, distribution, folder / f"{name}-episode.png")
     if _is_curve(distribution.spec):
-        return _fit(worker, params, distribution, folder / f"{name}-fit.png")
+        return _draw_fit(worker, params, distribution, folder / f"{name}-fit.png")
     return None
 
 
@@ -43,8 +43,8 @@ def _is_curve(spec: TaskSpec) -> bool:
     return spec.kind == "regression" and spec.x == (1,) and spec.y == (1,)
 
 
-def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
-    shown = _demonstration(worker, params, distribution)
+def _draw_episode(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
+    shown = _predict(worker, params, distribution)
     episode = shown.episode
     denormalize = getattr(distribution, "denormalize", None)  # of sources that deliver images normalised
     if denormalize is not None:
@@ -54,14 +54,14 @@ def _episode(worker: Worker, params: Params, distribution: TaskDistribution[Epis
     return out
 
 
-def _fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
+def _draw_fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
     with suppress(ValueError):  # a source may have no more queries than it was asked for
         distribution = worker.distribution("test", queries=FINE)
-    save_png(figures.fit(_demonstration(worker, params, distribution), _title(worker)), out)
+    save_png(figures.fit(_predict(worker, params, distribution), _title(worker)), out)
     return out
 
 
-def _demonstration(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> TaskPredictions:
+def _predict(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> TaskPredictions:
     task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([TASK]))
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
     model = worker.model.for_tasks(distribution.spec, params)

@@ -11,7 +11,7 @@ from tune.history.trials import History, Trial
 from tune.report.collect import SearchRecord
 
 
-class Lead(NamedTuple):
+class Improvement(NamedTuple):
     """A value better than all before, at whichever budget. steps: computed until then, by all trials."""
 
     steps: int
@@ -32,7 +32,7 @@ class Rung(NamedTuple):
     best: float
 
 
-class Weighed(NamedTuple):
+class CostRow(NamedTuple):
     """A trial with its value, its costs in the order of the objectives, and whether no other dominates it."""
 
     trial: Trial
@@ -41,7 +41,7 @@ class Weighed(NamedTuple):
     on_front: bool
 
 
-def ranked(history: History) -> list[Trial]:
+def rank_trials(history: History) -> list[Trial]:
     """Rank the trials: the furthest first; of those that went equally far the best; then those without a result."""
     seen = [trial for trial in history.trials if trial.results]
     rest = [trial for trial in history.trials if not trial.results]
@@ -49,10 +49,10 @@ def ranked(history: History) -> list[Trial]:
     return [*seen, *rest]
 
 
-def leads(record: SearchRecord) -> tuple[list[Lead], int]:
+def list_improvements(record: SearchRecord) -> tuple[list[Improvement], int]:
     """Return every change of the best value so far, in order, and the steps computed in all."""
     history = record.history
-    found: list[Lead] = []
+    found: list[Improvement] = []
     reached = {trial.number: trial.start for trial in history.trials}
     steps = 0
     for (number, budget), seconds in zip(history.result_order, record.seconds, strict=True):
@@ -62,11 +62,11 @@ def leads(record: SearchRecord) -> tuple[list[Lead], int]:
         if value is None:
             continue
         if not found or history.loss(value) < history.loss(found[-1].value):
-            found.append(Lead(steps, seconds, number, budget, value))
+            found.append(Improvement(steps, seconds, number, budget, value))
     return found, steps
 
 
-def rungs(history: History) -> list[Rung]:
+def summarize_rungs(history: History) -> list[Rung]:
     """Return all budgets that a trial has a result at, from the least on."""
     found = []
     for budget in sorted({budget for trial in history.trials for budget, _ in trial.results}):
@@ -89,7 +89,7 @@ def rungs(history: History) -> list[Rung]:
     return found
 
 
-def weighed(history: History) -> list[Weighed]:
+def compare_costs(history: History) -> list[CostRow]:
     """Return the trials that went furthest and whose costs are known, the best first; `History.front` is marked."""
     front = {trial.number for trial in history.front()}
     most = max((trial.budget for trial in history.trials if trial.results), default=0)
@@ -98,7 +98,7 @@ def weighed(history: History) -> list[Weighed]:
         costs = tuple(float(trial.costs.get(name, math.nan)) for name in history.objectives)
         value = trial.value_at(most)
         if value is not None and all(map(math.isfinite, costs)):
-            found.append(Weighed(trial, value, costs, trial.number in front))
+            found.append(CostRow(trial, value, costs, trial.number in front))
     return sorted(found, key=lambda row: (history.loss(row.value), row.costs, row.trial.number))
 
 

@@ -1,14 +1,13 @@
 """Read everything that a report shows from the folder of a search, which may be running; write nothing."""
 
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metatrain.report.collect import json_of, text_of
+from metatrain.report.collect import read_object, read_text
 from metatrain.runs import Run, find_owner
 from metatrain.yaml_config import flatten, parse_yaml
 from tasks.io.json_lines import parse_json_lines
@@ -63,14 +62,14 @@ class SearchRecord:
 
 def collect(home: Run) -> SearchRecord:
     """Read everything but the trials' folders. ValueError names a file that is missing or damaged, and the remedy."""
-    document = text_of(home.config, ELSEWHERE)
+    document = read_text(home.config, ELSEWHERE)
     plain = parse_yaml(document, str(home.config))
     if not isinstance(plain, dict) or not isinstance(plain.get("search"), dict):
         raise ValueError(f"{home.config}: search: is missing, so this is no search: give the folder of a search")
     journal = home.path / "journal.jsonl"
-    header, events = _journal(journal, plain)
+    header, events = _read_journal(journal, plain)
     history = replay(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
-    clock, spent = _clock(home.path / "clock.jsonl")
+    clock, spent = _read_clock(home.path / "clock.jsonl")
     best = home.path / "best.yaml"
     return SearchRecord(
         where=home.where,
@@ -78,20 +77,20 @@ def collect(home: Run) -> SearchRecord:
         created=home.created,
         settings=flatten(plain),
         document=document,
-        environment=json_of(home.environment),
+        environment=read_object(home.environment),
         space=read_space(header["space"]),
         metric=str(header["metric"]),
         method=_name(plain["search"].get("method")),
         history=history,
-        seconds=_arrived(history, events, clock),
+        seconds=_arrival_seconds(history, events, clock),
         spent=spent,
-        best=text_of(best, ELSEWHERE) if best.exists() else None,
-        experience=_experience(home.path / "experience.json"),
+        best=read_text(best, ELSEWHERE) if best.exists() else None,
+        experience=_read_prior_studies(home.path / "experience.json"),
         owner=find_owner(home),
     )
 
 
-def lines_of(path: Path) -> list[Event]:
+def read_json_lines(path: Path) -> list[Event]:
     """Read the JSON objects of a file that grows by lines; none where it is missing. A torn last line is left
     out. ValueError: another one is damaged."""
     try:
@@ -103,9 +102,9 @@ def lines_of(path: Path) -> list[Event]:
     return [line for _, line in parse_json_lines(lines, str(path), f"restore that file or {ELSEWHERE}")]
 
 
-def _journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Event]]:
+def _read_journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Event]]:
     """Read the header and the events of the journal. A search without one has just been made."""
-    lines = lines_of(path)
+    lines = read_json_lines(path)
     if not lines:
         metric = str(plain["search"].get("metric", "validation/accuracy"))
         mode: Mode = METRICS.get(metric, "min")
@@ -122,11 +121,11 @@ def _name(method: Any) -> str:
     return str(method.get("name", "")) if isinstance(method, dict) else str(method or "")
 
 
-def _clock(path: Path) -> tuple[dict[int, float], float]:
+def _read_clock(path: Path) -> tuple[dict[int, float], float]:
     """Return when each event of the journal was written, in seconds of the search; and how long that has lasted."""
     found: dict[int, float] = {}
     spent = math.nan
-    for line in lines_of(path):
+    for line in read_json_lines(path):
         event, seconds = line.get("event"), line.get("seconds")
         if not isinstance(event, int) or not isinstance(seconds, (int, float)):
             raise ValueError(f"{path}: a line without event and seconds: remove that file, the page does without it")
@@ -135,22 +134,22 @@ def _clock(path: Path) -> tuple[dict[int, float], float]:
     return found, spent
 
 
-def _arrived(history: History, events: Iterable[Event], clock: Mapping[int, float]) -> tuple[float, ...]:
+def _arrival_seconds(history: History, events: Iterable[Event], clock: Mapping[int, float]) -> tuple[float, ...]:
     """Return the seconds of each arrival: of its first event, since results count once."""
-    told: dict[tuple[int, int], float] = {}
+    seconds: dict[tuple[int, int], float] = {}
     for number, event in enumerate(events, 1):
         if event["event"] == "result":
-            told.setdefault((event["trial"], event["budget"]), clock.get(number, math.nan))
-    return tuple(told[arrival] for arrival in history.result_order)
+            seconds.setdefault((event["trial"], event["budget"]), clock.get(number, math.nan))
+    return tuple(seconds[arrival] for arrival in history.result_order)
 
 
-def _experience(path: Path) -> tuple[PriorStudy, ...]:
+def _read_prior_studies(path: Path) -> tuple[PriorStudy, ...]:
     """`path` is {"sources": [{"name": …, "weight": …, "observations": […]}, …]}."""
     if not path.exists():
         return ()
     wrong = f"{path}: names no sources with weights and observations: remove that file, the page does without it"
     try:
-        rows = json.loads(text_of(path, ELSEWHERE))["sources"]
+        rows = read_object(path)["sources"]
         return tuple(PriorStudy(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(wrong) from error

@@ -1,16 +1,15 @@
-"""Figures of a search: the best so far, all trials, importance, responses, rungs, trade-offs, populations."""
+"""Draw the figures of a search: the best so far, importance, responses, rungs, trade-offs, populations."""
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metatrain.report.plots import (
     BLUE,
     COLOURS,
     GREY,
-    INK,
     ORANGE,
     Panel,
     draw_curve,
@@ -25,9 +24,10 @@ from metatrain.report.series import spans_decades
 from metatrain.report.text import count
 from tune.history.trials import Trial
 from tune.report import text
-from tune.report.analysis import Lead, ancestry, leads, ranked, rungs, weighed
+from tune.report.analysis import Improvement, ancestry, compare_costs, list_improvements, rank_trials, summarize_rungs
 from tune.report.collect import SearchRecord
 from tune.report.importance import importances, level
+from tune.report.parallel_coordinates import parallel_coordinates
 from tune.space.distributions import Categorical, Distribution, Integer, Real
 from tune.space.search_space import Parameter
 
@@ -39,12 +39,8 @@ MAX_RESPONSES = 8
 """No more parameters have a chart of their own: the most important."""
 MAX_MEMBERS = 12
 """No more members of a population are drawn beside the best."""
-MAX_LINES = 400
-"""No more trials are drawn across all parameters: the best."""
 MAX_COSTS = 3
 """No more costs are drawn in one picture."""
-ABSENT = -0.16
-"""Where a line meets the axis of a parameter that the trial does not have; the axis reaches from 0 to 1."""
 
 
 def save_figures(record: SearchRecord, folder: Path) -> list[Path]:
@@ -62,63 +58,48 @@ def save_figures(record: SearchRecord, folder: Path) -> list[Path]:
     return [folder / name for name, panels in pictures.items() if panels]
 
 
-def measure(record: SearchRecord) -> str:
-    """Return the label of the values: Validation accuracy (%)."""
-    name, _, unit = text.measured(record.metric)
-    return f"{name[0].upper()}{name[1:]}{f' ({unit})' if unit else ''}"
-
-
-def _scale(record: SearchRecord, values: Sequence[float]) -> list[float]:
-    scale = text.measured(record.metric)[1]
-    return [scale * value for value in values]
-
-
-def _unit(record: SearchRecord) -> str:
-    return text.measured(record.metric)[2]
-
-
 def _label_values(axes: "Axes", record: SearchRecord, values: Sequence[float]) -> None:
     """Label y by the metric, logarithmic where its values span decades."""
-    axes.set_ylabel(measure(record))
-    if not _unit(record) and spans_decades(list(values)):
+    axes.set_ylabel(text.metric_label(record))
+    if not text.unit(record) and spans_decades(list(values)):
         set_log(axes.yaxis, values)
 
 
 def best_so_far(record: SearchRecord) -> list[Panel]:
     """Return the best value by steps computed, and by minutes of the search where its clock has all of them."""
-    found, computed = leads(record)
+    found, computed = list_improvements(record)
     if not found:
         return []
     minutes = [lead.seconds / 60 for lead in found]
     sides = [("steps computed by all trials", [float(lead.steps) for lead in found], float(computed))]
     if all(map(math.isfinite, minutes)):
         sides.append(("minutes of the search", minutes, max(record.spent / 60, minutes[-1])))
-    title = f"{measure(record)}, best so far"
+    title = f"{text.metric_label(record)}, best so far"
     return [
-        Panel(title, partial(_draw_best, record=record, found=found, label=label, at=at, end=end), _unit(record))
+        Panel(title, partial(_draw_best, record=record, found=found, label=label, at=at, end=end), text.unit(record))
         for label, at, end in sides
     ]
 
 
 def _draw_best(
-    axes: "Axes", record: SearchRecord, found: Sequence[Lead], label: str, at: Sequence[float], end: float
+    axes: "Axes", record: SearchRecord, found: Sequence[Improvement], label: str, at: Sequence[float], end: float
 ) -> None:
-    y = _scale(record, [lead.value for lead in found])
+    y = text.scale_values(record, [lead.value for lead in found])
     axes.step([*at, end], [*y, y[-1]], where="post", color=BLUE, linewidth=1.8, label="best so far")
-    draw_points(axes, at, y, "a trial takes the lead", 2)
+    draw_points(axes, at, y, "new best value", 2)
     axes.set_xlabel(label)
     _label_values(axes, record, y)
 
 
 def rung_counts(record: SearchRecord) -> list[Panel]:
     """Return how many trials came to each budget and went on, and how many steps were computed up to it."""
-    found = rungs(record.history)
+    found = summarize_rungs(record.history)
     if not found:
         return []
     budgets = [count(rung.budget) for rung in found]
     bars = {
-        "trials": {"came to it": [rung.trials for rung in found], "went on": [rung.went_on for rung in found]},
-        "steps computed up to there": {"": [rung.steps for rung in found]},
+        "trials": {"reached it": [rung.trials for rung in found], "continued": [rung.went_on for rung in found]},
+        "steps computed since the rung below": {"": [rung.steps for rung in found]},
     }
     descriptions = [
         "; ".join(f"{text.trials(rung.trials)} at {text.steps(rung.budget)}" for rung in found),
@@ -178,7 +159,7 @@ def responses(record: SearchRecord) -> tuple[int, list[Panel]]:
         ]
         if len(seen) >= 3:
             draw = partial(_draw_response, record=record, parameter=parameter, seen=seen)
-            panels.append(Panel(parameter.name, draw, _unit(record)))
+            panels.append(Panel(parameter.name, draw, text.unit(record)))
     return budget, panels[:MAX_RESPONSES]
 
 
@@ -190,10 +171,10 @@ def _draw_response(
         rows = [(trial.configuration[parameter.name], value) for trial, value in seen if (trial is best) == (look == 2)]
         if rows:
             x = [float(distribution.index(at) if isinstance(distribution, Categorical) else at) for at, _ in rows]
-            draw_points(axes, x, _scale(record, [value for _, value in rows]), label, look)
+            draw_points(axes, x, text.scale_values(record, [value for _, value in rows]), label, look)
     _fit_axis(axes.xaxis, distribution)
     axes.set_xlabel(shorten(parameter.name))
-    _label_values(axes, record, _scale(record, [value for _, value in seen]))
+    _label_values(axes, record, text.scale_values(record, [value for _, value in seen]))
 
 
 def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
@@ -213,28 +194,32 @@ def _fit_axis(axis: "Axis", distribution: Distribution) -> None:
 
 def trade_offs(record: SearchRecord) -> list[Panel]:
     """Return the value by each cost, of the trials that are compared, with the Pareto front marked."""
-    rows, objectives = weighed(record.history), record.history.objectives
+    rows, objectives = compare_costs(record.history), record.history.objectives
 
     def draw(axes: "Axes", cost: int) -> None:
         for label, look, on_front in (("trials", 0, False), ("on the front", 1, True)):
             points = sorted((row.costs[cost], row.value) for row in rows if row.on_front is on_front)
             # Of two objectives the front is a line; of more it is a surface, of which the points are drawn.
             line = "-" if on_front and len(objectives) == 1 else "none"
-            draw_points(axes, [x for x, _ in points], _scale(record, [y for _, y in points]), label, look, line)
+            draw_points(
+                axes, [x for x, _ in points], text.scale_values(record, [y for _, y in points]), label, look, line
+            )
         if spans_decades([row.costs[cost] for row in rows]):
             set_log(axes.xaxis, [row.costs[cost] for row in rows])
         axes.set_xlabel(shorten(text.COSTS.get(objectives[cost], objectives[cost])))
-        axes.set_ylabel(measure(record))
+        axes.set_ylabel(text.metric_label(record))
 
     return (
-        [Panel(measure(record), partial(draw, cost=i), _unit(record)) for i in range(len(objectives))] if rows else []
+        [Panel(text.metric_label(record), partial(draw, cost=i), text.unit(record)) for i in range(len(objectives))]
+        if rows
+        else []
     )
 
 
 def lineage(record: SearchRecord) -> list[Panel]:
     """Return, of a population, each setting that copies changed by steps, along the ancestry of those that are left."""
     trials = record.history.trials
-    alive = [trial for trial in ranked(record.history) if trial.results and not trial.reason.startswith("copies")]
+    alive = [trial for trial in rank_trials(record.history) if trial.results and not trial.reason.startswith("copies")]
     panels = []
     for parameter in record.space.parameters:
         changed = any(
@@ -275,84 +260,3 @@ def _schedule(chain: Sequence[Trial], name: str) -> tuple[list[float], list[floa
             x += [trial.start, end]
             y += [value, value]
     return x, y
-
-
-def parallel_coordinates(record: SearchRecord) -> list[Panel]:
-    """Return a line for each trial with a result across all parameters, each on its own scale, to the value at the
-    right, the better the higher. The best is drawn last, so that it lies on top.
-    """
-    trials = [trial for trial in ranked(record.history) if trial.results][:MAX_LINES]
-    if not trials:
-        return []
-    many = 1 + len(record.space.parameters)
-    title = f"Parallel coordinates of {text.trials(len(trials))}"
-    description = f"{title} across {many - 1} parameters; the best is trial {trials[0].number}."
-    draw = partial(_draw_parallel, record=record, trials=trials)
-    return [Panel(title, draw, size=(max(6.0, 1.5 * many), 4.4), description=description)]
-
-
-def _draw_parallel(axes: "Axes", record: SearchRecord, trials: Sequence[Trial]) -> None:
-    parameters, values = record.space.parameters, _scale(record, [trial.results[-1][1] for trial in trials])
-    value_range = _value_range(record, values)
-    upwards = record.history.mode == "max"
-    best: dict[str, Any] = {"color": ORANGE, "linewidth": 3.0}
-    for rank, (trial, value) in reversed(list(enumerate(zip(trials, values, strict=True)))):
-        place = value_range.quantile(value)
-        places = [*(_place(one, trial) for one in parameters), place if upwards else 1 - place]
-        strength = 1 - rank / len(trials)
-        look: dict[str, Any] = {"color": BLUE, "alpha": 0.15 + 0.7 * strength**2, "linewidth": 0.8 + 0.8 * strength}
-        axes.plot(places, **(look if rank else best))
-    for at, parameter in enumerate(parameters):
-        _mark_upright(axes, at, _axis_marks(parameter.distribution))
-        if any(line.get_ydata()[at] == ABSENT for line in axes.lines[: len(trials)]):  # type: ignore[index]
-            _mark_upright(axes, at, [(ABSENT, "absent")])
-    marks = _axis_marks(value_range)
-    _mark_upright(axes, len(parameters), marks if upwards else [(1 - place, label) for place, label in marks])
-    sections = [one.name.rpartition(".")[::2] for one in parameters]
-    titles = ["\n".join(shorten(part, 16) for part in parts) for parts in (*sections, measure(record).split(" ", 1))]
-    axes.set_xticks(range(len(titles)), titles)
-    axes.xaxis.tick_top()
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.set_xlim(-0.15, len(titles) - 0.5)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _place(parameter: Parameter, trial: Trial) -> float:
-    value = trial.configuration.get(parameter.name)
-    if parameter.name not in trial.configuration or not parameter.distribution.contains(value):
-        return ABSENT
-    return min(max(parameter.distribution.quantile(value), 0.0), 1.0)
-
-
-def _value_range(record: SearchRecord, values: Sequence[float]) -> Real:
-    """Return the range of the values, as the distribution of an axis."""
-    low, high = min(values), max(values)
-    if low == high:
-        return Real(low - 0.5, high + 0.5)
-    return Real(low, high, log=not _unit(record) and spans_decades(list(values)))
-
-
-def _axis_marks(distribution: Distribution) -> list[tuple[float, str]]:
-    """Return the places along an axis, 0 to 1, that are marked: each option, or both ends and round numbers."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
-    if isinstance(distribution, Categorical):
-        names = [shorten(text.setting(one), 16) for one in distribution.options]
-        return [((i + 0.5) / len(names), name) for i, name in enumerate(names)]
-    low, high = getattr(distribution, "low", 0), getattr(distribution, "high", 1)
-    whole = not isinstance(distribution, Real)
-    locator = LogLocator(numticks=7) if getattr(distribution, "log", False) else MaxNLocator(nbins=5, integer=whole)
-    ticks = [round(value) if whole else float(value) for value in locator.tick_values(low, high)]
-    inner = [(distribution.quantile(value), f"{value:g}") for value in ticks if low < value < high]
-    ends = [(distribution.quantile(value), f"{value:.3g}") for value in (low, high)]
-    return [*ends, *(mark for mark in inner if all(abs(mark[0] - place) > 0.07 for place, _ in ends))]
-
-
-def _mark_upright(axes: "Axes", at: int, marks: Sequence[tuple[float, str]]) -> None:
-    """Draw one of the parallel axes, with labels that stand out from the lines behind."""
-    box = {"boxstyle": "square,pad=0.1", "facecolor": COLOURS["paper"], "edgecolor": "none", "alpha": 0.75}
-    axes.plot([at, at], [0, 1], color=INK, linewidth=0.8, zorder=4)
-    for place, label in marks:
-        axes.text(at + 0.03, place, label, fontsize=8, color=INK, va="center", bbox=box, zorder=5)

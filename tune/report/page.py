@@ -12,6 +12,7 @@ from tasks.io.remote_fs import is_uri
 from tune.report import figures, tables, text
 from tune.report.collect import SearchRecord, collect
 from tune.report.importance import importances
+from tune.report.parallel_coordinates import MAX_LINES, parallel_coordinates
 
 
 def write(home: Run, out: Path | None = None) -> Path:
@@ -36,7 +37,7 @@ def _context(record: SearchRecord) -> dict[str, Any]:
         "tables": tables,
         "count": count,
         "best": history.best(),
-        "measure": figures.measure(record),
+        "measure": text.metric_label(record),
         "objectives": history.objectives,
         "cost_columns": [(text.COSTS.get(name, name), "number") for name in history.objectives],
         "parameter_columns": [(tables.break_at_dots(one.name), "long") for one in record.space.parameters],
@@ -44,8 +45,8 @@ def _context(record: SearchRecord) -> dict[str, Any]:
         "train_best": train_best(record),
         "anytime": figures.best_so_far(record),
         "rung_charts": figures.rung_counts(record),
-        "parallel": figures.parallel_coordinates(record),
-        "left_out": max(0, results - figures.MAX_LINES),
+        "parallel": parallel_coordinates(record),
+        "left_out": max(0, results - MAX_LINES),
         "importances": importances(record.space, history),
         "importance_charts": figures.importance(record),
         "responses": responses,

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from metatrain.report.text import count
 from tune.history.trials import Trial
 from tune.report import text
-from tune.report.analysis import ranked, rungs, weighed
+from tune.report.analysis import compare_costs, rank_trials, summarize_rungs
 from tune.report.collect import SearchRecord
 from tune.report.importance import LEAST, Importances
 
@@ -44,7 +44,7 @@ def best_rows(record: SearchRecord) -> Rows:
 
 def rung_rows(record: SearchRecord) -> Rows:
     """Return for each budget how many trials reached it and went on, the best value, and the steps it took."""
-    found = rungs(record.history)
+    found = summarize_rungs(record.history)
     computed = sum(rung.steps for rung in found) or 1
     rows: Rows = []
     for rung in found:
@@ -76,7 +76,7 @@ def clear_names(found: Importances) -> list[Markup]:
 def front_rows(record: SearchRecord) -> Rows:
     """Return for each trial of the Pareto front its value, its costs and the command that trains it alone."""
     rows: Rows = []
-    for one in weighed(record.history):
+    for one in compare_costs(record.history):
         if one.on_front:
             config = shlex.quote(f"{record.where}/trials/{one.trial.number:04}/config.yaml")
             command = Markup("<code>metatrain train {}</code>").format(config)
@@ -108,9 +108,9 @@ def trial_rows(record: SearchRecord) -> Rows:
             count(trial.budget),
             *(text.cost(trial.costs.get(name, math.nan)) for name in record.history.objectives),
             *(_setting(trial, one.name) for one in record.space.parameters),
-            text.fate(trial),
+            text.describe_end(trial),
         ]
-        for trial in ranked(record.history)[:MAX_TRIALS]
+        for trial in rank_trials(record.history)[:MAX_TRIALS]
     ]
 
 

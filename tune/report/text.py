@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from metatrain.report.metadata import moment
 from metatrain.report.text import CASES, count, format_interval
@@ -30,16 +31,33 @@ EDGE = 0.04
 LONG = 36
 
 
-def measured(metric: str) -> tuple[str, float, str]:
+def describe_metric(metric: str) -> tuple[str, float, str]:
     """Return the name of a metric, what to multiply its values by, and the unit."""
     split, _, key = metric.rpartition("/")
     name, scale, unit = CASES.get(key, (key, 1.0, ""))
     return f"{split} {name}".strip(), scale, unit
 
 
+def metric_label(record: SearchRecord) -> str:
+    """Return the label of the values: Validation accuracy (%)."""
+    name, _, unit = describe_metric(record.metric)
+    return f"{_capital(name)}{f' ({unit})' if unit else ''}"
+
+
+def unit(record: SearchRecord) -> str:
+    """Return the unit of the values: %, or nothing."""
+    return describe_metric(record.metric)[2]
+
+
+def scale_values(record: SearchRecord, values: Iterable[float]) -> list[float]:
+    """Multiply values as they are shown: accuracies become percentages."""
+    scale = describe_metric(record.metric)[1]
+    return [scale * value for value in values]
+
+
 def value(record: SearchRecord, raw: float) -> str:
     """Format a value: 93.40 %, or 0.2591."""
-    _, scale, unit = measured(record.metric)
+    _, scale, unit = describe_metric(record.metric)
     return format_interval(scale * raw, math.nan, unit)
 
 
@@ -74,7 +92,7 @@ def trials(number: int) -> str:
     return f"{count(number)} {'trial' if number == 1 else 'trials'}"
 
 
-def lasted(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration: 48 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
@@ -99,7 +117,7 @@ def headline(record: SearchRecord) -> str:
 
 def summary(record: SearchRecord) -> list[str]:
     """Return what was searched and what was found: a paragraph, sentence by sentence."""
-    name, _, _ = measured(record.metric)
+    name, _, _ = describe_metric(record.metric)
     many = len(record.space.parameters)
     method = METHODS.get(record.method, record.method or "a search")
     what = f"{many} {'parameter' if many == 1 else 'parameters'}"
@@ -111,7 +129,7 @@ def summary(record: SearchRecord) -> list[str]:
 
 
 def _time(record: SearchRecord) -> str:
-    took = "" if math.isnan(record.spent) else f" in {lasted(record.spent)}"
+    took = "" if math.isnan(record.spent) else f" in {format_duration(record.spent)}"
     return f", and computed {steps(record.history.steps)}{took}"
 
 
@@ -138,10 +156,10 @@ def _counted(record: SearchRecord) -> str:
     ]
     began = "began as a copy of another" if copied == 1 else "began as copies of others"
     also = f" {_capital(trials(copied))} {began}." if copied else ""
-    return f"Of {trials(sum(counts.values()))} {joined(parts)}.{also}"
+    return f"Of {trials(sum(counts.values()))} {join_words(parts)}.{also}"
 
 
-def joined(parts: list[str]) -> str:
+def join_words(parts: list[str]) -> str:
     """Join words: a, b and c."""
     *most, last = parts
     return f"{', '.join(most)} and {last}" if most else last
@@ -163,7 +181,7 @@ def _reason(trial: Trial) -> str:
     return f"the value became {trial.reason}" if trial.status == "nan" else trial.reason or "no reason is known"
 
 
-def fate(trial: Trial) -> str:
+def describe_end(trial: Trial) -> str:
     """Return from where a copy began, and how a trial ended, or that it did not."""
     reason = f": {trial.reason}" if trial.reason else ""
     begun = f"begun from trial {trial.parent} at {steps(trial.start)}; " if trial.parent is not None else ""
@@ -198,7 +216,9 @@ def importance(found: Importances | None) -> str:
     )
     if not clear:
         return f"{rests} No parameter stands out from what chance alone would give."
-    return f"{rests} {joined(clear)} {'stands' if len(clear) == 1 else 'stand'} out from what chance alone would give."
+    return (
+        f"{rests} {join_words(clear)} {'stands' if len(clear) == 1 else 'stand'} out from what chance alone would give."
+    )
 
 
 def distribution(parameter: Parameter) -> str:
