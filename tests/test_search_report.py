@@ -121,7 +121,7 @@ def test_a_run_is_no_search_and_logins_stay_at_home(tmp_path):
     assert "secret" not in repr(story)
     assert "https://example.org/x" in story.document
     home.config.write_text("outer: {lr: 1}\n")
-    with pytest.raises(ValueError, match="search: is missing, so this is no search: give the folder of a search"):
+    with pytest.raises(ValueError, match="search: is missing, so this is no search: use the folder of a search"):
         collect(home)
 
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from metatrain.report.series import Series, read_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
-from metatrain.yaml_config import flatten
+from metatrain.yaml_config import flatten, parse_yaml
 
 AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""
+_DRAWN_BY_PAGE = re.compile("^curves$|-adaptation$")
 LARGE = 100_000
 """Bytes of a PNG from which a page carries it as WebP, a fifth as large."""
 
@@ -107,7 +106,11 @@ def collect(home: Run) -> RunRecord:
         ],
         clock=(times[0], times[-1]) if times else None,
         evaluations=[_read_evaluation(path, settings) for path in _in_order(home.evaluations, ".json")],
-        pictures=[_read_picture(path, settings) for path in _in_order(home.plots, ".png") if not _is_redrawn(path)],
+        pictures=[
+            _read_picture(path, settings)
+            for path in _in_order(home.plots, ".png")
+            if not _DRAWN_BY_PAGE.search(path.stem)
+        ],
         kept=newest_step(home),
     )
 
@@ -120,16 +123,13 @@ def newest_step(home: Run) -> int:
 
 def read_settings(home: Run) -> dict[str, Any]:
     """Read the run's own configuration, flat; not validated, since what it names may not be importable here."""
-    try:
-        plain = yaml.safe_load(read_text(home.config))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{home.config}: not YAML: restore that file or train anew") from error
+    plain = parse_yaml(read_text(home.config), str(home.config))
     if not isinstance(plain, dict):
-        raise ValueError(f"{home.config}: holds no settings: restore that file or train anew")
+        raise ValueError(f"{home.config}: holds no settings: restore that file or train a new run")
     return flatten(plain)
 
 
-def read_text(path: Path, instead: str = "train anew") -> str:
+def read_text(path: Path, instead: str = "train a new run") -> str:
     """Read a file of the run, without the user and password that an address in it may carry: pages are passed on.
     ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
     """
@@ -173,11 +173,6 @@ def _in_order(folder: Path, suffix: str) -> list[Path]:
     """List the evaluation or pictures of the run itself before those that were asked for later."""
     files = [path for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
     return sorted(files, key=lambda path: (path.stem.count("-"), path.name))
-
-
-def _is_redrawn(path: Path) -> bool:
-    """Whether the page draws this itself, from the numbers."""
-    return path.stem == "curves" or path.stem.endswith("-adaptation")
 
 
 def _read_picture(path: Path, settings: dict[str, Any]) -> Picture:

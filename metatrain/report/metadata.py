@@ -23,7 +23,8 @@ def headline(record: RunRecord) -> str:
 def timing(record: RunRecord) -> dict[str, str]:
     """Return how long the run took, and how fast it was."""
     known = {"created": moment(record.created), "steps": f"{count(record.steps)} of {count(record.total)}"}
-    pace = [value for value in _pace(record) if value > 0]
+    series = record.series.get("time/tasks_per_second")
+    pace = [value for value in series.values if math.isfinite(value) and value > 0] if series else []
     if pace:
         each = record.settings.get("outer.tasks_per_step", 0)
         known["tasks per second, median"] = f"{sorted(pace)[len(pace) // 2]:.4g}"
@@ -33,11 +34,6 @@ def timing(record: RunRecord) -> dict[str, str]:
     if record.clock is not None:
         known["seconds from the first record to the last"] = f"{record.clock[1] - record.clock[0]:.4g}"
     return known
-
-
-def _pace(record: RunRecord) -> list[float]:
-    series = record.series.get("time/tasks_per_second")
-    return [value for value in series.values if math.isfinite(value)] if series else []
 
 
 def commands(record: RunRecord) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from metatrain.report.text import format_interval
+from metatrain.report.text import cut, format_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,8 +147,8 @@ def shorten(label: str, length: int = LABEL_LENGTH) -> str:
     """Cut a label to what fits beside others. matplotlib hides labels that begin with an underscore: one is put after
     a space.
     """
-    cut = label if len(label) <= length else f"{label[: length - 1]}…"
-    return f" {cut}" if cut.startswith("_") else cut
+    short = cut(label, length)
+    return f" {short}" if short.startswith("_") else short
 
 
 def save_png(chart: Chart, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A test task drawn with what the learner made of it: images with their predicted classes, or a fitted curve."""
+"""Draw a test task with the predictions of a learner: images with their predicted classes, or a fitted curve."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +10,10 @@ from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
 from metatrain.report.episode_figure import draw_episode
-from metatrain.report.plots import save_png
+from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
-from tasks.types import Episode, TaskDistribution, TaskSpec
+from tasks.types import Episode, TaskDistribution
 
 TASK = 0
 """Index of the task that is shown, in the test split."""
@@ -28,37 +28,28 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
     number.
     """
     distribution = worker.distribution("test")
-    if _is_images(distribution.spec):
-        return _draw_episode(worker, params, distribution, folder / f"{name}-episode.png")
-    if _is_curve(distribution.spec):
-        return _draw_fit(worker, params, distribution, folder / f"{name}-fit.png")
-    return None
+    spec, title = distribution.spec, f"{worker.config.names.tasks}, test task {TASK}"
+    if spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3):
+        chart, kind = _draw_images(worker, params, distribution, title), "episode"
+    elif spec.kind == "regression" and spec.x == spec.y == (1,):
+        with suppress(ValueError):  # a source may have no more queries than it was asked for
+            distribution = worker.distribution("test", queries=FINE)
+        chart, kind = figures.fit(_predict(worker, params, distribution), title), "fit"
+    else:
+        return None
+    path = folder / f"{name}-{kind}.png"
+    save_png(chart, path)
+    return path
 
 
-def _is_images(spec: TaskSpec) -> bool:
-    return spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3)
-
-
-def _is_curve(spec: TaskSpec) -> bool:
-    return spec.kind == "regression" and spec.x == (1,) and spec.y == (1,)
-
-
-def _draw_episode(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
+def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[Episode], title: str) -> Chart:
     shown = _predict(worker, params, distribution)
     episode = shown.episode
     denormalize = getattr(distribution, "denormalize", None)  # of sources that deliver images normalised
     if denormalize is not None:
         episode = Episode(*(part._replace(x=denormalize(part.x)) for part in episode))
     names = getattr(distribution, "class_names", None)
-    save_png(draw_episode(episode, _title(worker), names(TASK) if names else None, shown.classes), out)
-    return out
-
-
-def _draw_fit(worker: Worker, params: Params, distribution: TaskDistribution[Episode], out: Path) -> Path:
-    with suppress(ValueError):  # a source may have no more queries than it was asked for
-        distribution = worker.distribution("test", queries=FINE)
-    save_png(figures.fit(_predict(worker, params, distribution), _title(worker)), out)
-    return out
+    return draw_episode(episode, title, names(TASK) if names else None, shown.classes)
 
 
 def _predict(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> TaskPredictions:
@@ -66,7 +57,3 @@ def _predict(worker: Worker, params: Params, distribution: TaskDistribution[Epis
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
     model = worker.model.for_tasks(distribution.spec, params)
     return predict_task(worker.evaluated, model, worker.to_device(params), task, context)
-
-
-def _title(worker: Worker) -> str:
-    return f"{worker.config.names.tasks}, test task {TASK}"

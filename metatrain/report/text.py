@@ -78,7 +78,8 @@ def _result(record: RunRecord) -> list[str]:
     trained, others = rows[0], rows[1:]
     name, _, _ = CASES[trained["score"]]
     sentence = (
-        f"On {count(trained['tasks'])} held-out test tasks, {_shape(record, 'test')} each, it reaches {article(name)} "
+        f"On {count(trained['tasks'])} held-out test tasks, {_shape(record, 'test')} each, it reaches "
+        f"{'an' if name[0] in 'aeiou' else 'a'} {name} "
         f"of {format_score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
     )
     best = best_step(record)
@@ -103,15 +104,15 @@ def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
     if len(tested) < 2:
         return "Fewer than two of them have been tested."
     if len({_tested_on(record, row) for _, record, row in tested}) > 1:
-        return "They were not tested on the same tasks, and their scores are not to be compared."
+        return "They were not tested on the same tasks: their scores cannot be compared."
     key = tested[0][2]["score"]
-    ranked = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
+    in_order = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
     name, _, _ = CASES[key]
-    said = ", ".join(f"{label} {format_score(row)}" for label, _, row in ranked)
-    first, second = (row for *_, row in ranked[:2])
+    scores = ", ".join(f"{label} {format_score(row)}" for label, _, row in in_order)
+    first, second = (row for *_, row in in_order[:2])
     apart = abs(first[key] - second[key]) > first["ci95"] + second["ci95"]
     close = "" if apart else " The intervals of the first two meet."
-    return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {said}.{close}"
+    return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {scores}.{close}"
 
 
 def _tested_on(record: RunRecord, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -139,9 +140,9 @@ def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
     return f"That is {amount} {'better' if ahead > 0 else 'worse'} than {learner_name(best['learner'])}{among}."
 
 
-def article(name: str) -> str:
-    """Put "a" or "an" before a name."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+def cut(text: str, length: int) -> str:
+    """Cut text to what fits beside others."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def kind(row: Mapping[str, Any]) -> str:
@@ -163,13 +164,15 @@ def explain_mismatch(records: Sequence[RunRecord]) -> str:
     if len(records) > 1:
         if len({(record.settings.get("tasks.name"), _shape(record, "train")) for record in records}) == 1:
             return ""
-        return "The runs do not train on the same tasks: their training curves are not to be compared."
+        return "The runs do not train on the same tasks: their training curves cannot be compared."
     get = records[0].settings.get
     sizes = [f"{_shape(records[0], split).split(' with ')[0]} tasks" for split in ("train", "test")]
     steps = [get("algorithm.inner_steps"), get("evaluation.inner_steps") or get("algorithm.inner_steps")]
     pairs = [sizes, [_many(each, "inner step") for each in steps]]
-    said = [f"{trained} in training and {held_out} in validation" for trained, held_out in pairs if trained != held_out]
-    return f"The two curves are not of one thing: {'; '.join(said)}." if said else ""
+    differences = [
+        f"{trained} in training and {held_out} in validation" for trained, held_out in pairs if trained != held_out
+    ]
+    return f"The two curves measure different things: {'; '.join(differences)}." if differences else ""
 
 
 def best_step(record: RunRecord) -> int | None:

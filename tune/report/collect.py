@@ -65,12 +65,12 @@ def collect(home: Run) -> SearchRecord:
     document = read_text(home.config, ELSEWHERE)
     plain = parse_yaml(document, str(home.config))
     if not isinstance(plain, dict) or not isinstance(plain.get("search"), dict):
-        raise ValueError(f"{home.config}: search: is missing, so this is no search: give the folder of a search")
+        raise ValueError(f"{home.config}: search: is missing, so this is no search: use the folder of a search")
     journal = home.path / "journal.jsonl"
     header, events = _read_journal(journal, plain)
     history = replay(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
     clock, spent = _read_clock(home.path / "clock.jsonl")
-    best = home.path / "best.yaml"
+    best, method = home.path / "best.yaml", plain["search"].get("method")
     return SearchRecord(
         where=home.where,
         search_id=home.run_id,
@@ -80,7 +80,7 @@ def collect(home: Run) -> SearchRecord:
         environment=read_object(home.environment),
         space=read_space(header["space"]),
         metric=str(header["metric"]),
-        method=_name(plain["search"].get("method")),
+        method=str(method.get("name", "") if isinstance(method, dict) else method or ""),
         history=history,
         seconds=_arrival_seconds(history, events, clock),
         spent=spent,
@@ -117,10 +117,6 @@ def _read_journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Eve
     return header, events
 
 
-def _name(method: Any) -> str:
-    return str(method.get("name", "")) if isinstance(method, dict) else str(method or "")
-
-
 def _read_clock(path: Path) -> tuple[dict[int, float], float]:
     """Return when each event of the journal was written, in seconds of the search; and how long that has lasted."""
     found: dict[int, float] = {}
@@ -147,9 +143,9 @@ def _read_prior_studies(path: Path) -> tuple[PriorStudy, ...]:
     """`path` is {"sources": [{"name": …, "weight": …, "observations": […]}, …]}."""
     if not path.exists():
         return ()
-    wrong = f"{path}: names no sources with weights and observations: remove that file, the page does without it"
     try:
         rows = read_object(path)["sources"]
         return tuple(PriorStudy(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(wrong) from error
+        what = "names no sources with weights and observations"
+        raise ValueError(f"{path}: {what}: remove that file, the page does without it") from error

@@ -96,22 +96,14 @@ def rung_counts(record: SearchRecord) -> list[Panel]:
     found = summarize_rungs(record.history)
     if not found:
         return []
-    budgets = [count(rung.budget) for rung in found]
-    bars = {
-        "trials": {"reached it": [rung.trials for rung in found], "continued": [rung.went_on for rung in found]},
-        "steps computed since the rung below": {"": [rung.steps for rung in found]},
-    }
-    descriptions = [
-        "; ".join(f"{text.trials(rung.trials)} at {text.steps(rung.budget)}" for rung in found),
-        "; ".join(f"{text.steps(rung.steps)} computed up to {count(rung.budget)}" for rung in found),
-    ]
+    trials = {"reached it": [rung.trials for rung in found], "continued": [rung.went_on for rung in found]}
+    reached = "; ".join(f"{text.trials(rung.trials)} at {text.steps(rung.budget)}" for rung in found)
+    computed = "; ".join(f"{text.steps(rung.steps)} computed up to {count(rung.budget)}" for rung in found)
+    draw = partial(_draw_rungs, budgets=[count(rung.budget) for rung in found])
+    steps = partial(draw, label="steps computed since the rung below", bars={"": [rung.steps for rung in found]})
     return [
-        Panel(
-            f"{label[0].upper()}{label[1:]}, by rung",
-            partial(_draw_rungs, budgets=budgets, label=label, bars=heights),
-            description=f"{description}.",
-        )
-        for (label, heights), description in zip(bars.items(), descriptions, strict=True)
+        Panel("Trials, by rung", partial(draw, label="trials", bars=trials), description=f"{reached}."),
+        Panel("Steps computed since the rung below, by rung", steps, description=f"{computed}."),
     ]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from metatrain.report.metadata import moment
-from metatrain.report.text import CASES, count, format_interval
+from metatrain.report.text import CASES, count, cut, format_interval
 from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
 from tune.report.collect import SearchRecord
@@ -66,13 +66,8 @@ def setting(found: Value) -> str:
     if isinstance(found, float):
         return f"{found:.3g}"
     if isinstance(found, dict) and found.keys() == {"name"}:
-        return shortened(str(found["name"]))
-    return shortened(found if isinstance(found, str) else dump_inline(found))
-
-
-def shortened(text: str) -> str:
-    """Cut text to what fits beside others."""
-    return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
+        found = str(found["name"])
+    return cut(found if isinstance(found, str) else dump_inline(found), LONG)
 
 
 def cost(found: float) -> str:
@@ -125,12 +120,8 @@ def summary(record: SearchRecord) -> list[str]:
     if not record.history.trials:
         return [f"{_capital(method)} is to look through {what} for the {direction} {name}: no trial has begun yet."]
     asked = f"{_capital(method)} looked through {what} for the {direction} {name}"
-    return [f"{asked}{_time(record)}.", _found(record), _counted(record)]
-
-
-def _time(record: SearchRecord) -> str:
     took = "" if math.isnan(record.spent) else f" in {format_duration(record.spent)}"
-    return f", and computed {steps(record.history.steps)}{took}"
+    return [f"{asked}, and computed {steps(record.history.steps)}{took}.", _found(record), _counted(record)]
 
 
 def _found(record: SearchRecord) -> str:
