@@ -22,7 +22,7 @@ class Improvement(NamedTuple):
 
 
 class Rung(NamedTuple):
-    """A budget, who reached it, the steps between it and the rung below, who has gone on, and who is on his way."""
+    """A budget: how many trials reached it, went on and run there, and their steps since the rung below."""
 
     budget: int
     trials: int

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 LEAST = 10
-"""With fewer observations nothing is said."""
+"""With fewer observations no importance is measured."""
 _SHUFFLES = 40
 _CHANCE = 0.95
 
@@ -68,7 +68,8 @@ def importances(space: Space, history: History) -> Importances | None:
         return None
     # Places instead of values: only their order counts, and so many are the best even where some are equal.
     places = np.argsort(np.argsort(losses, kind="stable")).astype(float)
-    best = _best(len(seen))
+    # A tenth are the best, at least five, as the authors advise; of few a third.
+    best = max(math.ceil(len(seen) / 10), min(5, len(seen) // 3))
     study = _study(space, configurations)
     measured = _divergences(study, places, best)
     shuffle = np.random.default_rng(0)
@@ -93,11 +94,6 @@ def level(history: History) -> int:
     """
     counts = Counter(budget for _, budget in history.result_order)
     return max(counts, key=lambda budget: (counts[budget], budget), default=0)
-
-
-def _best(count: int) -> int:
-    """Return how many count as the best: a tenth, at least five, as the authors advise; of few a third."""
-    return max(math.ceil(count / 10), min(5, count // 3))
 
 
 def _divergences(study: "Study", places: Floats, best: int) -> dict[str, float]:
@@ -126,12 +122,12 @@ def _study(space: Space, configurations: Sequence[Mapping[str, Value]]) -> "Stud
     """Make an in-memory optuna study of the observations, without optuna's log line for each study."""
     import optuna
 
-    said = optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study()
     finally:
-        optuna.logging.set_verbosity(said)
+        optuna.logging.set_verbosity(verbosity)
     for configuration in configurations:
         known = {one.name: _seen(one, configuration) for one in space.parameters if one.name in configuration}
         params = {name: at for name, (at, _) in known.items()}

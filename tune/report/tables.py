@@ -46,13 +46,18 @@ def rung_rows(record: SearchRecord) -> Rows:
     """Return for each budget how many trials reached it and went on, the best value, and the steps it took."""
     found = summarize_rungs(record.history)
     computed = sum(rung.steps for rung in found) or 1
-    rows: Rows = []
-    for rung in found:
-        went_on = "–" if rung is found[-1] else count(rung.went_on)
-        running = f" (+{rung.running} running)" if rung.running else ""
-        value, share = text.value(record, rung.best), _percent(rung.steps / computed)
-        rows.append([count(rung.budget), count(rung.trials), f"{went_on}{running}", value, count(rung.steps), share])
-    return rows
+    return [
+        [
+            count(rung.budget),
+            count(rung.trials),
+            ("–" if rung is found[-1] else count(rung.went_on))
+            + (f" (+{rung.running} running)" if rung.running else ""),
+            text.value(record, rung.best),
+            count(rung.steps),
+            _percent(rung.steps / computed),
+        ]
+        for rung in found
+    ]
 
 
 def importance_rows(found: Importances) -> Rows:

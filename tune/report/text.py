@@ -137,14 +137,10 @@ def _counted(record: SearchRecord) -> str:
     """Count trials by their ends: of 40 trials 12 were completed, 25 stopped early and 3 failed."""
     counts: Counter[str] = Counter("failed" if each.has_failed else each.status for each in record.history.trials)
     copied = sum(each.parent is not None for each in record.history.trials)
-    said = {"completed": "had the whole budget", "stopped": "were stopped early", "failed": "failed"}
-    said["running"] = "are running" if record.owner else "are unfinished"
-    one = {"were stopped early": "was stopped early", "are running": "is running", "are unfinished": "is unfinished"}
-    parts = [
-        f"{count(counts[key])} {one.get(text, text) if counts[key] == 1 else text}"
-        for key, text in said.items()
-        if counts[key]
-    ]
+    ends = {"completed": "had the whole budget", "stopped": "were stopped early", "failed": "failed"}
+    ends["running"] = "are running" if record.owner else "are unfinished"
+    found = [(counts[key], end) for key, end in ends.items() if counts[key]]
+    parts = [f"{count(n)} {end.replace('were', 'was').replace('are', 'is') if n == 1 else end}" for n, end in found]
     began = "began as a copy of another" if copied == 1 else "began as copies of others"
     also = f" {_capital(trials(copied))} {began}." if copied else ""
     return f"Of {trials(sum(counts.values()))} {join_words(parts)}.{also}"
@@ -183,7 +179,7 @@ def describe_end(trial: Trial) -> str:
 def edges(record: SearchRecord) -> list[str]:
     """Return parameters whose best value lies at an end of what was searched: there may be better ones beyond."""
     best = record.history.best()
-    said = []
+    found = []
     for parameter in record.space.parameters if best else ():
         distribution = parameter.distribution
         here = None if best is None else best.configuration.get(parameter.name)
@@ -192,8 +188,8 @@ def edges(record: SearchRecord) -> list[str]:
         at = distribution.quantile(here)
         if min(at, 1 - at) < EDGE:
             end = "lower" if at < 0.5 else "upper"
-            said.append(f"{parameter.name} = {setting(here)} lies at the {end} end of {distribution}")
-    return said
+            found.append(f"{parameter.name} = {setting(here)} lies at the {end} end of {distribution}")
+    return found
 
 
 def importance(found: Importances | None) -> str:
@@ -205,11 +201,8 @@ def importance(found: Importances | None) -> str:
         f"It rests on the {found.observations} values at {steps(found.budget)}, of which the best {found.best} are set "
         "against all."
     )
-    if not clear:
-        return f"{rests} No parameter stands out from what chance alone would give."
-    return (
-        f"{rests} {join_words(clear)} {'stands' if len(clear) == 1 else 'stand'} out from what chance alone would give."
-    )
+    stands = f"{join_words(clear)} {'stands' if len(clear) == 1 else 'stand'}" if clear else "No parameter stands"
+    return f"{rests} {stands} out from what chance alone would give."
 
 
 def distribution(parameter: Parameter) -> str:
