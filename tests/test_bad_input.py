@@ -294,6 +294,7 @@ def test_a_worker_that_cannot_start_says_why(command, folder):
     failed(command, folder, "model={name: 'mine:OnlyAtHome'}", RAY, says=says)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(command, folder):
     run = failed(command, folder, "model.width=20", says=("free some space",), largest_file=9000)
     done = command(folder, "train", "--resume", str(run))

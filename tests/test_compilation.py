@@ -39,7 +39,7 @@ def difference(found: Params, expected: Params) -> float:
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
 
 
-QUICK = ("maml", "protonet")
+QUICK = ("protonet",)
 """One of each way to a gradient; the others compile in `make test-slow`."""
 
 

@@ -75,6 +75,7 @@ def cluster(tmp_path: Path, token: dict[str, str]) -> Iterator[str]:
     assert alive, "a process that joined it has stopped it"
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_joined_is_left_running(cluster, token):
     done = subprocess.run(
         [sys.executable, "-c", JOIN, cluster],
@@ -130,6 +131,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_of_other_versions_is_refused_in_one_line(cluster, token):
     done = subprocess.run(
         [sys.executable, "-c", OTHER, cluster],

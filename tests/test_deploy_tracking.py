@@ -86,6 +86,7 @@ def asked(
         return error.code
 
 
+@pytest.mark.slow
 def test_metrics_and_params_of_a_run_lie_in_postgresql(stack, trained):
     ((run, status),) = stack.rows(
         "SELECT runs.run_uuid, runs.status FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
@@ -125,6 +126,7 @@ def made(stack: TrackingStack, login: tuple[str, str], experiment: str) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 def test_a_second_person_records_into_an_experiment_that_another_made(stack, team, tmp_path, monkeypatch):
     """As metatrain records: a run, its parameters, metrics and tags, an artifact."""
     experiment = made(stack, team["grace"], "shared")

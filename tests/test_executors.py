@@ -111,6 +111,7 @@ def test_another_seed_or_shard_size_ends_elsewhere(reference):
     assert trained(in_process(other), other) != reference
 
 
+@pytest.mark.slow
 def test_scores_come_in_shard_order(make):
     config = tiny()
     executor, worker = make(config), Worker(config, CPU)

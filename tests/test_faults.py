@@ -77,6 +77,7 @@ def test_tasks_that_kill_every_worker_end_the_run_and_are_named(local_ray):
         assert run.executor.health()["worker-lost"] >= 6
 
 
+@pytest.mark.slow
 def test_a_task_that_raises_ends_that_call_and_leaves_the_workers_fit_for_others(local_ray):
     with running(on_ray(harmful("raise", 3), 2)) as run:
         params, shards = run.state.params, make_shards(0, 8, 1)

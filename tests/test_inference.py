@@ -215,6 +215,7 @@ print(json.dumps([adapted.predict(x), adapted.probabilities(x).tolist()]))
 """
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process_elsewhere_without_the_data_set(tmp_path):
     raw = drawings.write_zips(tmp_path / "raw")
     config = tiny(

@@ -216,6 +216,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants_there_is_one_run_with_each_point_once(uri: str) -> None:
     arguments = [sys.executable, "-c", KILLED_AT_RANDOM, uri, "6"]
     environment = {**os.environ, **mlflow_recorder.QUIET}

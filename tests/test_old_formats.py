@@ -111,7 +111,7 @@ def test_a_profile_is_read(monkeypatch):
 def test_a_journal_replays_and_its_search_is_reported(copy):
     before = (copy / "search" / "journal.jsonl").read_bytes()
     with Study(spec(trials=20), copy / "search" / "journal.jsonl") as search:
-        best = search.best()
+        best = search.history.best()
         assert search.next_trial() is None
     expected = EXPECTED["best_trial"]
     assert (best.number, dict(best.configuration)) == (expected["number"], expected["configuration"])

@@ -135,6 +135,7 @@ def test_the_table_has_every_trial_and_the_best_first(homes):
     assert "not finite: nan at step 300" in page_of(homes["whole"]).text
 
 
+@pytest.mark.slow
 def test_of_very_many_trials_the_best_are_shown(tmp_path):
     home = empty_search(tmp_path / "search")
     run_study(home, spec(trials=MAX_TRIALS + 30), lambda trial, budget: trial.number / 1000)

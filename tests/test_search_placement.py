@@ -29,6 +29,7 @@ def test_what_is_taken_is_taken():
     assert [place_bundles([PROCESS], free) for _ in range(4)] == [True, True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_room_and_folders_of_two_nodes(tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})

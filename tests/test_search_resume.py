@@ -99,6 +99,7 @@ def test_a_search_keeps_what_it_found(undisturbed):
     assert tracked.points[folder.name, "search/best"] > 0
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
     """Parameters to the bit, from the configuration that the trial was found with."""
     from metatrain.runs.checkpoints import manifest

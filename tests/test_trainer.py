@@ -79,11 +79,15 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp
     assert (home.plots / "curves.png").stat().st_size > 1000
 
 
+QUICK = ("maml", "reptile")
+"""Second order and first order: the others are stopped and resumed in `make test-slow`."""
+
+
 @pytest.mark.parametrize(
     ("algorithm", "steps"),
     [
         *(pytest.param("maml", steps, marks=pytest.mark.slow) for steps in (1, 2, 5)),
-        *((name, 3) for name in ALGORITHMS),
+        *(pytest.param(name, 3, marks=[] if name in QUICK else pytest.mark.slow) for name in ALGORITHMS),
     ],
 )
 def test_a_run_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path, algorithm, steps):
