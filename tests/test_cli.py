@@ -127,21 +127,27 @@ def test_data_prepare_and_show(folder):
     assert "--split" in refused.stderr
 
 
+WRONG = [
+    (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
+    (["evaluate", "."], "is not a run"),
+    (["data", "prepare", "omniglott"], "did you mean omniglot?"),
+]
+WRONG_TOO = [
+    (["train"], "CONFIG: missing"),
+    (["train", "tiny.yaml", "outer.lr=-1"], "outer.lr: -1 is not a positive number"),
+    (["train", "tiny.yaml", "algorithm.inner_lrate=1"], "did you mean inner_lr?"),
+    (["train", "tiny.yaml", "algorithm={name: mamal}"], "did you mean maml?"),
+    (["train", "tiny.yaml", "executor.gpus_per_worker=1"], "executor.gpus_per_worker: 1 asked for"),
+    (["train", "tiny.yaml", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
+    (["train", "--resume", "nothing"], "no run at nothing"),
+    (["data", "prepare", "omniglot", "root=nowhere"], "nowhere"),
+]
+"""Requests that test_bad_input has as well, in a process that is started once."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [
-        (["train"], "CONFIG: missing"),
-        (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
-        (["train", "tiny.yaml", "outer.lr=-1"], "outer.lr: -1 is not a positive number"),
-        (["train", "tiny.yaml", "algorithm.inner_lrate=1"], "did you mean inner_lr?"),
-        (["train", "tiny.yaml", "algorithm={name: mamal}"], "did you mean maml?"),
-        (["train", "tiny.yaml", "executor.gpus_per_worker=1"], "executor.gpus_per_worker: 1 asked for"),
-        (["train", "tiny.yaml", "tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
-        (["train", "--resume", "nothing"], "no run at nothing"),
-        (["evaluate", "."], "is not a run"),
-        (["data", "prepare", "omniglott"], "did you mean omniglot?"),
-        (["data", "prepare", "omniglot", "root=nowhere"], "nowhere"),
-    ],
+    [*WRONG, *(pytest.param(*row, marks=pytest.mark.slow) for row in WRONG_TOO)],
 )
 def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(folder, arguments, said):
     before = sorted(folder.rglob("*"))

@@ -1,9 +1,11 @@
 """The page about a search: what it says, that it says it safely, and what a browser makes of it."""
 
+import functools
 import json
 import math
 import re
 import shlex
+from collections.abc import Callable
 from html import escape
 
 import pytest
@@ -44,6 +46,12 @@ def homes(tmp_path_factory) -> dict[str, runs.Run]:
     }
 
 
+@pytest.fixture(scope="module")
+def html(homes) -> Callable[[str], str]:
+    """Render the page of a search by name, once."""
+    return functools.cache(lambda name: render(collect(homes[name])))
+
+
 def page_of(home: runs.Run) -> Page:
     return Page(render(collect(home)))
 
@@ -62,8 +70,8 @@ def test_the_page_is_written_into_the_folder_or_where_it_is_asked_for(homes, tmp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_page_has_its_sections_with_headings_captions_and_words_for_pictures(homes, name):
-    page = page_of(homes[name])
+def test_every_page_has_its_sections_with_headings_captions_and_words_for_pictures(homes, html, name):
+    page = Page(html(name))
     more = {"pareto": ("weighing", "evil"), "population": ("population",), "experience": ("evil",)}
     extra = [section for section, names in more.items() if name in names]
     assert [section for section in sections(page) if section not in extra] == SECTIONS
@@ -121,18 +129,18 @@ def test_a_search_that_runs_is_not_to_be_resumed(tmp_path):
     assert "1 is unfinished" in page.text and "--resume" in page.text
 
 
-def test_the_table_has_every_trial_and_the_best_first(homes):
+def test_the_table_has_every_trial_and_the_best_first(homes, html):
     for name in ("whole", "weighing", "population"):
         story = collect(homes[name])
-        html = render(story)
-        table = html[html.index('<table class="trials">') :]
+        page = html(name)
+        table = page[page.index('<table class="trials">') :]
         table = table[: table.index("</table>")]
         numbers = [int(number) for number in re.findall(r'<th scope="row" class="number">(\d+)</th>', table)]
         assert sorted(numbers) == list(range(len(story.history.trials)))
         assert numbers[0] == story.history.best().number
         assert '<tr class="trained"><th scope="row" class="number">' in table
-    assert "failed: CUDA out of memory: 3 GiB were asked for" in page_of(homes["whole"]).text
-    assert "not finite: nan at step 300" in page_of(homes["whole"]).text
+    assert "failed: CUDA out of memory: 3 GiB were asked for" in Page(html("whole")).text
+    assert "not finite: nan at step 300" in Page(html("whole")).text
 
 
 @pytest.mark.slow
@@ -167,16 +175,16 @@ def test_one_parameter_and_equal_values_are_drawn_too(tmp_path):
     assert len(page.all("figure")) == 6
 
 
-def test_a_search_with_objectives_shows_its_front(homes):
+def test_a_search_with_objectives_shows_its_front(homes, html):
     story = collect(homes["weighing"])
-    page = page_of(homes["weighing"])
+    page = Page(html("weighing"))
     for trial in story.history.front():
         assert f"metatrain train {homes['weighing'].path}/trials/{trial.number:04}/config.yaml" in page.text
 
 
-def test_a_population_shows_who_copied_whom(homes):
+def test_a_population_shows_who_copied_whom(homes, html):
     story = collect(homes["population"])
-    page = page_of(homes["population"])
+    page = Page(html("population"))
     copies = [trial for trial in story.history.trials if trial.parent is not None]
     assert len(copies) > 1
     assert f"{len(copies)} trials began as copies of others." in page.text
