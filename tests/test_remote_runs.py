@@ -66,7 +66,8 @@ def test_a_driver_killed_is_resumed_by_a_machine_with_an_empty_disk(far, proxy, 
         time.sleep(0.02)
     began.send_signal(signal.SIGKILL)
     began.wait()
-    run_id = next(path.name for path in cache.glob("runs/*-run-*"))
+    # The local folder of a run in object storage is named by the run and a suffix of this process.
+    run_id = next(path.name for path in cache.glob("runs/*-run-*")).partition(".")[0]
     shutil.rmtree(cache)
     place = f"s3://runs/killed/{run_id}"
     result = last_json(metatrain(folder, "train", "--resume", place, "--json"))
