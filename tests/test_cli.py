@@ -240,6 +240,7 @@ def wait_for_run(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kills", [3, 20])
 def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder, kills):
