@@ -142,7 +142,7 @@ WRONG_TOO = [
     (["train", "--resume", "nothing"], "no run at nothing"),
     (["data", "prepare", "omniglot", "root=nowhere"], "nowhere"),
 ]
-"""Requests that test_bad_input has as well, in a process that is started once."""
+"""More of the same kinds, left to `make test-slow`: test_bad_input tries many in a process that is started once."""
 
 
 @pytest.mark.parametrize(
