@@ -54,9 +54,9 @@ class CommandLine:
 
 
 def serve() -> None:
-    for module in ("cli.data", "cli.inspect", "cli.jobs", "cli.search", "cli.submission", "cli.training"):
+    commands = ("data", "evaluation", "inspect", "jobs", "search", "submission", "training")
+    for module in (*(f"cli.{command}" for command in commands), "tracking.mlflow_recorder"):
         importlib.import_module(f"metatrain.{module}")
-    importlib.import_module("metatrain.tracking.mlflow_recorder")
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -64,7 +64,7 @@ def train(
 @app.command()
 def evaluate(run_dir: RunDir, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Test a run's best parameters, also on other tasks, ways and shots than it was trained on."""
-    from metatrain.cli.training import evaluate_command
+    from metatrain.cli.evaluation import evaluate_command
 
     evaluate_command(run_dir, overrides or [], as_json)
 

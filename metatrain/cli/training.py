@@ -1,4 +1,4 @@
-"""Implement `metatrain train` and `metatrain evaluate`."""
+"""Implement `metatrain train`."""
 
 import json
 import sys
@@ -11,25 +11,20 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
-from metatrain.config.dry_run import require_same
-from metatrain.config.load import as_plain, load_config, override_for_resume, read_config
+from metatrain.config.load import load_config, override_for_resume
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import format_results, make_shards
-from metatrain.inference import best_params
-from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
-from metatrain.setup import prepare, recorders, set_up, tracked
+from metatrain.setup import prepare, recorders, set_up
 from metatrain.signals import graceful_shutdown
 from metatrain.tracking.console import ProgressRecorder
-from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.tracking.status_line import read_metrics_file
-from metatrain.trainer import RunResult, Session, new_run, results_as_dict, run, save_results, score_test_tasks
+from metatrain.trainer import RunResult, new_run, run
 from metatrain.training.worker import Worker
 from metatrain.types import Executor
 from metatrain.validation import require
-from metatrain.yaml_config import apply_overrides
 
 
 def train_command(path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
@@ -99,40 +94,3 @@ def _print_result(result: RunResult, as_json: bool, also: dict[str, Any]) -> Non
     print(f"seconds by part, all processes together: {', '.join(parts)}")
     if as_json:
         print(json.dumps(result.as_dict() | also))
-
-
-def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
-    """Test the best parameters of the run at `run_dir` and print the results."""
-    began = time.monotonic()
-    home = open_run(run_dir)
-    trained = load_config(home.config)
-    worker = set_up(read_config(apply_overrides(as_plain(trained), overrides)))
-    params, newest, _ = best_params(home)
-    require_same(params, worker)
-    with open_executor(worker) as executor, runs.lock_run(home, guest=True):
-        recorder = CompositeRecorder(tracked(trained, home))
-        recorder.start(newest, trained.outer.steps)
-        session = Session(worker, executor, recorder, home)
-        results = score_test_tasks(session, params)
-        name = "-".join(["test", *map(_file_part, overrides)])
-        save_results(session, params, results, home.evaluations / f"{name}.json")
-        recorder.close("finished" if newest == trained.outer.steps else "interrupted")
-        home.commit()
-    for line in format_results(results):
-        print(line)
-    if as_json:
-        seconds = time.monotonic() - began
-        plain = {
-            "run_id": home.run_id,
-            "run_dir": home.where,
-            "steps": newest,
-            "seconds": round(seconds, 3),
-            "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
-            "params_sha256": params_sha256(params),
-        }
-        print(json.dumps(plain | results_as_dict(results)))
-
-
-def _file_part(override: str) -> str:
-    """Replace what does not fit into a file name."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in override)
