@@ -53,10 +53,17 @@ class CommandLine:
         self._server.communicate(timeout=30)
 
 
+_IMPORTED_ONCE = (
+    *(f"metatrain.cli.{name}" for name in ("data", "inspect", "jobs", "search", "submission", "training")),
+    *("metatrain.tracking.mlflow_recorder", "metatrain.report.page", "tune.report.page"),
+    *("torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "torchvision"),
+)
+"""What commands import on their way, in seconds: the first optimiser imports torch._dynamo, a chart matplotlib."""
+
+
 def serve() -> None:
-    commands = ("data", "evaluation", "inspect", "jobs", "search", "submission", "training")
-    for module in (*(f"cli.{command}" for command in commands), "tracking.mlflow_recorder"):
-        importlib.import_module(f"metatrain.{module}")
+    for module in _IMPORTED_ONCE:
+        importlib.import_module(module)
 
     for line in sys.stdin:
         request = json.loads(line)

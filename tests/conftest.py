@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.command_line import CommandLine
+
 if TYPE_CHECKING:
     from tests.ray_head import RayHead
 
@@ -45,6 +47,13 @@ def browser() -> str:
         print(f"no {', '.join(names)} on the path")
         pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
     return found
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    line = CommandLine(tmp_path_factory.mktemp("command"))
+    yield line
+    line.close()
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,6 @@ from tests.command_line import CommandLine, Done
 from tests.ray_head import clusters_here
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    line = CommandLine(tmp_path_factory.mktemp("command"))
-    yield line
-    line.close()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(SHORT))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,23 +15,29 @@ import yaml
 from PIL import Image
 
 from metatrain.tracking.jsonl import read_lines
+from tests.command_line import CommandLine, Done
 from tests.configurations import TINY
 
 KEYS = {"run_id", "run_dir", "steps", "seconds", "tasks_per_second", "params_sha256", "test"}
 
 
-def command(*arguments: str) -> list[str]:
+def arguments_of(*arguments: str) -> list[str]:
+    """Of a process that is to be sent signals; the other requests are made through `metatrain`."""
     return [sys.executable, "-m", "metatrain", *arguments]
 
 
-def metatrain(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == expect, f"{done.returncode}: {done.stderr}"
-    return done
+@pytest.fixture(scope="module")
+def metatrain(command: CommandLine) -> Callable[..., Done]:
+    def request(folder: Path, *arguments: str, expect: int = 0) -> Done:
+        done = command(folder, *arguments)
+        assert done.code == expect, f"{done.code}: {done.err}"
+        return done
+
+    return request
 
 
-def last_json(done: subprocess.CompletedProcess[str]) -> dict:
-    return json.loads(done.stdout.splitlines()[-1])
+def last_json(done: Done) -> dict:
+    return json.loads(done.out.splitlines()[-1])
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def finished(metatrain: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return folder, last_json(metatrain(folder, "train", "tiny.yaml", "--json"))
@@ -57,7 +64,7 @@ def test_train_ends_with_one_json_object_and_shows_its_baselines(finished):
     assert not (folder / "mlflow.db").exists(), "tracking.uri: null"
 
 
-def test_evaluate_on_other_ways_and_shots(finished):
+def test_evaluate_on_other_ways_and_shots(metatrain, finished):
     folder, trained = finished
     same = last_json(metatrain(folder, "evaluate", trained["run_dir"], "--json"))
     assert same.keys() >= KEYS
@@ -67,18 +74,18 @@ def test_evaluate_on_other_ways_and_shots(finished):
     )
     assert other["test"]["accuracy"] != same["test"]["accuracy"]
     refused = metatrain(folder, "evaluate", trained["run_dir"], "tasks.test.ways=9", expect=2)
-    assert "tasks.test.ways" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "tasks.test.ways" in refused.err
+    assert len(refused.err.strip().splitlines()) == 1
 
 
-def test_config_show_is_a_configuration_and_list_and_schema_print(folder):
-    shown = metatrain(folder, "config", "show", "tiny.yaml", "outer.lr=1e-4").stdout
+def test_config_show_is_a_configuration_and_list_and_schema_print(metatrain, folder):
+    shown = metatrain(folder, "config", "show", "tiny.yaml", "outer.lr=1e-4").out
     (folder / "shown.yaml").write_text(shown)
     assert yaml.safe_load(shown)["outer"]["lr"] == 1e-4
-    assert metatrain(folder, "config", "show", "shown.yaml").stdout == shown
-    listed = metatrain(folder, "list").stdout
+    assert metatrain(folder, "config", "show", "shown.yaml").out == shown
+    listed = metatrain(folder, "list").out
     assert all(name in listed for name in ("maml", "protonet", "conv4", "omniglot", "strokes"))
-    assert json.loads(metatrain(folder, "config", "schema").stdout)["required"] == ["tasks", "model", "algorithm"]
+    assert json.loads(metatrain(folder, "config", "schema").out)["required"] == ["tasks", "model", "algorithm"]
 
 
 HEAVY = {"torch", "ray", "mlflow", "numpy", "matplotlib", "pyarrow", "yaml", "optuna", "grpc"}
@@ -118,21 +125,19 @@ def test_help_is_quick_since_it_imports_nothing_heavy(command):
         assert set(named) >= COMMANDS
 
 
-def test_data_prepare_and_show(folder):
-    assert "strokes" in metatrain(folder, "data", "prepare", "strokes").stdout
+def test_data_prepare_and_show(metatrain, folder):
+    assert "strokes" in metatrain(folder, "data", "prepare", "strokes").out
     metatrain(folder, "data", "show", "strokes", "--ways", "4", "--out", "episode.png", "--split", "test")
     with Image.open(folder / "episode.png") as picture:
         assert min(picture.size) > 200
     refused = metatrain(folder, "data", "show", "strokes", "--split", "tests", expect=2)
-    assert "--split" in refused.stderr
+    assert "--split" in refused.err
 
 
 WRONG = [
     (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
     (["evaluate", "."], "is not a run"),
     (["data", "prepare", "omniglott"], "did you mean omniglot?"),
-]
-WRONG_TOO = [
     (["train"], "CONFIG: missing"),
     (["train", "tiny.yaml", "outer.lr=-1"], "outer.lr: -1 is not a positive number"),
     (["train", "tiny.yaml", "algorithm.inner_lrate=1"], "did you mean inner_lr?"),
@@ -142,19 +147,15 @@ WRONG_TOO = [
     (["train", "--resume", "nothing"], "no run at nothing"),
     (["data", "prepare", "omniglot", "root=nowhere"], "nowhere"),
 ]
-"""More of the same kinds, left to `make test-slow`: test_bad_input tries many in a process that is started once."""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [*WRONG, *(pytest.param(*row, marks=pytest.mark.slow) for row in WRONG_TOO)],
-)
-def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(folder, arguments, said):
+@pytest.mark.parametrize(("arguments", "said"), WRONG)
+def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(metatrain, folder, arguments, said):
     before = sorted(folder.rglob("*"))
     done = metatrain(folder, *arguments, expect=2)
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert "Traceback" not in done.err
     assert sorted(folder.rglob("*")) == before
 
 
@@ -163,8 +164,8 @@ LONG = ["outer.steps=400", "evaluation.every=100", "checkpoint.every=20"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(folder, number):
-    running = subprocess.Popen(command("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True)
+def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(metatrain, folder, number):
+    running = subprocess.Popen(arguments_of("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True)
     run = wait_for_step(folder, 5)
     running.send_signal(number)
     _, said = running.communicate(timeout=60)
@@ -177,20 +178,20 @@ def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(folder, number):
     assert [line["step"] for line in read_lines(run / "metrics.jsonl") if "train/loss" in line] == list(range(1, 401))
 
 
-def test_a_second_driver_on_the_same_run_is_refused(folder):
-    running = subprocess.Popen(command("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.DEVNULL)
+def test_a_second_driver_on_the_same_run_is_refused(metatrain, folder):
+    running = subprocess.Popen(arguments_of("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.DEVNULL)
     run = wait_for_step(folder, 5)
     refused = metatrain(folder, "train", "--resume", str(run), expect=2)
-    assert str(running.pid) in refused.stderr
+    assert str(running.pid) in refused.err
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=60) == 130
 
 
-def test_a_loss_that_is_no_number_ends_with_1_and_names_what_is_kept(folder):
+def test_a_loss_that_is_no_number_ends_with_1_and_names_what_is_kept(metatrain, folder):
     done = metatrain(folder, "train", "tiny.yaml", "outer.optimizer=sgd", "outer.lr=1e30", expect=1)
-    assert "the loss became" in done.stderr
-    assert "go on with `metatrain train --resume" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "the loss became" in done.err
+    assert "go on with `metatrain train --resume" in done.err
+    assert "Traceback" not in done.err
 
 
 def wait_for_step(folder: Path, step: int, timeout: float = 60) -> Path:
@@ -204,7 +205,9 @@ def wait_for_step(folder: Path, step: int, timeout: float = 60) -> Path:
     raise TimeoutError(f"no run reached step {step} in {timeout} s")
 
 
-def killed_and_resumed(folder: Path, kills: int, extra: list[str]) -> tuple[dict, list[int]]:
+def killed_and_resumed(
+    metatrain: Callable[..., Done], folder: Path, kills: int, extra: list[str]
+) -> tuple[dict, list[int]]:
     """Trains with the driver killed `kills` times; the last result, and the step each kill met.
 
     One kill in five comes while the driver starts; the others up to a second after its first new step, in which it
@@ -215,7 +218,7 @@ def killed_and_resumed(folder: Path, kills: int, extra: list[str]) -> tuple[dict
     steps = []
     for kill in range(kills):
         arguments = ["--resume", str(metrics.parent)] if metrics else ["tiny.yaml", *extra]
-        driver = subprocess.Popen(command("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
+        driver = subprocess.Popen(arguments_of("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
         metrics = metrics or wait_for_run(folder) / "metrics.jsonl"
         if kill % 5 != 4:
             wait_for_growth(metrics, driver)
@@ -243,14 +246,14 @@ def wait_for_run(folder: Path) -> Path:
 @pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kills", [3, 20])
-def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder, kills):
+def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(metatrain, folder, kills):
     import mlflow
 
     last = 50 * kills
     extra = [f"outer.steps={last}", "evaluation.every=50", "checkpoint.every=10", "outer.tasks_per_step=2"]
     undisturbed = last_json(metatrain(folder, "train", "tiny.yaml", *extra, "runs.root=undisturbed", "--json"))
     extra.append(f"tracking.uri=sqlite:///{folder}/mlflow.db")
-    result, met = killed_and_resumed(folder, kills, extra)
+    result, met = killed_and_resumed(metatrain, folder, kills, extra)
     print(f"killed at steps {met}")
     assert len(set(met)) > kills / 2, "the kills are to meet the run in different places"
     assert result["params_sha256"] == undisturbed["params_sha256"]
@@ -272,7 +275,7 @@ def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
     """Ctrl-C at a terminal reaches the workers as well: they must not die of it before the state is kept."""
     arguments = ["tiny.yaml", *LONG, "executor.name=ray", "executor.workers=2"]
     running = subprocess.Popen(
-        command("train", *arguments), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+        arguments_of("train", *arguments), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     run = wait_for_step(folder, 5)
     os.killpg(running.pid, signal.SIGINT)
@@ -302,7 +305,7 @@ class Source(Strokes):
 
 
 @pytest.mark.slow
-def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(folder):
+def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(metatrain, folder):
     (folder / "mine.py").write_text(OWN)
     own = {"tasks": {**TINY["tasks"], "name": "mine:Source"}, "algorithm": {"name": "mine:Method"}}
     own["model"] = {"name": "mine:Net", "arguments": {"width": 12}}

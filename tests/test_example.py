@@ -45,13 +45,6 @@ def own() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    line = CommandLine(tmp_path_factory.mktemp("command"))
-    yield line
-    line.close()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("runs", "mlflow.db*", "__pycache__")
     return Path(shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("mine") / "tones", ignore=ignored))

@@ -1,25 +1,16 @@
 """A search's file: what it may say, and what each mistake is answered with, before anything begins."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import yaml
 
 from metatrain.config.load import as_plain, load_config
 from metatrain.yaml_config import apply_overrides
-from tests.command_line import CommandLine
 from tests.configurations import CONFIGS, SEARCHES
 from tests.searches import TINY_SEARCH, tiny_search
 from tune.config.methods import METHODS
 from tune.config.search_config import load_search_config, read_search_config, update_search_config
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    command = CommandLine(tmp_path_factory.mktemp("command"))
-    yield command
-    command.close()
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)

@@ -100,16 +100,13 @@ def test_a_search_keeps_what_it_found(undisturbed):
 
 
 @pytest.mark.slow
-def test_a_trial_is_the_run_that_train_makes(undisturbed, tmp_path):
+def test_a_trial_is_the_run_that_train_makes(command, undisturbed, tmp_path):
     """Parameters to the bit, from the configuration that the trial was found with."""
     from metatrain.runs.checkpoints import manifest
-    from tests.command_line import CommandLine
 
     best = (undisturbed.folder / "best.yaml").read_text()
     (tmp_path / "best.yaml").write_text(best)
-    command = CommandLine(tmp_path)
     done = command(tmp_path, "train", "best.yaml", "tracking.uri=null", "--json", f"runs.root={tmp_path}/runs")
-    command.close()
     assert done.code == 0, done.err
     config = load_config(undisturbed.folder / "best.yaml")
     (trial,) = (
