@@ -77,11 +77,13 @@ def search(
     config = dataclasses.replace(config, base=resolve_paths(config.base))
     _check_metric(config)
     needed = trial_resources(config.base.executor, config.search.cpus)
+    # Before Ray is started, which takes seconds: what they refuse is refused at once.
+    initial = _initial_files(config, say) if home is None else {}
     with connect_ray(config.base.executor, besides=1 if config.base.executor.name == "ray" else 0):
         settings = config.base.executor
         together = max_concurrent_trials(needed, config.search.at_once, grows=not isinstance(settings.workers, int))
         _check_shared(config, home)
-        home = home or create_search(config, _initial_files(config, say))
+        home = home or create_search(config, initial)
         say(f"search {home.where}")
         owned = runs.lock_run(home, take_over, heartbeat_s=config.base.runs.heartbeat)
         with owned, Study(config.study_spec(_read_prior_studies(home)), home.path / JOURNAL) as study:
