@@ -55,6 +55,25 @@ class WrongShape(nn.Module):
         return x
 
 
+class WithHiddenStatistics(nn.Module):
+    """Batch statistics without any layer that is known for them."""
+
+    def __init__(self, how: str, after: bool = False) -> None:
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(784, 8)
+        self.norm = TaskNorm(8) if after else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.linear(x.flatten(1))
+        if self.how == "functional":
+            h = F.batch_norm(h, None, None, training=True)
+        elif self.how == "mean and deviation":
+            h = (h - h.mean(0)) / h.std(0)
+        elif self.how == "softmax over examples":
+            h = h * h.softmax(0)
+        return self.norm(h)
+
+
 def custom(kind: type[nn.Module], **settings) -> Custom:
     return Custom(f"{kind.__module__}:{kind.__name__}", **settings)
 
@@ -161,6 +180,37 @@ def test_only_statistics_over_examples_make_predictions_depend_on_each_other():
     assert build_model(custom(WithInstanceNorm), SPEC, 0).normalization == "none"
     assert build_model(Conv4(width=8, normalization="none"), SPEC, 0).normalization == "none"
     assert build_model(Conv4(width=8, normalization="inductive"), SPEC, 0).normalization == "inductive"
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("how", ["functional", "mean and deviation", "softmax over examples"])
+def test_batch_statistics_hidden_in_a_forward_are_found_and_cannot_be_inductive(how, after):
+    model = build_model(custom(WithHiddenStatistics, arguments={"how": how, "after": after}), SPEC, 0)
+    assert model.normalization == "transductive"
+    assert not model.can_be_inductive
+    assert model.with_normalization("transductive").normalization == "transductive"
+    with pytest.raises(ValueError, match=r"cannot be inductive: set normalization to transductive, or use .*TaskNorm"):
+        model.with_normalization("inductive")
+
+
+def test_the_normalization_of_a_built_model_can_be_chosen_where_the_network_allows_it():
+    support, query = torch.rand(5, *SPEC.x), torch.rand(6, *SPEC.x)
+    of_a_user = custom(WithHiddenStatistics, arguments={"how": "none", "after": True})
+    for architecture in (Conv4(width=8), Conv4(width=8, normalization="inductive"), of_a_user):
+        model = build_model(architecture, SPEC, seed=0)
+        assert model.can_be_inductive
+        for normalization, independent in (("inductive", True), ("transductive", False)):
+            chosen = model.with_normalization(normalization)
+            assert chosen.normalization == normalization
+            together, alone = (
+                chosen.predict(model.initial(), x, NO_NOISE, reference=support) for x in (query, query[:2])
+            )
+            assert torch.allclose(together[:2], alone, atol=1e-5) == independent
+    for architecture in (MLP(), Conv4(normalization="none"), custom(WithInstanceNorm)):
+        model = build_model(architecture, SPEC, seed=0)
+        assert model.with_normalization("transductive").normalization == "none"
+    named = build_model(custom(WithRunningStatistics, arguments={"track": False}), SPEC, 0)
+    assert named.mixing == "1: BatchNorm2d"
 
 
 def mask_of(key: int, shape: tuple[int, ...], p: float, block: int) -> torch.Tensor:

@@ -1,14 +1,15 @@
 """Wrap a network and its head as a pure function of parameters, and check that it is one."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metatrain.models.dropout import ADDRESSED, fold
-from metatrain.models.normalization import TaskNorm, reference_statistics
+from metatrain.models.dropout import ADDRESSED, fold, uniform
+from metatrain.models.normalization import TaskNorm, mixes_examples, reference_statistics
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
@@ -24,12 +25,34 @@ class Model:
 
     Parameters are named "model.body.…" and "model.head.…", for methods that treat the two differently. `head` is None
     if the body's outputs are the predictions.
+
+    `normalization` says whether the queries of a task influence each other's predictions ("transductive") or not
+    ("inductive"; "none": the network has no statistics of batches). `mixing` names the part that takes in the whole
+    batch where no other statistics can be given to it; empty if there is none.
     """
 
     body: nn.Module
     head: nn.Module | None
     spec: TaskSpec
     normalization: Normalization
+    mixing: str = ""
+
+    @property
+    def can_be_inductive(self) -> bool:
+        """Return True if the network can normalise queries by statistics of the support set, or has no statistics."""
+        return not self.mixing
+
+    def with_normalization(self, normalization: Literal["transductive", "inductive"]) -> "Model":
+        """Return the same network, normalised in this way; unchanged if it has no statistics of batches.
+
+        ValueError: it cannot be inductive.
+        """
+        require(
+            normalization != "inductive" or self.can_be_inductive,
+            f"model: predictions of the module depend on the whole batch ({self.mixing}), so that it cannot be "
+            "inductive: set normalization to transductive, or use metatrain.models.TaskNorm in the module",
+        )
+        return self if self.normalization == "none" else replace(self, normalization=normalization)
 
     def embed(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
         """Embed `x`; an inductive model normalises by the statistics of `reference`, the support inputs."""
@@ -111,9 +134,11 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
             whole.shape[1] == outputs,
             f"model.head: the module has {whole.shape[1]} outputs, the tasks need {outputs}: set tasks.train.ways",
         )
+    mixing = _describe_mixing(architecture, body, spec)
+    normalization = "transductive" if mixing else _normalization(architecture, body)
     if architecture.head not in (ADDED, NONE):
         head = _detach_head(body, architecture.head, spec, whole)
-    return Model(body, head, spec, _normalization(architecture, body))
+    return Model(body, head, spec, normalization, mixing)
 
 
 def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
@@ -133,10 +158,25 @@ def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> n
 
 
 def _normalization(architecture: Architecture, body: nn.Module) -> Normalization:
-    if not any(isinstance(module, (TaskNorm, _BatchNorm)) for module in body.modules()):
+    if not any(isinstance(module, TaskNorm) for module in body.modules()):
         return "none"
     chosen: Normalization = getattr(architecture, "normalization", "transductive")
     return chosen
+
+
+def _describe_mixing(architecture: Architecture, body: nn.Module, spec: TaskSpec) -> str:
+    """Return the part of a module by which examples influence each other even with given statistics; "" if none."""
+    if hasattr(architecture, "normalization"):  # of ours: TaskNorm is the one layer that reads several examples
+        return ""
+    layers = [
+        f"{name or 'module'}: {type(m).__name__}" for name, m in body.named_modules() if isinstance(m, _BatchNorm)
+    ]
+    if layers:
+        return ", ".join(layers[:3])
+    x = uniform(torch.tensor(1), torch.Size((4, *spec.x)), torch.device("cpu")).to(torch.get_default_dtype())
+    with reference_statistics(2):
+        mixes = mixes_examples(lambda queries: _call(body, torch.cat([x[:2], queries]))[2:], x[2:])
+    return "somewhere in its forward" if mixes else ""
 
 
 def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
@@ -145,14 +185,7 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     scratch = {name: buffer.clone() for name, buffer in before.items()}
     generator = torch.random.get_rng_state()
     x = torch.linspace(0, 1, 2 * torch.Size(spec.x).numel()).view(2, *spec.x)
-    with torch.no_grad():
-        try:
-            y: Tensor = functional_call(body, scratch, (x,))
-        except USER_CODE_ERRORS as error:
-            remedy = "fix it, or set a model that reads such tasks"
-            raise ValueError(
-                f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
-            ) from error
+    y = _call(body, x, scratch)
     written = [name for name in before if not torch.equal(before[name], scratch[name])]
     require(
         not written,
@@ -171,6 +204,18 @@ def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
         "it with nn.Flatten()",
     )
     return y
+
+
+def _call(body: nn.Module, x: Tensor, buffers: Params | None = None) -> Tensor:
+    """Return the outputs of a module as built. ValueError: it raises."""
+    try:
+        with torch.no_grad():
+            return functional_call(body, buffers or {}, (x,))  # type: ignore[no-any-return]
+    except USER_CODE_ERRORS as error:
+        remedy = "fix it, or set a model that reads such tasks"
+        raise ValueError(
+            f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
+        ) from error
 
 
 def _describe_random_layers(body: nn.Module) -> str:

@@ -4,7 +4,7 @@ Transductive: statistics of the given batch, so that queries normalise each othe
 Inductive: statistics of the support set, so that no query influences another's prediction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -37,6 +37,17 @@ def unfused_norm() -> Iterator[None]:
         yield
     finally:
         _fused.reset(token)
+
+
+def mixes_examples(outputs: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Return whether another last example moves the outputs of those before it. x: [n, ...], n at least 2.
+
+    `outputs` maps x to [n, ...]. It sees equal shapes twice, so that an output of one example alone is equal twice.
+    """
+    changed = torch.cat([x[:-1], 2 * x[-1:] + 1])
+    with torch.no_grad():
+        before, after = outputs(x)[:-1], outputs(changed)[:-1]
+    return bool((after - before).abs().max() > 1e-5 * before.abs().max())
 
 
 class TaskNorm(nn.Module):
