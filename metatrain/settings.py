@@ -10,6 +10,7 @@ from typing import Literal
 from metatrain.algorithms.base import Algorithm
 from metatrain.models import Architecture
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
+from tasks.io.home import PathText
 from tasks.types import EpisodeShape, TaskSource
 
 _MOST_TASKS = 10**7
@@ -190,7 +191,7 @@ class RunsSettings:
     heartbeat: seconds between heartbeats in object storage; a run that missed four may be taken over.
     """
 
-    root: str = "runs"
+    root: PathText = "runs"
     name: str = "run"
     heartbeat: float = 15.0
 
@@ -225,7 +226,7 @@ class CheckpointSettings:
 class TrackingSettings:
     """Where MLflow records runs; `uri: null`: the run folder only. `every`: steps between recorded metrics."""
 
-    uri: str | None = "sqlite:///mlflow.db"
+    uri: PathText | None = "sqlite:///mlflow.db"
     experiment: str = "metatrain"
     every: int = 1
 

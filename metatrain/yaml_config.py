@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tasks.io.home import home_path
+
 LONGEST = 100
 """Longest part of a user's value that a message repeats, in characters."""
 
@@ -39,9 +41,10 @@ for _kind in (_Loader, _Dumper):
 
 
 def load_yaml(
-    path: Path, wanted: str, begin: str = "tasks, model and algorithm, as configs/*.yaml do"
+    path: str | Path, wanted: str, begin: str = "tasks, model and algorithm, as configs/*.yaml do"
 ) -> dict[str, Any]:
     """Return the mapping in a YAML file. wanted, begin: what the file is and how it begins, for messages."""
+    path = home_path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -11,13 +11,12 @@
     trials/0000/         each trial's own run
 """
 
-from pathlib import Path
-
 from metatrain.config.load import as_plain
 from metatrain.runs import Run, describe_environment, new_run_id
 from metatrain.runs.locations import create_run_at, open_run
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
+from tasks.io.home import home_path
 from tasks.io.remote_fs import is_uri
 from tune.config.search_config import SearchConfig, read_search_config
 from tune.execution.trial_spec import TrialSpec
@@ -32,7 +31,7 @@ UPLOADED = (JOURNAL, CLOCK, BEST, PRIOR_STUDIES, TASKS)
 def create_search(config: SearchConfig, beside: dict[str, str]) -> Run:
     """Create the directory of a search, with the texts `beside` as files under their names."""
     settings = config.base.runs
-    root = settings.root if is_uri(settings.root) else str(Path(settings.root).absolute())
+    root = settings.root if is_uri(settings.root) else str(home_path(settings.root).absolute())
     search_id = new_run_id(settings.name)
     place = f"{root.rstrip('/')}/{search_id}"
     return create_run_at(place, search_id, config.to_yaml(), describe_environment(), settings.heartbeat, beside)
@@ -40,7 +39,7 @@ def create_search(config: SearchConfig, beside: dict[str, str]) -> Run:
 
 def open_search(place: str) -> tuple[Run, SearchConfig]:
     """Open the directory of a search and read its configuration. ValueError: there is none."""
-    home = open_run(place if is_uri(place) else str(Path(place).absolute()))
+    home = open_run(place if is_uri(place) else str(home_path(place).absolute()))
     plain = load_yaml(home.config, "a search", "search and space")
     require("search" in plain, f"{place}: is a run, not a search: use `metatrain train --resume {place}`")
     return home, read_search_config(plain)

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.signals import exit_on_signals
+from tasks.io.home import expand_home
 
 app = typer.Typer(
     help="Models that learn to learn: meta-training in one process or on a Ray cluster.",
@@ -26,9 +27,17 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 data_app = typer.Typer(help="Prepare and look at tasks.", no_args_is_help=True)
 
+
+def expand_paths(given: Any) -> Any:
+    """Replace a leading `~` in a path, or in each of several: shells leave it alone in `--out=~/x` and in quotes."""
+    if isinstance(given, list | tuple):
+        return [expand_paths(one) for one in given]
+    return given if given is None else type(given)(expand_home(given))
+
+
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….")]
+RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….", callback=expand_paths)]
 TasksName = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]
 Address = Annotated[
     str | None, typer.Option("--address", help="The cluster's dashboard, http://HOST:8265.", metavar="URL")
@@ -36,7 +45,11 @@ Address = Annotated[
 ProfileName = Annotated[str | None, typer.Option("--profile", help="Which profile of the file of profiles.")]
 Profiles = Annotated[
     Path | None,
-    typer.Option("--profiles", help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain."),
+    typer.Option(
+        "--profiles",
+        help="The file of profiles; profiles.yaml, here or in ~/.config/metatrain.",
+        callback=expand_paths,
+    ),
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its unambiguous beginning.")]
 Env = Annotated[
@@ -47,9 +60,14 @@ Env = Annotated[
 
 @app.command()
 def train(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]", callback=expand_paths)
+    ] = None,
     overrides: Overrides = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Resume the run in this folder, or s3://….")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="Resume the run in this folder, or s3://….", callback=expand_paths),
+    ] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take the run over from a driver presumed dead.")
     ] = False,
@@ -72,10 +90,14 @@ def evaluate(run_dir: RunDir, overrides: Overrides = None, as_json: AsJson = Fal
 @app.command()
 def search(
     file: Annotated[
-        str | None, typer.Argument(help="A YAML file, as configs/search-*.yaml.", metavar="[SEARCH]")
+        str | None,
+        typer.Argument(help="A YAML file, as configs/search-*.yaml.", metavar="[SEARCH]", callback=expand_paths),
     ] = None,
     overrides: Overrides = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Resume the search in this folder, or s3://….")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="Resume the search in this folder, or s3://….", callback=expand_paths),
+    ] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take the search over from a driver presumed dead.")
     ] = False,
@@ -94,7 +116,9 @@ def submit(
     profile: ProfileName = None,
     profiles: Profiles = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its log, and leave with its exit code.")] = False,
-    working_dir: Annotated[Path, typer.Option("--working-dir", help="The folder that is sent along.")] = Path(),
+    working_dir: Annotated[
+        Path, typer.Option("--working-dir", help="The folder that is sent along.", callback=expand_paths)
+    ] = Path(),
     env: Env = None,
     name: Annotated[str | None, typer.Option("--name", help="What its id begins with.")] = None,
 ) -> None:
@@ -116,7 +140,9 @@ def jobs(
 
 @app.command()
 def status(
-    which: Annotated[str | None, typer.Argument(metavar="[ID|RUN]", help="A job's id, or a run's folder.")] = None,
+    which: Annotated[
+        str | None, typer.Argument(metavar="[ID|RUN]", help="A job's id, or a run's folder.", callback=expand_paths)
+    ] = None,
     address: Address = None,
     profile: ProfileName = None,
     profiles: Profiles = None,
@@ -152,9 +178,12 @@ def stop(job_id: JobId, address: Address = None, profile: ProfileName = None, pr
 
 @app.command()
 def report(
-    run_dirs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://….")],
+    run_dirs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://….", callback=expand_paths)
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file; RUN/report.html, or report.html for several.")
+        Path | None,
+        typer.Option(help="The HTML file; RUN/report.html, or report.html for several.", callback=expand_paths),
     ] = None,
 ) -> None:
     """Write one HTML page about one or several runs (results, curves, a task, how to resume), or about a search."""
@@ -168,7 +197,7 @@ app.add_typer(data_app, name="data")
 
 
 @config_app.command("show")
-def config_show(config: Annotated[Path, typer.Argument()], overrides: Overrides = None) -> None:
+def config_show(config: Annotated[Path, typer.Argument(callback=expand_paths)], overrides: Overrides = None) -> None:
     """Print the configuration as it will be run: every setting, defaults included."""
     from metatrain.config.load import as_yaml, load_config
 
@@ -200,7 +229,7 @@ def data_show(
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("episode.png"),
+    out: Annotated[Path, typer.Option(help="The PNG to write.", callback=expand_paths)] = Path("episode.png"),
 ) -> None:
     """Draw one task, support set and queries, as a PNG."""
     from metatrain.cli.data import show_command

@@ -25,6 +25,7 @@ from cluster.jobs.dashboard import Token, normalize_address
 from metatrain.config.load import read_settings
 from metatrain.validation import require, require_positive
 from metatrain.yaml_config import dump_inline, load_yaml, parse_yaml
+from tasks.io.home import PathText, home_path
 from tasks.plugins import suggest_name
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -46,7 +47,7 @@ class Profile:
 
     address: str | None = None
     token: str | None = None
-    token_file: str | None = None
+    token_file: PathText | None = None
     python: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
@@ -116,7 +117,7 @@ def list_secret_files(file: Path | None) -> list[Path]:
     profiles = _read(path).profiles.values() if path is not None else ()
     tokens = [os.path.expandvars(one.token_file) for one in profiles if one.token_file is not None]
     places = [*tokens, *filter(None, map(os.environ.get, ("RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES")))]
-    return [one.expanduser().absolute() for one in (*filter(None, [path]), *map(Path, places))]
+    return [home_path(one).absolute() for one in (*([path] if path else []), *places)]
 
 
 def find_token(chosen: Profile) -> Token | None:
@@ -124,12 +125,12 @@ def find_token(chosen: Profile) -> Token | None:
     if chosen.token is not None:
         return Token(chosen.token, "the profile")
     if chosen.token_file is not None:
-        return _read_token(Path(chosen.token_file).expanduser(), required=True)
+        return _read_token(home_path(chosen.token_file), required=True)
     if text := os.environ.get("RAY_AUTH_TOKEN"):
         return Token(text, "RAY_AUTH_TOKEN")
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return _read_token(Path(path).expanduser(), required=True)
-    return _read_token(Path("~/.ray/auth_token").expanduser(), required=False)
+        return _read_token(home_path(path), required=True)
+    return _read_token(home_path("~/.ray/auth_token"), required=False)
 
 
 def _reason_to_skip(default: Profile, address: str | None) -> str | None:
@@ -159,12 +160,12 @@ def _read_token(path: Path, required: bool) -> Token | None:
 
 def _find_file() -> Path | None:
     if path := os.environ.get("METATRAIN_PROFILES"):
-        return Path(path)
+        return home_path(path)
     return next((path for path in (Path(FILE), _user_file()) if path.is_file()), None)
 
 
 def _user_file() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "metatrain" / FILE
+    return home_path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "metatrain" / FILE
 
 
 def _read(path: Path) -> _ProfilesFile:

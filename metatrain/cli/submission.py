@@ -22,6 +22,7 @@ from metatrain.config.load import load_config
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
+from tasks.io.home import expand_home
 from tasks.io.remote_fs import is_uri
 
 COMMANDS = ("train", "search", "evaluate")
@@ -90,7 +91,7 @@ def _check_command(command: Sequence[str], chosen: Profile) -> list[str]:
     file = _config_file(given)
     if file is None:
         raise ValueError("CONFIG: missing: add a YAML file of this folder, or --resume RUN")
-    end = command.index(file) + 1
+    end = [expand_home(one) for one in command].index(file) + 1  # the job expands it for its own user
     arguments = [*command[:end], *chosen.overrides(), *command[end:]]
     own = given["overrides"] or []
     try:

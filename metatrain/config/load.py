@@ -5,6 +5,7 @@ A bad configuration raises ValueError with one line: the field, what is wrong, t
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
+from tasks.io.home import ExpandsHome, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
@@ -22,7 +24,7 @@ from tasks.types import EpisodeShape
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
     begin = "tasks, model and algorithm, as configs/*.yaml do"
     return read_config(apply_overrides(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
@@ -124,7 +126,7 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     _refuse_unknown(section, [*known, *also], where)
     try:
-        hints = get_type_hints(cls)
+        hints = get_type_hints(cls, include_extras=True)
     except USER_CODE_ERRORS as error:
         raise ValueError(
             f"{where}.name: {cls.__name__} has unresolved annotations ({describe_error(error)}): fix them"
@@ -145,6 +147,8 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
 def _read_value(kind: Any, value: Any, where: str) -> Any:
     """Read one setting: a value, a list where a tuple is meant (YAML has no tuples), or sections by name."""
     kinds = [kind, *get_args(kind)]
+    if isinstance(value, str) and (is_path(kind) or where in _LOCATIONS):
+        value = _expanded(value, where)
     if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
         value = tuple(value)
     section = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
@@ -154,6 +158,18 @@ def _read_value(kind: Any, value: Any, where: str) -> Any:
         names = [_checked(str, name, where) for name in value]
         return {name: read_settings(kinds[-1], _section(value, name, f"{where}."), f"{where}.{name}") for name in names}
     return _checked(kind, value, where)
+
+
+def is_path(kind: Any) -> bool:
+    """Return whether a setting of this type is a path (`PathText`)."""
+    return any(ExpandsHome in getattr(one, "__metadata__", ()) for one in (kind, *get_args(kind)))
+
+
+def _expanded(path: str, where: str) -> str:
+    try:
+        return expand_home(path)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _checked(kind: Any, value: Any, where: str) -> Any:
@@ -194,14 +210,26 @@ def _plain_part(name: str, part: Any) -> dict[str, Any]:
     return {"name": name} | dataclasses.asdict(part)
 
 
+def _is_file(setting: str | None) -> bool:
+    """Return whether a setting is a path of this machine: no URI, and no name of a splitting that ships with us."""
+    shipped = (folder.name for folder in (resources.files("tasks") / "splits").iterdir())
+    return bool(setting) and not is_uri(str(setting)) and setting not in ("auto", *shipped)
+
+
 def resolve_paths(config: Config) -> Config:
-    """Make the paths of the data and of MLflow's database absolute, so that a resume from another folder finds them."""
+    """Make the paths of the data and of MLflow's database absolute, so that a resume from another folder finds them.
+
+    `runs.root` stays as it is: where a run lies is known once it is there.
+    """
     source: Any = config.tasks.source
     tracking = config.tracking
-    root = getattr(source, "root", None)
-    if root is not None and not is_uri(root):
-        source = dataclasses.replace(source, root=str(Path(root).expanduser().absolute()))
-    scheme, slashes, file = (tracking.uri or "").partition("sqlite:///")
+    hints = get_type_hints(type(source), include_extras=True)
+    marked = {name: getattr(source, name) for name, hint in hints.items() if is_path(hint)}
+    found = {"root": getattr(source, "root", None), **marked}
+    absolute = {name: str(home_path(path).absolute()) for name, path in found.items() if _is_file(path)}
+    if absolute:
+        source = dataclasses.replace(source, **absolute)
+    scheme, slashes, file = expand_home(tracking.uri or "").partition("sqlite:///")
     if slashes and not scheme:
         tracking = dataclasses.replace(tracking, uri=f"sqlite:///{Path(file).absolute()}")
     return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source), tracking=tracking)

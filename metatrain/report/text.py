@@ -117,10 +117,11 @@ def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
 
 def _tested_on(record: RunRecord, row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what decides which tasks a run was tested on, and how it was scored; where they are stored does not."""
+    stored = ("tasks.train.", "tasks.root", "tasks.cache")
     deciding = [
         f"{key}={value}"
         for key, value in sorted(record.settings.items())
-        if key == "evaluation.seed" or (key.startswith("tasks.") and not key.startswith(("tasks.train.", "tasks.root")))
+        if key == "evaluation.seed" or (key.startswith("tasks.") and not key.startswith(stored))
     ]
     return (row["score"], str(row["tasks"]), *deciding)
 

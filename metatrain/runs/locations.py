@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from metatrain.runs.run import Run, create_folder, new_run_id, open_folder, replace_text
+from tasks.io.home import expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.store.cache import cache_root
 
@@ -32,7 +33,7 @@ def create_run(
 ) -> Run:
     """Create a run in a new folder under `root`, a folder or s3://…. Raise ValueError or OSError, with the remedy."""
     run_id = new_run_id(name)
-    return create_run_at(f"{str(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
+    return create_run_at(f"{expand_home(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
 
 
 def create_run_at(
@@ -65,7 +66,7 @@ def create_run_at(
 def open_run(location: str | Path, heartbeat_s: float = 15.0) -> Run:
     """Return the run at `location`. Raise ValueError where there is none or it has another format, with the remedy."""
     if isinstance(location, Path) or not is_uri(location):
-        return open_folder(Path(location))
+        return open_folder(home_path(location))
     uri = location.rstrip("/")
     folder = _local_root() / f"{uri.rpartition('/')[2]}.{secrets.token_hex(3)}"
     remote = _remote_run(uri, folder, heartbeat_s)
@@ -77,7 +78,7 @@ def open_run(location: str | Path, heartbeat_s: float = 15.0) -> Run:
 def run_exists(location: str) -> bool:
     """Return whether a run is there, whole or damaged. Raise OSError where the storage does not answer."""
     if not is_uri(location):
-        return (Path(location) / "run.json").exists()
+        return (home_path(location) / "run.json").exists()
     from metatrain.runs.remote import head_exists
 
     return head_exists(location)

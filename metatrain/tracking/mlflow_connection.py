@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from metatrain.no_redirect import UNREDIRECTED
+from tasks.io.home import expand_home
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
 """Accepted besides http and https."""
@@ -25,11 +26,11 @@ class TrackingError(ConnectionError):
 
 
 def resolve_uri(uri: str) -> str:
-    """Return `uri` with a relative SQLite path made absolute, so that changing the folder keeps the database.
+    """Return `uri` with an SQLite path made absolute, so that changing the folder keeps the database.
 
     ValueError: a folder of files, which MLflow 3 refuses, or a database in memory, which ends with the process.
     """
-    scheme, separator, rest = uri.partition(":")
+    scheme, separator, rest = expand_home(uri).partition(":")
     if not separator or scheme == "file":
         raise ValueError(f"tracking.uri={uri} names a folder, which MLflow no longer writes: use sqlite:///mlflow.db")
     if scheme != "sqlite":

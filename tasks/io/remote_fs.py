@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from tasks.io.home import expand_home
+
 T = TypeVar("T")
 
 _ATTEMPTS = 5
@@ -258,7 +260,7 @@ def _s3(bucket: str, endpoint: str | None, region: str | None, _credentials: Any
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_REQUEST_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_CLIENT_ATTEMPTS),
-        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
+        tls_ca_file_path=expand_home(bundle) if (bundle := os.environ.get("AWS_CA_BUNDLE")) else None,
         allow_delayed_open=True,  # one request for a small file, not three
         **options,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tasks.few_shot import FewShot
+from tasks.io.home import PathText
 from tasks.sources.image_layout import (
     Layout,
     Splits,
@@ -71,13 +72,13 @@ class ImageFolder:
     "tiny-imagenet-140" (80, 20 and 40 classes of Tiny ImageNet, by a fixed shuffle of their sorted ids).
     """
 
-    root: str | None = None
-    cache: str | None = None
+    root: PathText | None = None
+    cache: PathText | None = None
     size: int = 84
     channels: Channels = "rgb"
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
-    splits: str = "auto"
+    splits: PathText = "auto"
 
     def __post_init__(self) -> None:
         check_settings(self)

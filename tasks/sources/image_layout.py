@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import takewhile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tasks.io.home import home_path
 from tasks.random import stream, uniforms
 from tasks.store.archive import OpenArchive
 from tasks.types import SPLITS, Split
@@ -102,7 +102,7 @@ def shuffle_splits(where: str, classes: Sequence[str]) -> Splits:
 def read_split_lists(setting: str) -> Splits:
     """Read the classes of each split from text files, a class a line, that ship with metatrain or are the user's."""
     shipped = {folder.name: folder for folder in (resources.files("tasks") / "splits").iterdir() if folder.is_dir()}
-    folder: Traversable = shipped.get(setting) or Path(setting).expanduser()
+    folder: Traversable = shipped.get(setting) or home_path(setting)
     if not folder.is_dir():
         choices = f"use auto, {', '.join(sorted(shipped))}, or a folder with train.txt, validation.txt and test.txt"
         raise ValueError(f"tasks.splits: there is no list '{setting}': {choices}")

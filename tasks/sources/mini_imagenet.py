@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.few_shot import FewShot
+from tasks.io.home import PathText
 from tasks.io.safe_pickle import load_arrays
 from tasks.sources.image_folder import (
     CHANNELS,
@@ -66,8 +67,8 @@ class MiniImageNet:
     size, channels, mean, std: as in ImageFolder.
     """
 
-    root: str | None = None
-    cache: str | None = None
+    root: PathText | None = None
+    cache: PathText | None = None
     size: int = 84
     channels: Channels = "rgb"
     mean: Sequence[float] = ()

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from tasks.few_shot import FewShot
+from tasks.io.home import PathText
 from tasks.random import stream, uniforms
 from tasks.store.archive import Archive, find_archive, list_checksums
 from tasks.store.cache import FileChecksum, cache_root, content_key, lock_file
@@ -52,8 +53,8 @@ class Omniglot:
     rotations: in training, each character turned by 90°, 180° and 270° is one more class (Santoro et al. 2016).
     """
 
-    root: str | None = None
-    cache: str | None = None
+    root: PathText | None = None
+    cache: PathText | None = None
     splitting: Literal["characters", "alphabets"] = "characters"
     rotations: bool = True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.io.atomic import atomic_write
+from tasks.io.home import home_path
 from tasks.io.remote_fs import is_uri
 
 
@@ -38,8 +39,8 @@ def cache_root(setting: str | None) -> Path:
         raise ValueError(f"METATRAIN_CACHE is {variable}: {remedy}")
     named = variable if setting is None or is_uri(setting) else setting or variable
     if named:
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "metatrain"
+        return home_path(named).absolute()
+    return home_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").absolute() / "metatrain"
 
 
 def content_key(files: Iterable[FileChecksum], preprocessing: str, version: int) -> str:

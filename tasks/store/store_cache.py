@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.io.atomic import atomic_write, fsync
+from tasks.io.home import home_path
 from tasks.io.remote_fs import (
     FileEntry,
     RemotePath,
@@ -89,7 +90,7 @@ def load_or_build(
 def locate_raw_files(root: str, cache: str | None, select: Callable[[Sequence[str]], Iterable[str]]) -> RawFiles:
     """Return the raw files at a path or a URI. select: from the names of all files there to those worth copying."""
     if not is_uri(root):
-        return RawFiles(root, None, lambda: Path(root).expanduser())
+        return RawFiles(root, None, lambda: home_path(root))
     path = parse_uri(root)
     try:
         folder, entries = list_files(path)

@@ -20,6 +20,7 @@ from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config, re
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
+from tasks.io.home import expand_home, home_path
 from tasks.plugins import suggest_name
 from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
@@ -91,16 +92,19 @@ class SearchConfig:
         return read_config(apply_configuration(as_plain(self.base), configuration))
 
 
-def load_search_config(path: Path, overrides: Sequence[str] = ()) -> SearchConfig:
+def load_search_config(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig:
     """Load the search in a YAML file, with `a.b=value` overrides."""
     begin = "a base, search and space, as configs/search-*.yaml do"
+    path = home_path(path)
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
     no_search = not {"search", "space"} & raw.keys()
     require(not no_search, f"{path}: is a configuration to be trained, not a search: add search and space to it")
     if "base" in raw:
         base = raw.pop("base")
         require(isinstance(base, str), f"base: {shorten(base)} is not a file: name a configuration, beside {path.name}")
-        raw = _merge(load_yaml(path.parent / base, "a configuration, such as configs/*.yaml", "tasks, model"), raw)
+        raw = _merge(
+            load_yaml(path.parent / expand_home(base), "a configuration, such as configs/*.yaml", "tasks, model"), raw
+        )
     return read_search_config(apply_overrides(raw, overrides))
 
 
