@@ -82,22 +82,22 @@ def test_every_page_has_its_sections_with_headings_captions_and_words_for_pictur
         assert svg.get("aria-label") or svg.get("aria-hidden") == "true"
     assert page.all("html") == [{"lang": "en"}]
     assert not page.all("script") and not page.all("link")
-    assert not re.search(r'(src|href)="(?!#|data:)', render(collect(homes[name])).replace(escape(EVIL), ""))
+    assert not re.search(r'(src|href)="(?!#|data:)', html(name).replace(escape(EVIL), ""))
 
 
-def test_the_best_configuration_is_there_to_be_copied(homes):
+def test_the_best_configuration_is_there_to_be_copied(homes, html):
     home = homes["whole"]
-    page = page_of(home)
+    page = Page(html("whole"))
     best = collect(home).history.best()
-    assert (home.path / "best.yaml").read_text().split() == render_part(home, "copied").split(), "word by word"
+    assert (home.path / "best.yaml").read_text().split() == part_of(html("whole"), "copied").split(), "word by word"
     assert f"metatrain train {home.path}/best.yaml" in page.text
     assert "model.width logint(16, 128)" not in page.text
     width = best.configuration.get("model.width", "absent")
     assert f"model. width {width} logint(16, 128), where model is conv4" in page.text
 
 
-def render_part(home: runs.Run, kind: str) -> str:
-    found = re.search(f'<pre class="{kind}">(.*?)</pre>', render(collect(home)), re.S)[1]
+def part_of(html: str, kind: str) -> str:
+    found = re.search(f'<pre class="{kind}">(.*?)</pre>', html, re.S)[1]
     return found.replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&")
 
 
@@ -193,10 +193,10 @@ def test_a_population_shows_who_copied_whom(homes, html):
     assert f"the best, trial {story.history.best().number}" in page.text
 
 
-def test_hostile_words_stay_words(homes):
-    html = render(collect(homes["evil"]))
-    assert "<script" not in html and "<img" not in html and "<b>" not in html and html.count("</style>") == 1
-    assert html.count("&lt;script&gt;") > 20
+def test_hostile_words_stay_words(html):
+    page = html("evil")
+    assert "<script" not in page and "<img" not in page and "<b>" not in page and page.count("</style>") == 1
+    assert page.count("&lt;script&gt;") > 20
 
 
 def test_json_in_the_journal_that_is_out_of_the_space_is_not_drawn(tmp_path):
@@ -212,33 +212,30 @@ def test_json_in_the_journal_that_is_out_of_the_space_is_not_drawn(tmp_path):
 @pytest.mark.parametrize(
     "name", [name if name in ("whole", "evil") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_a_browser_shows_the_page_whole_at_every_width(homes, browser, tmp_path, name):
-    out = write(homes[name], tmp_path / "page.html")
+def test_a_browser_shows_the_page_whole_at_every_width(html, browser, tmp_path, name):
+    out = tmp_path / "page.html"
+    out.write_text(html(name))
     done = browse(browser, out, tmp_path / "profile", "--dump-dom")
     assert "CONSOLE" not in done.stderr, "an error, or something that the page's policy refused"
     assert "pwned" not in re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1].split("metatrain search")[1]
-    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text())
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html(name))
     for width in (1280, 400):
         probe = PROBE
-        (tmp_path / "probed.html").write_text(probe.format(width=width, page=escape(html)))
+        (tmp_path / "probed.html").write_text(probe.format(width=width, page=escape(page)))
         done = browse(browser, tmp_path / "probed.html", tmp_path / "profile", "--dump-dom")
         seen = json.loads(Page(done.stdout).all("html")[0]["data-found"])
         assert seen["asked_for"] == []
         assert seen["wide"] <= seen["window"] == width, "what is wide scrolls by itself"
-        assert len(seen["charts"]) == len(Page(html).all("figure"))
+        assert len(seen["charts"]) == len(Page(page).all("figure"))
         assert not seen["charts"] or min(seen["charts"]) > 300
 
 
-def test_the_page_prints_and_runs_nothing_without_its_policy(homes, browser, tmp_path):
-    out = write(homes["evil"], tmp_path / "page.html")
-    out.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text()))
+def test_the_page_prints_and_runs_nothing_without_its_policy(html, browser, tmp_path):
+    out, whole = tmp_path / "page.html", tmp_path / "whole.html"
+    out.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html("evil")))
+    whole.write_text(html("whole"))
     done = browse(browser, out, tmp_path / "profile", "--dump-dom")
     assert "metatrain search" in re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]
     assert "CONSOLE" not in done.stderr
-    browse(
-        browser,
-        write(homes["whole"], tmp_path / "whole.html"),
-        tmp_path / "profile",
-        f"--print-to-pdf={tmp_path}/a.pdf",
-    )
+    browse(browser, whole, tmp_path / "profile", f"--print-to-pdf={tmp_path}/a.pdf")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
