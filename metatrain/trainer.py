@@ -24,6 +24,7 @@ from metatrain.settings import Config
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.worker import Worker
 from metatrain.types import DRIVER_NODE_LEAVING, Executor, Metrics, Params, Recorder, ShardRequest
+from tasks.io.files import refuse_links
 from tasks.types import Split
 
 
@@ -109,6 +110,7 @@ class Session(NamedTuple):
 def start(session: Session) -> TrainState:
     """Start recording, and return the state to continue from: that of the newest valid checkpoint, or step 0."""
     recorder, home = session.recorder, session.home
+    refuse_links(home.path)
     state, damaged = _load_state(session)
     recorder.start(state.step, session.config.outer.steps)
     for reason in damaged:

@@ -255,7 +255,7 @@ def test_where_no_run_is_is_said(server, proxy):
     with pytest.raises(ValueError, match=r"^no run at s3://runs/nothing: it has no head.json; use the URI"):
         open_run("s3://runs/nothing")
     server.client().put_object(Bucket="runs", Key="odd/head.json", Body=b"{}")
-    with pytest.raises(ValueError, match=r"^s3://runs/odd is not a run: its head.json is damaged"):
+    with pytest.raises(ValueError, match=r"^s3://runs/odd/head.json: 'claim' is missing: restore that object"):
         open_run("s3://runs/odd")
 
 
@@ -279,3 +279,14 @@ def test_runs_within_a_run_are_not_swept_away(home):
         home.commit()
     found = open_run(inner.where)
     assert found.run_id == "inner" and (found.path / "beside.txt").read_text() == "there from the first"
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../../../victim.txt", "checkpoints/../../../victim.txt"])
+def test_a_run_whose_head_names_files_elsewhere_is_refused(server, home, tmp_path, name):
+    head = head_of(server, home)
+    head["files"] |= {name.format(outside=tmp_path / "victim.txt"): head["files"]["config.yaml"]}
+    key = home.where.removeprefix("s3://runs/") + "/head.json"
+    server.client().put_object(Bucket="runs", Key=key, Body=json.dumps(head).encode())
+    with pytest.raises(ValueError, match="leads outside its folder"):
+        again(home)
+    assert not list(tmp_path.rglob("victim.txt"))

@@ -4,7 +4,6 @@ All of it follows from the history; nothing here is needed to resume.
 """
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from metatrain.tracking.mlflow_connection import preflight
 from metatrain.tracking.status_line import format_duration, format_time_left
 from metatrain.types import RunStatus
 from metatrain.yaml_config import flatten
+from tasks.io.files import open_unlinked
 from tasks.io.json_lines import parse_json_lines
 from tune.config.search_config import SearchConfig
 from tune.history.trials import FAILED_STATUSES, History, Status
@@ -74,7 +74,7 @@ class Clock:
         self._size, self._noted_at = size, time.monotonic()
         events = self._journal.read_bytes().count(b"\n") - 1
         now, seconds = round(time.time(), 1), round(self.seconds, 1)
-        with self._path.open("a", encoding="utf-8") as file:
+        with open_unlinked(self._path, "a") as file:
             for number in range(self._noted + (0 if late or last else 1), events + 1):
                 file.write(json.dumps({"event": number, "seconds": seconds, "time": now}) + "\n")
         self._noted = max(self._noted, events)
@@ -91,7 +91,8 @@ def _read_clock(path: Path) -> list[dict[str, Any]]:
             found.append(value)
             kept += len(line)
     if kept < path.stat().st_size:
-        os.truncate(path, kept)
+        with open_unlinked(path, "ab") as file:
+            file.truncate(kept)
     return found
 
 

@@ -13,7 +13,7 @@ import typer
 from metatrain.config.dry_run import dry_run
 from metatrain.config.load import as_yaml
 from metatrain.errors import RunFailed
-from metatrain.runs import Run
+from metatrain.runs import Run, replace_text
 from metatrain.setup import check_mlflow, prepare
 from metatrain.signals import graceful_shutdown
 from metatrain.validation import require
@@ -64,7 +64,7 @@ def _best(outcome: "SearchResult", config: "SearchConfig") -> str:
     if not is_uri(outcome.place):
         return f"{outcome.place}/best.yaml"
     copy = Path(f"{outcome.search_id}-best.yaml")
-    copy.write_text(as_yaml(config.trial_config(outcome.best.configuration)), encoding="utf-8")
+    replace_text(copy, as_yaml(config.trial_config(outcome.best.configuration)))
     return str(copy)
 
 

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from metatrain.types import Params
+from tasks.io.files import open_unlinked
 from tasks.plugins import describe_error
 from tasks.store.cache import cache_root
 from tasks.types import Tree
@@ -148,6 +149,6 @@ def _explain_failure(name: str) -> Iterator[None]:
 @contextmanager
 def _compile_lock(folder: Path) -> Iterator[None]:
     """Let one process of this machine compile at a time; the others then find its code in the cache."""
-    with (folder / "compiling.lock").open("w") as lock:
+    with open_unlinked(folder / "compiling.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

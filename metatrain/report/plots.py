@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from metatrain.report.text import cut, format_interval
+from tasks.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,13 +154,11 @@ def shorten(label: str, length: int = LABEL_LENGTH) -> str:
 
 def save_png(chart: Chart, path: Path) -> None:
     """Write the chart with its title as a PNG file, which is complete once it has its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     if len(chart.figure.axes) == 1:
         title = chart.figure.axes[0].set_title(chart.title, loc="left", fontsize=10, color=INK)
         title.set_parse_math(False)
-    chart.figure.savefig(temporary, format="png", facecolor="white", metadata={"Description": chart.description})
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        chart.figure.savefig(temporary, format="png", facecolor="white", metadata={"Description": chart.description})
 
 
 def to_svg(chart: Chart, prefix: str) -> Markup:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from metatrain.runs.run import write_json
 from tasks.io.atomic import fsync
+from tasks.io.files import refuse_link
 
 FORMAT = 1
 STATE, MANIFEST, NEW = "state.pt", "manifest.json", ".new"
@@ -47,8 +48,9 @@ def save(folder: Path, step: int, snapshot: Mapping[str, Any], extra: Mapping[st
     """Write `snapshot` as the checkpoint of `step` and return its folder; what was there is replaced when it is whole.
 
     `snapshot`: dicts, lists and tuples of tensors and plain values; `extra`: a few JSON values for the manifest.
-    TypeError names a leaf that could not be read back without running code.
+    TypeError names a leaf that could not be read back without running code. ValueError: the folder is or holds a link.
     """
+    _refuse_links(folder)
     _check_plain(dict(snapshot), "snapshot")
     final, new = _names(folder, step)
     if _is_valid(new, step):
@@ -108,8 +110,10 @@ def files(folder: Path, step: int) -> list[Path]:
 def prune(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
     """Remove checkpoints older than the `keep` newest valid ones, except those of the steps `spared`.
 
-    Remove nothing before `keep` valid ones exist; leave a damaged one between them for a person to inspect.
+    Remove nothing before `keep` valid ones exist; leave a damaged one between them for a person to inspect. ValueError:
+    the folder is or holds a link, whose target would be pruned.
     """
+    _refuse_links(folder)
     if keep < 1:
         raise ValueError(f"checkpoint.keep must be at least 1, not {keep}")
     valid: set[int] = set()
@@ -140,13 +144,20 @@ def _writable(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path} ({reason}): free some space on that disk") from error
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise ValueError where something would be written or removed outside `folder`."""
+    refuse_link(folder)
+    for path in folder.glob("*"):
+        refuse_link(path)
+
+
 def _names(folder: Path, step: int) -> tuple[Path, Path]:
     return folder / f"{step:08d}", folder / f"{step:08d}{NEW}"
 
 
 def _entries(folder: Path) -> Iterator[tuple[int, Path]]:
     """Yield (step, path) of all checkpoints, valid or not: newest first, a replacement before what it replaces."""
-    matches = [re.fullmatch(r"(\d{8,})(\.new)?", path.name) for path in folder.glob("*")]
+    matches = [re.fullmatch(r"([0-9]{8,16})(\.new)?", path.name) for path in folder.glob("*")]
     found = [(int(match[1]), match[0]) for match in matches if match]
     return ((step, folder / name) for step, name in sorted(found, reverse=True))
 

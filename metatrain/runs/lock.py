@@ -5,10 +5,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import IO, Any
 
 from metatrain.errors import RunOwnedError
 from metatrain.runs.run import Run
+from tasks.io.files import open_unlinked, refuse_links
 
 
 @contextmanager
@@ -22,12 +23,14 @@ def lock_run(
 
     On a disk the lock is an exclusive flock on `owner.lock`, which the kernel releases however this process ends, so
     that `take_over` is never needed; the file names the owner's pid and remains. Raise ValueError for a file system
-    without flock. In S3 see `metatrain.runs.remote`.
+    without flock. In S3 see `metatrain.runs.remote`. Raise ValueError for a link in the folder, too: what the driver
+    writes and prunes would be elsewhere.
     """
     if run.storage is not None:
         with run.storage.lock(take_over, guest, heartbeat_s):
             yield
         return
+    refuse_links(run.path)
     with _lock_file(run) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,12 +40,12 @@ def lock_run(
                     f"{run.path} cannot be locked ({error.strerror}): set runs.root to a file system with flock"
                 ) from error
             lock.seek(0)
-            owner = lock.read().strip() or "not known yet"
+            owner = _pid(lock)
             raise RunOwnedError(
                 f"run {run.run_id} is being trained by another process (pid {owner}): wait for it or stop it first"
             ) from error
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
+        lock.write(f"{os.getpid()}\n".encode())
         lock.flush()
         yield
 
@@ -52,19 +55,25 @@ def find_owner(run: Run) -> str | None:
     if run.storage is not None:
         return run.storage.find_owner()
     try:
-        with (run.path / "owner.lock").open(encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = (run.path / "owner.lock").read_text(encoding="utf-8").strip()
-        return f"pid {pid or 'not known yet'}"
-    except OSError:  # never owned, or on a file system without flock
+        with open_unlinked(run.path / "owner.lock", "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return f"pid {_pid(lock)}"
+    except (OSError, ValueError):  # never owned, on a file system without flock, or no lock of ours
         return None
     return None
 
 
-def _lock_file(run: Run) -> TextIO:
+def _pid(lock: IO[Any]) -> str:
+    """Return the pid in a lock file that another process holds."""
+    pid: bytes = lock.read(20).strip()
+    return pid.decode() if pid.isdigit() else "not known yet"
+
+
+def _lock_file(run: Run) -> IO[Any]:
     try:
-        return (run.path / "owner.lock").open("a+", encoding="utf-8")
+        return open_unlinked(run.path / "owner.lock", "ab+")
     except OSError as error:
         raise ValueError(
             f"{run.path} cannot be written to ({error.strerror}): gain the right to, or copy it and resume the copy"

@@ -18,17 +18,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metatrain.errors import RunLost, RunOwnedError
+from metatrain.runs.head import FORMAT, HEAD, PRIVATE, Head, RemoteFile, parse_head
 from metatrain.runs.locations import UNSENT
-from metatrain.runs.process_id import Process, this_process
+from metatrain.runs.process_id import this_process
 from metatrain.runs.s3 import PreconditionFailed, S3Folder, StorageError
+from tasks.io.names import resolve_within
 
-HEAD = "head.json"
-FORMAT = 1
 STALE_HEARTBEATS = 4
 """Missed heartbeats after which an owner is presumed dead."""
 _THREADS = 8
@@ -36,28 +36,6 @@ _DOWNLOAD_ATTEMPTS = 3
 _READ_ATTEMPTS = 30
 """How often to read again when the owner commits in between."""
 _RETRY_AFTER_S = 60.0
-_PRIVATE = ("owner.lock",)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of the run: its object's key, its size and checksum."""
-
-    key: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Head:
-    """The content of head.json. `epoch` counts owners, `claim` is unique to an owner, `stamp` to a version."""
-
-    epoch: int = 0
-    owner: Process | None = None
-    heartbeat_s: float = 15.0
-    claim: str = ""
-    stamp: str = ""
-    files: dict[str, RemoteFile] = field(default_factory=dict)
 
 
 class HeadVersion(NamedTuple):
@@ -239,14 +217,14 @@ class RemoteRun:
         found = self._s3.get(HEAD)
         if found is None:
             raise ValueError(f"no run at {self.where}: it has no {HEAD}; use the URI that `metatrain train` printed")
-        return HeadVersion(_parse_head(found.body, self.where), found.etag), found.age
+        return HeadVersion(parse_head(found.body, self.where), found.etag), found.age
 
     def _list_files(self) -> dict[str, tuple[int, int]]:
         """Return the size and modification time of every file, by which a changed file is known."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in _PRIVATE and not path.name.startswith("."):
+            if path.is_file() and name not in PRIVATE and not path.name.startswith("."):
                 status = path.stat()
                 found[name] = (status.st_size, status.st_mtime_ns)
         return found
@@ -286,7 +264,7 @@ class RemoteRun:
 
     def _download_file(self, name: str, stored: RemoteFile) -> bool:
         """Download a file; return whether it came whole."""
-        path = self.folder / name
+        path = resolve_within(self.folder, name, self.where)
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_DOWNLOAD_ATTEMPTS):
             if not self._s3.download(stored.key, path):
@@ -305,18 +283,6 @@ class RemoteRun:
 def head_exists(uri: str) -> bool:
     """Return whether `uri` holds a run. Raise StorageError where the storage does not answer."""
     return S3Folder(uri).get(HEAD) is not None
-
-
-def _parse_head(body: bytes, where: str) -> Head:
-    try:
-        plain: dict[str, Any] = json.loads(body)
-        if plain.pop("format") != FORMAT:
-            raise ValueError(f"{where} has another format than {FORMAT}: use the version of metatrain that wrote it")
-        plain["files"] = {name: RemoteFile(**stored) for name, stored in plain["files"].items()}
-        plain["owner"] = Process(**plain["owner"]) if plain["owner"] else None
-        return Head(**plain)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where} is not a run: its {HEAD} is damaged; restore that object or train anew") from error
 
 
 def _object_key(name: str, epoch: int, commit: int) -> str:

@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from metatrain.types import Recorder, RunStatus
-from tasks.io.atomic import fsync
+from tasks.io.atomic import atomic_write, fsync
+from tasks.io.files import open_unlinked
 from tasks.io.json_lines import parse_json_lines
 
 
@@ -31,12 +32,12 @@ class JsonlRecorder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last: dict[str, int] = {}
-        self._file: TextIO | None = None
+        self._file: IO[Any] | None = None
 
     def start(self, step: int, total: int) -> None:
         """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
         self._last = _cut_back(self.path, step) if self.path.exists() else {}
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_unlinked(self.path, "a")
         fsync(self.path.parent)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -136,17 +137,13 @@ def _cut_back(path: Path, step: int) -> dict[str, int]:
     """Drop lines after `step` and a torn one from `path`, atomically; return the last step kept of each key."""
     last: dict[str, int] = {}
     size = 0
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as kept:
-        for raw, line in _read(path):
-            if line["step"] <= step:
-                kept.write(raw)
-                size += len(raw)
-                last.update(dict.fromkeys(line.keys() - {"step", "time", "event", "text"}, line["step"]))
-        kept.flush()
-        os.fsync(kept.fileno())
-    if size == path.stat().st_size:
-        temporary.unlink()
-    else:
-        temporary.replace(path)
+    for raw, line in _read(path):
+        if line["step"] <= step:
+            size += len(raw)
+            last.update(dict.fromkeys(line.keys() - {"step", "time", "event", "text"}, line["step"]))
+    if size < path.stat().st_size:
+        with atomic_write(path) as temporary, temporary.open("wb") as kept:
+            for raw, line in _read(path):
+                if line["step"] <= step:
+                    kept.write(raw)
     return last

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.io.files import refuse_link
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, and move it to `path`, synced to the disk, when the block succeeds."""
+    """Yield a temporary file beside `path`, and move it to `path`, synced to the disk, when the block succeeds.
+
+    ValueError: `path` is a link.
+    """
+    refuse_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -1,8 +1,12 @@
 """Parse files of JSON lines that a crash may have cut short, or that another process still writes."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from tasks.io.json_documents import parse_json
+
+LONGEST = 16 * 2**20
+"""Bytes of the longest line."""
 
 
 def parse_json_lines(
@@ -19,8 +23,10 @@ def parse_json_lines(
             return
         if torn is not None:
             raise ValueError(f"{where}, line {torn}: not a JSON object: {remedy}")
+        if len(line) > LONGEST:
+            raise ValueError(f"{where}, line {number}: longer than {LONGEST / 2**20:g} MiB: {remedy}")
         try:
-            value = json.loads(line)
+            value = parse_json(line, where, remedy)
         except ValueError:
             value = None
         if isinstance(value, dict) and is_valid(value):

@@ -7,14 +7,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+from tasks.io.names import check_name
 from tasks.store.cache import FileChecksum, is_hidden
 
 _REMEDY = "replace it by a complete copy"
 _BLOCK = 2**20
+_LARGEST = 2**30
+"""Bytes of the largest file that is unpacked: a zip of a megabyte may hold gigabytes of zeros."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,9 @@ def list_checksums(archive: Archive, suffix: str) -> list[FileChecksum]:
 def _read_zip(path: Path, handle: zipfile.ZipFile) -> OpenArchive:
     files: dict[str, FileChecksum] = {}
     for entry in handle.infolist():
-        if _leads_outside(entry.filename):
-            raise ValueError(f"{path}: the entry {entry.filename!r} leads outside the archive: {_REMEDY}")
+        check_name(entry.filename.removesuffix("/"), str(path))
+        if entry.file_size > _LARGEST:
+            raise ValueError(f"{path}: {entry.filename} would unpack to {entry.file_size / 1e9:.3g} GB: {_REMEDY}")
         if not entry.is_dir() and not is_hidden(entry.filename):
             files[entry.filename] = FileChecksum(entry.filename, entry.file_size, entry.CRC)
     lock = Lock()  # zipfile counts its readers without one
@@ -142,8 +146,3 @@ def _explain_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         raise ValueError(f"cannot read {where} ({error.strerror}): fix or remove it") from error
-
-
-def _leads_outside(name: str) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return ".." in parts or name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":")

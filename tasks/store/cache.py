@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.io.atomic import atomic_write
+from tasks.io.files import open_unlinked
 from tasks.io.home import home_path
 from tasks.io.remote_fs import is_uri
 
@@ -98,7 +99,7 @@ def lock_file(path: Path) -> Iterator[None]:
     """Hold the lock file `path` while the block runs. The system releases it if this process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
+        handle = open_unlinked(path, "a")
     except OSError as error:
         remedy = "set tasks.cache=FOLDER (or METATRAIN_CACHE) to a folder you may write to"
         raise OSError(f"cannot write to the cache {path.parent} ({error.strerror}): {remedy}") from error

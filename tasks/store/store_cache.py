@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from tasks.io.atomic import atomic_write, fsync
 from tasks.io.home import home_path
+from tasks.io.names import resolve_within
 from tasks.io.remote_fs import (
     FileEntry,
     RemotePath,
@@ -199,9 +200,7 @@ def _copy_raw_files(root: Path, folder: RemotePath, entries: Sequence[FileEntry]
 
 def _copy_file(folder: RemotePath, entry: FileEntry, target: Path) -> None:
     source = child(folder, entry.name)
-    if entry.name.startswith("/") or ".." in entry.name.split("/"):
-        raise ValueError(f"{source.uri} leads outside its folder: remove or rename it")
-    path = target / entry.name
+    path = resolve_within(target, entry.name, folder.uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     size = download(source, path)
     if size != entry.size:

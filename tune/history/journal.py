@@ -28,6 +28,7 @@ from typing import Any
 
 from metatrain.yaml_config import shorten
 from tasks.io.atomic import fsync
+from tasks.io.files import open_unlinked
 from tasks.io.json_lines import parse_json_lines
 from tune.history.trials import History, Mode, Trial
 
@@ -43,7 +44,7 @@ class Journal:
         self.path = path
         wanted: Event = json.loads(_encode_line({"format": FORMAT, **header}))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        self._file = open_unlinked(path, "ab+")
         try:
             lines = self._read_whole_lines()
             if lines:
