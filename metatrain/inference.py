@@ -109,10 +109,13 @@ def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
     return inputs if moments is None else (inputs - moments.mean) / moments.std
 
 
-def load(run: str | Path) -> Learner:
-    """Load the learner of a run, a folder or s3://BUCKET/RUN, with its best parameters by validation, on the CPU."""
+def load(run: str | Path, trust: bool = False) -> Learner:
+    """Load the learner of a run, a folder or s3://BUCKET/RUN, with its best parameters by validation, on the CPU.
+
+    trust: import the code that a run names which this user did not make; otherwise that is a ValueError.
+    """
     home = open_run(str(run))
-    config = load_config(home.config)
+    config = load_config(home.config, trust=trust)
     params, _, noted = best_params(home)
     model = build_model(config.model, _spec_of(noted["spec"]), config.seed)
     algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from metatrain import runs
 from metatrain.config.dry_run import dry_run, explain_user_errors
@@ -13,6 +14,7 @@ from metatrain.tracking.console import progress_bar
 from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder
 from metatrain.training.worker import Worker, driver_device
 from metatrain.types import Recorder
+from metatrain.validation import require
 from metatrain.yaml_config import flatten
 
 
@@ -49,18 +51,28 @@ def recorders(
 
 def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
     """Return the MLflow recorder, if MLflow is used."""
-    if settings.tracking.uri is None:
+    return tracked_as(flatten(as_plain(settings)), home, tags)
+
+
+def tracked_as(plain: Mapping[str, Any], home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
+    """Return the MLflow recorder of a run with these flat settings, without building what they name."""
+    uri, experiment = (plain.get(f"tracking.{name}") for name in ("uri", "experiment"))
+    if uri is None:
         return []
+    require(isinstance(uri, str) and isinstance(experiment, str), "tracking: uri and experiment are texts: fix them")
     from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
-    experiment, parameters = settings.tracking.experiment, flatten(as_plain(settings))
-    all_tags = labels(settings) | dict(tags or {})
-    return [MLflowRecorder(settings.tracking.uri, experiment, home.run_id, parameters, all_tags)]
+    parts = {part: str(plain.get(f"{part}.name", "")) for part in ("algorithm", "tasks", "model")}
+    return [MLflowRecorder(str(uri), str(experiment), home.run_id, plain, _labels(parts) | dict(tags or {}))]
 
 
 def labels(settings: Config) -> dict[str, str]:
     """Return the MLflow tags by which people find a run."""
-    found = {"algorithm": settings.names.algorithm, "tasks": settings.names.tasks, "model": settings.names.model}
-    found["mlflow.user"] = runs.current_user()
+    names = settings.names
+    return _labels({"algorithm": names.algorithm, "tasks": names.tasks, "model": names.model})
+
+
+def _labels(parts: Mapping[str, str]) -> dict[str, str]:
+    found = {**parts, "mlflow.user": runs.current_user()}
     job = os.environ.get(runs.JOB_ID)
     return found if job is None else {**found, "metatrain.job_id": job}

@@ -1,7 +1,9 @@
 """What tests share: one torch thread, data from the user's root alone, a Ray that each module starts once."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from tests.ray_head import RayHead
 
 torch.set_num_threads(1)
+
+if "METATRAIN_STATE" not in os.environ:  # the key that runs are signed with: not the one of who runs the tests
+    os.environ["METATRAIN_STATE"] = tempfile.mkdtemp(prefix="metatrain-state-")
+    atexit.register(shutil.rmtree, os.environ["METATRAIN_STATE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -277,17 +277,19 @@ def test_a_tracked_run_keeps_its_page_in_mlflow_and_its_status(tracked):
     folder = tracked.parent.parent
     assert "report.html" not in in_mlflow(tracked)[1]
     with runs.lock_run(runs.open_run(tracked)):
-        done = metatrain(folder, "report", str(tracked))
+        done = metatrain(folder, "report", str(tracked), "--record")
         assert "is being trained" in done.stderr
         assert (tracked / "report.html").exists()
         assert in_mlflow(tracked) == ("FINISHED", [f for f in in_mlflow(tracked)[1] if f != "report.html"])
     metatrain(folder, "report", str(tracked))
+    assert "report.html" not in in_mlflow(tracked)[1]  # only on request
+    metatrain(folder, "report", str(tracked), "--record")
     status, files = in_mlflow(tracked)
     assert status == "FINISHED"
     assert "report.html" in files
     config = (tracked / "config.yaml").read_text()
     (tracked / "config.yaml").write_text(config.replace("  steps: 2\n", "  steps: 9\n"))
-    metatrain(folder, "report", str(tracked))
+    metatrain(folder, "report", str(tracked), "--record", "--trust")  # the edit is not ours by its signature
     assert in_mlflow(tracked)[0] == "KILLED"
 
 
@@ -295,7 +297,7 @@ def test_a_tracking_server_that_is_away_does_not_lose_the_page(copied):
     config = yaml.safe_load((copied / "config.yaml").read_text())
     config["tracking"]["uri"] = "http://127.0.0.1:9"
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
-    done = metatrain(copied.parent, "report", "run", "--out", "page.html", expect=2)
+    done = metatrain(copied.parent, "report", "run", "--out", "page.html", "--record", "--trust", expect=2)
     assert done.stdout.strip() == "page.html"
     assert len(done.stderr.strip().splitlines()) == 1
     assert "page.html is written" in done.stderr and "http://127.0.0.1:9" in done.stderr

@@ -39,13 +39,13 @@ def test_the_clock_goes_on_after_a_pause_and_a_crash(tmp_path, monkeypatch):
 
 
 def test_a_line_says_where_a_search_stands(tmp_path):
-    document = tiny_search("search.method=random", "search.trials=4", "search.minutes=30")
+    search_settings = tiny_search("search.method=random", "search.trials=4", "search.minutes=30").search
     with begun(tmp_path) as search:
         for value in (2.0, 0.5):
             search.report(search.next_trial().number, 27, value)
         search.fail(search.next_trial().number, "out of memory")
         search.next_trial()
-        standing = SearchStatus(search.history, document, 60.0)
+        standing = SearchStatus(search.history, search_settings.metric, 4, 30, 60.0)
     assert standing.progress() == (3, 4)
     said = (
         "1:00, at most 29:00 left · 4 trials, 1 running, 1 failed · steps: 2 to 27 · best mse 0.5 by trial 1 at step 27"

@@ -100,15 +100,16 @@ class SearchStatus(NamedTuple):
     """Describe how far a search has come."""
 
     history: History
-    config: SearchConfig
+    metric: str
+    trials: int | None
+    minutes: float | None
     seconds: float
 
     def progress(self) -> tuple[int, int]:
         """Return (done, total): trials that have ended, or seconds if the number of trials has no limit."""
-        search, history = self.config.search, self.history
-        if search.trials is not None:
-            return len(history.trials) - len(history.running), search.trials
-        return round(self.seconds), round(60 * (search.minutes or 0))
+        if self.trials is not None:
+            return len(self.history.trials) - len(self.history.running), self.trials
+        return round(self.seconds), round(60 * (self.minutes or 0))
 
     def text(self) -> str:
         """Return the status in one line."""
@@ -116,9 +117,8 @@ class SearchStatus(NamedTuple):
 
     def _times(self) -> str:
         done, total = self.progress()
-        by_trials = format_time_left(done, total, self.seconds) if self.config.search.trials is not None else "?"
-        minutes = self.config.search.minutes
-        by_clock = None if minutes is None else max(0.0, 60 * minutes - self.seconds)
+        by_trials = format_time_left(done, total, self.seconds) if self.trials is not None else "?"
+        by_clock = None if self.minutes is None else max(0.0, 60 * self.minutes - self.seconds)
         left = by_trials if by_clock is None else f"at most {format_duration(by_clock)}"
         return f"{format_duration(self.seconds)}, {left} left"
 
@@ -137,7 +137,7 @@ class SearchStatus(NamedTuple):
         if best is None:
             return ""
         budget, value = best.results[-1]
-        name = self.config.search.metric.partition("/")[2]
+        name = self.metric.partition("/")[2]
         value_text = f"{100 * value:.2f} %" if name == "accuracy" else f"{name} {value:.4g}"
         return f"best {value_text} by trial {best.number} at step {budget}"
 
@@ -168,7 +168,8 @@ class Monitor:
     def update(self, history: History) -> None:
         """Report everything that is new since the last call."""
         self.clock.note()
-        status_line = SearchStatus(history, self._config, self.clock.seconds)
+        search = self._config.search
+        status_line = SearchStatus(history, search.metric, search.trials, search.minutes, self.clock.seconds)
         best = status_line.best()
         self._display.update(*status_line.progress(), status_line.text(), best != self._shown_best)
         if best != self._shown_best:

@@ -14,6 +14,7 @@
 from metatrain.config.load import as_plain
 from metatrain.runs import Run, describe_environment, new_run_id
 from metatrain.runs.locations import create_run_at, open_run
+from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
 from tasks.io.home import home_path
@@ -37,11 +38,15 @@ def create_search(config: SearchConfig, beside: dict[str, str]) -> Run:
     return create_run_at(place, search_id, config.to_yaml(), describe_environment(), settings.heartbeat, beside)
 
 
-def open_search(place: str) -> tuple[Run, SearchConfig]:
-    """Open the directory of a search and read its configuration. ValueError: there is none."""
+def open_search(place: str, trust: bool = False) -> tuple[Run, SearchConfig]:
+    """Open the directory of a search and read its configuration.
+
+    ValueError: there is none, or this user did not make it, and it names code to import, without `trust`.
+    """
     home = open_run(place if is_uri(place) else str(home_path(place).absolute()))
     plain = load_yaml(home.config, "a search", "search and space")
     require("search" in plain, f"{place}: is a run, not a search: use `metatrain train --resume {place}`")
+    require_known_code(home.config, plain, trust)
     return home, read_search_config(plain)
 
 

@@ -51,6 +51,9 @@ Profiles = Annotated[
         callback=expand_paths,
     ),
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code and use the addresses that a run of somebody else names.")
+]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its unambiguous beginning.")]
 Env = Annotated[
     list[str] | None,
@@ -71,20 +74,21 @@ def train(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take the run over from a driver presumed dead.")
     ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train, test on held-out classes, and keep everything in a run folder."""
     from metatrain.cli.training import train_command
 
-    train_command(config, overrides or [], resume, take_over, as_json)
+    train_command(config, overrides or [], resume, take_over, as_json, trust)
 
 
 @app.command()
-def evaluate(run_dir: RunDir, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def evaluate(run_dir: RunDir, overrides: Overrides = None, trust: Trust = False, as_json: AsJson = False) -> None:
     """Test a run's best parameters, also on other tasks, ways and shots than it was trained on."""
     from metatrain.cli.evaluation import evaluate_command
 
-    evaluate_command(run_dir, overrides or [], as_json)
+    evaluate_command(run_dir, overrides or [], as_json, trust)
 
 
 @app.command()
@@ -101,12 +105,13 @@ def search(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take the search over from a driver presumed dead.")
     ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for learning rates, networks, any setting: many runs side by side, most of them stopped early."""
     from metatrain.cli.search import search_command
 
-    search_command(file, overrides or [], resume, take_over, as_json)
+    search_command(file, overrides or [], resume, take_over, as_json, trust)
 
 
 @app.command()
@@ -185,11 +190,13 @@ def report(
         Path | None,
         typer.Option(help="The HTML file; RUN/report.html, or report.html for several.", callback=expand_paths),
     ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the page in MLflow too, where the run is.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Write one HTML page about one or several runs (results, curves, a task, how to resume), or about a search."""
     from metatrain.cli.inspect import report_command
 
-    report_command(run_dirs, out)
+    report_command(run_dirs, out, record, trust)
 
 
 app.add_typer(config_app, name="config")
@@ -197,11 +204,13 @@ app.add_typer(data_app, name="data")
 
 
 @config_app.command("show")
-def config_show(config: Annotated[Path, typer.Argument(callback=expand_paths)], overrides: Overrides = None) -> None:
+def config_show(
+    config: Annotated[Path, typer.Argument(callback=expand_paths)], overrides: Overrides = None, trust: Trust = False
+) -> None:
     """Print the configuration as it will be run: every setting, defaults included."""
     from metatrain.config.load import as_yaml, load_config
 
-    print(as_yaml(load_config(config, overrides or [])), end="")
+    print(as_yaml(load_config(config, overrides or [], trust)), end="")
 
 
 @config_app.command("schema")

@@ -1,7 +1,10 @@
 """Implement `metatrain evaluate`."""
 
 import json
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster.executors import open_executor
 from metatrain import runs
@@ -11,22 +14,27 @@ from metatrain.evaluation.evaluate import format_results
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import open_run
+from metatrain.settings import Config
 from metatrain.setup import set_up, tracked
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import Session, results_as_dict, save_results, score_test_tasks
-from metatrain.yaml_config import apply_overrides
+from metatrain.trust import HOW, require_chosen_places, unchosen_places
+from metatrain.yaml_config import apply_overrides, flatten
 
 
-def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
+def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: bool = False) -> None:
     """Test the best parameters of the run at `run_dir` and print the results."""
     began = time.monotonic()
     home = open_run(run_dir)
-    trained = load_config(home.config)
-    worker = set_up(read_config(apply_overrides(as_plain(trained), overrides)))
+    trained = load_config(home.config, trust=trust)
+    settings = read_config(apply_overrides(as_plain(trained), overrides))
+    settings = choose_tracking(home, settings, overrides, trust)
+    require_chosen_places(home.config, flatten(as_plain(settings)), overrides, trust)
+    worker = set_up(settings)
     params, newest, _ = best_params(home)
     require_same(params, worker)
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
-        recorder = CompositeRecorder(tracked(trained, home))
+        recorder = CompositeRecorder(tracked(replace(trained, tracking=settings.tracking), home))
         recorder.start(newest, trained.outer.steps)
         session = Session(worker, executor, recorder, home)
         results = score_test_tasks(session, params)
@@ -47,6 +55,18 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool) -> None:
             "params_sha256": params_sha256(params),
         }
         print(json.dumps(plain | results_as_dict(results)))
+
+
+def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], trust: bool) -> Config:
+    """Return `settings` without MLflow, with a line that says so, if a run of somebody else alone names the address."""
+    uri = settings.tracking.uri
+    if trust or uri is None or runs.is_own(home.path):
+        return settings
+    if "tracking.uri" not in unchosen_places({"tracking.uri": uri}, overrides):
+        return settings
+    remedy = f"set tracking.uri=…, or {HOW}"
+    print(f"not recorded in MLflow, as {home.where} is not a run of yours and names {uri}: {remedy}", file=sys.stderr)
+    return replace(settings, tracking=replace(settings.tracking, uri=None))
 
 
 def _file_part(override: str) -> str:

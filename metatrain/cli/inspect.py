@@ -10,22 +10,23 @@ from metatrain.config.json_schema import json_schema
 from metatrain.models import ARCHITECTURES
 from metatrain.runs import Run
 from metatrain.runs.locations import is_search, open_run
-from metatrain.setup import tracked
+from metatrain.setup import tracked_as
 from metatrain.validation import require
 from tasks.registry import TASK_SOURCES
 
 
-def report_command(run_dirs: list[str], out: Path | None) -> None:
-    """Write one HTML page about one or several runs, or about a search, and print its path."""
+def report_command(run_dirs: list[str], out: Path | None, keep: bool = False, trust: bool = False) -> None:
+    """Write one HTML page about one or several runs, or about a search, and print its path; `keep` it in MLflow too."""
     from metatrain import report  # jinja2, which training does without
 
     homes = [open_run(place) for place in run_dirs]
     if any(map(is_search, homes)):
+        require(not keep, "--record: a search keeps its page in MLflow itself: remove it")
         _report_search(homes, out)
         return
     print(page := report.write(homes, out))
-    for home in homes:
-        if why_not := report.record(home, page, tracked):
+    for home in homes if keep else ():
+        if why_not := report.record(home, page, tracked_as, trust):
             print(why_not, file=sys.stderr)
 
 

@@ -17,8 +17,8 @@ from cluster.jobs.client import ENDED, ContactLost, JobClient, JobDetails, LogUn
 from cluster.jobs.dashboard import Unavailable
 from metatrain import runs
 from metatrain.cli.profiles import Profile, find_token, read_profile, resolve_address
-from metatrain.config.load import load_config
 from metatrain.errors import RunFailed
+from metatrain.report.collect import read_settings
 from metatrain.runs.locations import is_search, open_run
 from metatrain.tracking.status_line import (
     RunProgress,
@@ -27,6 +27,7 @@ from metatrain.tracking.status_line import (
     read_last_status,
     read_metrics_file,
 )
+from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
 
 _RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
@@ -147,19 +148,25 @@ def _run_status(place: str) -> dict[str, Any]:
     running = f"RUNNING ({owner})" if owner else "NOT RUNNING"
     if is_search(home):
         return {"name": home.where, "status": running, "line": _format_search(home)}
-    progress = read_metrics_file(home.metrics, load_config(home.config).outer.steps)
+    total = read_settings(home).get("outer.steps")
+    if not isinstance(total, int):
+        raise ValueError(f"{home.config}: outer.steps: is no number of steps: restore that file")
+    progress = read_metrics_file(home.metrics, total)
     finished = progress is not None and progress.tested
     return _status_as_dict(home.where, "FINISHED" if finished else running, progress)
 
 
 def _format_search(home: runs.Run) -> str:
-    from tune.config.search_config import load_search_config
     from tune.monitor import SearchStatus
     from tune.report.collect import collect
 
     story = collect(home)
     spent = 0.0 if math.isnan(story.spent) else story.spent
-    return SearchStatus(story.history, load_search_config(home.config), spent).text()
+    trials, minutes = (story.settings.get(f"search.{name}") for name in ("trials", "minutes"))
+    for name, value in {"trials": trials, "minutes": minutes}.items():
+        known = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        require(known, f"{home.config}: search.{name}: is no number: restore that file")
+    return SearchStatus(story.history, story.metric, trials, minutes, spent).text()
 
 
 def _job_status(client: JobClient, job: JobDetails) -> dict[str, Any]:
@@ -199,7 +206,8 @@ def _resume_command(log: str) -> str | None:
         return None
     kind, place = found[-1]
     command = "search" if kind == "search" else "train"
-    return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}`"
+    trust = " --trust" if f"--resume {shlex.quote(place)} --trust" in log else ""
+    return f"go on with `metatrain submit -- {command} --resume {shlex.quote(place)}{trust}`"
 
 
 def _raise_failed_start(job: JobDetails, log: str | None) -> None:

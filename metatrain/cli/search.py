@@ -11,12 +11,14 @@ import torch
 import typer
 
 from metatrain.config.dry_run import dry_run
-from metatrain.config.load import as_yaml
+from metatrain.config.load import as_plain, as_yaml
 from metatrain.errors import RunFailed
 from metatrain.runs import Run, replace_text
 from metatrain.setup import check_mlflow, prepare
 from metatrain.signals import graceful_shutdown
+from metatrain.trust import require_chosen_places
 from metatrain.validation import require
+from metatrain.yaml_config import flatten
 from tasks.io.remote_fs import is_uri
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from tune.runner import SearchResult
 
 
-def search_command(file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
+def search_command(
+    file: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool, trust: bool = False
+) -> None:
     """Conduct a new or resumed search and print its best configuration."""
-    config, home = _load_search(file, overrides, resume, take_over)
+    require(not take_over or resume is not None, "--take-over: works only with --resume: remove it")
+    config, home = _load_search(file, overrides, resume, trust)
     prepare(config.base)
     check_mlflow(config.base)
     dry_run(config.base, torch.device("cpu"))  # trials may run on other nodes, which have the GPUs
@@ -44,18 +49,22 @@ def search_command(file: str | None, overrides: list[str], resume: str | None, t
 
 
 def _load_search(
-    file: str | None, overrides: list[str], resume: str | None, take_over: bool
+    file: str | None, overrides: list[str], resume: str | None, trust: bool
 ) -> tuple["SearchConfig", Run | None]:
     from tune.config.search_config import load_search_config, update_search_config
     from tune.search_dir import open_search
 
-    require(not take_over or resume is not None, "--take-over: works only with --resume: remove it")
     if resume is not None:
-        home, before = open_search(resume)
-        return update_search_config(before, [file, *overrides] if file else []), home
-    if file is None:
+        home, before = open_search(resume, trust)
+        overrides = [file, *overrides] if file else []
+        config, path = update_search_config(before, overrides), home.config
+    elif file is not None:
+        home, path = None, Path(file)
+        config = load_search_config(path, overrides, trust)
+    else:
         raise ValueError("SEARCH: missing: name a YAML file, as configs/search-*.yaml, or --resume DIR")
-    return load_search_config(Path(file), overrides), None
+    require_chosen_places(path, flatten(as_plain(config.base)), overrides, trust)
+    return config, home
 
 
 def _best(outcome: "SearchResult", config: "SearchConfig") -> str:

@@ -11,7 +11,7 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
-from metatrain.config.load import load_config, override_for_resume
+from metatrain.config.load import as_plain, load_config, override_for_resume
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import format_results, make_shards
 from metatrain.runs.locations import is_search, open_run
@@ -23,19 +23,26 @@ from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.status_line import read_metrics_file
 from metatrain.trainer import RunResult, new_run, run
 from metatrain.training.worker import Worker
+from metatrain.trust import require_chosen_places
 from metatrain.types import Executor
 from metatrain.validation import require
+from metatrain.yaml_config import flatten
 
 
-def train_command(path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool) -> None:
+def train_command(
+    path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool, trust: bool = False
+) -> None:
     """Train a new or resumed run, test it and print its results."""
     home = open_run(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: works only with --resume: remove it")
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
-        config = override_for_resume(load_config(home.config), [path, *overrides] if path else [])
+        given = [path, *overrides] if path else []
+        config = override_for_resume(load_config(home.config, trust=trust), given)
+        require_chosen_places(home.config, flatten(as_plain(config)), given, trust)
     elif path is not None:
-        config = load_config(Path(path), overrides)
+        config = load_config(Path(path), overrides, trust)
+        require_chosen_places(Path(path), flatten(as_plain(config)), overrides, trust)
     else:
         raise ValueError("CONFIG: missing: name a YAML file, as in configs/, or --resume RUN")
     prepare_seconds = prepare(config)

@@ -14,6 +14,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
+from metatrain.trust import require_known_code
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.io.home import ExpandsHome, expand_home, home_path
 from tasks.io.remote_fs import is_uri
@@ -24,10 +25,17 @@ from tasks.types import EpisodeShape
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read the configuration in a YAML file, with `a.b=value` overrides (values are YAML too)."""
+def load_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Config:
+    """Read the configuration in a YAML file, with `a.b=value` overrides (values are YAML too).
+
+    ValueError: see `read_config`; or the file lies in a run that this user did not make, and names code to import,
+    without `trust`.
+    """
     begin = "tasks, model and algorithm, as configs/*.yaml do"
-    return read_config(apply_overrides(load_yaml(path, "a configuration, such as configs/*.yaml", begin), overrides))
+    path = home_path(path)
+    plain = load_yaml(path, "a configuration, such as configs/*.yaml", begin)
+    require_known_code(path, plain, trust)
+    return read_config(apply_overrides(plain, overrides))
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:

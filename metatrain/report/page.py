@@ -8,14 +8,13 @@ from typing import Any
 
 import jinja2
 
-from metatrain.config.load import load_config
 from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
 from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, read_settings
 from metatrain.report.plots import Panel, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
-from metatrain.settings import Config
 from metatrain.tracking.jsonl import CompositeRecorder
+from metatrain.trust import require_chosen_places
 from metatrain.types import Recorder
 
 NAME = "report.html"
@@ -36,20 +35,25 @@ def save_page(homes: Sequence[Run], html: str, out: Path | None) -> Path:
     return path
 
 
-def record(home: Run, page: Path, tracked: Callable[[Config, Run], Sequence[Recorder]]) -> str | None:
+def record(
+    home: Run, page: Path, tracked: Callable[[Mapping[str, Any], Run], Sequence[Recorder]], trust: bool = False
+) -> str | None:
     """Hand the page to where the run is recorded beyond its folder; a reason why not, where it is being trained.
 
+    Imports nothing that the run names. ValueError: this user did not make the run, and did not choose its address.
     ConnectionError: the tracking server refuses the page or cannot be reached; the page stays where it is.
     """
-    if read_settings(home).get("tracking.uri") is None:
-        return None
-    config, newest = load_config(home.config), newest_step(home)
+    settings, newest = read_settings(home), newest_step(home)
+    require_chosen_places(home.config, {"tracking.uri": settings.get("tracking.uri")}, (), trust)
+    total = settings.get("outer.steps")
+    if not isinstance(total, int):
+        raise ValueError(f"{home.config}: outer.steps: is no number of steps: restore that file")
     try:
         with lock_run(home, guest=True):
-            recorder = CompositeRecorder(tracked(config, home))
-            recorder.start(newest, config.outer.steps)
+            recorder = CompositeRecorder(tracked(settings, home))
+            recorder.start(newest, total)
             recorder.artifact(page)
-            recorder.close("finished" if newest == config.outer.steps else "interrupted")
+            recorder.close("finished" if newest == total else "interrupted")
     except RunOwnedError:
         return f"{home.run_id} is being trained: its page is not in MLflow yet, report again when it is done"
     except OSError as error:

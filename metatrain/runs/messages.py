@@ -7,6 +7,7 @@ from contextlib import suppress
 from metatrain.errors import Diverged
 from metatrain.runs import checkpoints
 from metatrain.runs.run import Run
+from metatrain.trust import names_unknown_code
 
 
 def failure_message(error: Exception, run: Run) -> str:
@@ -16,8 +17,9 @@ def failure_message(error: Exception, run: Run) -> str:
 
 
 def resume_command(run: Run) -> str:
-    """Return the command that resumes the run, in a phrase."""
-    return f"go on with `metatrain train --resume {shlex.quote(run.where)}`"
+    """Return the command that resumes the run, in a phrase; with --trust where it names code of somebody else."""
+    trust = " --trust" if names_unknown_code(run.config) else ""
+    return f"go on with `metatrain train --resume {shlex.quote(run.where)}{trust}`"
 
 
 def _cause(error: Exception) -> str:

@@ -4,6 +4,7 @@
         run.json            {"format": 1, "run_id": the folder's name at its creation, "created": ISO 8601, UTC}
         config.yaml         the resolved configuration, as text
         environment.json    the result of `describe_environment()`
+        signature           shows that its user made it (`metatrain.runs.signature`)
         owner.lock          flocked by the driver while it lives
         metrics.jsonl       see `metatrain.tracking.jsonl.JsonlRecorder`
         checkpoints/        see `metatrain.runs.checkpoints`
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from metatrain.runs.signature import sign_config
 from tasks.io.atomic import atomic_write
 
 FORMAT = 1
@@ -129,6 +131,7 @@ def create_folder(folder: Path, run_id: str, config_text: str, environment: Mapp
             part.mkdir(parents=True)
         replace_text(run.config, config_text)
         write_json(run.environment, environment)
+        sign_config(run.path)
         write_json(run.path / "run.json", {"format": FORMAT, "run_id": run_id, "created": run.created})
     except OSError as error:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config, read_settings
 from metatrain.settings import Config
+from metatrain.trust import require_known_code, require_same_code
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.io.home import expand_home, home_path
@@ -88,12 +89,13 @@ class SearchConfig:
         )
 
     def trial_config(self, configuration: Mapping[str, Any]) -> Config:
-        """Return the configuration of one trial. ValueError: its values are incompatible."""
+        """Return the configuration of one trial. ValueError: its values are incompatible, or name other code."""
+        require_same_code(configuration, self.space.to_plain(), "a trial")
         return read_config(apply_configuration(as_plain(self.base), configuration))
 
 
-def load_search_config(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig:
-    """Load the search in a YAML file, with `a.b=value` overrides."""
+def load_search_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> SearchConfig:
+    """Load the search in a YAML file, with `a.b=value` overrides. `trust` is as in `load_config`."""
     begin = "a base, search and space, as configs/search-*.yaml do"
     path = home_path(path)
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
@@ -105,6 +107,7 @@ def load_search_config(path: str | Path, overrides: Sequence[str] = ()) -> Searc
         raw = _merge(
             load_yaml(path.parent / expand_home(base), "a configuration, such as configs/*.yaml", "tasks, model"), raw
         )
+    require_known_code(path, raw, trust)
     return read_search_config(apply_overrides(raw, overrides))
 
 

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import dry_run, require_same
-from metatrain.config.load import as_yaml, load_config, read_config
+from metatrain.config.load import as_yaml, read_config
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
@@ -30,7 +30,9 @@ from metatrain.tracking.jsonl import read_lines
 from metatrain.trainer import Session, start, train_segments
 from metatrain.training.outer_loop import Best
 from metatrain.training.worker import Worker, driver_device, driver_worker
+from metatrain.trust import require_same_code
 from metatrain.types import RunStatus
+from metatrain.yaml_config import load_yaml
 from tasks.io.remote_fs import is_uri
 from tune.execution.costs import measure_costs
 from tune.execution.trial_spec import TrialSpec
@@ -123,7 +125,9 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
     """
     if run_exists(spec.place):
         home = open_run(spec.place)
-        kept = load_config(home.config)
+        plain = load_yaml(home.config, "a trial's configuration")
+        require_same_code(plain, spec.config, str(home.config))
+        kept = read_config(plain)
         placed = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
         return driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking)), home
