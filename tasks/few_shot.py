@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tasks.random import Integers, sample_without_replacement, stream, uniforms
+from tasks.text import count_of
 from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 
 
@@ -69,8 +70,11 @@ class FewShot:
             raise ValueError(f"{ways}-way needs {ways} classes; {have}: lower {field}.ways")
         if each > pool.min_class_size:
             need = f"{self.episode.shots} shots and {self.episode.queries} queries need {each} images of a class"
-            have = f"a class in '{self.split}' of {pool.name} has only {pool.min_class_size}"
-            raise ValueError(f"{need}; {have}: lower {field}.shots or {field}.queries")
+            have = f"{_name_small_classes(pool, each)} in '{self.split}' of {pool.name}"
+            remedy = getattr(pool, "few_remedy", "")
+            raise ValueError(
+                f"{need}; {have}: lower {field}.shots or {field}.queries{remedy and f', or {remedy}={each}'}"
+            )
 
     @property
     def spec(self) -> TaskSpec:
@@ -109,6 +113,33 @@ class FewShot:
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] of an episode back to values in [0, 1], for display."""
         return self.pool.denormalize(x)
+
+
+@dataclass(frozen=True)
+class EmptySplit:
+    """The tasks of a split without classes, of a source that serves evaluation alone: a spec, and no episodes."""
+
+    pool: ClassPool
+    episode: EpisodeShape
+    split: Split
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Return the spec that tasks would have."""
+        return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
+
+    def episodes(self, indices: Sequence[int]) -> Episode:
+        """Raise ValueError: there are no tasks."""
+        raise ValueError(f"the split '{self.split}' of {self.pool.name} has no classes: add them, or use another split")
+
+
+def _name_small_classes(pool: ClassPool, least: int) -> str:
+    """Return "the class 'cat' has only 3" for the smallest class, with the number of the others below `least`."""
+    sizes = pool.sizes(np.arange(pool.num_classes))
+    name = pool.class_names(np.array([int(sizes.argmin())]))[0]
+    others = int((sizes < least).sum()) - 1
+    beside = f" (and {count_of(others, 'other class', 'other classes')} fewer than {least})" if others else ""
+    return f"the class {name!r} has only {sizes.min()}{beside}"
 
 
 def _label(images: Tensor, tasks: int, ways: int, each: int) -> Examples:

@@ -3,7 +3,9 @@
 Shapes are written N for ways, K for shots, Q for queries per class, B for a batch of tasks.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -93,6 +95,26 @@ class EpisodeShape:
             raise ValueError(f"queries: {self.queries} leaves nothing to evaluate on: set queries to 1 or more")
 
 
+class DataRecord(NamedTuple):
+    """What a source draws its tasks from. A run keeps it, and compares it when the run is resumed or evaluated."""
+
+    classes: Mapping[Split, Sequence[str]]
+    """The names of the classes of each split."""
+    contents: Mapping[str, str]
+    """A digest of the examples of each class, in their order."""
+    examples: int
+    left_out: Sequence[str] = ()
+    """What was not used, and why: a line for each reason, which begins with a count."""
+    warnings: Sequence[str] = ()
+    """What may make results wrong, such as one image in two splits; a line each."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 32 hexadecimal digits that change with any class, its split or any of its examples."""
+        ordered = [[split, [[name, self.contents[name]] for name in names]] for split, names in self.classes.items()]
+        return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:32]
+
+
 class TaskSource(Protocol):
     """A source of tasks, named by `tasks.name`: three task distributions that share no class.
 
@@ -106,3 +128,17 @@ class TaskSource(Protocol):
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
         """Return the tasks of one split. ValueError: `episode` asks for more classes or examples than there are."""
+
+
+class ListsClasses(Protocol):
+    """Optional methods of a TaskSource that can list its classes.
+
+    With them a run keeps the classes of its splits and a fingerprint of its data: resuming refuses other data, and
+    evaluation says how many test classes were trained on.
+    """
+
+    def data(self) -> DataRecord | None:
+        """Return what tasks are drawn from; None where classes cannot be listed with these settings."""
+
+    def with_splits(self, classes: Mapping[Split, Sequence[str]]) -> TaskSource:
+        """Return the same source with these classes in each split. May be absent where splits never change."""

@@ -143,7 +143,7 @@ def test_every_class_and_every_member_gets_its_turn_as_often_as_any_other() -> N
         (
             EpisodeShape(5, 1, 3),
             "train",
-            "1 shots and 3 queries need 4 images of a class; a class in 'train' of numbered has only 3: "
+            "1 shots and 3 queries need 4 images of a class; the class '0' has only 3 in 'train' of numbered: "
             "lower tasks.train.shots or tasks.train.queries",
         ),
         (EpisodeShape(None, 1, 1), "validation", "set tasks.test.ways"),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from metatrain.config.load import as_plain, read_config
 from tasks.random import stream, uniforms
+from tasks.sources.class_splits import hash_splits, read_split_lists, shuffle_splits
 from tasks.sources.image_folder import ImageFolder
-from tasks.sources.image_layout import common_folder, read_split_lists, shuffle_splits
+from tasks.sources.image_layout import common_folder
 from tasks.store.cache import cached_key
 from tasks.store.class_pool import StorePool
 from tasks.store.store import Store
@@ -70,12 +71,12 @@ ONE_PLACE: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("layout", ONE_PLACE)
-def test_classes_in_one_place_are_shuffled_into_splits(tmp_path: Path, layout: str) -> None:
+def test_classes_in_one_place_are_divided_by_their_names(tmp_path: Path, layout: str) -> None:
     source = folder(ONE_PLACE[layout](tmp_path / "raw"), tmp_path)
     store = source.store(no_progress)
     check_images(store, NAMES)
-    assert split_names(store) == {split: list(names) for split, names in shuffle_splits("", NAMES).items()}
-    assert [len(split_names(store)[split]) for split in SPLITS] == [6, 2, 2]
+    assert split_names(store) == hash_splits("", NAMES)
+    assert [len(split_names(store)[split]) for split in SPLITS] == [4, 2, 4]
 
 
 def test_every_name_of_a_split_folder_will_do(tmp_path: Path) -> None:
@@ -100,9 +101,9 @@ def test_tables_with_a_byte_order_mark_and_images_right_beside_them(tmp_path: Pa
     check_images(store, list(chain.from_iterable(pictures.SPLIT_NAMES.values())))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".Jpg", ".bmp", ".webp", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".Jpg", ".bmp", ".webp", ".gif", ".tif", ".TIFF"])
 def test_every_suffix_counts_and_no_other(tmp_path: Path, suffix: str) -> None:
-    contents = pictures.class_files(NAMES, suffix=suffix) | {"class_0/notes.txt": b"no", "class_0/9.tiff": b"no"}
+    contents = pictures.class_files(NAMES, suffix=suffix) | {"class_0/notes.txt": b"no", "class_0/9.avif": b"no"}
     store = folder(pictures.write(tmp_path / "raw", contents), tmp_path).store(no_progress)
     check_images(store, NAMES)
 
@@ -201,7 +202,7 @@ def test_a_store_is_built_once_and_progress_reaches_its_end(tmp_path: Path) -> N
     source = folder(pictures.write(tmp_path / "raw", pictures.class_files(NAMES)), tmp_path)
     line = source.prepare(lambda done, total: calls.append((done, total)))
     assert calls[-1] == (80, 80)
-    assert line.startswith("image_folder: 80 images of 10 classes (6 train, 2 validation, 2 test) in ")
+    assert line.startswith("image_folder: 80 images of 10 classes (4 train, 2 validation, 4 test) in ")
     count = len(calls)
     assert source.prepare(lambda done, total: calls.append((done, total))) == line
     assert len(calls) == count

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.sources import image_folder
+from tasks.sources import image_store
 from tasks.sources.image_folder import ImageFolder
 from tasks.types import no_progress
 from tests import pictures
@@ -43,7 +43,10 @@ def test_two_zips_and_no_images(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
-    "nothing": ({"a/notes.txt": b"x"}, r"raw holds no images \(\.png, .*\): set tasks\.root to a folder with"),
+    "nothing": (
+        {"a/notes.txt": b"x"},
+        r"raw holds no images \(\.png, .*\), but 1 file of other kinds \(1 \.txt\), .*: set tasks\.root",
+    ),
     "no folders": (
         {"1.png": b"", "2.png": b""},
         r"holds no classes \(its 2 images are in fewer than two folders\): set",
@@ -52,9 +55,9 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
         pictures.class_files(NAMES[:5]),
         "holds 5 classes, too few for a task of two in each .*: add classes",
     ),
-    "no validation": (
-        {n: c for n, c in pictures.split_files().items() if not n.startswith("val")},
-        r"the split 'validation' has no classes: add them, or set tasks\.splits=FOLDER",
+    "too few to take a split from": (
+        {n: c for n, c in pictures.split_files().items() if n.startswith(("train/train_0", "train/train_1", "val/"))},
+        "raw: train holds 2 classes, too few for a task of two in each of train, test: add classes",
     ),
     "in two splits": (
         pictures.split_files() | {"test/train_3/0.png": b""},
@@ -66,7 +69,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "a table of other columns": (
         pictures.table_files() | {"test.csv": b"id,class\n1,2\n"},
-        r"test\.csv has no rows of filename,label: replace it by a complete copy",
+        r"test\.csv has no columns filename and label; it begins with 'id,class': name its columns filename,label",
     ),
     "an empty table": (pictures.table_files() | {"test.csv": b""}, r"test\.csv has no rows of filename,label"),
     "half a row": (
@@ -136,11 +139,15 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
             content[at + flags] |= 1
             at = content.find(mark, at + 4)
     path.write_bytes(content)
-    fails(path, tmp_path, r"a\.zip: class_\d/\d\.png is damaged \(.*encrypted.*\): replace it by a complete copy")
+    fails(
+        path,
+        tmp_path,
+        r"a\.zip: 80 files do not decode as an image: class_0/0\.png \(damaged: .*encrypted",
+    )
 
 
 def test_a_file_too_large_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folder, "_MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(image_store, "_MAX_FILE_BYTES", 5000)
     contents = pictures.class_files(NAMES) | {"class_3/big.png": bytes(5001)}
     message = r"class_3/big\.png has 5,001 bytes, more than the 5,000 allowed for an image: remove it"
     fails(pictures.write(tmp_path / "raw", contents), tmp_path, message)

@@ -12,26 +12,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.few_shot import FewShot
+from tasks.few_shot import EmptySplit, FewShot
 from tasks.io.home import PathText
 from tasks.io.safe_pickle import load_arrays
-from tasks.sources.image_folder import (
+from tasks.sources.class_splits import AUTO, ChosenSplits, choose_splits
+from tasks.sources.image_folder import Channels, check_settings
+from tasks.sources.image_layout import Layout
+from tasks.sources.image_store import (
     CHANNELS,
-    Channels,
+    OnBadImage,
     SourceInfo,
-    check_settings,
+    StoreSettings,
     describe_store,
     find_image_archive,
     plan_store,
     preprocessing,
     split_pool,
 )
-from tasks.sources.image_layout import Layout, Splits, choose_splits
 from tasks.store.archive import Archive, open_archive
 from tasks.store.cache import cache_root, cached_key, content_key
+from tasks.store.record import describe_data
 from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
-from tasks.store.store_cache import BuildPlan, load_or_build, locate_raw_files
-from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
+from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
+from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
 
 _CACHES = tuple(f"mini-imagenet-cache-{part}.pkl" for part in ("train", "val", "test"))
 _CATEGORIES = tuple(f"miniImageNet_category_split_{part}.pickle" for part in ("train_phase_train", "val", "test"))
@@ -64,7 +67,7 @@ class MiniImageNet:
     s3://BUCKET/FOLDER.
     cache: where the store is kept; None for $METATRAIN_CACHE or ~/.cache/metatrain. A URI, such as s3://BUCKET/FOLDER,
     is a cache that machines share; each keeps its downloads in the folder for None.
-    size, channels, mean, std: as in ImageFolder.
+    size, channels, mean, std, on_bad_image: as in ImageFolder.
     """
 
     root: PathText | None = None
@@ -73,6 +76,7 @@ class MiniImageNet:
     channels: Channels = "rgb"
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+    on_bad_image: OnBadImage = "error"
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -81,19 +85,29 @@ class MiniImageNet:
         """Build the store unless it exists. Return a line that says what it holds and where it is."""
         return describe_store(self.store(progress))
 
-    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
-        return FewShot(split_pool(self.store(no_progress), split, self.mean, self.std), episode, seed, split)
+        pool = split_pool(self.store(no_progress), split, self.mean, self.std)
+        return FewShot(pool, episode, seed, split) if pool.numbers else EmptySplit(pool, episode, split)
+
+    def data(self) -> DataRecord:
+        """Return the classes of each split, digests of their images, and what was left out."""
+        return describe_data(self._load(no_progress), "classes")
 
     def store(self, progress: Progress) -> Store:
         """Return the store of this root, built first if this machine has none."""
+        return self._load(progress).store
+
+    def _load(self, progress: Progress) -> LoadedStore:
         if self.root is None:
             forms = _INFO.forms
             raise ValueError(f"root: miniImageNet has no official download: set tasks.root to a copy with {forms}")
-        shape, cache = (CHANNELS[self.channels], self.size), cache_root(self.cache)
-        settings = [_pickle_preprocessing(shape), preprocessing(shape)]
+        chosen = StoreSettings((CHANNELS[self.channels], self.size), cache_root(self.cache), self.on_bad_image)
+        settings = [_pickle_preprocessing(chosen.shape), preprocessing(chosen.shape)]
+        if self.on_bad_image != "error":
+            settings.append(f"on_bad_image: {self.on_bad_image}")
         raw = locate_raw_files(self.root, self.cache, _select_files)
-        return load_or_build(_INFO.name, raw, settings, self.cache, lambda root: _plan(root, shape, cache, progress))
+        return load_or_build(_INFO.name, raw, settings, self.cache, lambda root: _plan(root, chosen, progress))
 
 
 def read_pickled_split(path: Path, split: Split) -> PickledSplit:
@@ -139,27 +153,32 @@ def _check_split(part: PickledSplit) -> None:
         raise ValueError("its images are not uint8 of [n, height, width, 3]")
     if not part.classes:
         raise ValueError("it has no classes")
-    for name, rows in part.classes.items():
+    owner = np.full(len(part.images), -1)
+    for number, (name, rows) in enumerate(part.classes.items()):
         if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(part.images):
             raise ValueError(f"the class {name!r} has rows beyond its {len(part.images)} images")
+        if len(twice := rows[owner[rows] >= 0]):
+            other = list(part.classes)[owner[twice[0]]]
+            raise ValueError(f"its row {twice[0]} is in both the classes {other!r} and {name!r}")
+        owner[rows] = number
 
 
-def _plan(root: Path, shape: tuple[int, int], cache: Path, progress: Progress) -> BuildPlan:
-    """Return the plan for the form that the copy has. shape: (channels, size). cache: this machine's."""
+def _plan(root: Path, settings: StoreSettings, progress: Progress) -> BuildPlan:
+    """Return the plan for the form that the copy has."""
     for pickles in (_CACHES, _CATEGORIES):
         missing = [name for name in pickles if not (root / name).exists()]
         if not missing:
-            return _plan_from_pickles(root, pickles, shape, cache, progress)
+            return _plan_from_pickles(root, pickles, settings.shape, settings.cache, progress)
         if len(missing) < len(pickles):
             raise ValueError(f"{root} lacks {' and '.join(missing)}: replace it by a complete copy")
     archive = find_image_archive(root, _INFO.forms)
 
-    def choose(layout: Layout) -> Splits:
+    def choose(layout: Layout, few: Mapping[str, int]) -> ChosenSplits:
         if not layout.splits:
             raise ValueError(f"{archive.path} does not say which classes are for training: use {_INFO.forms}")
-        return choose_splits(str(archive.path), layout, "auto")
+        return choose_splits(str(archive.path), layout, AUTO, few)
 
-    return plan_store(_INFO, archive, choose, shape, cache, progress)
+    return plan_store(_INFO, archive, choose, settings, progress)
 
 
 def _select_files(names: Sequence[str]) -> Sequence[str]:

@@ -16,12 +16,14 @@ import numpy as np
 from tasks.few_shot import FewShot
 from tasks.io.home import PathText
 from tasks.random import stream, uniforms
-from tasks.store.archive import Archive, find_archive, list_checksums
+from tasks.store.archive import Archive, find_archive, open_archive
 from tasks.store.cache import FileChecksum, cache_root, content_key, lock_file
 from tasks.store.class_pool import StorePool
+from tasks.store.record import describe_data
 from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
-from tasks.store.store_cache import BuildPlan, RawFiles, load_or_build, locate_raw_files
-from tasks.types import SPLITS, EpisodeShape, Progress, Split, no_progress
+from tasks.store.store_cache import BuildPlan, Findings, LoadedStore, RawFiles, load_or_build, locate_raw_files
+from tasks.text import count_of, enumerate_few
+from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
 
 FOLDERS = ("images_background", "images_evaluation")
 SIDE = 28
@@ -73,8 +75,15 @@ class Omniglot:
         turns = 4 if self.rotations and split == "train" else 1
         return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
 
+    def data(self) -> DataRecord:
+        """Return the characters of each split, digests of their drawings, and what was left out."""
+        return describe_data(self._load(no_progress), self.splitting)
+
     def store(self, progress: Progress) -> Store:
         """Return the store of this archive, built first if this machine has none."""
+        return self._load(progress).store
+
+    def _load(self, progress: Progress) -> LoadedStore:
         if self.root is None:
             folder = cache_root(self.cache) / "omniglot"
             raw = RawFiles("the official archives", [], lambda: _download(folder))
@@ -110,7 +119,9 @@ def split_by_alphabet(background: list[str], evaluation: list[str]) -> Splitting
 
 def _plan(root: Path, progress: Progress) -> BuildPlan:
     archives = _find_archives(root)
-    files = [_list_drawings(archive) for archive in archives]
+    files, others = zip(*map(_list_drawings, archives), strict=True)
+    unread = [name for names in others for name in names]
+    left_out = (f"{count_of(len(unread), 'file')} that are no drawings: {enumerate_few(unread)}",) if unread else ()
 
     def build(path: Path) -> None:
         from tasks.store.decoding import decode_files  # Pillow, which training does without
@@ -120,7 +131,8 @@ def _plan(root: Path, progress: Progress) -> BuildPlan:
         sources = list(zip(archives, names, strict=True))
         write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
 
-    return BuildPlan(content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION), build)
+    key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
+    return BuildPlan(key, build, Findings(left_out=left_out))
 
 
 def _select_files(names: Sequence[str]) -> Iterator[str]:
@@ -144,12 +156,16 @@ def _find_archives(root: Path) -> list[Archive]:
     return archives
 
 
-def _list_drawings(archive: Archive) -> list[FileChecksum]:
-    files = [file for file in list_checksums(archive, ".png") if PurePosixPath(file.name).match("*/*/*/*.png")]
+def _list_drawings(archive: Archive) -> tuple[list[FileChecksum], list[str]]:
+    """Return the drawings of an archive, and the names of its other files."""
+    with open_archive(archive) as contents:
+        drawings = [name for name in contents.names if PurePosixPath(name).match("*/*/*/*.png")]
+        files = [contents.checksum(name) for name in drawings]
+        others = sorted(set(contents.names) - set(drawings))
     if not files:
         reason = f"holds no drawings as {archive.folder}/ALPHABET/CHARACTER/DRAWING.png"
         raise ValueError(f"{archive.path} {reason}: replace it by a complete copy")
-    return files
+    return files, others
 
 
 def _download(folder: Path) -> Path:
@@ -169,7 +185,7 @@ def _download(folder: Path) -> Path:
     return folder
 
 
-def _header(files: list[list[FileChecksum]]) -> Header:
+def _header(files: Sequence[list[FileChecksum]]) -> Header:
     """Return the header, with classes in order of set, alphabet and character, and both splittings."""
     groups = groupby(chain(*files), key=lambda file: PurePosixPath(file.name).parent)
     classes = slice_classes(("/".join(folder.parts[-2:]), len(list(members))) for folder, members in groups)

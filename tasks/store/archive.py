@@ -36,6 +36,17 @@ class Archive:
         return self.path.suffix.lower() == ".zip" and not self.path.is_dir()
 
 
+class DamagedEntryError(ValueError):
+    """A file in a zip that cannot be unpacked. `reason` says why in a few words."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is damaged ({self.reason}): {_REMEDY}"
+
+
 class OpenArchive(NamedTuple):
     """Reader of an archive, without hidden files and those that macOS adds to zips."""
 
@@ -72,28 +83,25 @@ def open_archive(archive: Archive) -> Iterator[OpenArchive]:
         yield _read_zip(archive.path, handle)
 
 
-def list_checksums(archive: Archive, suffix: str) -> list[FileChecksum]:
-    """Return the checksums of the files whose names end in `suffix`, in order of name."""
-    with open_archive(archive) as files:
-        return [files.checksum(name) for name in files.names if name.endswith(suffix)]
-
-
 def _read_zip(path: Path, handle: zipfile.ZipFile) -> OpenArchive:
     files: dict[str, FileChecksum] = {}
+    entries: dict[str, str] = {}
     for entry in handle.infolist():
-        check_name(entry.filename.removesuffix("/"), str(path))
+        name = entry.filename.replace("\\", "/")  # some programs on Windows write back slashes
+        check_name(name.removesuffix("/"), str(path))
         if entry.file_size > _LARGEST:
             raise ValueError(f"{path}: {entry.filename} would unpack to {entry.file_size / 1e9:.3g} GB: {_REMEDY}")
-        if not entry.is_dir() and not is_hidden(entry.filename):
-            files[entry.filename] = FileChecksum(entry.filename, entry.file_size, entry.CRC)
+        if not name.endswith("/") and not is_hidden(name):
+            files[name] = FileChecksum(name, entry.file_size, entry.CRC)
+            entries[name] = entry.filename
     lock = Lock()  # zipfile counts its readers without one
 
     def read(name: str) -> bytes:
         try:
             with lock:
-                return handle.read(name)
+                return handle.read(entries[name])
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
-            raise ValueError(f"{path}: {name} is damaged ({error}): {_REMEDY}") from error
+            raise DamagedEntryError(f"{path}: {name}", " ".join(str(error).split())) from error
 
     return OpenArchive(sorted(files), read, files.__getitem__, files.__getitem__)
 

@@ -66,18 +66,21 @@ def cached_key(root: Path, name: str, stamps: Iterable[tuple[Any, ...]], recipe:
 
 
 def read_key(note: Path) -> str | None:
-    """Return the key in a note; None if the note is missing or damaged."""
+    """Return the key in a note's first line; None if the note is missing or damaged."""
     with suppress(OSError, UnicodeDecodeError):
-        known = note.read_text().strip()
+        known = note.read_text().partition("\n")[0].strip()
         if re.fullmatch("[0-9a-f]{32}", known):
             return known
     return None
 
 
-def write_key(note: Path, key: str) -> None:
-    """Note a key. Ignores a cache that cannot be written: `lock_file` reports that before anything is built."""
+def write_key(note: Path, text: str) -> None:
+    """Note a key, and lines below it.
+
+    Ignores a cache that cannot be written: `lock_file` reports that before anything is built.
+    """
     with suppress(OSError), atomic_write(note) as temporary:
-        temporary.write_text(key)
+        temporary.write_text(text)
 
 
 def build_once(root: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -27,6 +27,8 @@ class StorePool:
     turns: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    few_remedy: str = ""
+    """The setting that leaves out classes with too few images, for messages; empty where there is none."""
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
 """Write and open stores: class-sorted Arrow IPC files that memory-map into an array of images.
 
-    schema metadata   "metatrain.header": JSON (`Header`), "metatrain.header_sha256": its checksum
+    schema metadata   "metatrain.header": JSON (`Header`), "metatrain.header_sha256": its checksum,
+                      "metatrain.left_out": JSON, what building left out, a line each; absent if that is nothing
     one record batch  column "image": fixed_size_list<uint8>[C*H*W], a class being a contiguous slice of rows
 
 Any Arrow reader can open it. `open_store` checks version and checksums, and pickles a store by its path.
@@ -8,7 +9,7 @@ Any Arrow reader can open it. `open_store` checks version and checksums, and pic
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ Images = NDArray[np.uint8]
 
 _HEADER = b"metatrain.header"
 _HEADER_SHA256 = b"metatrain.header_sha256"
+_LEFT_OUT = b"metatrain.left_out"
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,25 @@ class DamagedStoreError(ValueError):
 class Store:
     """An open store: its header, and its images [rows, C, H, W] uint8, read-only and memory-mapped.
 
-    Pickled by path; within one process, all stores opened from one file share its mapping.
+    Pickled by path; within one process, all stores opened from one file share its mapping. left_out: what building it
+    left out (images that do not decode), a line for each reason.
     """
 
-    def __init__(self, path: str, header: Header, images: Images) -> None:
+    def __init__(self, path: str, header: Header, images: Images, left_out: tuple[str, ...] = ()) -> None:
         self.path = path
         self.header = header
         self.images = images
+        self.left_out = left_out
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path,)
 
 
-def write_store(path: Path, header: Header, images: Images) -> None:
-    """Write a store atomically. images: [rows, C, H, W], sorted by class in the order of header.classes."""
+def write_store(path: Path, header: Header, images: Images, left_out: Sequence[str] = ()) -> None:
+    """Write a store atomically. images: [rows, C, H, W], sorted by class in the order of header.classes.
+
+    left_out: see `Store`.
+    """
     assert images.shape[1:] == header.image_shape, "the images have another shape than the header"
     assert not header.classes or header.classes[-1].stop == len(images), "the classes do not cover the images"
     flat = pa.array(np.ascontiguousarray(images).reshape(-1), type=pa.uint8())
@@ -93,6 +100,8 @@ def write_store(path: Path, header: Header, images: Images) -> None:
         {"version": FORMAT_VERSION, "sha256": _hash_images(images), **asdict(header)}, sort_keys=True
     ).encode()
     metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
+    if left_out:
+        metadata[_LEFT_OUT] = json.dumps(list(left_out)).encode()
     schema = pa.schema([pa.field("image", column.type, nullable=False)], metadata=metadata)
     try:
         with atomic_write(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
@@ -132,7 +141,7 @@ def _open(path: str, *_identity: int) -> Store:
     images = _map_images(path, column, header)
     if _hash_images(images) != sha256:
         raise DamagedStoreError(path, "its images do not match their checksum")
-    return Store(path, header, images)
+    return Store(path, header, images, _read_left_out(path, metadata))
 
 
 @contextmanager
@@ -153,6 +162,16 @@ def _read_fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise DamagedStoreError(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
     return fields
+
+
+def _read_left_out(path: str, metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    try:
+        lines = json.loads(metadata.get(_LEFT_OUT, b"[]"))
+        if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+            return tuple(lines)
+    except (ValueError, RecursionError):
+        pass
+    raise DamagedStoreError(path, "its list of what was left out is no list of lines")
 
 
 def _map_images(path: str, column: Any, header: Header) -> Images:

@@ -4,10 +4,11 @@ A store is built once and kept in this machine's cache and, if `tasks.cache` is 
 Raw files behind a URI are first copied to the machine that builds.
 
     CACHE/NAME/KEY.arrow    a store
-    CACHE/NAME/STAMP.key    a note: the content key that these files and settings give
+    CACHE/NAME/STAMP.key    a note: the content key that these files and settings give; below it, as JSON, `Findings`
     CACHE/raw/STAMP/        copies of raw files behind a URI, in this machine's cache only
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,16 +52,33 @@ class RawFiles(NamedTuple):
     """Return the folder or file on this machine that holds them, copied first if needed."""
 
 
+class Findings(NamedTuple):
+    """What was found in raw files beside the images of a store."""
+
+    classes: tuple[str, ...] = ()
+    """The name of each class of the store as lists of classes have it; empty for the store's own names."""
+    left_out: tuple[str, ...] = ()
+    """What was not used, and why; a line for each reason."""
+
+
 class BuildPlan(NamedTuple):
-    """How to make a store: its content key, and the function that writes it, atomically, to a path."""
+    """How to make a store: its content key, the function that writes it, atomically, to a path, and the findings."""
 
     key: str
     build: Callable[[Path], None]
+    findings: Findings = Findings()
+
+
+class LoadedStore(NamedTuple):
+    """An open store, and what was found in its raw files."""
+
+    store: Store
+    findings: Findings
 
 
 def load_or_build(
     name: str, raw: RawFiles, settings: Any, cache: str | None, plan: Callable[[Path], BuildPlan]
-) -> Store:
+) -> LoadedStore:
     """Open the store that the source `name` makes of raw files, from the nearest cache that has it, or build it.
 
     settings: JSON of everything besides the files that decides the store's content. cache: the setting `tasks.cache`.
@@ -72,9 +90,9 @@ def load_or_build(
     local, shared = cache_root(cache), parse_uri(cache) if cache and is_uri(cache) else None
     note = _KeyNote(local, shared, name, digest([settings, FORMAT_VERSION, raw.location, raw.listing]))
     if raw.listing is not None:
-        path = _find_noted_store(note)
-        if path is not None:
-            return open_store(path)
+        found = _find_noted_store(note)
+        if found is not None:
+            return LoadedStore(open_store(found[0]), found[1])
         if shared is not None:
             check_reachable(shared)
     root = raw.localize()
@@ -84,8 +102,8 @@ def load_or_build(
     if shared is not None:
         _upload_store(path, child(shared, f"{name}/{path.name}"))
     if raw.listing is not None:
-        _write_note(note, recipe.key)
-    return open_store(path)
+        _write_note(note, f"{recipe.key}\n{json.dumps(recipe.findings)}")
+    return LoadedStore(open_store(path), recipe.findings)
 
 
 def locate_raw_files(root: str, cache: str | None, select: Callable[[Sequence[str]], Iterable[str]]) -> RawFiles:
@@ -128,8 +146,8 @@ class _KeyNote(NamedTuple):
         return self.shared and child(self.shared, f"{self.name}/{self.stamp}.key")
 
 
-def _find_noted_store(note: _KeyNote) -> Path | None:
-    """Return the store whose key is noted, downloaded if needed; None if there is no note or no such store."""
+def _find_noted_store(note: _KeyNote) -> tuple[Path, Findings] | None:
+    """Return the store whose key is noted, downloaded if needed, and the noted findings; None if either is missing."""
     if read_key(note.local_path) is None and note.shared_path is not None:
         with suppress(FileNotFoundError), _explain_disk_errors(note.local), atomic_write(note.local_path) as temporary:
             download(note.shared_path, temporary)
@@ -137,12 +155,24 @@ def _find_noted_store(note: _KeyNote) -> Path | None:
     if key is None:
         return None
     with suppress(FileNotFoundError):
-        return build_once(note.local, note.name, key, partial(_download_store, note.shared, note.name))
+        path = build_once(note.local, note.name, key, partial(_download_store, note.shared, note.name))
+        return path, _read_findings(note.local_path)
     return None
 
 
-def _write_note(note: _KeyNote, key: str) -> None:
-    write_key(note.local_path, key)
+def _read_findings(note: Path) -> Findings:
+    """Return the findings below the key of a note; none if it is of an earlier version, or damaged."""
+    try:
+        classes, left_out = json.loads(note.read_text().partition("\n")[2] or "[[], []]")
+        if all(isinstance(text, str) for text in (*classes, *left_out)):
+            return Findings(tuple(classes), tuple(left_out))
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    return Findings()
+
+
+def _write_note(note: _KeyNote, text: str) -> None:
+    write_key(note.local_path, text)
     if note.shared_path is not None:
         upload(note.local_path, note.shared_path)
 
