@@ -4,6 +4,8 @@ Run as `python -m tests.command_line`, it reads a request a line (JSON) and answ
 124 for out of time.
 """
 
+import atexit
+import functools
 import importlib
 import json
 import os
@@ -11,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -32,10 +35,11 @@ class CommandLine:
 
     def __init__(self, scratch: Path) -> None:
         self._out, self._err = scratch / "out", scratch / "err"
+        self._cache = {"METATRAIN_CACHE": str(scratch / "cache")}
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.command_line"],
             cwd=ROOT,
-            env=os.environ | {"METATRAIN_CACHE": str(scratch / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,7 +49,8 @@ class CommandLine:
         """largest_file: bytes beyond which no file can grow, as on a disk that is full."""
         began = time.monotonic()
         request = {"folder": str(folder), "arguments": arguments, "largest_file": largest_file, "seconds": seconds}
-        print(json.dumps(request | {"out": str(self._out), "err": str(self._err)}), file=self._server.stdin, flush=True)
+        request |= {"out": str(self._out), "err": str(self._err), "environment": self._cache | dict(os.environ)}
+        print(json.dumps(request), file=self._server.stdin, flush=True)
         code = int(self._server.stdout.readline())
         return Done(code, self._out.read_text(), self._err.read_text(), time.monotonic() - began)
 
@@ -53,8 +58,37 @@ class CommandLine:
         self._server.communicate(timeout=30)
 
 
+@functools.cache
+def shared_command_line() -> CommandLine:
+    """The one of this test process: it lives until the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    line = CommandLine(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(line.close)
+    return line
+
+
+def metatrain(folder: Path, *arguments: str, expect: int = 0) -> Done:
+    """Run `metatrain ARGUMENTS` in a folder; it has to end with the exit code `expect`."""
+    done = shared_command_line()(folder, *arguments)
+    assert done.code == expect, f"{done.code}: {done.err}"
+    return done
+
+
+def last_json(done: Done) -> dict:
+    return json.loads(done.out.splitlines()[-1])
+
+
+def process_arguments(*arguments: str) -> list[str]:
+    """Of `metatrain ARGUMENTS` as a process of its own, for one that is sent signals."""
+    return [sys.executable, "-m", "metatrain", *arguments]
+
+
 _IMPORTED_ONCE = (
-    *(f"metatrain.cli.{name}" for name in ("data", "inspect", "jobs", "search", "submission", "training")),
+    *(
+        f"metatrain.cli.{name}"
+        for name in ("data", "evaluation", "inspect", "jobs", "search", "submission", "training")
+    ),
     *("metatrain.tracking.mlflow_recorder", "metatrain.report.page", "tune.report.page"),
     *("torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "torchvision"),
 )
@@ -76,6 +110,8 @@ def serve() -> None:
 def _become(request: dict) -> None:
     """This forked process becomes `metatrain ARGUMENTS`."""
     os.setsid()
+    os.environ.clear()
+    os.environ.update(request["environment"])
     os.chdir(request["folder"])
     for descriptor, path in enumerate((os.devnull, request["out"], request["err"])):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC

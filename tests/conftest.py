@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.command_line import CommandLine
+from tests.command_line import CommandLine, shared_command_line
 
 if TYPE_CHECKING:
     from tests.ray_head import RayHead
@@ -56,10 +56,8 @@ def browser() -> str:
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    line = CommandLine(tmp_path_factory.mktemp("command"))
-    yield line
-    line.close()
+def command() -> CommandLine:
+    return shared_command_line()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,10 @@ import yaml
 from PIL import Image
 
 from metatrain.tracking.jsonl import read_lines
-from tests.command_line import CommandLine, Done
+from tests.command_line import last_json, metatrain, process_arguments
 from tests.configurations import TINY
 
 KEYS = {"run_id", "run_dir", "steps", "seconds", "tasks_per_second", "params_sha256", "test"}
-
-
-def arguments_of(*arguments: str) -> list[str]:
-    """Of a process that is to be sent signals; the other requests are made through `metatrain`."""
-    return [sys.executable, "-m", "metatrain", *arguments]
-
-
-@pytest.fixture(scope="module")
-def metatrain(command: CommandLine) -> Callable[..., Done]:
-    def request(folder: Path, *arguments: str, expect: int = 0) -> Done:
-        done = command(folder, *arguments)
-        assert done.code == expect, f"{done.code}: {done.err}"
-        return done
-
-    return request
-
-
-def last_json(done: Done) -> dict:
-    return json.loads(done.out.splitlines()[-1])
 
 
 @pytest.fixture
@@ -47,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(metatrain: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return folder, last_json(metatrain(folder, "train", "tiny.yaml", "--json"))
@@ -64,7 +44,7 @@ def test_train_ends_with_one_json_object_and_shows_its_baselines(finished):
     assert not (folder / "mlflow.db").exists(), "tracking.uri: null"
 
 
-def test_evaluate_on_other_ways_and_shots(metatrain, finished):
+def test_evaluate_on_other_ways_and_shots(finished):
     folder, trained = finished
     same = last_json(metatrain(folder, "evaluate", trained["run_dir"], "--json"))
     assert same.keys() >= KEYS
@@ -78,7 +58,7 @@ def test_evaluate_on_other_ways_and_shots(metatrain, finished):
     assert len(refused.err.strip().splitlines()) == 1
 
 
-def test_config_show_is_a_configuration_and_list_and_schema_print(metatrain, folder):
+def test_config_show_is_a_configuration_and_list_and_schema_print(folder):
     shown = metatrain(folder, "config", "show", "tiny.yaml", "outer.lr=1e-4").out
     (folder / "shown.yaml").write_text(shown)
     assert yaml.safe_load(shown)["outer"]["lr"] == 1e-4
@@ -125,7 +105,7 @@ def test_help_is_quick_since_it_imports_nothing_heavy(command):
         assert set(named) >= COMMANDS
 
 
-def test_data_prepare_and_show(metatrain, folder):
+def test_data_prepare_and_show(folder):
     assert "strokes" in metatrain(folder, "data", "prepare", "strokes").out
     metatrain(folder, "data", "show", "strokes", "--ways", "4", "--out", "episode.png", "--split", "test")
     with Image.open(folder / "episode.png") as picture:
@@ -150,7 +130,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG)
-def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(metatrain, folder, arguments, said):
+def test_a_wrong_request_is_one_line_exit_code_2_and_leaves_nothing_behind(folder, arguments, said):
     before = sorted(folder.rglob("*"))
     done = metatrain(folder, *arguments, expect=2)
     assert said in done.err
@@ -164,8 +144,10 @@ LONG = ["outer.steps=400", "evaluation.every=100", "checkpoint.every=20"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(metatrain, folder, number):
-    running = subprocess.Popen(arguments_of("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True)
+def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(folder, number):
+    running = subprocess.Popen(
+        process_arguments("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.PIPE, text=True
+    )
     run = wait_for_step(folder, 5)
     running.send_signal(number)
     _, said = running.communicate(timeout=60)
@@ -178,8 +160,8 @@ def test_a_signal_checkpoints_and_leaves_and_the_run_goes_on(metatrain, folder, 
     assert [line["step"] for line in read_lines(run / "metrics.jsonl") if "train/loss" in line] == list(range(1, 401))
 
 
-def test_a_second_driver_on_the_same_run_is_refused(metatrain, folder):
-    running = subprocess.Popen(arguments_of("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.DEVNULL)
+def test_a_second_driver_on_the_same_run_is_refused(folder):
+    running = subprocess.Popen(process_arguments("train", "tiny.yaml", *LONG), cwd=folder, stderr=subprocess.DEVNULL)
     run = wait_for_step(folder, 5)
     refused = metatrain(folder, "train", "--resume", str(run), expect=2)
     assert str(running.pid) in refused.err
@@ -187,7 +169,7 @@ def test_a_second_driver_on_the_same_run_is_refused(metatrain, folder):
     assert running.wait(timeout=60) == 130
 
 
-def test_a_loss_that_is_no_number_ends_with_1_and_names_what_is_kept(metatrain, folder):
+def test_a_loss_that_is_no_number_ends_with_1_and_names_what_is_kept(folder):
     done = metatrain(folder, "train", "tiny.yaml", "outer.optimizer=sgd", "outer.lr=1e30", expect=1)
     assert "the loss became" in done.err
     assert "go on with `metatrain train --resume" in done.err
@@ -205,9 +187,7 @@ def wait_for_step(folder: Path, step: int, timeout: float = 60) -> Path:
     raise TimeoutError(f"no run reached step {step} in {timeout} s")
 
 
-def killed_and_resumed(
-    metatrain: Callable[..., Done], folder: Path, kills: int, extra: list[str]
-) -> tuple[dict, list[int]]:
+def killed_and_resumed(folder: Path, kills: int, extra: list[str]) -> tuple[dict, list[int]]:
     """Trains with the driver killed `kills` times; the last result, and the step each kill met.
 
     One kill in five comes while the driver starts; the others up to a second after its first new step, in which it
@@ -218,7 +198,7 @@ def killed_and_resumed(
     steps = []
     for kill in range(kills):
         arguments = ["--resume", str(metrics.parent)] if metrics else ["tiny.yaml", *extra]
-        driver = subprocess.Popen(arguments_of("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
+        driver = subprocess.Popen(process_arguments("train", *arguments), cwd=folder, stderr=subprocess.DEVNULL)
         metrics = metrics or wait_for_run(folder) / "metrics.jsonl"
         if kill % 5 != 4:
             wait_for_growth(metrics, driver)
@@ -246,14 +226,14 @@ def wait_for_run(folder: Path) -> Path:
 @pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kills", [3, 20])
-def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(metatrain, folder, kills):
+def test_a_driver_killed_at_any_instant_loses_nothing_and_doubles_nothing(folder, kills):
     import mlflow
 
     last = 50 * kills
     extra = [f"outer.steps={last}", "evaluation.every=50", "checkpoint.every=10", "outer.tasks_per_step=2"]
     undisturbed = last_json(metatrain(folder, "train", "tiny.yaml", *extra, "runs.root=undisturbed", "--json"))
     extra.append(f"tracking.uri=sqlite:///{folder}/mlflow.db")
-    result, met = killed_and_resumed(metatrain, folder, kills, extra)
+    result, met = killed_and_resumed(folder, kills, extra)
     print(f"killed at steps {met}")
     assert len(set(met)) > kills / 2, "the kills are to meet the run in different places"
     assert result["params_sha256"] == undisturbed["params_sha256"]
@@ -275,7 +255,7 @@ def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
     """Ctrl-C at a terminal reaches the workers as well: they must not die of it before the state is kept."""
     arguments = ["tiny.yaml", *LONG, "executor.name=ray", "executor.workers=2"]
     running = subprocess.Popen(
-        arguments_of("train", *arguments), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+        process_arguments("train", *arguments), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     run = wait_for_step(folder, 5)
     os.killpg(running.pid, signal.SIGINT)
@@ -305,7 +285,7 @@ class Source(Strokes):
 
 
 @pytest.mark.slow
-def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(metatrain, folder):
+def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(folder):
     (folder / "mine.py").write_text(OWN)
     own = {"tasks": {**TINY["tasks"], "name": "mine:Source"}, "algorithm": {"name": "mine:Method"}}
     own["model"] = {"name": "mine:Net", "arguments": {"width": 12}}

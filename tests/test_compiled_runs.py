@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.command_line import last_json, metatrain
 from tests.configurations import TINY
-from tests.test_cli import last_json, metatrain
 
 BRANCHING = """
 import torch
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_compiling_is_said_timed_and_kept_with_the_run(folder):
     settings = ("engine.compile=on", "algorithm.inner_steps=1", "evaluation.baselines=false")
     done = metatrain(folder, "train", "tiny.yaml", *settings, "--json")
-    assert "compiling the inner loop" in done.stderr
+    assert "compiling the inner loop" in done.err
     result = last_json(done)
     assert result["compile_seconds"] > 0
     kept = yaml.safe_load((folder / result["run_dir"] / "config.yaml").read_text())
@@ -52,6 +52,6 @@ def test_compiling_is_said_timed_and_kept_with_the_run(folder):
 def test_what_cannot_be_computed_so_is_refused_before_a_run_is_made(folder, setting, names):
     compiling = [] if setting.startswith("engine.compile") else ["engine.compile=on"]
     done = metatrain(folder, "train", "tiny.yaml", *compiling, "engine.vectorize=loop", setting, expect=2)
-    last = done.stderr.strip().splitlines()[-1]
+    last = done.err.strip().splitlines()[-1]
     assert all(name in last for name in names)
     assert not (folder / "runs").exists()

@@ -16,10 +16,10 @@ import metatrain as library
 from metatrain.runs.locations import open_run
 from metatrain.tracking.jsonl import read_lines
 from tests import pictures
+from tests.command_line import last_json, metatrain, process_arguments
 from tests.configurations import TINY
 from tests.fault_proxy import FaultProxy, Faults
 from tests.remote_pictures import connect_through_proxy, serve_pictures
-from tests.test_cli import command, last_json, metatrain
 
 FAULTS = Faults(refuse=0.1, lose=0.05, cut=0.05)
 IMAGES = {
@@ -58,7 +58,7 @@ def steps_in(place: str) -> list[int]:
 @pytest.mark.slow
 def test_a_driver_killed_is_resumed_by_a_machine_with_an_empty_disk(far, proxy, monkeypatch, tmp_path):
     folder, undisturbed = far
-    began = subprocess.Popen(command("train", "far.yaml", "runs.root=s3://runs/killed"), cwd=folder)
+    began = subprocess.Popen(process_arguments("train", "far.yaml", "runs.root=s3://runs/killed"), cwd=folder)
     cache, until = Path(os.environ["METATRAIN_CACHE"]), time.monotonic() + 120
     while not any(path.stat().st_size > 2000 for path in cache.glob("runs/*/metrics.jsonl")):
         assert time.monotonic() < until
@@ -93,7 +93,7 @@ def test_a_run_that_cannot_be_sent_is_kept_here_and_can_go_on(far, proxy, monkey
     folder, undisturbed = far
     log = (folder / "log").open("w+")
     began = subprocess.Popen(
-        command("train", "far.yaml", "runs.root=s3://runs/cut-off", "outer.steps=60"), cwd=folder, stderr=log
+        process_arguments("train", "far.yaml", "runs.root=s3://runs/cut-off", "outer.steps=60"), cwd=folder, stderr=log
     )
     cache, until = Path(os.environ["METATRAIN_CACHE"]), time.monotonic() + 120
     while not any(cache.glob("runs/*/checkpoints/*")):

@@ -17,9 +17,9 @@ from metatrain.report.collect import collect
 from metatrain.report.metadata import commands
 from metatrain.report.text import best_step, comparison, summary
 from metatrain.runs import checkpoints
+from tests.command_line import metatrain
 from tests.configurations import TINY, tiny
 from tests.report_pages import EVIL, SECTIONS, Page, edit, evil, page_of
-from tests.test_cli import metatrain
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def copied(made, tmp_path) -> Path:
 def test_one_run_by_the_command_line(made):
     folder, paths = made
     done = metatrain(folder, "report", str(paths[0].relative_to(folder)))
-    assert done.stdout.strip() == str(paths[0].relative_to(folder) / "report.html")
-    assert done.stderr == ""
+    assert done.out.strip() == str(paths[0].relative_to(folder) / "report.html")
+    assert done.err == ""
     out = paths[0] / "report.html"
     assert out.stat().st_size < 1_000_000
     assert not list(paths[0].glob(".report*")), "written aside, then renamed"
@@ -88,7 +88,7 @@ def test_what_is_to_be_typed_is_exact(made, tmp_path):
 def test_several_runs_are_drawn_together_in_the_order_given(made):
     folder, (one, other) = made
     done = metatrain(folder, "report", str(other), str(one))
-    assert done.stdout.strip() == "report.html"
+    assert done.out.strip() == "report.html"
     page = Page((folder / "report.html").read_text())
     assert [section["id"] for section in page.all("section")] == SECTIONS
     assert page.text.index("second, as trained") < page.text.index("first, as trained")
@@ -251,7 +251,7 @@ def test_what_is_damaged_is_named_in_one_line(copied, damage, said):
 
 def test_a_folder_that_is_no_run_is_refused(copied):
     done = metatrain(copied.parent, "report", "run", ".", "--out", "page.html", expect=2)
-    assert done.stderr.startswith("metatrain: . is not a run") and len(done.stderr.splitlines()) == 1
+    assert done.err.startswith("metatrain: . is not a run") and len(done.err.splitlines()) == 1
     assert not (copied.parent / "page.html").exists()
 
 
@@ -278,7 +278,7 @@ def test_a_tracked_run_keeps_its_page_in_mlflow_and_its_status(tracked):
     assert "report.html" not in in_mlflow(tracked)[1]
     with runs.lock_run(runs.open_run(tracked)):
         done = metatrain(folder, "report", str(tracked), "--record")
-        assert "is being trained" in done.stderr
+        assert "is being trained" in done.err
         assert (tracked / "report.html").exists()
         assert in_mlflow(tracked) == ("FINISHED", [f for f in in_mlflow(tracked)[1] if f != "report.html"])
     metatrain(folder, "report", str(tracked))
@@ -298,7 +298,7 @@ def test_a_tracking_server_that_is_away_does_not_lose_the_page(copied):
     config["tracking"]["uri"] = "http://127.0.0.1:9"
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
     done = metatrain(copied.parent, "report", "run", "--out", "page.html", "--record", "--trust", expect=2)
-    assert done.stdout.strip() == "page.html"
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "page.html is written" in done.stderr and "http://127.0.0.1:9" in done.stderr
+    assert done.out.strip() == "page.html"
+    assert len(done.err.strip().splitlines()) == 1
+    assert "page.html is written" in done.err and "http://127.0.0.1:9" in done.err
     assert "Results" in (copied.parent / "page.html").read_text()
