@@ -1,22 +1,25 @@
-"""Wrap a network and its head as a pure function of parameters, and check that it is one."""
+"""Wrap a network and its head as a pure function of parameters."""
 
+import threading
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from metatrain.models.dropout import ADDRESSED, fold, uniform
-from metatrain.models.normalization import TaskNorm, mixes_examples, reference_statistics
+from metatrain.models.dropout import ADDRESSED, fold
+from metatrain.models.normalization import TaskNorm, reference_statistics
+from metatrain.models.probe import describe_mixing, probe
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
-from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import TaskSpec
 
 BODY, HEAD = "model.body.", "model.head."
+
+_BUILDING = threading.RLock()
+"""Held while initial values are drawn: torch's global generator is one for all threads."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,10 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
     ValueError, naming the remedy: the module is not a pure function of its parameters and input.
     """
     outputs = num_outputs(spec)
-    with torch.random.fork_rng(devices=[]):
+    with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.build(spec).train()
-        whole = _probe(body, spec)
+        whole = probe(body, spec)
         head: nn.Module | None = None
         if architecture.head == ADDED:
             head = nn.Linear(whole.shape[1], outputs)
@@ -134,7 +137,7 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
             whole.shape[1] == outputs,
             f"model.head: the module has {whole.shape[1]} outputs, the tasks need {outputs}: set tasks.train.ways",
         )
-    mixing = _describe_mixing(architecture, body, spec)
+    mixing = describe_mixing(architecture, body, spec)
     normalization = "transductive" if mixing else _normalization(architecture, body)
     if architecture.head not in (ADDED, NONE):
         head = _detach_head(body, architecture.head, spec, whole)
@@ -150,7 +153,7 @@ def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> n
     setattr(body.get_submodule(owner), last, nn.Identity())
     with torch.no_grad():
         try:
-            same = torch.equal(head(_probe(body, spec)), whole)
+            same = torch.equal(head(probe(body, spec)), whole)
         except (RuntimeError, ValueError):
             same = False
     require(same, f"model.head: '{name}' is not the last step of the module: name the one that gives its outputs")
@@ -162,63 +165,3 @@ def _normalization(architecture: Architecture, body: nn.Module) -> Normalization
         return "none"
     chosen: Normalization = getattr(architecture, "normalization", "transductive")
     return chosen
-
-
-def _describe_mixing(architecture: Architecture, body: nn.Module, spec: TaskSpec) -> str:
-    """Return the part of a module by which examples influence each other even with given statistics; "" if none."""
-    if hasattr(architecture, "normalization"):  # of ours: TaskNorm is the one layer that reads several examples
-        return ""
-    layers = [
-        f"{name or 'module'}: {type(m).__name__}" for name, m in body.named_modules() if isinstance(m, _BatchNorm)
-    ]
-    if layers:
-        return ", ".join(layers[:3])
-    x = uniform(torch.tensor(1), torch.Size((4, *spec.x)), torch.device("cpu")).to(torch.get_default_dtype())
-    with reference_statistics(2):
-        mixes = mixes_examples(lambda queries: _call(body, torch.cat([x[:2], queries]))[2:], x[2:])
-    return "somewhere in its forward" if mixes else ""
-
-
-def _probe(body: nn.Module, spec: TaskSpec) -> Tensor:
-    """Return `body`'s outputs for two examples; ValueError unless it maps [B, *x] to [B, D] without side effects."""
-    before = {name: buffer.clone() for name, buffer in body.named_buffers()}
-    scratch = {name: buffer.clone() for name, buffer in before.items()}
-    generator = torch.random.get_rng_state()
-    x = torch.linspace(0, 1, 2 * torch.Size(spec.x).numel()).view(2, *spec.x)
-    y = _call(body, x, scratch)
-    written = [name for name in before if not torch.equal(before[name], scratch[name])]
-    require(
-        not written,
-        f"model.name: the module writes to its buffers ({', '.join(written[:3])}), so that tasks would leak into each "
-        "other: set track_running_stats=False in normalisation layers, or use metatrain.models.TaskNorm",
-    )
-    require(
-        torch.equal(generator, torch.random.get_rng_state()),
-        f"model.name: the module draws from torch's global generator ({_describe_random_layers(body)}), so that "
-        "results would depend on which worker ran what: use "
-        "metatrain.models.Dropout, which draws from the task's own address",
-    )
-    require(
-        isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
-        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must return [B, D]: end "
-        "it with nn.Flatten()",
-    )
-    return y
-
-
-def _call(body: nn.Module, x: Tensor, buffers: Params | None = None) -> Tensor:
-    """Return the outputs of a module as built. ValueError: it raises."""
-    try:
-        with torch.no_grad():
-            return functional_call(body, buffers or {}, (x,))  # type: ignore[no-any-return]
-    except USER_CODE_ERRORS as error:
-        remedy = "fix it, or set a model that reads such tasks"
-        raise ValueError(
-            f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
-        ) from error
-
-
-def _describe_random_layers(body: nn.Module) -> str:
-    layers = [(name, type(m).__name__) for name, m in body.named_modules() if not list(m.children())]
-    names = [f"{name}: {kind}" for name, kind in layers if "drop" in kind.lower()]
-    return ", ".join(names[:3]) or "somewhere in its forward"
