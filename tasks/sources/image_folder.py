@@ -28,7 +28,7 @@ from tasks.sources.image_store import (
 )
 from tasks.store.cache import cache_root
 from tasks.store.record import describe_data
-from tasks.store.store import Store
+from tasks.store.store import Images, Store
 from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
 from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
 
@@ -97,6 +97,12 @@ class ImageFolder:
     def with_splits(self, classes: Mapping[Split, Sequence[str]]) -> Self:
         """Return the same source with these classes in each split."""
         return dataclasses.replace(self, splits=SplitLists(*(tuple(classes.get(split, ())) for split in SPLITS)))
+
+    def decode(self, content: bytes) -> Images:
+        """Decode a user's image file as those of the store are: [C, size, size] uint8."""
+        from tasks.store.decoding import image_decoder
+
+        return image_decoder(self.size, CHANNELS[self.channels])(content)
 
     def store(self, progress: Progress) -> Store:
         """Return the store of this root, built first if this machine has none."""

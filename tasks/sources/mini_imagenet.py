@@ -94,6 +94,12 @@ class MiniImageNet:
         """Return the classes of each split, digests of their images, and what was left out."""
         return describe_data(self._load(no_progress), "classes")
 
+    def decode(self, content: bytes) -> Images:
+        """Decode a user's image file as those of the store are: [C, size, size] uint8."""
+        from tasks.store.decoding import image_decoder
+
+        return image_decoder(self.size, CHANNELS[self.channels])(content)
+
     def store(self, progress: Progress) -> Store:
         """Return the store of this root, built first if this machine has none."""
         return self._load(progress).store

@@ -3,7 +3,6 @@
 The official archives, zipped or unpacked, become a store of 28×28 images in which ink is 1 and paper 0.
 """
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +78,12 @@ class Omniglot:
         """Return the characters of each split, digests of their drawings, and what was left out."""
         return describe_data(self._load(no_progress), self.splitting)
 
+    def decode(self, content: bytes) -> Images:
+        """Decode a user's file of dark ink on light paper as the drawings are: [1, 28, 28] uint8, ink 255."""
+        from tasks.store.decoding import drawing_decoder
+
+        return drawing_decoder(SIDE)(content)
+
     def store(self, progress: Progress) -> Store:
         """Return the store of this archive, built first if this machine has none."""
         return self._load(progress).store
@@ -124,12 +129,12 @@ def _plan(root: Path, progress: Progress) -> BuildPlan:
     left_out = (f"{count_of(len(unread), 'file')} that are no drawings: {enumerate_few(unread)}",) if unread else ()
 
     def build(path: Path) -> None:
-        from tasks.store.decoding import decode_files  # Pillow, which training does without
+        from tasks.store.decoding import decode_files, drawing_decoder  # Pillow, which training does without
 
-        header = _header(files)
+        header, decode = _header(files), drawing_decoder(SIDE)
         names = [[file.name for file in file_list] for file_list in files]
         sources = list(zip(archives, names, strict=True))
-        write_store(path, header, decode_files(sources, header.image_shape, _decode_drawing, "a PNG", progress))
+        write_store(path, header, decode_files(sources, header.image_shape, decode, "a PNG", progress))
 
     key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
     return BuildPlan(key, build, Findings(left_out=left_out))
@@ -196,12 +201,3 @@ def _header(files: Sequence[list[FileChecksum]]) -> Header:
         "alphabets": split_by_alphabet(alphabets[:boundary], alphabets[boundary:]),
     }
     return Header("omniglot", (1, SIDE, SIDE), classes, splittings, _SOURCE, _CITATION, _PREPROCESSING)
-
-
-def _decode_drawing(content: bytes) -> Images:
-    """Decode a PNG of black ink on white paper to [1, 28, 28] uint8, ink 255."""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        grey = ImageOps.invert(image.convert("L"))
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))[None]

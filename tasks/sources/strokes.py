@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tasks.few_shot import FewShot
 from tasks.random import Integers, Reals, normals, stream, uniforms
+from tasks.store.store import Images
 from tasks.types import EpisodeShape, Progress, Shape, Split
 
 SIDE = 28
@@ -74,6 +75,12 @@ class Strokes:
     def prepare(self, progress: Progress) -> str:
         """Return a description; there is nothing to prepare."""
         return f"strokes: {self.classes:,} characters each for train, validation and test, drawn as they are needed"
+
+    def decode(self, content: bytes) -> Images:
+        """Decode a user's file of dark ink on light paper to such a canvas: [1, 28, 28] uint8, ink 255."""
+        from tasks.store.decoding import drawing_decoder
+
+        return drawing_decoder(SIDE)(content)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Return few-shot episodes over the characters of one split."""

@@ -163,6 +163,17 @@ def image_decoder(size: int, channels: int) -> Callable[[bytes], Images]:
     return decode
 
 
+def drawing_decoder(size: int) -> Callable[[bytes], Images]:
+    """Return a function from a file of dark ink on light paper to [1, size, size] uint8, in which ink is 255."""
+
+    def decode(content: bytes) -> Images:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return resize_square(ImageOps.invert(_flatten(image).convert("L")), size, 1)
+
+    return decode
+
+
 def resize_square(image: Image.Image, size: int, channels: int) -> Images:
     """Resize the central square of an image by Lanczos to [channels, size, size] uint8.
 
