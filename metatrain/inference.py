@@ -1,48 +1,68 @@
 """Load a trained run as a learner that adapts to a few labelled examples."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import reprlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
-from metatrain.models.dropout import NO_NOISE
+from metatrain.models.dropout import NO_NOISE, uniform
+from metatrain.models.normalization import mixes_examples
+from metatrain.models.protocol import Normalization
+from metatrain.models.threads import alone
 from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_run
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
+from metatrain.user_inputs import as_inputs, as_labels, as_targets, split_support
 from metatrain.validation import require
+from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import Examples, TaskSpec, Tree
 
+Choice = Literal["inductive", "transductive"]
+"""How a learner normalises queries."""
+
 _CONTEXT = Context(torch.tensor(0), torch.tensor(NO_NOISE))
+_SHORT = reprlib.Repr()
+_SHORT.maxother = 80
 
 
-class Moments(NamedTuple):
-    """Mean and std that images in [0, 1] were normalised by, (x − mean) / std, each [1 or C, 1, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AdaptedLearner:
-    """A learner after it has seen a support set; `labels` are the user's own, in the order of the logits."""
+    """A learner after it has seen a support set; `labels` are the user's own, in the order of the logits.
+
+    Inductive: what it says of an example depends on the support set and that example alone. Transductive: examples
+    that are given together are normalised by their own statistics, so that each prediction depends on the others.
+    """
 
     algorithm: Algorithm
     model: Model
     params: Params
     adapted: Tree
     labels: list[Any] | None
-    moments: Moments | None = None
+    source: Any = None
+    """The task source of the run, whose preprocessing examples get."""
+
+    @property
+    def normalization(self) -> Normalization:
+        """Return "inductive", "transductive", or "none" for a network without statistics of batches."""
+        return self.model.normalization
+
+    def __repr__(self) -> str:
+        labels = "" if self.labels is None else f", labels={_SHORT.repr(self.labels)}"
+        return f"AdaptedLearner({_describe(self.algorithm, self.model)}{labels})"
 
     def probabilities(self, x: Any) -> Tensor:
         """Return [n, classes], columns in the order of `labels`. x: [n, *x], or [n, H, W] for grey images."""
+        require(self.labels is not None, "probabilities: this learner regresses values and has no classes: use predict")
         return self._outputs(x).softmax(1)
 
     def predict(self, x: Any) -> Any:
@@ -51,85 +71,127 @@ class AdaptedLearner:
         return outputs if self.labels is None else [self.labels[i] for i in outputs.argmax(1)]
 
     def _outputs(self, x: Any) -> Tensor:
-        with torch.no_grad():
-            images = as_inputs(x, self.model.spec, self.moments)
-            return self.algorithm.predict(self.model, self.params, self.adapted, images, _CONTEXT)
+        inputs = as_inputs(x, self.model.spec, self.source)
+        if self.normalization == "transductive" and len(inputs) < (enough := max(2, len(self.labels or ()))):
+            warnings.warn(_describe_few(len(inputs), enough, self.model), stacklevel=3)
+        with torch.no_grad(), alone(self.model) as model, _explain_errors("predict"):
+            outputs = self.algorithm.predict(model, self.params, self.adapted, inputs, _CONTEXT)
+        finite = bool(torch.isfinite(outputs).all())
+        require(finite, "predictions are not finite: check the scale of the support set and of x, or train on such")
+        return outputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Learner:
-    """A meta-trained learner: `adapt` to a support set, then `predict`."""
+    """A meta-trained learner: `adapt` to a support set, then `predict`. Threads may share it."""
 
     algorithm: Algorithm
     model: Model
     params: Params
-    moments: Moments | None = None
+    source: Any = None
+    """The task source of the run, whose preprocessing examples get."""
 
-    def adapt(self, support: tuple[Any, Sequence[Any]]) -> AdaptedLearner:
-        """Adapt to support = (x, y): x [n, *x] as numpy or torch, y n labels of any kind.
+    @property
+    def normalization(self) -> Normalization:
+        """Return "inductive", "transductive", or "none" for a network without statistics of batches."""
+        return self.model.normalization
+
+    def __repr__(self) -> str:
+        spec = self.model.spec
+        trained = "" if spec.ways is None else f", trained on {spec.ways} classes"
+        return f"Learner({_describe(self.algorithm, self.model)}, x={spec.x}{trained})"
+
+    def adapt(self, support: tuple[Any, Any], *rest: Any) -> AdaptedLearner:
+        """Adapt to support = (x, y): x [n, *x] as numpy or torch; y n labels of any kind, or values [n, *y].
 
         Images are uint8 or in [0, 1]; what the run normalised by (tasks.mean, tasks.std) is applied here.
         """
-        x, y = as_inputs(support[0], self.model.spec, self.moments), support[1]
-        require(len(x) == len(y), f"support: {len(x)} examples and {len(y)} labels: use one label for each")
+        given, y = split_support(support, *rest)
         model, labels = self.model, None
-        if self.model.spec.ways is None:
-            targets = torch.as_tensor(np.asarray(y)).to(x.dtype)
+        x = as_inputs(given, model.spec, self.source)
+        if model.spec.ways is None:
+            targets = as_targets(y, len(x), model.spec)
         else:
-            spelt = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in y]
-            labels = list(dict.fromkeys(spelt))
-            targets = torch.tensor([labels.index(label) for label in spelt])
-            model = self.model.for_tasks(self.model.spec._replace(ways=len(labels)), self.params)
-        with torch.no_grad():
-            *_, adapted = self.algorithm.trajectory(model, self.params, Examples(x, targets), _CONTEXT)
-        return AdaptedLearner(self.algorithm, model, self.params, adapted, labels, self.moments)
+            each = as_labels(y, len(x))
+            labels = list(dict.fromkeys(each))
+            targets = torch.tensor([labels.index(label) for label in each])
+            model = model.for_tasks(model.spec._replace(ways=len(labels)), self.params)
+        with torch.no_grad(), alone(model) as own, _explain_errors("adapt"):
+            *_, adapted = self.algorithm.trajectory(own, self.params, Examples(x, targets), _CONTEXT)
+        return AdaptedLearner(self.algorithm, model, self.params, adapted, labels, self.source)
 
 
-def as_inputs(x: Any, spec: TaskSpec, moments: Moments | None = None) -> Tensor:
-    """Return x as a float tensor [n, *spec.x], n ≥ 1, scaled as in training; add a missing channel of one.
+def _describe(algorithm: Algorithm, model: Model) -> str:
+    return f"{_SHORT.repr(algorithm)}, normalization={model.normalization!r}"
 
-    Images of bytes (uint8) are divided by 255.
-    """
-    try:
-        # A copy: torch takes neither negative strides nor, without a warning, memory that is read-only.
-        inputs = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, order="C"))
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"x: no array of numbers ({reason}): use examples of shape {spec.x}") from error
-    is_bytes = inputs.dtype == torch.uint8 and len(spec.x) == 3
-    inputs = inputs.to(torch.get_default_dtype()) / (255 if is_bytes else 1)
-    if inputs.shape[1:] == spec.x[1:] and spec.x[:1] == (1,):
-        inputs = inputs[:, None]
-    require(
-        tuple(inputs.shape[1:]) == spec.x,
-        f"x: examples of shape {tuple(inputs.shape[1:])}; this learner was trained on {spec.x}: reshape or resize them",
+
+def _describe_few(given: int, enough: int, model: Model) -> str:
+    """Return the warning about a transductive learner that is given less than `enough` queries."""
+    remedy = f"predict {enough} or more of mixed classes together"
+    if model.can_be_inductive:
+        remedy += ", or leave out normalization='transductive' of metatrain.load"
+    return (
+        f"{given} of at least {enough} queries: this learner is transductive, so that each prediction depends on the "
+        f"other queries of the call, and few of them mislead it: {remedy}"
     )
-    require(len(inputs) > 0, "x: holds no examples: use one or more")
-    require(bool(torch.isfinite(inputs).all()), "x: holds values that are not finite: fix or remove those examples")
-    return inputs if moments is None else (inputs - moments.mean) / moments.std
 
 
-def load(run: str | Path, trust: bool = False) -> Learner:
+def load(run: str | Path, normalization: Choice | None = None, trust: bool = False) -> Learner:
     """Load the learner of a run, a folder or s3://BUCKET/RUN, with its best parameters by validation, on the CPU.
 
+    normalization: "inductive" or "transductive"; None is inductive, also for a run that was trained transductively,
+    unless the run's own network cannot be: then it warns.
     trust: import the code that a run names which this user did not make; otherwise that is a ValueError.
     """
+    choices = (None, "inductive", "transductive")
+    require(normalization in choices, f"normalization: no '{normalization}': choose inductive or transductive")
     home = open_run(str(run))
     config = load_config(home.config, trust=trust)
     params, _, noted = best_params(home)
     model = build_model(config.model, _spec_of(noted["spec"]), config.seed)
     algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)
-    return Learner(algorithm, model, params, _moments_of(config.tasks.source))
+    learner = Learner(algorithm, model, params, config.tasks.source)
+    if config.names.of_user_code:
+        learner = replace(learner, model=_look_for_mixing(learner))
+    if normalization is None and not learner.model.can_be_inductive:
+        warnings.warn(
+            f"{home.where}: this learner is transductive, since predictions of its network depend on the whole batch "
+            f"({learner.model.mixing}): predict queries of mixed classes together, or use metatrain.models.TaskNorm "
+            "in the module",
+            stacklevel=2,
+        )
+        normalization = "transductive"
+    return replace(learner, model=learner.model.with_normalization(normalization or "inductive"))
 
 
-def _moments_of(source: Any) -> Moments | None:
-    """Return the moments of sources with settings `mean` and `std`, None for others."""
-    mean, std = getattr(source, "mean", ()), getattr(source, "std", ())
-    if not (mean or std):
-        return None
-    return Moments(
-        *(torch.tensor(values or (default,))[:, None, None] for values, default in ((mean, 0.0), (std, 1.0)))
-    )
+def _look_for_mixing(learner: Learner) -> Model:
+    """Return the model; its `mixing` is set if the user's code lets queries influence each other at these parameters.
+
+    Adapts to one example of each class, inductively, predicts two queries, changes the second and looks at the first.
+    """
+    model, spec = learner.model, learner.model.spec
+    if not model.can_be_inductive:
+        return model
+    model, shown = model.with_normalization("inductive"), spec.ways or 2
+    numbers = uniform(torch.tensor(1), torch.Size((shown + 2, *spec.x)), torch.device("cpu"))
+    x = numbers.to(torch.get_default_dtype())
+    y = torch.arange(shown) if spec.ways else torch.zeros(shown, *spec.y)
+    algorithm, params = learner.algorithm, learner.params
+    with torch.no_grad(), _explain_errors("load"):
+        *_, adapted = algorithm.trajectory(model, params, Examples(x[:shown], y), _CONTEXT)
+        mixes = mixes_examples(lambda two: algorithm.predict(model, params, adapted, two, _CONTEXT), x[shown:])
+    found = f"in the forward of {type(model.body).__name__} or in {type(algorithm).__name__}"
+    return replace(model, normalization="transductive", mixing=found) if mixes else model
+
+
+@contextmanager
+def _explain_errors(what: str) -> Iterator[None]:
+    """Turn errors of a model or algorithm into ValueError of one line with the remedy."""
+    try:
+        yield
+    except USER_CODE_ERRORS as error:
+        remedy = "use fewer examples at a time" if "allocate" in str(error) else "use other examples, or fix that code"
+        raise ValueError(f"{what}: {describe_error(error)}: {remedy}") from error
 
 
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:

@@ -66,6 +66,23 @@ def pick(tree, chosen: list[int]):
     return tree_map(lambda leaf: leaf[chosen], tree)
 
 
+def test_an_inductive_prediction_of_a_query_is_the_same_whatever_is_asked_with_it(row):
+    """A network trained transductively is used inductively."""
+    model = Conv4(width=4, depth=2)
+    model = build_model(model, SPEC, seed=0).to(torch.device("cpu"), torch.float64).with_normalization("inductive")
+    algorithm, context = ALGORITHMS[row.name](**row.settings), Context(torch.tensor(0), torch.tensor(-1))
+    params = {name: value.double() for name, value in algorithm.init(model, SPEC, 0).items()}
+    support, query = pick(random_episodes(SPEC, 1), 0)
+    *_, adapted = algorithm.trajectory(model, params, support, context)
+    together = algorithm.predict(model, params, adapted, query.x, context)
+    for size in (1, 2):
+        parts = [algorithm.predict(model, params, adapted, x, context) for x in query.x.split(size)]
+        assert torch.allclose(torch.cat(parts), together, rtol=1e-9)
+    transductive = model.with_normalization("transductive")
+    other = algorithm.predict(transductive, params, adapted, query.x, context)
+    assert not torch.allclose(other, together, rtol=1e-3)
+
+
 def meta_gradient(setting, chosen=None, vectorize="loop", noise=None):
     algorithm, model, params = setting
     chosen = list(range(TASKS)) if chosen is None else chosen

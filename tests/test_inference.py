@@ -1,18 +1,24 @@
 """What a run is for: load it, adapt it to a few labelled examples of one's own, ask it about others."""
 
 import json
+import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import metatrain
+from metatrain.algorithms import MAML
 from metatrain.config.load import load_config
 from metatrain.inference import Learner
-from metatrain.models import build_model
+from metatrain.models import MLP, Conv4, build_model
 from metatrain.runs import checkpoints, open_run
 from metatrain.settings import Config
 from metatrain.tracking.jsonl import CompositeRecorder
@@ -20,12 +26,16 @@ from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker, driver_worker
 from metatrain.types import Context
-from tasks.types import Examples
+from tasks.sources.strokes import Strokes
+from tasks.types import EpisodeShape, Examples
 from tests import drawings, pictures
 from tests.configurations import tiny
+from tests.episodes import classification_spec
+from tests.test_models import custom
 
 CONTEXT = Context(torch.tensor(0), torch.tensor(-1))
 LABELS = ["cat", "ape", "dog"]
+SHORT = ("outer.steps=3", "evaluation.baselines=false", "evaluation.tasks=2", "evaluation.validation_tasks=2")
 
 
 def train(config: Config) -> Path:
@@ -38,9 +48,9 @@ def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = f"runs.root={tmp_path_factory.mktemp('runs')}"
     protonet = "algorithm={name: protonet}"
     return {
-        "maml": train(tiny(root, "evaluation.inner_steps=3")),
-        "protonet": train(tiny(root, protonet)),
-        "inductive": train(tiny(root, protonet, "model.normalization=inductive", "outer.steps=3")),
+        "maml": train(tiny(root, "evaluation.inner_steps=3", "evaluation.baselines=false")),
+        "protonet": train(tiny(root, protonet, "evaluation.baselines=false")),
+        "inductive": train(tiny(root, protonet, "model.normalization=inductive", *SHORT)),
     }
 
 
@@ -131,7 +141,7 @@ def test_it_says_what_the_algorithm_says_at_the_best_parameters(run_dirs, name):
     assert all(torch.equal(learner.params[key], value) for key, value in best.items())
 
     spec = learner.model.spec
-    model = build_model(load_config(home.config).model, spec, seed=99)
+    model = build_model(load_config(home.config).model, spec, seed=99).with_normalization("inductive")
     x, y = torch.tensor(images(6), dtype=torch.float32)[:, None], torch.tensor([0, 1, 2, 0, 1, 2])
     queries = torch.tensor(images(5, seed=3), dtype=torch.float32)[:, None]
     with torch.no_grad():
@@ -142,10 +152,119 @@ def test_it_says_what_the_algorithm_says_at_the_best_parameters(run_dirs, name):
     assert torch.equal(found, expected)
 
 
-def test_an_inductive_learner_says_the_same_of_one_image_as_of_many(run_dirs):
-    adapted = metatrain.load(run_dirs["inductive"]).adapt((images(3), LABELS))
-    alone = torch.cat([adapted.probabilities(images(4)[i : i + 1]) for i in range(4)])
-    assert torch.allclose(alone, adapted.probabilities(images(4)), atol=1e-5)
+@pytest.mark.parametrize("name", ["maml", "protonet", "inductive"])
+def test_a_learner_says_the_same_of_one_image_as_of_many_unless_it_is_asked_to_be_transductive(run_dirs, name):
+    asked = images(4, seed=1)
+    adapted = metatrain.load(run_dirs[name]).adapt((images(3), LABELS))
+    alone = torch.cat([adapted.probabilities(asked[i : i + 1]) for i in range(4)])
+    assert torch.allclose(alone, adapted.probabilities(asked), atol=1e-5)
+    transductive = metatrain.load(run_dirs[name], normalization="transductive").adapt((images(3), LABELS))
+    together = transductive.probabilities(asked)
+    assert not torch.allclose(together, alone, atol=1e-3)
+    assert not torch.allclose(transductive.probabilities(asked[::-1][:3]).flip(0), together[1:], atol=1e-3)
+
+
+def test_the_normalization_is_part_of_a_learner_and_its_repr(run_dirs):
+    for chosen in (None, "inductive", "transductive"):
+        learner = metatrain.load(run_dirs["maml"], normalization=chosen)
+        adapted = learner.adapt((images(3), LABELS))
+        assert learner.normalization == adapted.normalization == (chosen or "inductive")
+        for shown in (repr(learner), repr(adapted)):
+            assert "MAML(inner_lr=0.1, inner_steps=3)" in shown
+            assert f"normalization='{chosen or 'inductive'}'" in shown
+            assert len(shown) < 160
+        assert "trained on 3 classes" in repr(learner)
+        assert repr(LABELS) in repr(adapted)
+    with pytest.raises(ValueError, match="no 'none': choose inductive or transductive"):
+        metatrain.load(run_dirs["maml"], normalization="none")
+
+
+def test_a_transductive_learner_warns_of_each_call_with_few_queries(run_dirs):
+    adapted = metatrain.load(run_dirs["protonet"], normalization="transductive").adapt((images(3), LABELS))
+    for few in (1, 2):
+        for call in (adapted.predict, adapted.probabilities):
+            with pytest.warns(UserWarning, match=rf"{few} of at least 3 queries: .* or leave out norm") as told:
+                call(images(few))
+            assert len(told) == 1
+            assert told[0].filename == __file__
+    adapted.predict(images(3))
+    with pytest.warns(UserWarning, match="1 of at least 2 queries"):
+        adapted_to_two = metatrain.load(run_dirs["protonet"], normalization="transductive")
+        adapted_to_two.adapt((images(2), ["a", "b"])).predict(images(1))
+
+
+OWN = """
+import torch
+from torch import nn
+from metatrain.algorithms import ProtoNet
+from metatrain.models import TaskNorm
+
+
+class Net(nn.Module):
+    def __init__(self, late=False, norm=False):
+        super().__init__()
+        self.linear, self.late = nn.Linear(784, 8), late
+        self.gate = nn.Parameter(torch.zeros(()))  # at first, no example moves another
+        self.norm = TaskNorm(8) if norm else nn.Identity()
+
+    def forward(self, x):
+        h = self.linear(x.flatten(1))
+        return self.norm(h - self.gate * h.mean(0) if self.late else h)
+
+
+class Centred(ProtoNet):
+    def predict(self, model, params, adapted, x, context):
+        logits = super().predict(model, params, adapted, x, context)
+        return logits - logits.mean(0)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Train with one's own module or algorithm and return the run."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def trained(*settings: str) -> Path:
+        changed = [setting.replace("own:", f"{name}:") for setting in settings]
+        return train(tiny(f"runs.root={tmp_path}", "outer.lr=0.1", *SHORT, *changed))
+
+    yield trained
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (("algorithm={name: protonet}", "model={name: 'own:Net', arguments: {late: true}}"), "forward of Net"),
+        (("algorithm={name: 'own:Centred'}",), "in Centred"),
+    ],
+)
+def test_code_of_ones_own_by_which_queries_influence_each_other_is_found_at_the_trained_parameters(
+    own, settings, where
+):
+    found = own(*settings)
+    with pytest.warns(UserWarning, match=rf"this learner is transductive.*{where}.*mixed classes together") as told:
+        learner = metatrain.load(found)
+    assert told[0].filename == __file__
+    assert learner.normalization == "transductive"
+    with pytest.warns(UserWarning, match="predict 3 or more of mixed classes together$"):
+        learner.adapt((images(3), LABELS)).predict(images(1))
+    with pytest.raises(ValueError, match=rf"{where}.*cannot be inductive: set normalization to transductive"):
+        metatrain.load(found, normalization="inductive")
+    assert metatrain.load(found, normalization="transductive").normalization == "transductive"
+
+
+def test_a_module_of_ones_own_is_inductive_with_task_norm_and_without_statistics(own):
+    protonet = "algorithm={name: protonet}"
+    normalized = metatrain.load(own(protonet, "model={name: 'own:Net', arguments: {norm: true}}"))
+    plain = metatrain.load(own(protonet, "model={name: 'own:Net'}"))
+    assert (normalized.normalization, plain.normalization) == ("inductive", "none")
+    for learner in (normalized, plain):
+        adapted = learner.adapt((images(3), LABELS))
+        alone = torch.cat([adapted.probabilities(images(4)[i : i + 1]) for i in range(4)])
+        assert torch.allclose(alone, adapted.probabilities(images(4)), atol=1e-5)
 
 
 def test_fewer_classes_than_trained_on(learner):
@@ -177,7 +296,7 @@ def test_adapting_again_begins_anew(learner):
         (images(2), LABELS, r"^support: 2 examples and 3 labels"),
         (images(3)[:, :20], LABELS, r"^x: .*\(20, 28\).*trained on \(1, 28, 28\): reshape or resize"),
         (np.zeros((3, 3, 28, 28)), LABELS, r"^x: .*\(3, 28, 28\).*trained on \(1, 28, 28\)"),
-        (images(1)[0], LABELS[:1], r"^x: .*\(28,\).*trained on"),
+        (images(1)[0], LABELS[:1], r"^x: one example of shape \(28, 28\), .*trained on .*: use x\[None\]"),
         (np.float64(3.0), LABELS[:1], r"^x: .*trained on"),
         (images(3)[:0], [], r"^x: holds no examples: use one"),
         ([images(1)[0], images(1)[0][:20]], LABELS[:2], r"^x: no array of numbers .* use examples of shape"),
@@ -191,7 +310,7 @@ def test_a_support_set_that_makes_no_sense_is_one_line(learner, x, y, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("x", [images(2)[:, :20], np.zeros((2, 3, 28, 28)), images(1)[0]])
+@pytest.mark.parametrize("x", [images(2)[:, :20], np.zeros((2, 3, 28, 28))])
 def test_queries_of_another_shape_are_refused(learner, x):
     with pytest.raises(ValueError, match=r"^x: .*trained on \(1, 28, 28\): reshape or resize"):
         learner.adapt((images(3), LABELS)).predict(x)
@@ -260,3 +379,82 @@ def test_images_are_scaled_as_the_run_had_them_and_bytes_are_bytes(tmp_path):
     assert torch.allclose(learner.adapt((shown[0], y)).probabilities(shown[1]), expected, atol=1e-5)
     as_bytes = [(images * 255).round().to(torch.uint8).numpy() for images in shown]
     assert torch.allclose(learner.adapt((as_bytes[0], y)).probabilities(as_bytes[1]), expected, atol=1e-5)
+
+
+class WithItself(nn.Module):
+    """A copy of it would call the original."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 8)
+        self.embed = lambda x: self.linear(x.flatten(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embed(x)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [Conv4(width=8, downsample="stride"), custom(WithItself)],
+    ids=["conv4", "own"],
+)
+def test_threads_that_share_a_learner_get_what_one_thread_gets(architecture):
+    spec, algorithm = classification_spec(ways=5, size=28, channels=1), MAML(0.4, 2)
+    model = build_model(architecture, spec, seed=0)
+    learner = Learner(algorithm, model, algorithm.init(model, spec, 0))
+    tasks = Strokes().distribution("test", EpisodeShape(5, 1, 3), 0).episodes(range(8))
+    settings = [learner, replace(learner, model=model.with_normalization("inductive"))]
+
+    def answer(number: int) -> torch.Tensor:
+        support, query = (type(part)(*(leaf[number % 8] for leaf in part)) for part in tasks)
+        return settings[number // 8 % 2].adapt((support.x, support.y)).probabilities(query.x)
+
+    serial = [answer(number) for number in range(16)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(answer, list(range(16)) * 4))
+    worst = max(float((one - serial[number % 16]).abs().max()) for number, one in enumerate(found))
+    assert worst < 1e-5
+
+
+def test_threads_that_share_an_adapted_learner_or_load_the_same_run(run_dirs):
+    def answer(number: int) -> torch.Tensor:
+        return metatrain.load(run_dirs["maml"]).adapt((images(3), LABELS)).probabilities(images(5, number % 4))
+
+    state = torch.random.get_rng_state()
+    with ThreadPoolExecutor(8) as threads:
+        loaded = list(threads.map(answer, range(16)))
+    assert torch.equal(torch.random.get_rng_state(), state), "the generator is as it was"
+    adapted = metatrain.load(run_dirs["maml"]).adapt((images(3), LABELS))
+    expected = [adapted.probabilities(images(5, seed)) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        shared = list(threads.map(adapted.probabilities, [images(5, number % 4) for number in range(64)]))
+    for number, one in [*enumerate(loaded), *enumerate(shared)]:
+        assert torch.allclose(one, expected[number % 4], atol=1e-5)
+
+
+def test_models_built_in_threads_begin_from_their_own_seeds_whatever_others_draw():
+    spec, stop = classification_spec(ways=5, size=28, channels=1), threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            torch.rand(2)
+
+    expected = [build_model(MLP(width=8), spec, seed).initial() for seed in range(4)]
+    drawing = threading.Thread(target=draw)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda seed: build_model(MLP(width=8), spec, seed).initial(), list(range(4)) * 6))
+        drawing.start()
+        try:
+            list(threads.map(lambda seed: build_model(MLP(width=8), spec, seed), range(24)))  # none is refused
+        finally:
+            stop.set()
+            drawing.join()
+    for number, params in enumerate(found):
+        assert all(torch.equal(value, expected[number % 4][name]) for name, value in params.items())
+
+
+def test_a_learner_that_has_answered_can_still_be_sent_to_another_process(learner):
+    adapted = learner.adapt((images(3), LABELS))
+    sent = pickle.loads(pickle.dumps((learner, adapted)))
+    assert torch.equal(sent[1].probabilities(images(3)), adapted.probabilities(images(3)))
+    assert torch.equal(sent[0].adapt((images(3), LABELS)).probabilities(X), adapted.probabilities(X))
