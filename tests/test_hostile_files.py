@@ -1,8 +1,14 @@
 """Files that strangers hand over: names and links that lead elsewhere, documents that grow without bounds."""
 
+import codecs
 import hashlib
 import json
 import os
+import pickle
+import resource
+import struct
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +17,11 @@ from metatrain import runs
 from metatrain.runs import checkpoints
 from metatrain.runs.head import parse_head
 from metatrain.tracking.jsonl import JsonlRecorder
+from metatrain.yaml_config import apply_overrides, load_yaml, parse_yaml
 from tasks.io.atomic import atomic_write
 from tasks.io.names import check_name, resolve_within
+from tasks.io.safe_pickle import load_arrays
+from tasks.store.archive import Archive, open_archive
 from tune.history.journal import Journal
 
 OUTSIDE = [
@@ -188,6 +197,103 @@ def test_lines_are_cut_back_beside_a_link_with_the_name_of_the_former_temporary_
     recorder.close("finished")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def memo(count: int) -> bytes:
+    return b"\x80\x02}r" + struct.pack("<I", count) + b"."
+
+
+class Made:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+TEXT = "x" * 2_000_000
+MANY = list(range(100_000))
+PICKLES = {
+    "set of a range": pickle.dumps(Made(set, range(10**12))),
+    "list of a range": pickle.dumps({"a": Made(list, range(10**12))}),
+    "many lists of one": pickle.dumps([Made(list, MANY) for _ in range(2000)]),
+    "many conversions of one text": pickle.dumps([Made(codecs.encode, TEXT, "latin1") for _ in range(1000)]),
+    "number of an object": memo(2**31),
+    "announced bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**36) + b"x.",
+    "announced frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"x.",
+    "endless number": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.pkl").write_bytes(PICKLES[name])
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(ValueError, match=r"x\.pkl is not a complete pickle of arrays \(.*\): replace it") as refusal:
+        load_arrays(tmp_path / "x.pkl")
+    assert str(refusal.value).isprintable()
+    assert time.monotonic() - began < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def nested(levels: int, width: int) -> str:
+    lines = ["a0: &a0 [x, x, x]"]
+    lines += [f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * width)}]" for at in range(1, levels)]
+    return "\n".join(lines)
+
+
+MERGED = "\n".join(
+    ["m0: &m0 {a: 1}", *(f"m{at}: &m{at} {{<<: [{', '.join([f'*m{at - 1}'] * 9)}]}}" for at in range(1, 10))]
+)
+YAML = {
+    "aliases": (nested(9, 9), "holds more than"),
+    "aliases of merged keys": (MERGED, "holds more than"),
+    "itself": ("a: &a [*a]", "holds itself"),
+    "depth": ("[" * 100_000, "nests more than"),
+    "depth of sections": ("{a: " * 10_000, "nests more than"),
+    "depth by lines": ("".join(f"{'  ' * at}a:\n" for at in range(60)), "nests more than"),
+    "many values": ("x: [" + "1," * 100_000 + "]", "holds more than"),
+    "size": ("x" * 3_000_000, "longer than"),
+    "digits": ("x: " + "1" * 200_000, "a number of 200000 characters"),
+    "digits of a date": ("x: 1" + ":1" * 300 + ".0", "a number of"),
+    "a tag": ("x: !!timestamp z", "is not read"),
+    "a tag of Python's": ("x: !!python/object/apply:os.system [a]", "is not read"),
+    "a key": ("1: 2", "the key '1' is no text"),
+    "half a letter": ('x: "\\ud800"', "surrogates not allowed"),
+    "a list for a section": ("x: !!map [1]", "not a section"),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml_is_bounded(tmp_path: Path, name: str) -> None:
+    text, reason = YAML[name]
+    began = time.monotonic()
+    for read in (lambda: parse_yaml(text, "x.yaml"), lambda: apply_overrides({}, [f"x={text}"])):
+        with pytest.raises(ValueError, match=reason) as refusal:
+            read()
+        assert str(refusal.value).isprintable() and len(str(refusal.value)) < 250
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        load_yaml(tmp_path / "x.yaml", "a configuration")
+    assert time.monotonic() - began < 3
+
+
+def test_a_device_is_not_read_as_yaml() -> None:
+    with pytest.raises(ValueError, match="/dev/zero: is a device or a pipe"):
+        load_yaml(Path("/dev/zero"), "a configuration")
+
+
+def test_a_zip_of_zeros_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    at = content.index(b"PK\1\2")
+    content[at + 24 : at + 28] = struct.pack("<I", 2**31)  # its size, in the directory at the end
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png would unpack to 2\.15 GB"), open_archive(Archive(tmp_path / "a.zip")):
+        pass
 
 
 def test_a_pipe_in_place_of_a_file_does_not_wait_for_ever(home: runs.Run) -> None:
