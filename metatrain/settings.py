@@ -9,6 +9,7 @@ from typing import Literal
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.models import Architecture
+from metatrain.redact import require_no_login
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
 from tasks.io.home import PathText
 from tasks.types import EpisodeShape, TaskSource
@@ -233,9 +234,9 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         require_positive("tracking", every=self.every)
         require(self.experiment.strip() != "", "tracking.experiment: is empty: set a name, such as metatrain")
-        login = re.match(r"(https?)?[^/]*://[^/@]*:[^/@]*@", self.uri or "")
-        instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if login and login[1] else _OWN_PLACE
-        require(login is None, f"tracking.uri: has a password, which every run would keep: remove it, and {instead}")
+        at_server = (self.uri or "").lower().startswith(("http://", "https://"))
+        instead = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if at_server else _OWN_PLACE
+        require_no_login("tracking.uri", self.uri or "", instead)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metatrain.redact import mask
 from metatrain.runs.signature import is_own
 from metatrain.yaml_config import load_yaml
 
@@ -141,4 +142,5 @@ def _texts(tree: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: str) -> str:
-    return value if len(value) <= 100 else f"{value[:100]}…"
+    shown = mask(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}…"

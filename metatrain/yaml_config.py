@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from metatrain.redact import mask
 from tasks.io.files import read_document_text
 from tasks.io.home import home_path
 
@@ -174,8 +175,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def shorten(value: Any) -> str:
-    """Return the repr of a value, cut to fit a line."""
-    text = repr(value)
+    """Return the repr of a value, cut to fit a line, without passwords in it."""
+    text = mask(repr(value))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 

@@ -54,6 +54,7 @@ def a_person(head: RayHead, room: Path) -> Iterator[Person]:
     (folder / "profiles.yaml").write_text(yaml.safe_dump({"default": "lab", "profiles": {"lab": profile}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_TOKEN", head.token)
+        patch.setenv("METATRAIN_PROFILES", "profiles.yaml")  # who names the file has chosen its addresses
         patch.setenv("HOME", str(room))  # where no token lies
         for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from metatrain.no_redirect import UNREDIRECTED
+from metatrain.redact import mask
 from metatrain.validation import require
 
 _TIMEOUT_S = 15.0
@@ -47,12 +48,13 @@ class Dashboard:
         try:
             parts = urllib.parse.urlsplit(self.address)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+            valid = valid and parts.username is None and not parts.query  # no login: requests have the token
         except ValueError:
             valid = False
         require(
             valid,
-            f"--address: '{address}' is not http://HOST:PORT of a Ray dashboard, whose port is 8265 by default: use "
-            "that, or set it in a profile",
+            f"--address: '{mask(address)}' is not http://HOST:PORT of a Ray dashboard, whose port is 8265 by default: "
+            "use that, or set it in a profile",
         )
 
     def get(self, path: str) -> Any:
@@ -97,7 +99,7 @@ class Dashboard:
                 "~/.ray/auth_token or RAY_AUTH_TOKEN, or set token_file in a profile"
             )
         if code in (301, 302, 303, 307, 308):
-            target = error.headers.get("Location", "elsewhere")
+            target = mask(error.headers.get("Location", "elsewhere"))
             return ValueError(f"{self.address} redirects to {target}: if you trust that, use it as the address")
         if code == 404:
             return NotFound(self.not_ray())

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
+from metatrain.redact import mask
 from metatrain.signals import exit_on_signals
 from tasks.io.home import expand_home
 
@@ -261,11 +262,11 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except (RunFailed, RunLost, WorkersLost, TaskFailed) as error:
-        print(f"metatrain: {error}", file=sys.stderr)
+        print(f"metatrain: {mask(str(error))}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
-        print(f"metatrain: {error}", file=sys.stderr)
+        print(f"metatrain: {mask(str(error))}", file=sys.stderr)
         sys.exit(2)

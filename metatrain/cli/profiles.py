@@ -9,7 +9,11 @@
         env: {AWS_ENDPOINT_URL: http://store.lab:8333, MLFLOW_TRACKING_PASSWORD: "${MLFLOW_TRACKING_PASSWORD}"}
 
 `settings` come before those of the command line, which win; `env` is the job's environment. ${NAME} is replaced by the
-variable of whoever submits, so that the file need not contain secrets.
+variable of whoever submits, so that the file need not contain secrets; an address holds none.
+
+A file that a user names (--profiles, METATRAIN_PROFILES) or keeps in ~/.config/metatrain decides where tokens go. One
+that merely lies in the current folder may be anybody's: its profiles are used when they are named, by --profile or by
+their address.
 """
 
 import os
@@ -23,6 +27,7 @@ from typing import Any
 
 from cluster.jobs.dashboard import Token, normalize_address
 from metatrain.config.load import read_settings
+from metatrain.redact import is_secret
 from metatrain.validation import require, require_positive
 from metatrain.yaml_config import dump_inline, load_yaml, parse_yaml
 from tasks.io.home import PathText, home_path
@@ -32,9 +37,6 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"
 FILE = "profiles.yaml"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|KEY", re.IGNORECASE)
-"""Names of variables whose values are secrets, unless they end as _PATH_NAME does."""
-_PATH_NAME = re.compile(r"(FILE|PATH)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Profile:
 
     def __post_init__(self) -> None:
         require_positive("", stop_wait=self.stop_wait)
+        unsent = "holds a variable, whose value would be sent to whoever answers there: write the address out"
+        require(not _VARIABLE.search(self.address or ""), f"address: {self.address}: {unsent}")
         require(self.token is None or self.token_file is None, "token: stands beside token_file: remove one of them")
 
     def expand_env(self) -> dict[str, str]:
@@ -80,30 +84,47 @@ class _ProfilesFile:
 
 
 def read_profile(name: str | None, file: Path | None, address: str | None = None) -> Profile:
-    """Return the profile of that name, else the file's default one; an empty one without a file and name.
+    """Return the profile of that name, else a default one that the user has chosen; an empty one without any.
 
     address: the one of the command line. A default profile is for its own address only: for another one it is skipped,
     with a line that says so, as its token must not be sent there. ValueError: no such file or profile, or a wrong one.
     """
-    path = file or _find_file()
-    if path is None:
-        require(
-            name is None, f"--profile: there is no file of profiles: write {FILE}, here or in {_user_file().parent}"
-        )
-        return Profile()
-    listed = _read(path)
-    chosen = name or listed.default or (next(iter(listed.profiles)) if len(listed.profiles) == 1 else None)
-    if chosen is None:
-        return Profile()
-    if chosen not in listed.profiles:
-        names = ", ".join(listed.profiles) or "none, so add it"
-        guess = suggest_name(chosen, listed.profiles)
-        raise ValueError(f"--profile: {path} has no profile '{chosen}'{guess}: use one that it has ({names})")
-    if name is None and (reason := _reason_to_skip(listed.profiles[chosen], address)):
-        skipped = f"profile '{chosen}' of {path} is set aside: {reason}; use --profile {chosen} to have it all the same"
-        print(f"metatrain: {skipped}", file=sys.stderr)
-        return Profile()
-    return _expand_profile(listed.profiles[chosen], f"{path}, profile '{chosen}'")
+    named = file or _named_file()
+    found = [path for path in (_user_file(), Path(FILE)) if path.is_file()] if named is None else [named]
+    if name is not None:
+        return _find_profile(name, found)
+    skipped = []
+    for path in found:
+        listed = _read(path)
+        default = listed.default or (next(iter(listed.profiles)) if len(listed.profiles) == 1 else None)
+        if default is None:
+            continue
+        if default not in listed.profiles:
+            return _find_profile(default, [path])
+        profile = listed.profiles[default]
+        of_folder = named is None and path == Path(FILE)
+        reason = _reason_to_skip(profile, address) or (_reason_to_ask(profile, address) if of_folder else None)
+        if reason is None:
+            return _expand_profile(profile, f"{path}, profile '{default}'")
+        skipped.append((of_folder, f"profile '{default}' of {path} is set aside: {reason}; use --profile {default}"))
+    chosen = address or os.environ.get(RAY_ADDRESS)
+    for of_folder, line in skipped:
+        require(not of_folder or chosen is not None, f"{line}, or --address")
+        print(f"metatrain: {line} to have it all the same", file=sys.stderr)
+    return Profile()
+
+
+def _find_profile(name: str, files: list[Path]) -> Profile:
+    """Return the profile of that name in the first file that has it. ValueError: none has."""
+    require(bool(files), f"--profile: there is no file of profiles: write {FILE}, here or in {_user_file().parent}")
+    listed = {path: _read(path).profiles for path in files}
+    for path, profiles in listed.items():
+        if name in profiles:
+            return _expand_profile(profiles[name], f"{path}, profile '{name}'")
+    known = [one for profiles in listed.values() for one in profiles]
+    guess, names = suggest_name(name, known), ", ".join(known) or "none, so add it"
+    where = " and ".join(map(str, files))
+    raise ValueError(f"--profile: {where} has no profile '{name}'{guess}: use one that it has ({names})")
 
 
 def resolve_address(chosen: Profile, address: str | None) -> str:
@@ -113,11 +134,12 @@ def resolve_address(chosen: Profile, address: str | None) -> str:
 
 def list_secret_files(file: Path | None) -> list[Path]:
     """Return the files of profiles and tokens that any profile may read here, and that no job is sent."""
-    path = file or _find_file()
-    profiles = _read(path).profiles.values() if path is not None else ()
+    named = file or _named_file()
+    files = [named] if named else [path for path in (Path(FILE), _user_file()) if path.is_file()]
+    profiles = [profile for path in files for profile in _read(path).profiles.values()]
     tokens = [os.path.expandvars(one.token_file) for one in profiles if one.token_file is not None]
     places = [*tokens, *filter(None, map(os.environ.get, ("RAY_AUTH_TOKEN_PATH", "METATRAIN_PROFILES")))]
-    return [home_path(one).absolute() for one in (*([path] if path else []), *places)]
+    return [home_path(str(one)).absolute() for one in (*files, *places, "~/.ray/auth_token")]
 
 
 def find_token(chosen: Profile) -> Token | None:
@@ -135,16 +157,23 @@ def find_token(chosen: Profile) -> Token | None:
 
 def _reason_to_skip(default: Profile, address: str | None) -> str | None:
     """Say why a default profile is not for `address`; None if it may be used."""
-    try:
-        own = _expand(default.address or "", "address")
-    except ValueError as error:
-        return f"its {error}, and {address} is named" if address else None  # without an address the error is raised
-    if own:
-        differs = address and normalize_address(address).lower() != normalize_address(own).lower()
-        return f"it is for {own}, and {address} is named" if differs else None
+    if default.address:
+        differs = address and not _same_address(default.address, address)
+        return f"it is for {default.address}, and {address} is named" if differs else None
     named = address or os.environ.get(RAY_ADDRESS)
     has_token = default.token is not None or default.token_file is not None
     return f"it has a token but no address, and {named} is named" if named and has_token else None
+
+
+def _reason_to_ask(default: Profile, address: str | None) -> str | None:
+    """Say why the default profile of the current folder's file is not used unasked; None if its address is named."""
+    if default.address and address and _same_address(default.address, address):
+        return None
+    return f"it is of the current folder, whose file may be anybody's, and for {default.address or 'any address'}"
+
+
+def _same_address(one: str, other: str) -> bool:
+    return normalize_address(one).lower() == normalize_address(other).lower()
 
 
 def _read_token(path: Path, required: bool) -> Token | None:
@@ -158,10 +187,9 @@ def _read_token(path: Path, required: bool) -> Token | None:
     return Token(text, str(path)) if text else None
 
 
-def _find_file() -> Path | None:
-    if path := os.environ.get("METATRAIN_PROFILES"):
-        return home_path(path)
-    return next((path for path in (Path(FILE), _user_file()) if path.is_file()), None)
+def _named_file() -> Path | None:
+    path = os.environ.get("METATRAIN_PROFILES")
+    return home_path(path) if path else None
 
 
 def _user_file() -> Path:
@@ -182,8 +210,7 @@ def _read(path: Path) -> _ProfilesFile:
 
 def _list_secrets(one: Profile) -> list[str]:
     """Return the keys of a profile whose values are secrets, and not ${NAME}."""
-    names = [name for name in one.env if _SECRET_NAME.search(name) and not _PATH_NAME.search(name)]
-    texts = {"token": one.token, **{f"env.{name}": one.env[name] for name in names}}
+    texts = {"token": one.token} | {f"env.{name}": text for name, text in one.env.items() if is_secret(name, text)}
     return [key for key, text in texts.items() if text and not _VARIABLE.fullmatch(text)]
 
 

@@ -13,6 +13,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES, Custom
+from metatrain.redact import require_no_logins
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
@@ -41,6 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = F
 def read_config(raw: Mapping[str, Any]) -> Config:
     """Build the Config that a plain mapping describes. ValueError: the field, what is wrong, the remedy."""
     raw = _without_retired(raw)
+    require_no_logins({key: value for key, value in raw.items() if key != "tracking"})  # which says more of its own
     _refuse_unknown(raw, SECTIONS, "")
     missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
     if missing:

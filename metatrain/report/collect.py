@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metatrain.redact import mask
 from metatrain.report.series import Series, read_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
@@ -134,7 +135,7 @@ def read_text(path: Path, instead: str = "train a new run") -> str:
     ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
     """
     try:
-        return re.sub(r"(?<=://)[^/@\s\"']+@", "", path.read_text(encoding="utf-8"))
+        return mask(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}): restore that file or {instead}") from error
 

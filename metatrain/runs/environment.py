@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from metatrain.redact import mask
+
 JOB_ID = "METATRAIN_JOB_ID"
 """In the environment of a job on a cluster: its id, by which its runs are found."""
 JOB_USER = "METATRAIN_USER"
@@ -35,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "count": os.cpu_count()},
         "versions": _versions(),
         "git": _git(),
-        "command": list(sys.argv),
+        "command": [mask(word) for word in sys.argv],
         "job": os.environ.get(JOB_ID),
     }
 

@@ -5,7 +5,6 @@ MLflow's own first call retries for minutes, and importing it takes seconds: thi
 
 import base64
 import os
-import re
 import ssl
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from metatrain.no_redirect import UNREDIRECTED
+from metatrain.redact import mask
 from tasks.io.home import expand_home
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -32,12 +32,14 @@ def resolve_uri(uri: str) -> str:
     """
     scheme, separator, rest = expand_home(uri).partition(":")
     if not separator or scheme == "file":
-        raise ValueError(f"tracking.uri={uri} names a folder, which MLflow no longer writes: use sqlite:///mlflow.db")
+        raise ValueError(
+            f"tracking.uri={mask(uri)} names a folder, which MLflow no longer writes: use sqlite:///mlflow.db"
+        )
     if scheme != "sqlite":
         return uri
     path = rest.removeprefix("///")
     if path == rest or path in ("", ":memory:"):
-        raise ValueError(f"tracking.uri={uri} names no file: use sqlite:///mlflow.db")
+        raise ValueError(f"tracking.uri={mask(uri)} names no file: use sqlite:///mlflow.db")
     return f"sqlite:///{Path(path).absolute()}"
 
 
@@ -51,7 +53,7 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
     if not uri.startswith(("http://", "https://")):
         _check_database(uri)
         return
-    address = without_login(uri).rstrip("/") + "/health"
+    address = mask(uri).rstrip("/") + "/health"
     try:
         urllib.request.urlopen(address, timeout=seconds).close()
     except urllib.error.HTTPError as error:
@@ -75,7 +77,7 @@ def _check_login(uri: str, seconds: float) -> None:
         any(map(os.environ.get, OTHER_LOGINS)) or Path("~/.mlflow/credentials").expanduser().exists()
     ):
         return
-    address = without_login(uri).rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"
+    address = mask(uri).rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"
     request = urllib.request.Request(address, headers={"Authorization": login} if login else {})
     try:
         UNREDIRECTED.open(request, timeout=seconds).close()
@@ -85,7 +87,7 @@ def _check_login(uri: str, seconds: float) -> None:
         if error.code in (401, 403):
             what = f"does not accept the login of '{name or 'a token'}'" if login else "wants a login"
             raise ValueError(
-                f"tracking.uri: the MLflow server at {without_login(uri)} {what} ({error.code}: {reason}): set "
+                f"tracking.uri: the MLflow server at {mask(uri)} {what} ({error.code}: {reason}): set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from None
     except OSError:
@@ -111,15 +113,10 @@ def _check_database(uri: str) -> None:
 
 def _refuse(uri: str, what: str) -> NoReturn:
     raise TrackingError(
-        f"the MLflow server at {without_login(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say"
+        f"the MLflow server at {mask(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say"
     ) from None
 
 
 def database_of(uri: str) -> Path | None:
     """Return the file of an SQLite uri, None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def without_login(uri: str) -> str:
-    """Return the uri without user and password, for messages."""
-    return re.sub(r"//[^/@]*@", "//", uri)

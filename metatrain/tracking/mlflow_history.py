@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve_uri, without_login
+from metatrain.redact import mask
+from metatrain.tracking.mlflow_connection import TrackingError, preflight, resolve_uri
 from metatrain.tracking.mlflow_recorder import RUN_ID_TAG, one_line_errors, open_client
 from tasks.plugins import suggest_name
 
@@ -59,7 +60,7 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     known = [experiment.name for experiment in client.search_experiments()]
     hint = suggest_name(name, known)
     there = f"choose among {', '.join(known)}" if known else "record some runs first"
-    raise ValueError(f"search.warm_start: no experiment '{name}' in {without_login(uri)}{hint}: {there}")
+    raise ValueError(f"search.warm_start: no experiment '{name}' in {mask(uri)}{hint}: {there}")
 
 
 def _runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":

@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metatrain.redact import mask
 from metatrain.tracking.jsonl import new_points
-from metatrain.tracking.mlflow_connection import TrackingError, database_of, preflight, resolve_uri, without_login
+from metatrain.tracking.mlflow_connection import TrackingError, database_of, preflight, resolve_uri
 from metatrain.types import RunStatus
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def one_line_errors(uri: str, then: str = "then go on with `metatrain train --re
         yield
     except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
-        raise TrackingError(f"MLflow at {without_login(uri)} failed ({reason}): fix it, {then}") from error
+        raise TrackingError(f"MLflow at {mask(uri)} failed ({reason}): fix it, {then}") from error
 
 
 def open_client(uri: str) -> "MlflowClient":
