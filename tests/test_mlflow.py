@@ -1,6 +1,7 @@
 import http.server
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,9 +47,23 @@ def steps(uri: str, key: str) -> list[int]:
     return [metric.step for metric in MlflowClient(uri).get_metric_history(the_run(uri).info.run_id, key)]
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables without a run: making them takes seconds."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def new_uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_database: Path, tmp_path: Path, new_uri: str) -> str:
+    shutil.copy(empty_database, tmp_path)
+    return new_uri
 
 
 def test_a_run_is_recorded_whole(tmp_path: Path, uri: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -217,31 +232,31 @@ print(killed)
 
 
 @pytest.mark.slow
-def test_killed_at_random_instants_there_is_one_run_with_each_point_once(uri: str) -> None:
-    arguments = [sys.executable, "-c", KILLED_AT_RANDOM, uri, "6"]
+def test_killed_at_random_instants_there_is_one_run_with_each_point_once(new_uri: str) -> None:
+    arguments = [sys.executable, "-c", KILLED_AT_RANDOM, new_uri, "6"]
     environment = {**os.environ, **mlflow_recorder.QUIET}
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment, check=True)
     assert done.stdout == "6\n", "each child was alive when it was killed"
     for key in ("a", "b"):
-        assert steps(uri, key) == list(range(1, len(steps(uri, key)) + 1)) and len(steps(uri, key)) >= 500
-    assert steps(uri, "c") == list(range(10, max(steps(uri, "c")) + 1, 10))
-    assert the_run(uri).data.params == {f"p{number}": str(number) for number in range(120)}
-    assert the_run(uri).info.status == "FINISHED"
+        assert steps(new_uri, key) == list(range(1, len(steps(new_uri, key)) + 1)) and len(steps(new_uri, key)) >= 500
+    assert steps(new_uri, "c") == list(range(10, max(steps(new_uri, "c")) + 1, 10))
+    assert the_run(new_uri).data.params == {f"p{number}": str(number) for number in range(120)}
+    assert the_run(new_uri).info.status == "FINISHED"
 
 
-def test_a_database_whose_making_was_cut_short_is_not_there(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_whose_making_was_cut_short_is_not_there(new_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*_: Any, **__: Any) -> None:
         raise KilledError
 
     with monkeypatch.context() as killed:
         killed.setattr(MlflowClient, "search_experiments", dies)
         with pytest.raises(KilledError):
-            recorder(uri).start(0, 1)
-    assert not Path(uri.removeprefix("sqlite:///")).exists()
-    shown = recorder(uri)
+            recorder(new_uri).start(0, 1)
+    assert not Path(new_uri.removeprefix("sqlite:///")).exists()
+    shown = recorder(new_uri)
     shown.start(0, 1)
     shown.close("finished")
-    assert the_run(uri).info.status == "FINISHED"
+    assert the_run(new_uri).info.status == "FINISHED"
 
 
 def test_a_relative_database_stays_where_it_was_when_the_folder_changes(
@@ -276,8 +291,8 @@ def test_an_experiment_that_was_deleted_is_named(uri: str) -> None:
         recorder(uri).start(0, 1)
 
 
-def test_a_recorder_that_never_started_closes_quietly(uri: str, tmp_path: Path) -> None:
-    recorder(uri).close("failed")
+def test_a_recorder_that_never_started_closes_quietly(new_uri: str, tmp_path: Path) -> None:
+    recorder(new_uri).close("failed")
     assert list(tmp_path.iterdir()) == []
 
 
