@@ -48,16 +48,41 @@ def test_sources_are_sent_and_what_runs_leave_is_not(project: Path) -> None:
     ]
 
 
+SECRETS = (
+    *("auth_token", "mine/auth_token", ".env", ".env.local", ".envrc", "mine/head.pem", "profiles.yaml", "server.KEY"),
+    *(".ssh/id_ed25519", ".ssh/config", "mine/.aws/credentials", ".aws/config", ".kube/config", ".netrc", ".pgpass"),
+    *("id_rsa", "id_ed25519.old", ".docker/config.json", ".config/gcloud/credentials.db", ".git-credentials"),
+    *("service-account-lab.json", "mine/client_secret_1.json", ".ray/auth_token", "secrets.yaml", "kubeconfig.yaml"),
+)
+
+
 def test_secrets_stay_here_by_their_usual_names_and_those_that_are_named(project: Path, tmp_path: Path) -> None:
     sent = set(scan_working_dir(project).files)
-    for name in ("auth_token", "mine/auth_token", ".env", ".env.local", "mine/head.pem", "profiles.yaml"):
+    for name in SECRETS:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("secret")
+    (project / "login.txt").write_text("\n-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl…")
+    (project / "robot.json").write_text('{"type": "service_account", "private_key": "x"}')
+    (project / "mine" / "dotenv.txt").symlink_to(project / ".env")
     (project / "team.yaml").write_text("secret")
     (project / "mine" / "token").write_text("secret")
     (project / "mine" / "link.yaml").symlink_to(project / "team.yaml")
     assert scan_working_dir(project).files.keys() - sent == {"team.yaml", "mine/token", "mine/link.yaml"}
     keep = [project / "team.yaml", tmp_path / "project" / "mine" / ".." / "mine" / "token", project / "none"]
-    assert set(scan_working_dir(project, keep).files) == sent
+    found = scan_working_dir(project, keep)
+    assert set(found.files) == sent
+    assert {"team.yaml", "login.txt", "robot.json", "mine/dotenv.txt", ".ssh/", "mine/.aws/"} <= set(found.secrets)
+    assert (found.describe_left_out() or "").startswith(
+        "not sent: secrets may be in .aws/, .config/gcloud/, .docker/, .env, "
+    )
+
+
+def test_names_that_only_look_like_those_of_secrets_are_sent(project: Path) -> None:
+    names = ("keys.py", "id_map.json", "tokens.txt", "credentials.py", "environment.yaml", "secrets.py", ".env.example")
+    for name in names:
+        (project / name).write_text("x")
+    found = scan_working_dir(project)
+    assert set(names) <= set(found.files) and found.describe_left_out() is None
 
 
 def test_the_zip_holds_them_and_depends_on_nothing_else(project: Path, tmp_path: Path) -> None:
@@ -72,15 +97,17 @@ def test_the_zip_holds_them_and_depends_on_nothing_else(project: Path, tmp_path:
         assert archive.testzip() is None
 
 
-def test_a_link_is_sent_as_what_it_leads_to_and_a_dead_one_not(project: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere.py").write_text("y = 2")
-    (project / "linked.py").symlink_to(tmp_path / "elsewhere.py")
+def test_a_link_is_sent_as_what_it_leads_to_within_the_folder_alone(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text("a token of another cluster")
+    (project / "linked.py").symlink_to("mine/net.py")
+    (project / "out.txt").symlink_to(tmp_path / "elsewhere.txt")
     (project / "dead.py").symlink_to(tmp_path / "nowhere.py")
     (project / "loop").symlink_to(project)
-    files = scan_working_dir(project).files
-    assert files["linked.py"] == 5
-    assert not {"dead.py", "loop"} & files.keys()
-    assert not any(name.startswith("loop/") for name in files)
+    found = scan_working_dir(project)
+    assert found.files["linked.py"] == 5
+    assert not {"dead.py", "loop", "out.txt"} & found.files.keys()
+    assert not any(name.startswith("loop/") for name in found.files)
+    assert found.describe_left_out() == "not sent: links lead out of the folder from out.txt"
 
 
 def test_too_large_says_what_makes_it_so(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ def submit_command(
         arguments = _check_command(command, chosen)
         files = scan_working_dir(folder, exclude)
         _require_sent(arguments, files.files)
+        if left_out := files.describe_left_out():
+            print(left_out, file=sys.stderr)
         job_id = _make_id(name or _name_job(arguments))
         ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.current_user()}
         variables = {**ours, **chosen.expand_env(), **dict(map(_parse_variable, env))}
@@ -157,7 +159,8 @@ def _require_sent(arguments: Sequence[str], files: Mapping[str, int]) -> None:
             f"{path}: lies outside the folder that is sent: copy it there, or set --working-dir",
         )
         reasons = (
-            ".gitignore or .rayignore names it, it lies behind a link to a folder, or it is where secrets are kept"
+            ".gitignore or .rayignore names it, it lies behind a link to a folder or out of this one, or it is where "
+            "secrets are kept"
         )
         require(path.as_posix() in files, f"{path}: is not sent, since {reasons}: fix that")
 
