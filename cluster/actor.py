@@ -11,6 +11,7 @@ import numpy as np
 import ray
 import torch
 
+from metatrain.job_secrets import adopt_secrets
 from metatrain.settings import Config
 from metatrain.training.profiling import Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, unflatten
@@ -61,7 +62,9 @@ class ShardActor:
     Ray does not restart it (Ray's default): the driver replaces a lost actor, so that it knows of every retry.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, secrets: Mapping[str, str] | None = None) -> None:
+        """Build the worker. secrets: variables of a job that Ray does not hand over (`metatrain.job_secrets`)."""
+        adopt_secrets(secrets or {})
         self._worker = Worker(config, device_for(config.executor.gpus_per_worker))
         self._layout = layout_of(self._worker.initial())
         self._computing = Lock()

@@ -14,6 +14,7 @@ import grpc
 import ray
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
+from cluster.token_file import protect_token
 from metatrain.errors import WorkersLost
 from metatrain.settings import ExecutorSettings
 from metatrain.validation import require
@@ -81,6 +82,7 @@ def _start(cores: int) -> None:
     """Start a cluster of `cores` logical cores on this machine; workers beyond its real cores share them."""
     # Parameters and gradients of small networks then travel within messages: a step of theirs idles half as long.
     os.environ.setdefault(_INLINE_LIMIT, str(1 << 20))
+    protect_token()
     try:
         _init(
             address="local",  # without it Ray would join a cluster that runs on this machine already

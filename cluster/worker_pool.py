@@ -21,6 +21,7 @@ from cluster.events import Events
 from cluster.nodes import leaving_nodes
 from cluster.ray_errors import ACTOR_DEAD, describe_death, last_line, names_os_error, unwrap_error
 from metatrain.errors import WorkersLost
+from metatrain.job_secrets import held_secrets
 from metatrain.settings import ExecutorSettings
 from metatrain.types import DRIVER_NODE_LEAVING, Shard
 
@@ -245,7 +246,7 @@ class WorkerPool:
             self.say(f"waiting for workers: {few}, {free:g} of the cluster's {total:g} CPUs are free")
 
     def _start(self) -> None:
-        actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config)
+        actor: Any = ray.remote(ShardActor).options(**self.options).remote(self.config, held_secrets())
         self.handles[self._started] = WorkerHandle(self._started, actor, actor.info.remote())
         self._started += 1
 

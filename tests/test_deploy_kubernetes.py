@@ -228,7 +228,7 @@ def test_a_retry_goes_on_with_the_newest_run(store: ObjectStore, tmp_path: Path)
     store.client().put_object(Bucket=d.BUCKET, Key="runs/omniglot-maml/20261121-120000-no-run/x", Body=b"")
     again = resumable(store, tmp_path / "bin", *words)
     newest = f"{root}/20261121-110000-omniglot-maml-5w1s-bbbbbb"
-    assert again.stdout.split() == ["train", "--resume", newest, "--take-over"], again.stderr
+    assert again.stdout.split() == ["train", "--resume", newest, "--take-over", "--trust"], again.stderr
 
 
 def test_a_retry_that_cannot_look_does_not_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,3 +172,30 @@ def processes_of(job: str) -> list[int]:
         with suppress(OSError):
             found += [int(environ.parent.name)] if f"METATRAIN_JOB_ID={job}" in environ.read_text() else []
     return found
+
+
+OF_THE_JOB = """
+import os
+from dataclasses import dataclass
+from tasks.sources.strokes import Strokes
+
+@dataclass(frozen=True)
+class Private(Strokes):
+    def distribution(self, split, shape, seed):
+        assert len(os.environ["DB_PASSWORD"]) == 32 and os.environ["PLAIN"] == "seen"
+        return super().distribution(split, shape, seed)
+"""
+
+
+@pytest.mark.slow
+def test_a_secret_variable_reaches_driver_and_workers_and_no_log_of_ray(person: Person) -> None:
+    secret = os.urandom(16).hex()
+    (person.folder / "private.py").write_text(OF_THE_JOB)
+    variables = ("--env", f"DB_PASSWORD={secret}", "--env", "PLAIN=seen")
+    few = ("outer.steps=2", "executor.name=ray", "executor.workers=1", "tasks.name=private:Private")
+    done = person("submit", "--follow", *variables, "--", "train", "tiny.yaml", *few)
+    assert done.code == 0, done.out + done.err
+    assert secret not in done.out + done.err + person("jobs", "--json").out
+    files = [path for path in Path("/tmp").glob("ray-*/**/*") if path.is_file()]
+    assert any(b"PLAIN" in path.read_bytes() for path in files if "runtime_env" in path.name)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []

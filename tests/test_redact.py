@@ -1,10 +1,16 @@
-"""Secrets in addresses and variables: recognised, refused in settings, masked in messages and records."""
+"""Secrets in addresses, variables and files: recognised, refused in settings, masked, kept from logs and others."""
 
+import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from cluster.token_file import protect_token
+from metatrain import job_secrets
+from metatrain.cli.profiles import Profile
 from metatrain.config.load import read_config
 from metatrain.redact import holds_login, is_secret, mask
 from metatrain.report.collect import read_text
@@ -96,3 +102,40 @@ def test_other_variables_are_none_unless_their_value_is():
     )
     assert [name for name in names if is_secret(name, "x")] == []
     assert is_secret("DATABASE_URL", SECRET[0])
+
+
+def test_secret_variables_of_a_job_go_past_its_runtime_environment(monkeypatch):
+    profile = Profile(env={"MLFLOW_TRACKING_PASSWORD": "p4ss", "WHERE": "${LAB_TOKEN}", "USER_NAME": "${USER}"})
+    assert profile.secret_names() == ["WHERE"]
+    variables = {"MLFLOW_TRACKING_PASSWORD": "p4ss", "WHERE": "p4ss too", "USER_NAME": "ada"}
+    open_ones, secrets = job_secrets.split_secrets(variables, profile.secret_names())
+    assert open_ones == {"USER_NAME": "ada"} and len(secrets) == 2
+    given = {"metadata": {"user": "ada", job_secrets.METADATA: json.dumps(secrets)}, "runtime_env": {}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*secrets, "METATRAIN_SECRETS"):
+            patch.delenv(name, raising=False)
+        patch.setattr(os, "environ", {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(given)})
+        job_secrets.take_secrets()
+        assert os.environ["WHERE"] == "p4ss too" and job_secrets.held_secrets() == secrets
+        assert "p4ss" not in os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"]  # Ray passes it on
+        job_secrets.take_secrets()
+        assert job_secrets.held_secrets() == secrets
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_rays_token_is_not_for_everybody_to_read(tmp_path, monkeypatch, there):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    token = Path(tmp_path / ".ray" / "auth_token")
+    if there:
+        token.parent.mkdir()
+        token.write_text("of Ray")
+        token.chmod(0o644)
+    protect_token()
+    assert token.stat().st_mode & 0o777 == 0o600 and token.parent.stat().st_mode & 0o777 == 0o700
+    assert (token.read_text() == "of Ray") is there and len(token.read_text()) > 5
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    protect_token()
+    assert not (tmp_path / "other").exists()

@@ -5,7 +5,8 @@ A job that is retried after its cluster was lost starts its command again. As
     python resumable.py metatrain train CONFIG runs.root=s3://BUCKET/JOB …
 
 it begins a run the first time and resumes it afterwards. Each job needs a runs.root of its own. The previous driver is
-assumed dead (--take-over), as the operator has deleted its cluster; if it still lives, its next write is refused.
+assumed dead (--take-over), as the operator has deleted its cluster; if it still lives, its next write is refused. The
+run was made on a machine that is gone, so that this one does not know it for its own: runs.root is trusted (--trust).
 """
 
 import os
@@ -37,7 +38,7 @@ def choose_command(words: Sequence[str]) -> list[str]:
     if list(words[:2]) != ["metatrain", "train"] or not roots or not roots[-1].startswith("s3://"):
         raise ValueError("use it with a command: resumable.py metatrain train CONFIG runs.root=s3://BUCKET/JOB …")
     run = newest_run(roots[-1])
-    return list(words) if run is None else ["metatrain", "train", "--resume", run, "--take-over"]
+    return list(words) if run is None else ["metatrain", "train", "--resume", run, "--take-over", "--trust"]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
+from metatrain.job_secrets import take_secrets
 from metatrain.redact import mask
 from metatrain.signals import exit_on_signals
 from tasks.io.home import expand_home
@@ -258,6 +259,7 @@ def list_names() -> None:
 def main() -> None:
     """Run the command line. Exit with 2 where the request is wrong, 1 where the run failed, each with its one line."""
     exit_on_signals()
+    take_secrets()
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     try:
         app(standalone_mode=True)

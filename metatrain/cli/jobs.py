@@ -18,6 +18,7 @@ from cluster.jobs.dashboard import Unavailable
 from metatrain import runs
 from metatrain.cli.profiles import Profile, find_token, read_profile, resolve_address
 from metatrain.errors import RunFailed
+from metatrain.job_secrets import METADATA
 from metatrain.report.collect import read_settings
 from metatrain.runs.locations import is_search, open_run
 from metatrain.tracking.status_line import (
@@ -217,7 +218,8 @@ def _raise_failed_start(job: JobDetails, log: str | None) -> None:
 
 def _job_as_dict(job: JobDetails) -> dict[str, Any]:
     ended = {"exit_code": job.code if job.ended else None}
-    return {**job.metadata, "id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended}
+    known = {key: text for key, text in job.metadata.items() if key != METADATA}
+    return {**known, "id": job.id, "status": job.status, "started": job.started, "ended": job.ended, **ended}
 
 
 def _format_status(job: JobDetails) -> str:

@@ -65,6 +65,10 @@ class Profile:
         """Return `env` with ${NAME} replaced. ValueError: a variable is not set."""
         return {name: _expand(text, f"the profile's env.{name}") for name, text in self.env.items()}
 
+    def secret_names(self) -> list[str]:
+        """Return the names of `env` that take their values from variables whose names say that they are secret."""
+        return [name for name, text in self.env.items() if any(is_secret(one, "") for one in _VARIABLE.findall(text))]
+
     def overrides(self) -> list[str]:
         """Return `settings` as key=value, from `runs.root: …` or `runs: {root: …}`.
 

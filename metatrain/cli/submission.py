@@ -1,5 +1,6 @@
 """Command `submit`: send a folder and a command to a remote cluster, after checking what can be checked here."""
 
+import json
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ from metatrain import runs
 from metatrain.cli.jobs import connect_to_jobs, follow_log
 from metatrain.cli.profiles import Profile, list_secret_files
 from metatrain.config.load import load_config
+from metatrain.job_secrets import METADATA, split_secrets
+from metatrain.redact import require_no_logins
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import load_yaml
@@ -54,6 +57,7 @@ def submit_command(
         job_id = _make_id(name or _name_job(arguments))
         ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.current_user()}
         variables = {**ours, **chosen.expand_env(), **dict(map(_parse_variable, env))}
+        variables, secret = split_secrets(variables, chosen.secret_names())
         with tempfile.TemporaryDirectory(prefix="metatrain-") as scratch:
             archive = files.write_zip(Path(scratch) / "working_dir.zip")
             python = chosen.python or client.interpreter()
@@ -63,7 +67,7 @@ def submit_command(
                 "command": shlex.join(command),
                 "python": python,
                 "stop_wait": str(chosen.stop_wait),
-            }
+            } | ({METADATA: json.dumps(secret)} if secret else {})
             client.submit(job_id, [python, "-m", "metatrain", *arguments], archive, variables, metadata)
         if not follow:
             print(job_id)
@@ -82,6 +86,8 @@ def _check_command(command: Sequence[str], chosen: Profile) -> list[str]:
         bool(command) and command[0] in COMMANDS,
         f"COMMAND: a cluster runs {', '.join(COMMANDS)}: use one of them, for instance `submit -- train CONFIG`",
     )
+    for word in command:
+        require_no_logins(word.partition("=")[2] or word, word.partition("=")[0])
     given = _parse(command)
     run = given.get("run_dir") or given.get("resume")
     if run is not None:

@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from metatrain.job_secrets import held_secrets
 from tune.execution.coordinator import Coordinator
 from tune.execution.placement import TrialResources, explain_shortage, max_concurrent_trials
 from tune.execution.trial import StopSignal, TrialActor, TrialReport
@@ -127,7 +128,7 @@ def run_trials(
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    stop_signal = StopSignal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    stop_signal = StopSignal.options(scheduling_strategy=here).remote(held_secrets())  # type: ignore[attr-defined]
     if poll():  # its time may have been over before
         coordinator.closing.set()
         return

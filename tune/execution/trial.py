@@ -22,6 +22,7 @@ from metatrain import runs
 from metatrain.config.dry_run import dry_run, require_same
 from metatrain.config.load import as_yaml, read_config
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
+from metatrain.job_secrets import adopt_secrets
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
 from metatrain.settings import Config
@@ -209,12 +210,19 @@ def _read_metric(home: Run, step: int, metric: str) -> float:
 
 @ray.remote(num_cpus=0)
 class StopSignal:
-    """Tell all trials when the search stops. A trial that waits for it also notices when its driver is gone."""
+    """Tell all trials when the search stops. A trial that waits for it also notices when its driver is gone.
 
-    def __init__(self) -> None:
+    It also hands them the secret variables of the search's job, which Ray and Tune would write into logs.
+    """
+
+    def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
         import asyncio
 
-        self._event = asyncio.Event()
+        self._event, self._secrets = asyncio.Event(), dict(secrets or {})
+
+    async def secrets(self) -> dict[str, str]:
+        """Return the secret variables."""
+        return self._secrets
 
     async def wait(self) -> None:
         """Return when it is set."""
@@ -233,6 +241,8 @@ class TrialActor(tune.Trainable):
         not.
         """
         self._stopping = threading.Event()
+        with suppress(RayError):  # the search is gone, which the trial notices by itself
+            adopt_secrets(ray.get(config["stop_signal"].secrets.remote()))
         threading.Thread(target=_wait_for_stop, args=(config["stop_signal"], self._stopping), daemon=True).start()
         self._reports = run_trial(TrialSpec(*config["spec"]), self._stopping)
 
