@@ -22,6 +22,7 @@ from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_run
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
+from metatrain.user_folders import FilePrediction, Place, describe_predictions, read_queries, read_support
 from metatrain.user_inputs import as_inputs, as_labels, as_targets, split_support
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
@@ -31,6 +32,8 @@ Choice = Literal["inductive", "transductive"]
 """How a learner normalises queries."""
 
 _CONTEXT = Context(torch.tensor(0), torch.tensor(NO_NOISE))
+_TOGETHER = 256
+"""Queries that a learner predicts at a time if they do not influence each other."""
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80
 
@@ -70,12 +73,22 @@ class AdaptedLearner:
         outputs = self._outputs(x)
         return outputs if self.labels is None else [self.labels[i] for i in outputs.argmax(1)]
 
+    def predict_folder(self, folder: Place) -> list[FilePrediction]:
+        """Say of each image file below a folder, or in a zip, which class it shows: see `Learner.adapt_folder`."""
+        found = read_queries(self.source, self.model.spec, folder)
+        labels = [str(label) for label in self.labels or ()]
+        return describe_predictions(found.files, labels, self.probabilities(found.images))
+
     def _outputs(self, x: Any) -> Tensor:
         inputs = as_inputs(x, self.model.spec, self.source)
         if self.normalization == "transductive" and len(inputs) < (enough := max(2, len(self.labels or ()))):
             warnings.warn(_describe_few(len(inputs), enough, self.model), stacklevel=3)
+        # Queries that influence each other are predicted together, others in parts, which bounds memory.
+        parts = [inputs] if self.normalization == "transductive" else torch.split(inputs, _TOGETHER)
         with torch.no_grad(), alone(self.model) as model, _explain_errors("predict"):
-            outputs = self.algorithm.predict(model, self.params, self.adapted, inputs, _CONTEXT)
+            outputs = torch.cat(
+                [self.algorithm.predict(model, self.params, self.adapted, part, _CONTEXT) for part in parts]
+            )
         finite = bool(torch.isfinite(outputs).all())
         require(finite, "predictions are not finite: check the scale of the support set and of x, or train on such")
         return outputs
@@ -119,6 +132,14 @@ class Learner:
         with torch.no_grad(), alone(model) as own, _explain_errors("adapt"):
             *_, adapted = self.algorithm.trajectory(own, self.params, Examples(x, targets), _CONTEXT)
         return AdaptedLearner(self.algorithm, model, self.params, adapted, labels, self.source)
+
+    def adapt_folder(self, folder: Place) -> AdaptedLearner:
+        """Adapt to the images of a folder, or a zip, that holds a folder for each class, decoded as the run's own.
+
+        Drawings for runs on omniglot and strokes are dark ink on light paper.
+        """
+        found = read_support(self.source, self.model.spec, folder)
+        return self.adapt((found.images, found.folders))
 
 
 def _describe(algorithm: Algorithm, model: Model) -> str:

@@ -1,9 +1,9 @@
 """Define the `metatrain` command: every subcommand's arguments, options and help, and the exit codes.
 
 This module imports nothing heavy, so that `--help` is fast: each command imports what does its work when it is called.
-Reading order: `training.py` (train, evaluate), `search.py`, `submission.py` and `jobs.py` (the same on a cluster, with
-`profiles.py`), `inspect.py` (report, config, list), `data.py`. `metatrain.cli` is the one package of metatrain that
-imports `cluster` and `tune`.
+Reading order: `training.py` (train), `evaluation.py`, `prediction.py`, `search.py`, `submission.py` and `jobs.py` (the
+same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`. `metatrain.cli` is the one
+package of metatrain that imports `cluster` and `tune`.
 """
 
 import os
@@ -91,6 +91,31 @@ def evaluate(run_dir: RunDir, overrides: Overrides = None, trust: Trust = False,
     from metatrain.cli.evaluation import evaluate_command
 
     evaluate_command(run_dir, overrides or [], as_json, trust)
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    support: Annotated[
+        str, typer.Option(help="A folder with a folder of images for each class.", callback=expand_paths)
+    ],
+    query: Annotated[str, typer.Option(help="A folder of images to tell apart.", callback=expand_paths)],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write the predictions to this CSV file.", callback=expand_paths)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the images with their predictions: a PNG.", callback=expand_paths)
+    ] = None,
+    normalization: Annotated[
+        str | None, typer.Option(help="inductive (an image at a time, unless it cannot be) or transductive.")
+    ] = None,
+    as_json: AsJson = False,
+    trust: Trust = False,
+) -> None:
+    """Learn classes from a folder of a few images each, with a run's best parameters, and tell other images apart."""
+    from metatrain.cli.prediction import predict_command
+
+    predict_command(run_dir, support, query, csv, out, normalization, as_json, trust)
 
 
 @app.command()

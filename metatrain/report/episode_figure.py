@@ -44,21 +44,21 @@ def draw_episode(
     names = _row_names(labels, class_names, numbered=predicted is not None)
     tile = _tile_side(max(episode.support.x.shape[-2:]), shots + queries)
     pitch, row = tile + GAP, tile + GAP + MARK * (predicted is not None)
-    left = 20 + max(_width(line, 8) for name in names for line in name.split("\n"))
+    left = 20 + max(text_width(line, 8) for name in names for line in name.split("\n"))
     middle = left + shots * pitch + GUTTER
-    width = max(middle + queries * pitch, _width(title, 10), _width(described, 9), 540)
-    figure, axes = _pixel_axes(width, HEAD + len(names) * row)
-    _write(axes, 0, 14, described, COLOURS["soft"], 9)
+    width = max(middle + queries * pitch, text_width(title, 10), text_width(described, 9), 540)
+    figure, axes = pixel_axes(width, HEAD + len(names) * row)
+    write_text(axes, 0, 14, described, COLOURS["soft"], 9)
     for number, name in enumerate(names):
-        _write(axes, 0, HEAD + number * row + tile / 2, name, INK)
+        write_text(axes, 0, HEAD + number * row + tile / 2, name, INK)
     for heading, start, part in (("Support", left, episode.support), ("Query", middle, episode.query)):
-        _write(axes, start, HEAD - 20, heading, COLOURS["soft"], 9)
+        write_text(axes, start, HEAD - 20, heading, COLOURS["soft"], 9)
         for number, label in enumerate(labels):
             for column, image in enumerate(part.x[part.y == label]):
-                _draw_tile(axes, (start + column * pitch, HEAD + number * row), tile, image)
+                draw_tile(axes, (start + column * pitch, HEAD + number * row), tile, image)
     if predicted is not None:
-        _write(axes, 0, 42, "✓ right", RIGHT)
-        _write(axes, 90, 42, "✗ wrong, with the number of the class it was taken for", WRONG)
+        write_text(axes, 0, 42, "✓ right", RIGHT)
+        write_text(axes, 90, 42, "✗ wrong, with the number of the class it was taken for", WRONG)
         for number, label in enumerate(labels):
             for column, guess in enumerate(predicted[episode.query.y == label].tolist()):
                 _draw_mark(axes, (middle + column * pitch, HEAD + number * row), tile, guess, guess == label)
@@ -103,12 +103,12 @@ def _tile_side(side: int, columns: int) -> int:
     return min(side * max(1, round(72 / side)), max(1500 // columns, 44) - GAP, max(MOST_PIXELS // columns, 16) - GAP)
 
 
-def _width(text: str, size: float) -> int:
+def text_width(text: str, size: float) -> int:
     """Return about how many pixels a line takes, in a font of `size` points."""
     return round(len(text) * size * DPI / 72 * 0.62)
 
 
-def _pixel_axes(width: int, height: int) -> tuple["Figure", "Axes"]:
+def pixel_axes(width: int, height: int) -> tuple["Figure", "Axes"]:
     """Return a figure and axes in pixels from the top left: images enlarged by a whole number stay sharp."""
     from matplotlib.figure import Figure
 
@@ -120,28 +120,30 @@ def _pixel_axes(width: int, height: int) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def _write(axes: "Axes", x: float, y: float, text: str, colour: str, size: float = 8) -> None:
+def write_text(axes: "Axes", x: float, y: float, text: str, colour: str, size: float = 8) -> None:
+    """Write a line at (x, y), its left and its middle."""
     axes.text(x, y, text, color=colour, fontsize=size, va="center", parse_math=False)
 
 
-def _draw_tile(axes: "Axes", corner: tuple[float, float], side: int, image: Tensor) -> None:
+def draw_tile(axes: "Axes", corner: tuple[float, float], side: int, image: Tensor) -> None:
     """Draw an image [1 or 3, H, W] in [0, 1], fitted into a square. One channel is ink on paper, three are colour."""
     values = image.detach().to("cpu", torch.float32).clamp(0, 1).permute(1, 2, 0)
     height, width = (side * length / max(values.shape[:2]) for length in values.shape[:2])
     x, y = corner[0] + (side - width) / 2, corner[1] + (side - height) / 2
     extent = x, x + width, y + height, y
     axes.imshow(values.numpy(), cmap="gray_r", vmin=0, vmax=1, extent=extent, aspect="auto")
-    _draw_frame(axes, corner, side, COLOURS["line"], 0.5)
+    draw_frame(axes, corner, side, COLOURS["line"], 0.5)
 
 
 def _draw_mark(axes: "Axes", corner: tuple[float, float], side: int, predicted: int, right: bool) -> None:
     """Frame a query, and write under it a tick, or a cross and the number of the predicted class."""
     text, colour = ("✓", RIGHT) if right else (f"✗{predicted + 1}", WRONG)
-    _draw_frame(axes, corner, side, colour, 1.5)
-    _write(axes, corner[0], corner[1] + side + MARK / 2 + 2, text, colour, min(8, side / 5))
+    draw_frame(axes, corner, side, colour, 1.5)
+    write_text(axes, corner[0], corner[1] + side + MARK / 2 + 2, text, colour, min(8, side / 5))
 
 
-def _draw_frame(axes: "Axes", corner: tuple[float, float], side: int, colour: str, width: float) -> None:
+def draw_frame(axes: "Axes", corner: tuple[float, float], side: int, colour: str, width: float) -> None:
+    """Draw the outline of a square, `width` points wide."""
     from matplotlib.patches import Rectangle
 
     axes.add_artist(Rectangle(corner, side, side, fill=False, edgecolor=colour, linewidth=width, clip_on=False))

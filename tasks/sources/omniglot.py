@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -58,6 +58,9 @@ class Omniglot:
     cache: PathText | None = None
     splitting: Literal["characters", "alphabets"] = "characters"
     rotations: bool = True
+
+    decodes_ink: ClassVar[bool] = True
+    """`decode` reads dark ink on light paper."""
 
     def prepare(self, progress: Progress) -> str:
         """Build the store unless it exists. Return a line that says what it holds and where it is."""

@@ -9,6 +9,7 @@ Lengths are in units of half a character; a canvas is 28×28 pixels of ink betwe
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +72,9 @@ class Strokes:
             raise ValueError(f"classes: {self.classes} leaves nothing to tell apart: set tasks.classes to 2 or more")
         if not 0 <= self.jitter < math.inf:
             raise ValueError(f"jitter: {self.jitter} is no amount of jitter: set tasks.jitter to 0 or more")
+
+    decodes_ink: ClassVar[bool] = True
+    """`decode` reads dark ink on light paper."""
 
     def prepare(self, progress: Progress) -> str:
         """Return a description; there is nothing to prepare."""

@@ -150,14 +150,7 @@ def image_decoder(size: int, channels: int) -> Callable[[bytes], Images]:
     """Return a function from a file in any of FORMATS, whatever its suffix, to [channels, size, size] uint8."""
 
     def decode(content: bytes) -> Images:
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise UndecodableError(name_format(content)) from error
-        with image:
-            if image.mode == "F":
-                raise UndecodableError("its pixels are floating-point numbers, save it with 8 or 16 bits")
-            ImageOps.exif_transpose(image, in_place=True)
+        with _open_upright(content) as image:
             return resize_square(image, size, channels)
 
     return decode
@@ -167,11 +160,23 @@ def drawing_decoder(size: int) -> Callable[[bytes], Images]:
     """Return a function from a file of dark ink on light paper to [1, size, size] uint8, in which ink is 255."""
 
     def decode(content: bytes) -> Images:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            ImageOps.exif_transpose(image, in_place=True)
+        with _open_upright(content) as image:
             return resize_square(ImageOps.invert(_flatten(image).convert("L")), size, 1)
 
     return decode
+
+
+@contextmanager
+def _open_upright(content: bytes) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UndecodableError(name_format(content)) from error
+    with image:
+        if image.mode == "F":
+            raise UndecodableError("its pixels are floating-point numbers, save it with 8 or 16 bits")
+        ImageOps.exif_transpose(image, in_place=True)
+        yield image
 
 
 def resize_square(image: Image.Image, size: int, channels: int) -> Images:
