@@ -12,6 +12,7 @@ from metatrain.runs import Run
 from metatrain.settings import Config
 from metatrain.tracking.console import progress_bar
 from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder
+from metatrain.tracking.retrying import Notify, RetryingRecorder, print_event
 from metatrain.training.worker import Worker, driver_device
 from metatrain.types import Recorder
 from metatrain.validation import require
@@ -35,26 +36,30 @@ def set_up(settings: Config) -> Worker:
 def check_mlflow(settings: Config) -> None:
     """Check that MLflow answers, if it is used. TrackingError: no answer. ValueError: it refuses the login."""
     if settings.tracking.uri is not None:
-        from metatrain.tracking.mlflow_connection import preflight
+        from metatrain.tracking.mlflow_connection import check_writable
 
-        preflight(settings.tracking.uri)
+        check_writable(settings.tracking.uri)
 
 
 def recorders(
     settings: Config, home: Run, progress: Recorder | None = None, tags: Mapping[str, str] | None = None
 ) -> Recorder:
     """Return what records a training run: its folder, MLflow if it is used (with more `tags`), the terminal."""
-    return CompositeRecorder(
-        [JsonlRecorder(home.metrics), *tracked(settings, home, tags), *([progress] if progress else [])]
-    )
+    told = [JsonlRecorder(home.metrics), *([progress] if progress else [])]
+    first, *rest = told
+    return CompositeRecorder([first, *tracked(settings, home, tags, CompositeRecorder(told).event), *rest])
 
 
-def tracked(settings: Config, home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
-    """Return the MLflow recorder, if MLflow is used."""
-    return tracked_as(flatten(as_plain(settings)), home, tags)
+def tracked(
+    settings: Config, home: Run, tags: Mapping[str, str] | None = None, notify: Notify = print_event
+) -> list[Recorder]:
+    """Return the MLflow recorder, if MLflow is used. notify: told when MLflow stops to answer, and when it is back."""
+    return tracked_as(flatten(as_plain(settings)), home, tags, notify)
 
 
-def tracked_as(plain: Mapping[str, Any], home: Run, tags: Mapping[str, str] | None = None) -> list[Recorder]:
+def tracked_as(
+    plain: Mapping[str, Any], home: Run, tags: Mapping[str, str] | None = None, notify: Notify = print_event
+) -> list[Recorder]:
     """Return the MLflow recorder of a run with these flat settings, without building what they name."""
     uri, experiment = (plain.get(f"tracking.{name}") for name in ("uri", "experiment"))
     if uri is None:
@@ -63,7 +68,8 @@ def tracked_as(plain: Mapping[str, Any], home: Run, tags: Mapping[str, str] | No
     from metatrain.tracking.mlflow_recorder import MLflowRecorder  # imports mlflow: seconds
 
     parts = {part: str(plain.get(f"{part}.name", "")) for part in ("algorithm", "tasks", "model")}
-    return [MLflowRecorder(str(uri), str(experiment), home.run_id, plain, _labels(parts) | dict(tags or {}))]
+    recorder = MLflowRecorder(str(uri), str(experiment), home.run_id, plain, _labels(parts) | dict(tags or {}))
+    return [RetryingRecorder(recorder, home.metrics, home.where, notify)]
 
 
 def labels(settings: Config) -> dict[str, str]:

@@ -356,9 +356,9 @@ def test_a_server_that_keeps_silent_is_given_up() -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, port: int | None = None) -> Iterator[str]:
     """A real server, in a session of its own since it has workers, and all of that session ended with it."""
-    port = free_port()
+    port = port or free_port()
     options = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
     environment = {**os.environ, **mlflow_recorder.QUIET}

@@ -105,9 +105,9 @@ class CompositeRecorder:
             recorder.flush()
 
     def close(self, status: RunStatus) -> None:
-        """Close each, in order; an error is raised once all were tried."""
+        """Close each, the first one last, since others may have an event for it; then raise an error of any."""
         with ExitStack() as stack:
-            for recorder in reversed(self.recorders):
+            for recorder in self.recorders:
                 stack.callback(recorder.close, status)
 
 

@@ -5,9 +5,11 @@ MLflow's own first call retries for minutes, and importing it takes seconds: thi
 
 import base64
 import os
+import sqlite3
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +24,11 @@ OTHER_LOGINS = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRA
 
 
 class TrackingError(ConnectionError):
-    """Report that MLflow cannot be reached, or refuses. The message is one line with the remedy."""
+    """Report that MLflow cannot be reached, or refuses. The message is one line with the remedy; `reason` is why."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 def resolve_uri(uri: str) -> str:
@@ -66,6 +72,24 @@ def preflight(uri: str, seconds: float = 5.0) -> None:
             return  # it is there; its certificate is for MLflow's own settings to judge
         _refuse(uri, f"does not answer ({cause})")
     _check_login(uri, seconds)
+
+
+def check_writable(uri: str, seconds: float = 5.0) -> None:
+    """Check that MLflow would take a record now. TrackingError: no answer, or a locked database, within `seconds`.
+
+    MLflow's own calls wait for minutes: 20 s for each lock, with retries.
+    """
+    preflight(uri, seconds)
+    database = database_of(resolve_uri(uri))
+    if database is None or not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=seconds, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        text = f"{database}: {error}: close what holds it, then go on with `metatrain train --resume`"
+        raise TrackingError(text, reason=f"{database}: {error}") from error
 
 
 def _check_login(uri: str, seconds: float) -> None:
@@ -113,7 +137,8 @@ def _check_database(uri: str) -> None:
 
 def _refuse(uri: str, what: str) -> NoReturn:
     raise TrackingError(
-        f"the MLflow server at {mask(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say"
+        f"the MLflow server at {mask(uri)} {what}: start it, or set tracking.uri, to sqlite:///mlflow.db say",
+        reason=f"{mask(uri)} {what}",
     ) from None
 
 

@@ -40,6 +40,10 @@ QUIET = {
 }
 
 
+BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own retries take minutes, in which nothing is trained; `RetryingRecorder` tries again later."""
+
+
 class MLflowRecorder:
     """Record one run, `run_id`, in `experiment` of the MLflow at `uri`.
 
@@ -73,7 +77,10 @@ class MLflowRecorder:
         self._events: dict[str, str] = {}
 
     def start(self, step: int, total: int) -> None:
-        """Find the run or make it, set it running, and learn which points it has already."""
+        """Find the run or make it, set it running, and learn which points it has already.
+
+        Called again after a failure, forget what was not sent.
+        """
         preflight(self.uri)
         with one_line_errors(self.uri):
             self._client = open_client(self.uri)
@@ -84,17 +91,23 @@ class MLflowRecorder:
             self._log_params(missing)
         # The newest point of each key, in one small answer; whole histories take a second per 30,000 points.
         self._last = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+        self._metrics.clear()
         self._sent = time.monotonic()
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep what is new, and send what is kept every few seconds."""
-        from mlflow.entities import Metric
-
-        moment = int(time.time() * 1000)
-        fresh = new_points(self._last, step, metrics)
-        self._metrics += [Metric(key, value, moment, step) for key, value in fresh.items()]
+        self.keep(step, metrics)
         if time.monotonic() - self._sent >= self._send_seconds:
             self.flush()
+
+    def keep(self, step: int, metrics: Mapping[str, float], moment: float | None = None) -> int:
+        """Keep what is new for the next `flush`, and return how many points that are. moment: unix time, if not now."""
+        from mlflow.entities import Metric
+
+        fresh = new_points(self._last, step, metrics)
+        milliseconds = int((time.time() if moment is None else moment) * 1000)
+        self._metrics += [Metric(key, value, milliseconds, step) for key, value in fresh.items()]
+        return len(fresh)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload the file under its own name, into `folder` of the run's artifacts."""
@@ -163,12 +176,13 @@ def one_line_errors(uri: str, then: str = "then go on with `metatrain train --re
         yield
     except (MlflowException, ImportError) as error:  # a database may want a package that is not there
         reason = " ".join(str(error).split())[:300]
-        raise TrackingError(f"MLflow at {mask(uri)} failed ({reason}): fix it, {then}") from error
+        text = f"MLflow at {mask(uri)} failed ({reason}): fix it, {then}"
+        raise TrackingError(text, reason=f"{mask(uri)}: {reason}") from error
 
 
 def open_client(uri: str) -> "MlflowClient":
     """Return a client that prints nothing; create the SQLite database if it is missing."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET | BRIEF).items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
