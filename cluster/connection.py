@@ -3,20 +3,22 @@
 import logging
 import os
 import re
-import signal
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import Any, NoReturn
 
 import grpc
 import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
+from cluster.local_ray import LocalRay
 from cluster.token_file import protect_token
 from metatrain.errors import WorkersLost
 from metatrain.settings import ExecutorSettings
+from metatrain.signals import deferred_signals
 from metatrain.validation import require
 
 _INLINE_LIMIT = "RAY_max_direct_call_object_size"
@@ -27,6 +29,10 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 _SETTINGS_FRAME = 4
 _FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """The first call that Ray's own client makes to a cluster."""
+_local: LocalRay | None = None
+"""The cluster that was started here, while it is there."""
+_failure = ""
+"""Why Ray cannot be used any more in this process; empty while it can."""
 
 
 @contextmanager
@@ -37,27 +43,47 @@ def connect_ray(settings: ExecutorSettings, besides: int = 0) -> Iterator[None]:
     with `besides` logical cores more than workers. Raises ValueError where the address does not answer or the cluster
     has too few GPUs, WorkersLost where Ray does not start here.
     """
+    check_ray()
     if ray.is_initialized():
         yield
         return
     variable = os.environ.get("RAY_ADDRESS", "")
     joinable = variable if not variable.startswith(("http://", "https://")) else ""  # http: a dashboard, for jobs
     address = settings.address if settings.address is not None else joinable or None
-    if address is not None:
-        _join(address)
-    else:
-        cores = os.cpu_count() or 1
-        require(
-            settings.max_workers <= _WORKERS_PER_CORE * cores,
-            f"executor.workers: {settings.max_workers} processes on {cores} cores would exhaust this machine: lower "
-            "it, or set executor.address to a cluster",
-        )
-        _start(max(cores, settings.max_workers + besides))
-    try:
-        _require_gpus(settings, joined=address is not None)
-        yield
-    finally:
-        ray.shutdown()
+    with _local_cluster(settings, besides) if address is None else nullcontext():
+        if address is not None:
+            _join(address)
+        try:
+            _require_gpus(settings, joined=address is not None)
+            yield
+        finally:
+            if not lost():  # it takes Ray seconds to end then, if it does: it is left to the end of the process
+                with deferred_signals():
+                    ray.shutdown()
+
+
+def check_ray() -> None:
+    """Raise WorkersLost if Ray has failed: then no call to it may be made, as it would wait, or end this process.
+
+    It costs microseconds: for use before everything that needs Ray.
+    """
+    if not _failure and _local is not None and (ended := _local.ended()):
+        _local.stop()  # before Ray prints pages
+        give_up(f"Ray on this machine has failed ({ended} has ended): its logs are in {_local.logs}")
+    if _failure:
+        raise WorkersLost(_failure)
+
+
+def give_up(failure: str) -> NoReturn:
+    """Note that Ray has failed and must not be called any more in this process; raise WorkersLost."""
+    global _failure
+    _failure = failure
+    raise WorkersLost(failure)
+
+
+def lost() -> bool:
+    """Tell whether Ray has failed."""
+    return bool(_failure)
 
 
 def max_inline_bytes() -> int:
@@ -78,24 +104,33 @@ def _require_gpus(settings: ExecutorSettings, joined: bool) -> None:
     )
 
 
-def _start(cores: int) -> None:
-    """Start a cluster of `cores` logical cores on this machine; workers beyond its real cores share them."""
+@contextmanager
+def _local_cluster(settings: ExecutorSettings, besides: int) -> Iterator[None]:
+    """Start a cluster on this machine and join it; workers beyond its real cores share them."""
+    global _local
+    cores = os.cpu_count() or 1
+    require(
+        settings.max_workers <= _WORKERS_PER_CORE * cores,
+        f"executor.workers: {settings.max_workers} processes on {cores} cores would exhaust this machine: lower "
+        "it, or set executor.address to a cluster",
+    )
     # Parameters and gradients of small networks then travel within messages: a step of theirs idles half as long.
     os.environ.setdefault(_INLINE_LIMIT, str(1 << 20))
-    protect_token()
+    _use_token()
+    _local = LocalRay(max(cores, settings.max_workers + besides))
     try:
-        _init(
-            address="local",  # without it Ray would join a cluster that runs on this machine already
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=True,
-            logging_level=logging.WARNING,
-        )
-    except Exception as error:
-        # Ray raises a bare Exception where its processes do not start in time; other types pass unchanged.
-        if type(error) is not Exception and not isinstance(error, (OSError, RuntimeError)):
-            raise
+        _join_local(_local)
+        yield
+    finally:
+        with deferred_signals():
+            _local.stop()
+            _local = None
+
+
+def _join_local(local: LocalRay) -> None:
+    try:
+        _init(address=local.address())
+    except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WorkersLost(
             f"Ray cannot be started on this machine ({reason}): try again when less runs on it, or set executor.name "
@@ -103,10 +138,18 @@ def _start(cores: int) -> None:
         ) from error
 
 
+def _use_token() -> None:
+    """Ask for a token, as Ray does by default for clusters of this kind; it makes one where there is none."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # Ray has read the variable when it was imported
+    protect_token()
+    ensure_token_if_auth_enabled(create_token_if_missing=True)
+
+
 def _join(address: str) -> None:
     try:
         _check_reachable(address)
-        _init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _init(address=address)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise ValueError(str(error)) from error
@@ -120,11 +163,13 @@ def _join(address: str) -> None:
 
 
 def _init(**options: Any) -> None:
-    """Call `ray.init`, and restore the SIGTERM handler, which it replaces by one that aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(**options)
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    """Call `ray.init` in a thread, as on the main thread it handles SIGTERM itself; signals have to wait for its end.
+
+    Interrupted half-way, Ray aborts the process when that ends.
+    """
+    with ThreadPoolExecutor(1) as thread, deferred_signals():
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that it cannot handle SIGTERM
+        thread.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options).result()
 
 
 def _format_version_mismatch(address: str, message: str) -> str:

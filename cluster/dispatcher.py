@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 
 from cluster.actor import BlockReply, BlockSum, CallId
+from cluster.connection import check_ray
 from cluster.events import Events
 from cluster.ray_errors import ACTOR_DEAD, describe_death, unwrap_error
 from cluster.work_queue import WorkQueue
@@ -111,6 +112,7 @@ class Dispatcher:
             self._state.events.export()
             idle = self._assign()
             replies = self._wait(_WAIT_S)
+            check_ray()
             yield from self._process(replies)
             if idle or not replies:
                 self._mark_silent()

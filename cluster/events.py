@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ray.util import metrics
 
 from metatrain.runs import JOB_ID
-from metatrain.types import DRIVER_NODE_LEAVING, WorkerEvent
+from metatrain.types import DRIVER_NODE_LEAVING, HEAD_SILENT, WorkerEvent
 
 COUNTED = {
     "retries": "blocks of shards assigned again because a call was lost",
@@ -23,6 +23,7 @@ COUNTED = {
     "worker-back": "silent workers that replied again",
     "node-leaving": "workers whose node was about to leave",
     DRIVER_NODE_LEAVING: "times that the driver's own node was about to leave",
+    HEAD_SILENT: "times that Ray's head did not answer for a while",
 }
 """The counters and their meaning; exported as cluster/KIND to the run and as metatrain_KIND_total to Prometheus."""
 

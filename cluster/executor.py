@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actor import BlockSum, Vector, unpack_gradient
-from cluster.connection import max_inline_bytes
+from cluster.connection import check_ray, max_inline_bytes
 from cluster.dispatcher import Dispatcher, DispatchState
 from cluster.events import Events
 from cluster.worker_pool import IN_FLIGHT, WorkerPool
@@ -110,6 +110,7 @@ class RayExecutor:
         return [worker.info.pid for worker in self._pool.ready() if worker.info is not None]
 
     def _broadcast(self, params: Params) -> Any:
+        check_ray()
         with self._meter.part("broadcast"):
             try:
                 return broadcast(flatten(params) if params else np.empty(0, dtype=np.float32))

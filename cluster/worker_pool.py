@@ -17,8 +17,9 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from cluster.actor import ActorInfo, ShardActor
+from cluster.connection import check_ray, lost
 from cluster.events import Events
-from cluster.nodes import leaving_nodes
+from cluster.nodes import NodeWatch
 from cluster.ray_errors import ACTOR_DEAD, describe_death, last_line, names_os_error, unwrap_error
 from metatrain.errors import WorkersLost
 from metatrain.job_secrets import held_secrets
@@ -103,6 +104,7 @@ class WorkerPool:
     _compiled_for: Sequence[Shard] = ()
     _checked: float = 0.0
     _home_leaves: bool = False
+    _nodes: NodeWatch = field(default_factory=NodeWatch)
     _short_since: float | None = None
     _announced: float = 0.0
 
@@ -114,14 +116,17 @@ class WorkerPool:
     def maintain(self) -> None:
         """Start missing workers, replace silent ones, release those on leaving nodes.
 
-        Raises WorkersLost when fewer than `executor.workers.min` were ready for longer than `executor.deadline`.
+        Raises WorkersLost when fewer than `executor.workers.min` were ready for longer than `executor.deadline`, and
+        when Ray itself has failed.
         """
+        check_ray()
         now = time.monotonic()
         if now - self._checked > 5 * _NODE_CHECK_S:
             self._short_since = None  # no call for a while: workers may have started since
         if now - self._checked >= _NODE_CHECK_S:
             self._checked = now
-            self._mark_leaving(leaving_nodes())
+            self._mark_leaving(self._nodes.leaving)
+            self._nodes.check(self.events)
         for worker in list(self.handles.values()):
             if worker.silent_since is not None and now - worker.silent_since > self.settings.timeout:
                 self.replace(worker, f"has not answered for {now - worker.silent_since:.0f} s")
@@ -222,6 +227,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill all actors; may be called twice."""
+        self._nodes.close()
         for worker in list(self.handles.values()):
             self._remove(worker)
 
@@ -252,7 +258,8 @@ class WorkerPool:
 
     def _remove(self, worker: WorkerHandle) -> None:
         del self.handles[worker.number]
-        ray.kill(worker.actor)
+        if not lost():
+            ray.kill(worker.actor)
 
     def _handle_failed_start(self, worker: WorkerHandle, error: RayError) -> None:
         """Try again where the cause may pass (a missing file, a lost node); raise WorkersLost where it cannot."""

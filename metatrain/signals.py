@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,7 +35,31 @@ def graceful_shutdown() -> Iterator[ShutdownRequest]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back within the block; the first of them is handled after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
 def exit_on_signals() -> None:
     """Unwind the stack and exit with 128 + its number on a signal, as long as nothing is to be saved."""
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    with suppress(RuntimeError):  # the signal came while something else was being printed
+        sys.stderr.write(f"metatrain: ended by {signal.Signals(number).name}\n")
+        sys.stderr.flush()
+    sys.exit(128 + number)

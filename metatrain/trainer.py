@@ -23,7 +23,7 @@ from metatrain.runs.locations import create_run
 from metatrain.settings import Config
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import DRIVER_NODE_LEAVING, Executor, Metrics, Params, Recorder, ShardRequest
+from metatrain.types import URGENT, Executor, Metrics, Params, Recorder, ShardRequest
 from tasks.io.files import refuse_links
 from tasks.types import Split
 
@@ -183,11 +183,11 @@ def _record(session: Session, state: TrainState, metrics: Metrics, seconds: floa
 
 
 def _record_events(session: Session, state: TrainState) -> bool:
-    """Record what happened to the workers; return True if the driver's node leaves, so a checkpoint is due now."""
+    """Record what happened to the workers; return True if a checkpoint is due now for what they say."""
     events = session.executor.events()
     for event in events:
         session.recorder.event(state.step, event.kind, event.text)
-    return any(event.kind == DRIVER_NODE_LEAVING for event in events)
+    return any(event.kind in URGENT for event in events)
 
 
 def _validate(session: Session, state: TrainState) -> bool:

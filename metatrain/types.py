@@ -91,8 +91,9 @@ class WorkerEvent(NamedTuple):
     text: str
 
 
-DRIVER_NODE_LEAVING = "driver-leaving"
-"""The kind of event on which the driver saves a checkpoint at once: its own machine is about to be taken away."""
+DRIVER_NODE_LEAVING, HEAD_SILENT = URGENT = "driver-leaving", "head-silent"
+"""The kinds of event on which the driver saves a checkpoint at once: its own machine is about to be taken away, or the
+cluster may be gone."""
 
 
 class Executor(Protocol):
