@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import results
 from metatrain.config.load import as_plain, load_config
 from metatrain.evaluation.evaluate import make_shards
+from metatrain.evaluation.intervals import student_t
 from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
 from metatrain.setup import prepare, set_up
@@ -123,7 +124,7 @@ def compare(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[list
         rows.append([split, seed, format_mean(ours), format_mean(theirs), format_mean(ours - theirs), minutes])
     if len(pairs) == 1:
         return rows
-    together = 1.96 * float(np.sqrt((within**2).sum())) / len(pairs)
+    together = student_t(differences.shape[1] - 1) * float(np.sqrt((within**2).sum())) / len(pairs)
     spread = STUDENT * float(differences.mean(axis=1).std(ddof=1)) / np.sqrt(len(pairs))
     means = [f"{np.mean([pair[which].mean() for pair in both]):.4f}" for which in (0, 1)]
     rows.append([split, "all", *means, f"{differences.mean():.4f} ({together:.4f}; {spread:.4f})", None])
@@ -132,4 +133,4 @@ def compare(pairs: Sequence[tuple[Trained, Trained]], split: Split) -> list[list
 
 def format_mean(values: NDArray[np.float64]) -> str:
     """Format the mean (half its 95 % interval)."""
-    return f"{values.mean():.4f} ({1.96 * values.std(ddof=1) / len(values) ** 0.5:.4f})"
+    return f"{values.mean():.4f} ({student_t(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5:.4f})"

@@ -104,6 +104,5 @@ def config_of(options: argparse.Namespace) -> Config:
 def score(executor: InProcess, split: Split, params: Params, tasks: int) -> Evaluation:
     """Score held-out tasks."""
     shard = _SHARD if executor.worker.device.type == "cuda" else 4
-    return evaluate(
-        executor, ShardRequest("score", split, 0), params, tasks, shard, executor.worker.transductive("trained")
-    )
+    request = ShardRequest("score", split, 0)
+    return evaluate(executor, request, params, tasks, shard, executor.worker.is_transductive(request, params))

@@ -27,3 +27,7 @@ class TaskFailed(RuntimeError):
 
 class Diverged(ArithmeticError):
     """Report that the loss or its gradient is not finite."""
+
+
+class EvaluationStopped(Exception):
+    """Report a validation or test that was stopped between shards. The message says where."""

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -16,9 +16,20 @@ class ShutdownRequest(threading.Event):
     signal = 0
 
 
+def acknowledge(number: int) -> None:
+    """Say on standard error that a signal has come, and what comes next."""
+    with suppress(RuntimeError):  # the signal came while something else was being printed
+        again = "press Ctrl-C again" if number == signal.SIGINT else "send the signal again"
+        sys.stderr.write(f"stopping after this step or shard of tasks; {again} to end now\n")
+        sys.stderr.flush()
+
+
 @contextmanager
-def graceful_shutdown() -> Iterator[ShutdownRequest]:
-    """Note the first SIGINT or SIGTERM within the block, for the caller to act on; exit at once on the second."""
+def graceful_shutdown(say: Callable[[int], None] = acknowledge) -> Iterator[ShutdownRequest]:
+    """Note the first SIGINT or SIGTERM within the block, for the caller to act on; exit at once on the second.
+
+    say: called with the number of the first.
+    """
     request = ShutdownRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -26,6 +37,7 @@ def graceful_shutdown() -> Iterator[ShutdownRequest]:
             sys.exit(128 + number)
         request.signal = number
         request.set()
+        say(number)
 
     previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:

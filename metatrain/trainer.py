@@ -6,26 +6,24 @@ The loop itself is `training.outer_loop.train`; here is what happens between its
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from metatrain.algorithms.baselines import BASELINES
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
-from metatrain.errors import TaskFailed, WorkersLost
-from metatrain.evaluation.evaluate import Evaluation, evaluate
+from metatrain.errors import EvaluationStopped, TaskFailed, WorkersLost
+from metatrain.evaluation.evaluate import Evaluation
 from metatrain.report import figures
 from metatrain.report.plots import draw_panels, save_png
 from metatrain.report.series import read_series
-from metatrain.report.test_task import draw_test_task
-from metatrain.runs import Run, checkpoints, describe_environment, write_json
+from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run
+from metatrain.session import Session, never
 from metatrain.settings import Config
+from metatrain.testing import evaluation_name, results_as_dict, score_learner, score_test_tasks, write_results
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import URGENT, Executor, Metrics, Params, Recorder, ShardRequest
+from metatrain.types import URGENT, Executor, Metrics, Recorder, ShardRequest
 from tasks.io.files import refuse_links
-from tasks.types import Split
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,6 @@ class RunResult:
         return plain | results_as_dict(plain.pop("results"))
 
 
-def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return results as plain values, under the keys of --json and evaluations/*.json."""
-    plain = [result.as_dict() for result in results]
-    return {"test": plain[0] if plain else None, "baselines": plain[1:]}
-
-
 def new_run(config: Config) -> Run:
     """Create the folder of a run under `runs.root`, a local folder or s3://…, with the resolved `config` in it."""
     settings = config.runs
@@ -66,45 +58,34 @@ def run(
     executor: Executor,
     recorder: Recorder,
     home: Run | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
+    tested: Callable[[Sequence[Evaluation]], None] = lambda results: None,
 ) -> RunResult:
     """Train `worker.config` in the folder `home` (a new one by default), from its newest valid checkpoint on.
 
-    `stop` is called after every step; when it returns True, a checkpoint is written and the result is not `finished`.
+    `stop` is called after every step and between the shards of a validation or test; when it returns True, a checkpoint
+    is written and the result is not `finished`. `tested` is called with the results before anything is done with them.
     Raises Diverged when the loss is not finite, WorkersLost when no worker answers, TaskFailed when a task raises.
     """
     began = time.monotonic()
     config = worker.config
-    session = Session(worker, executor, recorder, home or new_run(config))
+    session = Session(worker, executor, recorder, home or new_run(config), stop)
     state = start(session)
     first = state.step
-    spent = sum(train_segments(session, state, stop))
-    finished = state.step == config.outer.steps and not stop()
+    spent = sum(train_segments(session, state))
+    trained = state.step == config.outer.steps and not state.validation_due and not stop()
+    results = _test(session, state, tested) if trained else []
     return RunResult(
         run_id=session.home.run_id,
         run_dir=session.home.where,
         steps=state.step,
         tasks_per_second=round((state.step - first) * config.outer.tasks_per_step / spent, 3) if spent else 0.0,
         params_sha256=checkpoints.params_sha256(state.params),
-        finished=finished,
-        results=_test(session, state) if finished else [],
+        finished=bool(results),
+        results=results,
         executor=dict(executor.report()),
         seconds=round(time.monotonic() - began, 3),
     )
-
-
-class Session(NamedTuple):
-    """What the driver of a run works with. `worker` is the driver's own; those of the executor may be elsewhere."""
-
-    worker: Worker
-    executor: Executor
-    recorder: Recorder
-    home: Run
-
-    @property
-    def config(self) -> Config:
-        """Return the resolved configuration."""
-        return self.worker.config
 
 
 def start(session: Session) -> TrainState:
@@ -129,17 +110,15 @@ def _load_state(session: Session) -> tuple[TrainState, list[str]]:
     return restore(found.snapshot, session.config.outer), found.damaged
 
 
-def train_segments(
-    session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int] = ()
-) -> Iterator[float]:
+def train_segments(session: Session, state: TrainState, milestones: Collection[int] = ()) -> Iterator[float]:
     """Train to the next milestone, the end or a stop, again and again; yield the seconds each segment's steps took.
 
     milestones: steps at which the state is validated and checkpointed, as it is at the end; these checkpoints are
-    never pruned.
+    never pruned. A validation that a stop cut short is `validation_due`, and the first thing that a resume does.
     """
     first = state.step
     try:
-        yield from _train(session, state, stop, milestones)
+        yield from _train(session, state, milestones)
     except (WorkersLost, TaskFailed):
         if state.step > first:  # keep what was computed since the last checkpoint
             _record_events(session, state)
@@ -148,20 +127,26 @@ def train_segments(
         raise
 
 
-def _train(
-    session: Session, state: TrainState, stop: Callable[[], bool], milestones: Collection[int]
-) -> Iterator[float]:
+def _train(session: Session, state: TrainState, milestones: Collection[int]) -> Iterator[float]:
     config = session.config
-    spent, began = 0.0, time.monotonic()
     session.home.check_ownership()
+    if state.validation_due:
+        _validate(session, state)
+        _checkpoint(session, state, milestones)
+        if _has_reached(session, state, milestones) or state.validation_due:
+            yield 0.0
+        if state.validation_due:
+            return
+    spent, began = 0.0, time.monotonic()
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
         seconds = time.monotonic() - began
         spent += seconds
         session.home.check_ownership()
         _record(session, state, metrics, seconds)
-        reached, stopping = state.step == config.outer.steps or state.step in milestones, stop()
-        urgent = _record_events(session, state)
-        improved = (reached or state.step % config.evaluation.every == 0) and _validate(session, state)
+        reached, urgent = _has_reached(session, state, milestones), _record_events(session, state)
+        state.validation_due = reached or state.step % config.evaluation.every == 0
+        improved = state.validation_due and _validate(session, state)
+        stopping = state.validation_due or session.stop()
         if reached or stopping or urgent or improved or state.step % config.checkpoint.every == 0:
             _checkpoint(session, state, milestones)
         if reached or stopping:
@@ -170,6 +155,10 @@ def _train(
         if stopping:
             return
         began = time.monotonic()
+
+
+def _has_reached(session: Session, state: TrainState, milestones: Collection[int]) -> bool:
+    return state.step == session.config.outer.steps or state.step in milestones
 
 
 def _record(session: Session, state: TrainState, metrics: Metrics, seconds: float) -> None:
@@ -191,9 +180,16 @@ def _record_events(session: Session, state: TrainState) -> bool:
 
 
 def _validate(session: Session, state: TrainState) -> bool:
-    """Score the validation tasks and record the result; return True if this state is the best so far."""
-    tasks = session.config.evaluation.validation_tasks
-    result = _evaluate(session, "validation", "trained", state.params, tasks)
+    """Score the validation tasks and record the result; return True if this state is the best so far.
+
+    A stop leaves the validation due.
+    """
+    try:
+        request = ShardRequest("score", "validation", 0)
+        result = score_learner(session, request, state.params, session.config.evaluation.validation_tasks)
+    except EvaluationStopped:
+        return False
+    state.validation_due = False
     named = {result.score: result.value, "ci95": result.ci95, "loss": result.loss}
     session.recorder.record(state.step, {f"validation/{name}": value for name, value in named.items()})
     score = result.value if result.score == "accuracy" else -result.value
@@ -215,17 +211,27 @@ def _checkpoint(session: Session, state: TrainState, milestones: Collection[int]
         session.recorder.event(state.step, "unsent", f"{error}: it goes with the next checkpoint")
 
 
-def _test(session: Session, state: TrainState) -> list[Evaluation]:
-    """Test the best state by validation and the baselines, and record results, plots and checkpoints."""
+def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evaluation]], None]) -> list[Evaluation]:
+    """Test the best state by validation and the baselines, and record results, plots and checkpoints; none if stopped.
+
+    tested: called with the results before anything can fail that is done with them.
+    """
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
     params = checkpoints.load(home.checkpoints, best)["params"]
-    results = score_test_tasks(session, params)
-    for result in results:
-        prefix = "test" if result.learner == "trained" else f"test/{result.learner}"
-        named = {result.score: result.value, "ci95": result.ci95}
-        session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
-    save_results(session, params, results, home.evaluations / "test.json")
+    try:
+        results = score_test_tasks(session, params)
+    except EvaluationStopped as stopped:
+        session.recorder.event(state.step, "stopped", f"{stopped}: a resume tests anew")
+        return []
+    tested(results)
+    for number, result in enumerate(results):
+        prefix = "test" if number == 0 else f"test/{result.kind if result.learner == 'trained' else result.learner}"
+        named = {result.score: result.value, "ci95": result.ci95, "ci95_classes": result.ci95_classes}
+        found = {f"{prefix}/{name}": value for name, value in named.items() if value is not None}
+        session.recorder.record(state.step, found)
+    for file, folder in write_results(session, params, results, evaluation_name(())):
+        session.recorder.artifact(file, folder)
     if home.metrics.exists():
         curves = draw_panels(figures.training([(home.run_id, read_series(home.metrics))]))
         save_png(curves, home.plots / "curves.png")
@@ -234,35 +240,3 @@ def _test(session: Session, state: TrainState) -> list[Evaluation]:
         for file in checkpoints.files(home.checkpoints, step):
             session.recorder.artifact(file, f"checkpoints/{step:08d}")
     return results
-
-
-def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
-    """Score the learner at `params` on the test tasks, then, if `evaluation.baselines`, the baselines."""
-    settings = session.config.evaluation
-    learners: dict[str, tuple[Params, int]] = {"trained": (params, settings.tasks)}
-    if settings.baselines:
-        learners["untrained"] = session.worker.initial(), settings.tasks
-        learners |= {name: ({}, settings.tasks) for name in BASELINES}
-        learners["from_scratch"] = {}, min(settings.tasks, settings.from_scratch_tasks)
-    return [_evaluate(session, "test", name, given, tasks) for name, (given, tasks) in learners.items() if tasks]
-
-
-def save_results(session: Session, params: Params, results: Sequence[Evaluation], path: Path) -> None:
-    """Write and record results as JSON, a plot of the score by inner step, and a figure of one test task.
-
-    params: those of the first result.
-    """
-    home, recorder = session.home, session.recorder
-    write_json(path, results_as_dict(results))
-    save_png(figures.adaptation_chart(results[0].as_dict()), home.plots / f"{path.stem}-adaptation.png")
-    recorder.artifact(path, "evaluations")
-    recorder.artifact(home.plots / f"{path.stem}-adaptation.png", "plots")
-    picture = draw_test_task(session.worker, params, home.plots, path.stem)
-    if picture is not None:
-        recorder.artifact(picture, "plots")
-
-
-def _evaluate(session: Session, split: Split, learner: str, params: Params, tasks: int) -> Evaluation:
-    request = ShardRequest("score", split, 0, learner)
-    transductive = session.worker.transductive(learner)
-    return evaluate(session.executor, request, params, tasks, session.config.executor.shard_size, transductive)

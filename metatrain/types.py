@@ -76,6 +76,8 @@ class ShardRequest(NamedTuple):
     step: int
     learner: str = "trained"
     """The learner that is scored: "trained" is the run's own algorithm; else the name of a baseline."""
+    normalization: Literal["transductive", "inductive"] | None = None
+    """How the network normalises the queries that are scored; None: as the run does."""
 
 
 class Scores(NamedTuple):
@@ -135,6 +137,9 @@ class Recorder(Protocol):
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics at an outer step, by keys such as "train/loss" or "validation/accuracy"."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` tasks of a stage are scored: "validating", "testing trained". Nothing is kept."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Store a file of the run that is complete, where the recorder keeps files."""

@@ -106,9 +106,15 @@ class FewShot:
         members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
         return classes, members.reshape(len(classes), ways, each)
 
+    def task_classes(self, indices: Sequence[int]) -> Integers:
+        """Return the numbers of the classes of the tasks at `indices`: [B, N]."""
+        ways = self.spec.ways or 0
+        numbers = uniforms(self.seed, stream("few-shot", self.split), indices, ways)
+        return sample_without_replacement(numbers, self.pool.num_classes)
+
     def class_names(self, index: int) -> list[str]:
         """Return the display names of the classes of the task at `index`, in order of label."""
-        return self.pool.class_names(self.draw([index])[0][0])
+        return self.pool.class_names(self.task_classes([index])[0])
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] of an episode back to values in [0, 1], for display."""

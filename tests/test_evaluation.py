@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.evaluation.evaluate import evaluate, format_results, make_shards, mean_and_ci95
+from metatrain.evaluation.evaluate import evaluate, format_results, make_shards
+from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, student_t
 from metatrain.settings import Config
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -26,14 +28,65 @@ def executor_of(config: Config) -> InProcess:
 def evaluated(config: Config, request: ShardRequest = TEST, tasks: int = 7, shard_size: int = 3):
     executor = executor_of(config)
     params = {} if request.learner == "nearest_neighbour" else executor.worker.initial()
-    return evaluate(executor, request, params, tasks, shard_size, executor.worker.transductive(request.learner))
+    worker = executor.worker
+    classes = worker.task_classes("test", tasks) if request.split == "test" else None
+    return evaluate(executor, request, params, tasks, shard_size, worker.is_transductive(request, params), classes)
 
 
-def test_interval_is_the_mean_and_196_standard_errors():
-    # 1 … 5: mean 3, sample variance 10/4.
+def test_interval_over_tasks_is_by_students_t():
+    # 1 … 5: mean 3, sample variance 10/4, and 2.776 the 97.5 % quantile with four degrees of freedom.
     mean, ci95 = mean_and_ci95(torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0], [4.0, 7.0], [5.0, 7.0]]).double())
     assert mean.tolist() == [3.0, 7.0]
-    assert ci95.tolist() == pytest.approx([1.96 * (2.5 / 5) ** 0.5, 0.0])
+    assert ci95.tolist() == pytest.approx([2.7764451 * (2.5 / 5) ** 0.5, 0.0])
+    assert student_t(1) == pytest.approx(12.7062047)
+    assert student_t(30) == pytest.approx(2.0422725) and student_t(31) == pytest.approx(2.0395134)
+    assert student_t(10**6) == pytest.approx(1.9599664, abs=3e-6)
+
+
+@pytest.mark.parametrize("tasks", [2, 5])
+def test_intervals_over_few_tasks_cover_the_truth_as_often_as_they_say(tasks):
+    drawn = torch.randn(4000, tasks, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, ci95 = mean_and_ci95(drawn.T)
+    assert float((mean.abs() <= ci95).double().mean()) == pytest.approx(0.95, abs=0.012)
+
+
+def test_a_single_task_has_no_interval():
+    found = evaluated(tiny(), tasks=1)
+    (line,) = format_results([found])
+    assert "± n/a over tasks" in line
+    plain = found.as_dict()
+    assert plain["ci95"] is None and plain["curve"]["ci95"] == [None, None, None]
+
+
+@pytest.mark.parametrize(("count", "spread"), [(12, 0.1), (28, 0.1), (28, 0.0), (600, 0.1)])
+def test_intervals_over_classes_cover_the_truth(count, spread):
+    """Each class has an effect of its own, each task of five classes their mean and its own noise; the truth is 0."""
+    chance = np.random.default_rng(0)
+    covered, over_tasks, repetitions = 0, 0, 200 if count < 600 else 60
+    for _ in range(repetitions):
+        effects = chance.normal(0, spread, count)
+        classes = chance.random((300, count)).argsort(1)[:, :5]
+        scores = torch.from_numpy(effects[classes].mean(1) + chance.normal(0, 0.1, 300))
+        half, found = ci95_over_classes(scores, classes)
+        mean, of_tasks = mean_and_ci95(scores)
+        covered += abs(float(mean)) <= half
+        over_tasks += abs(float(mean)) <= float(of_tasks)
+        assert found <= count
+        assert half >= float(of_tasks) * 0.99
+    assert 0.91 <= covered / repetitions <= 1
+    if count < 600 and spread:
+        assert over_tasks / repetitions < 0.6, "the interval over tasks is not about other classes"
+
+
+def test_too_few_classes_have_no_interval():
+    scores = torch.tensor([0.1, 0.5, 0.3, 0.2]).double()
+    classes = np.array([[0, 1], [1, 2], [2, 0], [0, 1]])
+    assert ci95_over_classes(scores, classes) == (None, 3)
+    assert ci95_over_classes(scores[:1], classes[:1]) == (None, 2)
+    always = np.array([[0, 1], [0, 2], [0, 3], [0, 4]])
+    assert ci95_over_classes(scores, always) == (None, 5), "no task is without class 0"
+    half, count = ci95_over_classes(scores, np.array([[0, 1], [2, 3], [4, 5], [0, 2]]))
+    assert half > 0 and count == 6
 
 
 @given(first=st.integers(0, 10**9), count=st.integers(1, 200), size=st.integers(1, 50))
@@ -133,13 +186,50 @@ def test_transductive_says_whether_queries_influence_each_other(algorithm, norma
 @pytest.mark.parametrize("normalization", ["transductive", "inductive", "none"])
 def test_a_baseline_on_pixels_is_never_transductive_and_an_untrained_network_is_as_the_trained(normalization):
     worker = Worker(tiny(f"model.normalization={normalization}"), torch.device("cpu"))
-    assert not worker.transductive("nearest_neighbour")
-    assert worker.transductive("untrained") == worker.transductive("trained") == (normalization == "transductive")
+    assert not worker.is_transductive(NEAREST, {})
+    for learner, params in (("trained", worker.initial()), ("untrained", worker.initial()), ("from_scratch", {})):
+        seen = worker.is_transductive(TEST._replace(learner=learner), params)
+        assert seen == (normalization == "transductive"), learner
+    assert worker.other_normalization == {"transductive": "inductive", "inductive": "transductive"}.get(normalization)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "protonet"])
+@pytest.mark.parametrize(
+    ("module", "transductive"), [("FunctionalBatchNorm", True), ("ByHand", True), ("EachByItself", False)]
+)
+def test_statistics_of_the_batch_are_seen_in_whatever_way_a_module_takes_them(algorithm, module, transductive):
+    config = tiny(f"algorithm={{name: {algorithm}}}", f"model={{name: 'tests.batch_statistics:{module}'}}")
+    worker = Worker(config, torch.device("cpu"))
+    assert worker.is_transductive(TEST, worker.initial()) is transductive
+    assert worker.other_normalization is None
+
+
+def test_an_algorithm_that_looks_at_all_queries_is_transductive():
+    config = tiny("algorithm={name: 'tests.batch_statistics:Centred'}", "model.normalization=none")
+    worker = Worker(config, torch.device("cpu"))
+    assert worker.is_transductive(TEST, worker.initial())
+
+
+def test_both_ways_of_normalising_are_scored_at_the_same_parameters():
+    executor = executor_of(tiny("algorithm={name: protonet}"))
+    params = executor.worker.initial()
+    other = TEST._replace(normalization="inductive")
+    found = evaluate(executor, other, params, 7, 3, executor.worker.is_transductive(other, params))
+    inductive = evaluated(tiny("algorithm={name: protonet}", "model.normalization=inductive"))
+    assert not found.transductive
+    assert found.curve == inductive.curve
+    assert found.curve != evaluated(tiny("algorithm={name: protonet}")).curve
 
 
 def test_results_format_as_text_and_as_plain_values():
-    found = replace(evaluated(tiny(), tasks=4), value=0.98765, ci95=0.00214)
-    assert list(format_results([found])) == ["trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"]
+    found = replace(evaluated(tiny(), tasks=4), value=0.98765, ci95=0.00214, ci95_classes=0.0124, classes=9)
+    assert list(format_results([found])) == [
+        "trained  test accuracy  98.77 ± 0.21 % over tasks, ± 1.24 % over classes  (4 tasks of 9 classes, transductive)"
+    ]
+    (line,) = format_results([replace(found, ci95_classes=None, classes=None)])
+    assert line == "trained  test accuracy  98.77 ± 0.21 %  (4 tasks, transductive)"
+    (line,) = format_results([replace(found, ci95_classes=None, classes=5)])
+    assert "± n/a over classes  (4 tasks of 5 classes" in line
     plain = found.as_dict()
     assert (plain["score"], plain["accuracy"], plain["ci95"], plain["tasks"]) == ("accuracy", 0.98765, 0.00214, 4)
     assert plain["curve"]["steps"] == [0, 1, 2]

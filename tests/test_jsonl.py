@@ -133,6 +133,9 @@ class Spy:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         self.log.append(("record", step, dict(metrics)))
 
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.log.append(("progress", stage, done, total))
+
     def artifact(self, path: Path, folder: str = "") -> None:
         self.log.append(("artifact", path, folder))
 
@@ -151,6 +154,7 @@ class Spy:
 def tell(recorder: Recorder) -> None:
     recorder.start(2, 5)
     recorder.record(3, {"train/loss": 1.0})
+    recorder.progress("validating", 3, 9)
     recorder.artifact(Path("curves.png"), "plots")
     recorder.event(3, "retry", "again")
     recorder.flush()
@@ -162,7 +166,7 @@ def test_several_tells_each_the_same() -> None:
     tell(Spy(alone))
     logs: tuple[list[Any], list[Any]] = ([], [])
     tell(CompositeRecorder([Spy(logs[0]), CompositeRecorder(), Spy(logs[1])]))
-    assert logs == (alone, alone) and len(alone) == 6
+    assert logs == (alone, alone) and len(alone) == 7
 
 
 def test_several_closes_the_others_when_one_fails_to() -> None:

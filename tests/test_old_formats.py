@@ -53,7 +53,7 @@ def test_an_interrupted_run_resumes_and_ends_as_the_undisturbed_one(copy):
     for key, value in expected.items():
         assert torch.allclose(found[key], value, rtol=1e-3, atol=1e-4), key
     tested = json.loads((copy / "run-finished" / "evaluations" / "test.json").read_text())
-    assert result["test"].keys() == tested["test"].keys()
+    assert result["test"].keys() >= tested["test"].keys()
     if SAME_MACHINE:
         assert result["params_sha256"] == EXPECTED["params_sha256"]
         assert result["test"] == tested["test"]

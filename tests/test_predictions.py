@@ -15,9 +15,11 @@ from metatrain.report import figures, test_task
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.report.test_task import draw_test_task
+from metatrain.session import Session
 from metatrain.settings import Config
+from metatrain.testing import score_test_tasks, write_results
 from metatrain.tracking.jsonl import CompositeRecorder
-from metatrain.trainer import Session, new_run, save_results, score_test_tasks
+from metatrain.trainer import new_run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Shard, ShardRequest
@@ -170,24 +172,13 @@ def test_unsupported_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, sever
     assert list(tmp_path.iterdir()) == []
 
 
-class Kept(CompositeRecorder):
-    """Remembers which files it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        self.names.append(f"{folder}/{path.name}")
-
-
 @pytest.mark.parametrize(("overrides", "picture"), [((), "test-episode.png"), (REGRESSION, "test-fit.png")])
 def test_the_figure_is_stored_with_the_results(tmp_path: Path, overrides: tuple[str, ...], picture: str) -> None:
     config = tiny(f"runs.root={tmp_path}", *overrides)
-    recorder, home, worker = Kept(), new_run(config), Worker(config, CPU)
-    session = Session(worker, InProcess(worker), recorder, home)
+    home, worker = new_run(config), Worker(config, CPU)
+    session = Session(worker, InProcess(worker), CompositeRecorder(), home)
     params = worker.initial()
-    save_results(session, params, score_test_tasks(session, params), home.evaluations / "test.json")
-    assert f"plots/{picture}" in recorder.names
+    files = write_results(session, params, score_test_tasks(session, params), "test")
+    assert (home.plots / picture, "plots") in files
     with Image.open(home.plots / picture) as image:
         image.load()

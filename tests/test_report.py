@@ -17,6 +17,7 @@ from metatrain.report.collect import collect
 from metatrain.report.metadata import commands
 from metatrain.report.text import best_step, comparison, summary
 from metatrain.runs import checkpoints
+from metatrain.testing import evaluation_name
 from tests.command_line import metatrain
 from tests.configurations import TINY, tiny
 from tests.report_pages import EVIL, SECTIONS, Page, edit, evil, page_of
@@ -40,6 +41,10 @@ def copied(made, tmp_path) -> Path:
     return Path(shutil.copytree(made[1][0], tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
 
 
+def rows_of(found: dict) -> list[dict]:
+    return [found["test"], found["test_inductive"], *found["baselines"]]
+
+
 def test_one_run_by_the_command_line(made):
     folder, paths = made
     done = metatrain(folder, "report", str(paths[0].relative_to(folder)))
@@ -56,17 +61,39 @@ def test_one_run_by_the_command_line(made):
 def test_the_results_are_those_of_the_evaluations(made):
     _, (path, _) = made
     page = page_of(path)
-    for file, name in (("test.json", "as trained"), ("test-tasks.test.ways_2-evaluation.tasks_6.json", None)):
-        found = json.loads((path / "evaluations" / file).read_text())
-        assert (name or "tasks.test.ways=2, evaluation.tasks=6") in page.text
-        for row in (found["test"], *found["baselines"]):
+    asked = ["tasks.test.ways=2", "evaluation.tasks=6"]
+    for stem, name in (("test", "as trained"), (evaluation_name(asked), ", ".join(asked))):
+        found = json.loads((path / "evaluations" / f"{stem}.json").read_text())
+        assert found.get("overrides", []) == (asked if stem != "test" else [])
+        assert name in page.text
+        for row in rows_of(found):
             kind = "transductive" if row["transductive"] else "inductive"
             score = f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} % {row['loss']:.4g}"
+            over = "–" if row["ci95_classes"] is None else f"± {100 * row['ci95_classes']:.2f} %"
+            score = score.replace(" % ", f" % {over} ")
             said = f"{score} {row['curve']['steps'][-1]} {row['tasks']} {kind}"
             assert said in page.text, said
     assert "the same network untrained" in page.text and "nearest neighbour" in page.text
     assert "meta-trained by maml on strokes for 6 steps of 6 tasks, 3-way 1-shot" in page.text
     assert "each: 36 tasks." in page.text
+
+
+def test_evaluations_of_version_0_1_are_named_by_their_files(copied):
+    for folder, suffix in (("evaluations", ".json"), ("plots", "-episode.png")):
+        (new,) = (copied / folder).glob(f"test-????????{suffix}")
+        new.rename(new.with_name(f"test-tasks.test.ways_2-evaluation.tasks_6{suffix}"))
+
+    def as_before(found):
+        found.pop("overrides", None)
+        found.pop("test_inductive", None)
+        for row in (found["test"], *found["baselines"]):
+            del row["ci95_classes"], row["classes"]
+
+    for file in (copied / "evaluations").iterdir():
+        edit(file, as_before)
+    page = page_of(copied)
+    assert "Images of a test task, tasks.test.ways=2, evaluation.tasks=6" in page.text
+    assert "over its" not in page.text
 
 
 def test_what_is_to_be_typed_is_exact(made, tmp_path):
@@ -133,7 +160,7 @@ def test_a_learner_without_inner_steps_is_a_level_line(copied):
     (chart, *_) = [svg["aria-label"] for svg in page_of(copied).all("svg") if "as trained" in svg.get("aria-label", "")]
     assert "trained, no inner steps: from 50.00 % to 50.00 %, inner steps 0 to" in chart.replace("\xa0", " ")
     for file in (copied / "evaluations").iterdir():
-        edit(file, lambda found: [without_steps({"test": row}) for row in (found["test"], *found["baselines"])])
+        edit(file, lambda found: [without_steps({"test": row}) for row in rows_of(found)])
     assert "the trained learners take no inner steps" in page_of(copied).text
 
 

@@ -6,27 +6,36 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import typer
+
 from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import require_same
+from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config, read_config
-from metatrain.evaluation.evaluate import format_results
+from metatrain.errors import EvaluationStopped
+from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.locations import open_run
+from metatrain.session import Session
 from metatrain.settings import Config
 from metatrain.setup import set_up, tracked
+from metatrain.signals import graceful_shutdown
+from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, write_results
+from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
-from metatrain.trainer import Session, results_as_dict, save_results, score_test_tasks
 from metatrain.trust import HOW, require_chosen_places, unchosen_places
+from metatrain.types import Params
 from metatrain.yaml_config import apply_overrides, flatten
 
 
 def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: bool = False) -> None:
-    """Test the best parameters of the run at `run_dir` and print the results."""
+    """Test the best parameters of the run at `run_dir`, print the results and keep them with the run."""
     began = time.monotonic()
     home = open_run(run_dir)
     trained = load_config(home.config, trust=trust)
+    require_effect(overrides)
     settings = read_config(apply_overrides(as_plain(trained), overrides))
     settings = choose_tracking(home, settings, overrides, trust)
     require_chosen_places(home.config, flatten(as_plain(settings)), overrides, trust)
@@ -34,27 +43,31 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     params, newest, _ = best_params(home)
     require_same(params, worker)
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
+        session = Session(worker, executor, CompositeRecorder(), home)
+        results = _score(session, params)
+        for line in format_results(results):
+            print(line, flush=True)
+        if as_json:
+            seconds = time.monotonic() - began
+            plain = {
+                "run_id": home.run_id,
+                "run_dir": home.where,
+                "steps": newest,
+                "seconds": round(seconds, 3),
+                "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
+                "params_sha256": params_sha256(params),
+            }
+            print(json.dumps(plain | results_as_dict(results)), flush=True)
+        # Printed first: what follows can fail, of a full disk for example.
+        files = write_results(session, params, results, evaluation_name(overrides), overrides)
         recorder = CompositeRecorder(tracked(replace(trained, tracking=settings.tracking), home))
         recorder.start(newest, trained.outer.steps)
-        session = Session(worker, executor, recorder, home)
-        results = score_test_tasks(session, params)
-        name = "-".join(["test", *map(_file_part, overrides)])
-        save_results(session, params, results, home.evaluations / f"{name}.json")
-        recorder.close("finished" if newest == trained.outer.steps else "interrupted")
+        try:
+            for file, folder in files:
+                recorder.artifact(file, folder)
+        finally:
+            recorder.close("finished" if newest == trained.outer.steps else "interrupted")
         home.commit()
-    for line in format_results(results):
-        print(line)
-    if as_json:
-        seconds = time.monotonic() - began
-        plain = {
-            "run_id": home.run_id,
-            "run_dir": home.where,
-            "steps": newest,
-            "seconds": round(seconds, 3),
-            "tasks_per_second": round(sum(result.tasks for result in results) / seconds, 3),
-            "params_sha256": params_sha256(params),
-        }
-        print(json.dumps(plain | results_as_dict(results)))
 
 
 def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], trust: bool) -> Config:
@@ -69,6 +82,14 @@ def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], 
     return replace(settings, tracking=replace(settings.tracking, uri=None))
 
 
-def _file_part(override: str) -> str:
-    """Replace what does not fit into a file name."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in override)
+def _score(session: Session, params: Params) -> list[Evaluation]:
+    """Score the learners, showing the progress. Exits with 128 plus its number on a signal, between shards."""
+    progress = ProgressRecorder()
+    with graceful_shutdown() as shutdown:
+        try:
+            return score_test_tasks(session._replace(recorder=progress, stop=shutdown.is_set), params)
+        except EvaluationStopped as stopped:
+            print(f"{stopped}: evaluate again", file=sys.stderr)
+            raise typer.Exit(128 + shutdown.signal) from None
+        finally:
+            progress.release()

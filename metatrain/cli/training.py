@@ -3,7 +3,9 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.load import as_plain, load_config, override_for_resume
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
-from metatrain.evaluation.evaluate import format_results, make_shards
+from metatrain.evaluation.evaluate import Evaluation, format_results, make_shards
 from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
@@ -66,11 +68,11 @@ def _train(worker: Worker, executor: Executor, home: runs.Run) -> tuple[RunResul
     recorder = recorders(worker.config, home, progress)
     with graceful_shutdown() as shutdown:
         try:
-            result = run(worker, executor, recorder, home, stop=shutdown.is_set)
+            result = run(worker, executor, recorder, home, shutdown.is_set, partial(_print_table, progress))
             recorder.close("finished" if result.finished else "interrupted")
             home.commit()
-        except RunLost:
-            progress.close("interrupted")  # the other recorders are the new owner's now
+        except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came
+            progress.close("interrupted")
             raise
         except (Diverged, WorkersLost, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
@@ -91,9 +93,14 @@ def compile_ahead(config: Config, executor: Executor) -> float:
     return seconds
 
 
+def _print_table(progress: ProgressRecorder, results: Sequence[Evaluation]) -> None:
+    """Print the results before they are saved, which may fail."""
+    progress.release()
+    for line in format_results(results):
+        print(line, flush=True)
+
+
 def _print_result(result: RunResult, as_json: bool, also: dict[str, Any]) -> None:
-    for line in format_results(result.results):
-        print(line)
     print(f"{result.run_dir}: {result.steps} steps, {result.tasks_per_second:g} tasks/s, {result.seconds:.0f} s")
     for pid, tasks in result.executor.get("workers", {}).items():
         print(f"worker {pid}: {tasks} tasks, {result.executor['peak_mib'].get(pid, 0):.0f} MiB at most")

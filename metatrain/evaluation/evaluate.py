@@ -1,18 +1,21 @@
-"""Score learners on held-out tasks: the mean over tasks, its 95 % interval, and the score after each inner step."""
+"""Score learners on held-out tasks: the mean over tasks, its 95 % intervals, and the score after each inner step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.engine import Engine
+from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Params, Scores, Shard, ShardRequest
-from tasks.types import Episode, Split, Tree
+from tasks.types import Episode, Progress, Split, Tree, no_progress
 
 INNER_STEP = "inner_step"
 """The key, among a task's scores, of the number of inner steps before each score."""
@@ -29,7 +32,12 @@ class InnerStepCurve:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean ± 1.96 s/√n over `tasks` held-out tasks after the last inner step; `curve` holds the earlier steps."""
+    """The mean over `tasks` held-out tasks after the last inner step; `curve` holds the earlier steps.
+
+    ci95: half the interval over tasks: where the mean of other tasks of the same classes would lie.
+    ci95_classes: half the interval over classes: where that of tasks of other classes would lie. None for tasks
+    without classes, of a source that does not tell them, or of too few `classes`.
+    """
 
     learner: str
     split: Split
@@ -40,10 +48,22 @@ class Evaluation:
     tasks: int
     transductive: bool
     curve: InnerStepCurve
+    ci95_classes: float | None = None
+    classes: int | None = None
+
+    @property
+    def kind(self) -> Literal["transductive", "inductive"]:
+        """Return whether the queries of a task were predicted together or each by itself."""
+        return "transductive" if self.transductive else "inductive"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, the score under its own name: {"score": "accuracy", "accuracy": 0.98, …}."""
+        """Return plain values, the score under its own name: {"score": "accuracy", "accuracy": 0.98, …}.
+
+        An interval of one task is None.
+        """
         plain = asdict(self)
+        for place in (plain, plain["curve"]) if self.tasks < 2 else ():
+            place["ci95"] = None if place is plain else [None] * len(self.curve.steps)
         plain[plain["score"]] = plain.pop("value")
         return plain
 
@@ -89,13 +109,30 @@ def is_scored_step(t: int) -> bool:
 
 
 def evaluate(
-    executor: Executor, request: ShardRequest, params: Params, tasks: int, shard_size: int, transductive: bool
+    executor: Executor,
+    request: ShardRequest,
+    params: Params,
+    tasks: int,
+    shard_size: int,
+    transductive: bool,
+    classes: np.ndarray[Any, Any] | None = None,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score tasks 0, 1, … of a split on all workers, and average in task order."""
-    gathered = list(executor.map(request, params, make_shards(0, tasks, shard_size)))
+    """Score tasks 0, 1, … of a split on all workers, and average in task order.
+
+    classes: the numbers of each task's classes [tasks, N], for the interval over classes. progress: called with the
+    tasks done and all tasks, before the first shard and after each; what it raises ends the evaluation.
+    """
+    gathered, done = [], 0
+    progress(0, tasks)
+    for part in executor.map(request, params, make_shards(0, tasks, shard_size)):
+        gathered.append(part)
+        done += len(part.values[INNER_STEP])
+        progress(done, tasks)
     scores = {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
     name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
     mean, ci95 = mean_and_ci95(scores[name])
+    over_classes = (None, None) if classes is None else ci95_over_classes(scores[name][:, -1], classes)
     steps = [int(step) for step in scores[INNER_STEP][0]]
     return Evaluation(
         learner=request.learner,
@@ -107,20 +144,29 @@ def evaluate(
         tasks=len(scores[name]),
         transductive=transductive,
         curve=InnerStepCurve(steps, mean.tolist(), ci95.tolist()),
+        ci95_classes=over_classes[0],
+        classes=over_classes[1],
     )
-
-
-def mean_and_ci95(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over tasks and 1.96 s/√n, s the sample standard deviation. scores: [n, ...], n at least 2."""
-    return scores.mean(0), 1.96 * scores.std(0) / len(scores) ** 0.5
 
 
 def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     """Yield the results for people, one line per learner."""
     width = max((len(evaluation.learner) for evaluation in evaluations), default=0)
     for e in evaluations:
-        number = (
-            f"{100 * e.value:6.2f} ± {100 * e.ci95:.2f} %" if e.score == "accuracy" else f"{e.value:.4f} ± {e.ci95:.4f}"
-        )
-        kind = "transductive" if e.transductive else "inductive"
-        yield f"{e.learner:<{width}}  {e.split} {e.score} {number}  ({e.tasks} tasks, {kind})"
+        of = "" if e.classes is None else f" of {e.classes} classes"
+        yield f"{e.learner:<{width}}  {e.split} {e.score} {_format_score(e)}  ({e.tasks} tasks{of}, {e.kind})"
+
+
+def _format_score(e: Evaluation) -> str:
+    value = f"{100 * e.value:6.2f}" if e.score == "accuracy" else f"{e.value:.4f}"
+    if e.classes is None:
+        return f"{value} ± {_format_half(e.ci95, e.score)}"
+    over_classes = math.nan if e.ci95_classes is None else e.ci95_classes
+    halves = f"± {_format_half(e.ci95, e.score)} over tasks, ± {_format_half(over_classes, e.score)} over classes"
+    return f"{value} {halves}"
+
+
+def _format_half(half: float, score: str) -> str:
+    if math.isnan(half):
+        return "n/a"
+    return f"{100 * half:.2f} %" if score == "accuracy" else f"{half:.4f}"

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,8 @@ class RunRecord:
 def collect(home: Run) -> RunRecord:
     """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
     settings = read_settings(home)
+    evaluations = {path.stem: _read_evaluation(path, settings) for path in _in_order(home.evaluations, ".json")}
+    names = {stem: evaluation.name for stem, evaluation in evaluations.items()}
     lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
     times = [line["time"] for line in lines if "event" not in line and "time" in line]
     return RunRecord(
@@ -106,11 +109,9 @@ def collect(home: Run) -> RunRecord:
             Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
         ],
         clock=(times[0], times[-1]) if times else None,
-        evaluations=[_read_evaluation(path, settings) for path in _in_order(home.evaluations, ".json")],
+        evaluations=list(evaluations.values()),
         pictures=[
-            _read_picture(path, settings)
-            for path in _in_order(home.plots, ".png")
-            if not _DRAWN_BY_PAGE.search(path.stem)
+            _read_picture(path, names) for path in _in_order(home.plots, ".png") if not _DRAWN_BY_PAGE.search(path.stem)
         ],
         kept=newest_step(home),
     )
@@ -153,15 +154,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _read_evaluation(path: Path, settings: dict[str, Any]) -> Evaluation:
     found = read_object(path)
-    rows = [row for row in [found.get("test"), *found.get("baselines", [])] if row is not None]
+    other = [found[key] for key in ("test_inductive", "test_transductive") if key in found]
+    rows = [row for row in [found.get("test"), *other, *found.get("baselines", [])] if row is not None]
     for row in rows:
         if not isinstance(row, dict) or row.get("score") not in row or "ci95" not in row:
             raise ValueError(f"{path}: no evaluation: remove that file and run `metatrain evaluate` again")
-    return Evaluation(_changes(path.stem, settings), rows)
+    overrides = found.get("overrides")
+    return Evaluation(", ".join(map(str, overrides)) if overrides else _changes(path.stem, settings), rows)
 
 
 def _changes(stem: str, settings: dict[str, Any]) -> str:
-    """ "test-tasks.test.ways_20-seed_1" → "tasks.test.ways=20, seed=1": a file's name has no room for "="."""
+    """ "test-tasks.test.ways_20-seed_1" → "tasks.test.ways=20, seed=1": how version 0.1 named its files."""
     sections = {".".join(key.split(".")[:depth]) for key in settings for depth in range(1, key.count(".") + 2)}
     changes = []
     for part in stem.split("-")[1:]:
@@ -176,13 +179,13 @@ def _in_order(folder: Path, suffix: str) -> list[Path]:
     return sorted(files, key=lambda path: (path.stem.count("-"), path.name))
 
 
-def _read_picture(path: Path, settings: dict[str, Any]) -> Picture:
-    """`path` with the text that its writer put into it."""
+def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
+    """`path` with the text that its writer put into it. names: of evaluations, by the names of their files."""
     from PIL import Image
 
     stem, _, kind = path.stem.rpartition("-")
     titles = {"episode": "Images of a test task", "fit": "Curve of a test task"}
-    title = f"{titles[kind]}, {_changes(stem, settings)}" if kind in titles else path.stem
+    title = f"{titles[kind]}, {names.get(stem, stem)}" if kind in titles else path.stem
     try:
         with Image.open(path) as image:
             described = str(image.info.get("Description", path.stem))

@@ -19,7 +19,7 @@ from metatrain.report.plots import (
     set_whole,
 )
 from metatrain.report.series import Series, smooth, spans_decades, thin
-from metatrain.report.text import format_score
+from metatrain.report.text import format_over_classes, format_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,8 @@ def _draw_adaptation(axes: "Axes", metric: Metric, curves: Sequence[tuple[str, M
         steps, mean, ci95 = curve["steps"], curve["mean"], curve["ci95"]
         if len(steps) == 1 and last > 0:
             label, steps, mean, ci95 = f"{label}, no inner steps", [0, last], 2 * mean, 2 * ci95
-        scaled, margin = ([metric.scale * value for value in values] for values in (mean, ci95))
+        known = [math.nan if half is None else half for half in ci95]
+        scaled, margin = ([metric.scale * value for value in values] for values in (mean, known))
         draw_curve(axes, steps, scaled, label, look, margin)
     axes.set_xlabel("inner steps")
     axes.set_ylabel(metric.label)
@@ -136,6 +137,8 @@ def _draw_adaptation(axes: "Axes", metric: Metric, curves: Sequence[tuple[str, M
 def adaptation_chart(evaluation: Mapping[str, Any]) -> Chart:
     """Draw the adaptation of the learner of one evaluation, with its "split", "tasks" and final score in the title."""
     title = f"{evaluation['split']}, {evaluation['tasks']} tasks: {format_score(evaluation)}"
+    if evaluation.get("ci95_classes") is not None:
+        title += f" over tasks, {format_over_classes(evaluation)} over {evaluation['classes']} classes"
     return draw_panels([adaptation(title, [(evaluation["learner"], evaluation)])])
 
 

@@ -133,11 +133,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         text.learner_name(row["learner"]),
         text.format_score(row),
+        text.format_over_classes(row),
         f"{row['loss']:.4g}" if "loss" in row else "–",
         str(max(row["curve"]["steps"], default=0) if "curve" in row else 0),
         text.count(row["tasks"]),
         text.kind(row),
     ]
+
+
+def _other_kind(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Tell the second row of the trained learner, normalised the other way, from its first."""
+    return f", {text.kind(row)}" if row["learner"] == rows[0]["learner"] and row is not rows[0] else ""
 
 
 def _adaptation(runs: Sequence[tuple[str, RunRecord]]) -> list[Panel]:
@@ -151,7 +157,7 @@ def _adaptation(runs: Sequence[tuple[str, RunRecord]]) -> list[Panel]:
             found.setdefault(tested.name, []).extend(
                 [(label, row) for row in rows[:1] if row is tested.rows[0]]
                 if len(runs) > 1
-                else [(row["learner"].replace("_", " "), row) for row in rows]
+                else [(row["learner"].replace("_", " ") + _other_kind(row, tested.rows), row) for row in rows]
             )
     return [
         figures.adaptation(name, rows)

@@ -17,9 +17,22 @@ CASES = {"accuracy": ("accuracy", 100.0, "%"), "mse": ("mean squared error", 1.0
 
 
 def format_score(row: Mapping[str, Any]) -> str:
-    """Return a score with half its 95 % interval: 97.31 ± 0.23 %."""
+    """Return a score with half its 95 % interval over tasks: 97.31 ± 0.23 %."""
     _, scale, unit = CASES[row["score"]]
-    return format_interval(scale * row[row["score"]], scale * row["ci95"], unit)
+    return format_interval(scale * row[row["score"]], scale * margin(row), unit)
+
+
+def format_over_classes(row: Mapping[str, Any]) -> str:
+    """Return half the 95 % interval over classes, ± 8.40 %; "–" where there is none."""
+    if row.get("ci95_classes") is None:
+        return "–"
+    _, scale, unit = CASES[row["score"]]
+    return f"± {scale * row['ci95_classes']:.2f} {unit}".strip().replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def margin(row: Mapping[str, Any]) -> float:
+    """Return half the interval over tasks; nan for a single task, which has none."""
+    return math.nan if row["ci95"] is None else float(row["ci95"])
 
 
 def format_interval(value: float, margin: float, unit: str) -> str:
@@ -75,12 +88,21 @@ def _result(record: RunRecord) -> list[str]:
     rows = _as_trained(record)
     if not rows:
         return ["It has not been tested yet: there is no result to report."]
-    trained, others = rows[0], rows[1:]
+    trained, others = rows[0], [row for row in rows[1:] if row["learner"] != "trained"]
     name, _, _ = CASES[trained["score"]]
     sentence = (
         f"On {count(trained['tasks'])} held-out test tasks, {_shape(record, 'test')} each, it reaches "
         f"{'an' if name[0] in 'aeiou' else 'a'} {name} "
         f"of {format_score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
+    )
+    if trained.get("ci95_classes") is not None:
+        over = f"{format_over_classes(trained)} over its {count(trained['classes'])} test classes"
+        sentence = f"{sentence[:-1]}; {over}, for classes other than these)"
+    sentence += "".join(
+        f", and {format_score(row)} when its queries are judged {'together' if row['transductive'] else 'one by one'} "
+        f"({kind(row)})"
+        for row in rows[1:]
+        if row["learner"] == "trained"
     )
     best = best_step(record)
     chosen = "" if best is None else f" Tested are the parameters of step {count(best)}, the best in validation."
@@ -110,7 +132,7 @@ def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
     name, _, _ = CASES[key]
     scores = ", ".join(f"{label} {format_score(row)}" for label, _, row in in_order)
     first, second = (row for *_, row in in_order[:2])
-    apart = abs(first[key] - second[key]) > first["ci95"] + second["ci95"]
+    apart = abs(first[key] - second[key]) > margin(first) + margin(second)
     close = "" if apart else " The intervals of the first two meet."
     return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {scores}.{close}"
 
@@ -133,7 +155,7 @@ def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
     sign = 1 if key == "accuracy" else -1
     best = max(others, key=lambda row: sign * row[key] if math.isfinite(row[key]) else -math.inf)
     ahead = sign * (trained[key] - best[key])
-    apart = abs(ahead) > trained["ci95"] + best["ci95"]
+    apart = abs(ahead) > margin(trained) + margin(best)
     amount = f"{scale * abs(ahead):.1f} points" if key == "accuracy" else f"{abs(ahead):.3g}"
     if not apart:
         return f"That is no clear difference from {learner_name(best['learner'])}: the two intervals meet."

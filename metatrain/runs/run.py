@@ -7,6 +7,7 @@
         signature           shows that its user made it (`metatrain.runs.signature`)
         owner.lock          flocked by the driver while it lives
         metrics.jsonl       see `metatrain.tracking.jsonl.JsonlRecorder`
+        progress.json       how far a validation or test is, while it lasts
         checkpoints/        see `metatrain.runs.checkpoints`
         evaluations/        one JSON file per evaluation
         plots/              PNG files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from metatrain.runs import JOB_ID
-from metatrain.tracking.status_line import RunProgress, format_duration, format_time_left, merge_metrics
+from metatrain.tracking.status_line import RunProgress, Stage, format_duration, format_time_left, merge_metrics
 from metatrain.types import RunStatus
 from tasks.types import Progress as Counter
 
@@ -38,6 +38,7 @@ class ProgressRecorder:
         self._first = self._step = self._total = 0
         self._started = 0.0
         self._since: tuple[int, float] | None = None
+        self._stage_began = 0.0
         self._prints_json = JOB_ID in os.environ and not self._stream.isatty()
 
     def start(self, step: int, total: int) -> None:
@@ -54,8 +55,31 @@ class ProgressRecorder:
         seconds = time.monotonic() - self._started
         progress = RunProgress(step, self._total, seconds, self._estimate_seconds_left(step, seconds), self._newest)
         drawn = self._display.update(step, self._total, progress.format_details(), validated)
+        self._print_json(progress, drawn)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Show how far a validation or test is, in place of the training."""
+        now = time.monotonic()
+        if done == 0:
+            self._stage_began = now
+        if not self._started:  # an evaluation by itself, without training before it
+            self._display, self._started = Display(self._stream, stage), now
+        spent = now - self._stage_began
+        text = f"{format_duration(spent)}, {format_time_left(done, total, spent)} left"
+        drawn = self._display.update(done, total, text, False, label=stage)
+        left = spent * (total - done) / done if done else None
+        seconds = now - self._started
+        self._print_json(
+            RunProgress(self._step, self._total, seconds, left, self._newest, stage=Stage(stage, done, total)), drawn
+        )
+
+    def _print_json(self, progress: RunProgress, drawn: bool) -> None:
         if drawn and self._prints_json:
             self._display.say(progress.as_json_line())
+
+    def release(self) -> None:
+        """Leave the terminal to results: the bar ends, and what is still to be said is printed plainly."""
+        self._display.close()
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing: files are not shown."""
@@ -116,15 +140,17 @@ class Display:
         self._bar = _start_bar(stream, label) if live and stream.isatty() else None
         self._drawn = 0.0 if self._bar else time.monotonic()
 
-    def update(self, done: int, total: int, text: str, now: bool) -> bool:
+    def update(self, done: int, total: int, text: str, now: bool, label: str | None = None) -> bool:
         """Draw the progress if it is due (a bar after 0.1 s, a line after ten seconds) or `now`; return whether."""
+        label = label or self._label
         moment = time.monotonic()
         due = now or moment - self._drawn >= (REDRAW_SECONDS if self._bar else LINE_SECONDS)
         self._drawn = moment if due else self._drawn
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=text, refresh=due)
+            task = self._bar.task_ids[0]
+            self._bar.update(task, description=label, completed=done, total=total, text=text, refresh=due)
         elif due:
-            self.say(f"{self._label} {done}/{total}  {text}")
+            self.say(f"{label} {done}/{total}  {text}")
         return due
 
     def say(self, text: str) -> None:

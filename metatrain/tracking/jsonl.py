@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,10 @@ from metatrain.types import Recorder, RunStatus
 from tasks.io.atomic import atomic_write, fsync
 from tasks.io.files import open_unlinked
 from tasks.io.json_lines import parse_json_lines
+
+PROGRESS = "progress.json"
+"""The file beside metrics.jsonl that tells how far a validation or test is while it lasts."""
+_TELL_S = 3.0
 
 
 class JsonlRecorder:
@@ -33,6 +37,7 @@ class JsonlRecorder:
         self.path = path
         self._last: dict[str, int] = {}
         self._file: IO[Any] | None = None
+        self._told = time.monotonic()
 
     def start(self, step: int, total: int) -> None:
         """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
@@ -46,6 +51,17 @@ class JsonlRecorder:
         if fresh:
             finite = {key: value if math.isfinite(value) else None for key, value in fresh.items()}
             self._write({"step": step, "time": time.time(), **finite})
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Write progress.json beside the file every few seconds, for `metatrain status`; remove it at the end."""
+        now = time.monotonic()
+        with suppress(OSError):  # a full disk will be told of by what is to be kept
+            if done >= total:
+                self._drop_progress()
+            elif now - self._told >= _TELL_S:
+                self._told = now
+                with atomic_write(self.path.with_name(PROGRESS)) as temporary:
+                    temporary.write_text(json.dumps({"stage": stage, "done": done, "total": total}), encoding="utf-8")
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing: the run folder already holds the file."""
@@ -66,6 +82,10 @@ class JsonlRecorder:
             self.flush()
             self._file.close()
             self._file = None
+            self._drop_progress()
+
+    def _drop_progress(self) -> None:
+        self.path.with_name(PROGRESS).unlink(missing_ok=True)
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._file is not None, "start() opens the file"
@@ -88,6 +108,11 @@ class CompositeRecorder:
         """Record with each."""
         for recorder in self.recorders:
             recorder.record(step, metrics)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Show with each."""
+        for recorder in self.recorders:
+            recorder.progress(stage, done, total)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Hand the file to each."""

@@ -109,6 +109,9 @@ class MLflowRecorder:
         self._metrics += [Metric(key, value, milliseconds, step) for key, value in fresh.items()]
         return len(fresh)
 
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Do nothing: progress is shown, not kept."""
+
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload the file under its own name, into `folder` of the run's artifacts."""
         with one_line_errors(self.uri):

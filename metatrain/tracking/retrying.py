@@ -64,6 +64,9 @@ class RetryingRecorder:
         if time.monotonic() >= self._due:
             self.flush()
 
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Do nothing: progress is shown, not kept."""
+
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload the file, or remember it for when MLflow answers."""
         self._files[path, folder] = None

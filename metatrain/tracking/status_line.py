@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from metatrain.tracking.jsonl import read_lines
 
@@ -24,11 +24,24 @@ _PAUSE, _PAUSE_S = 20.0, 60.0
 """A step that took so many times the usual, and so many seconds, had a pause before it, which is not counted."""
 
 
+class Stage(NamedTuple):
+    """Progress of a validation or test: "testing trained", with `done` of `total` tasks."""
+
+    name: str
+    done: int
+    total: int
+
+    def format(self) -> str:
+        """Return the stage for people."""
+        return f"{self.name} {self.done}/{self.total}"
+
+
 @dataclass(frozen=True)
 class RunProgress:
     """Progress of a run: `seconds` spent, `seconds_left` (None before there is a pace), the newest metrics.
 
-    "best/…" among the metrics are those of the best validation. tested: the run is finished.
+    "best/…" among the metrics are those of the best validation. tested: the run is finished. stage: the validation or
+    test that is going on, which `seconds_left` is then about.
     """
 
     step: int
@@ -37,22 +50,25 @@ class RunProgress:
     seconds_left: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     tested: bool = False
+    stage: Stage | None = None
 
     def format(self) -> str:
         """Return the line for people."""
-        return f"{self.step}/{self.steps}  {self.format_details()}"
+        return f"{self.step}/{self.steps}  {self.format_details()}" if self.steps else self.format_details()
 
     def format_details(self) -> str:
         """Return the line for people without the step."""
         left = "?" if self.seconds_left is None else format_duration(self.seconds_left)
-        return " · ".join([f"{format_duration(self.seconds)}, {left} left", *format_metrics(self.metrics)])
+        stage = [] if self.stage is None else [self.stage.format()]
+        return " · ".join([f"{format_duration(self.seconds)}, {left} left", *stage, *format_metrics(self.metrics)])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, metrics that are not finite as None."""
         left = self.seconds_left
         times = {"seconds": round(self.seconds, 1), "seconds_left": left if left is None else round(left, 1)}
         metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
-        return {"step": self.step, "steps": self.steps, **times, **metrics}
+        stage = {} if self.stage is None else {"stage": self.stage._asdict()}
+        return {"step": self.step, "steps": self.steps, **times, **stage, **metrics}
 
     def as_json_line(self) -> str:
         """Return the JSON line that `read_last_status` reads."""
@@ -66,8 +82,9 @@ def read_last_status(lines: Iterable[str]) -> RunProgress | None:
         return None
     plain = json.loads(last.removeprefix(JSON_PREFIX))
     step, steps, seconds, left = (plain.pop(name) for name in ("step", "steps", "seconds", "seconds_left"))
+    stage = plain.pop("stage", None)
     metrics = {name: value for name, value in plain.items() if value is not None}
-    return RunProgress(step, steps, seconds, left, metrics)
+    return RunProgress(step, steps, seconds, left, metrics, stage=None if stage is None else Stage(**stage))
 
 
 def drop_status_lines(pieces: Iterable[str]) -> Iterator[str]:
@@ -101,6 +118,15 @@ def read_metrics_file(path: Path, steps: int) -> RunProgress | None:
     step = trained[-1]["step"]
     left = pace * (steps - step) if pace > 0 else None
     return RunProgress(step, steps, spent, left, metrics, any(name.startswith("test/") for name in chain(*records)))
+
+
+def read_stage(path: Path) -> Stage | None:
+    """Return the validation or test that a run's progress.json tells of; None without one that can be read."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return Stage(str(plain["stage"]), int(plain["done"]), int(plain["total"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def merge_metrics(known: Mapping[str, float], step: int, metrics: Mapping[str, float | None]) -> dict[str, float]:

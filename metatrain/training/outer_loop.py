@@ -35,7 +35,10 @@ class Best:
 
 @dataclass
 class TrainState:
-    """Where training stands. Valid until the next iteration of `train`; `snapshot` copies."""
+    """Where training stands. Valid until the next iteration of `train`; `snapshot` copies.
+
+    validation_due: the validation of this step was stopped, so that a resume begins with it.
+    """
 
     step: int
     next_task: int
@@ -43,6 +46,7 @@ class TrainState:
     optimizers: dict[str, torch.optim.Optimizer]
     """By group."""
     best: Best
+    validation_due: bool = False
 
     def snapshot(self) -> dict[str, Any]:
         """Copy the state to a tree of tensors and plain values, from which `restore` continues bit for bit."""
@@ -52,6 +56,7 @@ class TrainState:
             "params": {name: value.detach().clone() for name, value in self.params.items()},
             "optimizers": {group: deepcopy(one.state_dict()) for group, one in self.optimizers.items()},
             "best": {"step": self.best.step, "score": self.best.score},
+            "validation_due": self.validation_due,
         }
 
 
@@ -80,6 +85,7 @@ def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
         for leaves, settings_now in zip(one.param_groups, now, strict=True):
             leaves.update(settings_now)
     state.best = Best(**snapshot["best"])
+    state.validation_due = snapshot.get("validation_due", False)  # unknown to checkpoints of 0.1
     return state
 
 

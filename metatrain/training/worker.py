@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -21,6 +22,7 @@ from metatrain.algorithms.baselines import BASELINES
 from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
 from metatrain.errors import TaskFailed
 from metatrain.evaluation.evaluate import score_tasks
+from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
@@ -122,11 +124,17 @@ class Worker:
         with _explain_failure(request, shard):
             silent = torch.full((len(shard.indices),), NO_NOISE, device=self.device)
             context = Context(torch.tensor(request.step, device=self.device), silent)
-            spec = self._distributions[request.split].spec
-            model = (self._untrained if request.learner == "from_scratch" else self.model).for_tasks(spec, params)
-            algorithm: Algorithm = BASELINES.get(request.learner, self.evaluated)
+            algorithm, model = self._learner(request, params)
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
+
+    def _learner(self, request: ShardRequest, params: Params) -> tuple[Algorithm, Model]:
+        """Return the algorithm and the network that `request` scores."""
+        model = self._untrained if request.learner == "from_scratch" else self.model
+        model = model.for_tasks(self._distributions[request.split].spec, params)
+        if request.normalization is not None:
+            model = model.with_normalization(request.normalization)
+        return BASELINES.get(request.learner, self.evaluated), model
 
     def compile(self, shards: Sequence[Shard]) -> None:
         """Compile what shards of these sizes need, by computing one of each size."""
@@ -142,9 +150,29 @@ class Worker:
             return self.gradient(request, params, shard, tasks)
         return self.score(request, params, shard, tasks)
 
-    def transductive(self, learner: str) -> bool:
-        """Return True if the queries of a task influence each other's predictions."""
-        return learner != "nearest_neighbour" and self.model.normalization == "transductive"
+    def is_transductive(self, request: ShardRequest, params: Params) -> bool:
+        """Return whether the queries of a task influence each other's predictions: seen on the first task of a split.
+
+        Raises TaskFailed when the code of the tasks, model or algorithm raises.
+        """
+        shard = Shard(0, (0,))
+        task = tree_map(lambda leaf: leaf[0], self.tasks(request, shard))
+        with _explain_failure(request, shard):
+            algorithm, model = self._learner(request, params)
+            context = Context(torch.tensor(0, device=self.device), torch.tensor(NO_NOISE, device=self.device))
+            return is_transductive(algorithm, model, self.to_device(params), task, context)
+
+    @property
+    def other_normalization(self) -> Literal["transductive", "inductive"] | None:
+        """Return the way of normalising that the run did not choose; None where its network has not both."""
+        if self.model.normalization == "none" or not self.model.can_be_inductive:
+            return None
+        return "inductive" if self.model.normalization == "transductive" else "transductive"
+
+    def task_classes(self, split: Split, tasks: int) -> np.ndarray[Any, Any] | None:
+        """Return the numbers of the classes of tasks 0, 1, … of a split [tasks, N]; None where the source is silent."""
+        told = getattr(self._distributions[split], "task_classes", None)
+        return None if told is None else told(range(tasks))
 
     def _noise(self, shard: Shard) -> Tensor:
         """Return each task's key to the generator: 62 bits of (seed, "noise", index)."""

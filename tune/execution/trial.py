@@ -25,10 +25,11 @@ from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
 from metatrain.job_secrets import adopt_secrets
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
+from metatrain.session import Session
 from metatrain.settings import Config
 from metatrain.setup import check_mlflow, prepare, recorders
 from metatrain.tracking.jsonl import read_lines
-from metatrain.trainer import Session, start, train_segments
+from metatrain.trainer import start, train_segments
 from metatrain.training.outer_loop import Best
 from metatrain.training.worker import Worker, driver_device, driver_worker
 from metatrain.trust import require_same_code
@@ -75,7 +76,7 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
             if spec.parent is not None:
                 _inherit_checkpoint(home, worker, *spec.parent)
             recorder = recorders(worker.config, home, tags=spec.tags)
-            yield from _train(spec, Session(worker, executor, recorder, home), stopping)
+            yield from _train(spec, Session(worker, executor, recorder, home, stopping.is_set))
     except IncompatibleSettings as error:
         yield TrialReport(0, reason=str(error), status="unfit")
     except Diverged as error:
@@ -87,7 +88,7 @@ def run_trial(spec: TrialSpec, stopping: threading.Event) -> Iterator[TrialRepor
             release_run(home)
 
 
-def _train(spec: TrialSpec, session: Session, stopping: threading.Event) -> Iterator[TrialReport]:
+def _train(spec: TrialSpec, session: Session) -> Iterator[TrialReport]:
     """Train from rung to rung and yield a report at each; close the recorder at the end, whatever happens."""
     home = session.home
     status: RunStatus | None = "failed"
@@ -96,13 +97,13 @@ def _train(spec: TrialSpec, session: Session, stopping: threading.Event) -> Iter
         spent = measure_costs(session.worker, spec.objectives) if spec.objectives else {}
         status = "interrupted"
         for rung in spec.rungs:
-            if rung <= state.step:  # a process that is gone may have reported it
+            if rung < state.step + (not state.validation_due):  # a process that is gone may have reported it
                 status = "finished" if rung == spec.rungs[-1] else status
                 yield TrialReport(rung, _read_metric(home, rung, spec.metric), spent)
         inherited = () if spec.parent is None else (spec.parent[1],)
-        for _ in train_segments(session, state, stopping.is_set, (*inherited, *spec.rungs)):
+        for _ in train_segments(session, state, (*inherited, *spec.rungs)):
             home.commit()
-            if state.step in spec.rungs:
+            if state.step in spec.rungs and not state.validation_due:
                 status = "finished" if state.step == spec.rungs[-1] else status
                 yield TrialReport(state.step, _read_metric(home, state.step, spec.metric), spent)
             else:

@@ -1,0 +1,74 @@
+"""Compute 95 % intervals of a mean over tasks: of other tasks of the same classes, and of other classes."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_EXACT = 30
+"""Degrees of freedom up to which the quantile is exact; from here on the expansion is, to seven digits."""
+_NORMAL = 1.959963984540054
+
+
+def mean_and_ci95(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean over tasks and t s/√n, t of Student's distribution with n - 1 degrees of freedom, s the sample
+    standard deviation: half the interval over tasks, nan for a single task. scores: [n, ...].
+    """
+    n = len(scores)
+    if n < 2:
+        return scores.mean(0), torch.full_like(scores.mean(0), math.nan)
+    return scores.mean(0), student_t(n - 1) * scores.std(0) / n**0.5
+
+
+def ci95_over_classes(scores: Tensor, classes: np.ndarray[Any, Any]) -> tuple[float | None, int]:
+    """Return half the 95 % interval over classes, and the number C of different ones; None for too few to tell.
+
+    scores: [n], of tasks of N classes each; classes: [n, N], their numbers.
+
+    The mean is taken again without the tasks of each class c, θ₋c, for a jackknife: V = (C - 1)/C Σ (θ₋c - θ)². Each
+    task is left out N times, so V holds the variance s²/n of its mean N times, where once is right. The interval is
+    t √max(s²/n, V - (N - 1) s²/n), t with min(C, n) - 1 degrees of freedom.
+    """
+    n, ways = classes.shape
+    known, numbers = np.unique(classes, return_inverse=True)
+    count, values = len(known), scores.double().numpy()
+    tasks_of = np.bincount(numbers.ravel(), minlength=count)
+    if n < 2 or count <= ways + 1 or tasks_of.max() >= n:
+        return None, count
+    of_mean = values.var(ddof=1) / n
+    sums = np.bincount(numbers.ravel(), weights=np.repeat(values - values.mean(), ways), minlength=count)
+    jackknife = (count - 1) / count * float(((sums / (n - tasks_of)) ** 2).sum())
+    variance = max(of_mean, jackknife - (ways - 1) * of_mean)
+    return student_t(min(count, n) - 1) * math.sqrt(variance), count
+
+
+@cache
+def student_t(degrees: int) -> float:
+    """Return the t with P(|T| < t) = 0.95 for Student's distribution (Abramowitz & Stegun 1964, 26.7.3 to 26.7.5)."""
+    if degrees > _EXACT:
+        z, inverse = _NORMAL, 1 / degrees
+        terms = (
+            (z**3 + z) / 4,
+            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+            (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+        )
+        return z + sum(term * inverse**power for power, term in enumerate(terms, start=1))
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < 0.95 else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """Return P(|T| < √degrees tan(angle))."""
+    odd = degrees % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(odd + 1, degrees, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * k / (k + 1)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total

@@ -1,0 +1,110 @@
+"""Score a run's learner and the baselines on held-out tasks; write and draw the results."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metatrain.algorithms.baselines import BASELINES
+from metatrain.errors import EvaluationStopped
+from metatrain.evaluation.evaluate import Evaluation, evaluate
+from metatrain.report import figures
+from metatrain.report.plots import save_png
+from metatrain.report.test_task import draw_test_task
+from metatrain.runs import write_json
+from metatrain.session import Session
+from metatrain.types import Params, ShardRequest
+
+
+def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return results as plain values, under the keys of --json and evaluations/*.json.
+
+    "test": the trained learner as the run normalises; "test_inductive" or "test_transductive": normalised the other
+    way, where it can be; "baselines".
+    """
+    named: dict[str, Any] = {"test": None}
+    baselines = []
+    for result in results:
+        if result.learner != "trained":
+            baselines.append(result.as_dict())
+        else:
+            key = "test" if named["test"] is None else f"test_{result.kind}"
+            named[key] = result.as_dict()
+    return {**named, "baselines": baselines}
+
+
+def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
+    """Score the learner at `params` on the test tasks, in both ways of normalising if it has them, then the baselines.
+
+    Baselines are left out unless `evaluation.baselines`. EvaluationStopped: `session.stop` said so before the end.
+    """
+    settings, worker = session.config.evaluation, session.worker
+    trained = ShardRequest("score", "test", 0)
+    learners = [(trained, params, settings.tasks)]
+    if (other := worker.other_normalization) is not None:
+        learners.append((trained._replace(normalization=other), params, settings.tasks))
+    if settings.baselines:
+        learners.append((trained._replace(learner="untrained"), worker.initial(), settings.tasks))
+        for name in BASELINES:
+            most = settings.from_scratch_tasks if name == "from_scratch" else settings.tasks
+            learners.append((trained._replace(learner=name), {}, min(settings.tasks, most)))
+    results: list[Evaluation] = []
+    for request, given, tasks in learners:
+        if not tasks:
+            continue
+        try:
+            results.append(score_learner(session, request, given, tasks))
+        except EvaluationStopped as stopped:
+            done = ", ".join(_describe(result.learner, result.kind) for result in results) or "none"
+            raise EvaluationStopped(f"{stopped} (done: {done}; results are kept once all are)") from stopped
+    return results
+
+
+def score_learner(session: Session, request: ShardRequest, params: Params, tasks: int) -> Evaluation:
+    """Score one learner on tasks 0, 1, … of a split, recording the progress. EvaluationStopped: see `Session.stop`."""
+    worker = session.worker
+    testing = request.split == "test"
+    stage = f"testing {_describe(request.learner, request.normalization)}" if testing else "validating"
+
+    def progress(done: int, total: int) -> None:
+        session.recorder.progress(stage, done, total)
+        if done < total and session.stop():
+            raise EvaluationStopped(f"stopped {stage} after {done} of {total} tasks")
+
+    return evaluate(
+        session.executor,
+        request,
+        params,
+        tasks,
+        session.config.executor.shard_size,
+        worker.is_transductive(request, params) if testing else worker.model.normalization == "transductive",
+        worker.task_classes(request.split, tasks) if testing else None,
+        progress,
+    )
+
+
+def _describe(learner: str, normalization: str | None) -> str:
+    return learner if normalization is None else f"{learner}, {normalization}"
+
+
+def write_results(
+    session: Session, params: Params, results: Sequence[Evaluation], name: str, overrides: Sequence[str] = ()
+) -> list[tuple[Path, str]]:
+    """Write results as JSON, a plot of the score by inner step, and a figure of one test task.
+
+    params: those of the first result. name: of the files, without suffix. overrides: the settings that were changed for
+    this evaluation. Return the files, each with the folder that recorders keep it in.
+    """
+    home = session.home
+    path, chart = home.evaluations / f"{name}.json", home.plots / f"{name}-adaptation.png"
+    write_json(path, ({"overrides": list(overrides)} if overrides else {}) | results_as_dict(results))
+    save_png(figures.adaptation_chart(results[0].as_dict()), chart)
+    picture = draw_test_task(session.worker, params, home.plots, name)
+    return [(path, "evaluations"), (chart, "plots"), *([(picture, "plots")] if picture else [])]
+
+
+def evaluation_name(overrides: Sequence[str]) -> str:
+    """Return the name of the files of an evaluation with these overrides: short, and another for other ones."""
+    if not overrides:
+        return "test"
+    return f"test-{hashlib.sha256(chr(0).join(overrides).encode()).hexdigest()[:8]}"
