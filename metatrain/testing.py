@@ -56,7 +56,7 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
             results.append(score_learner(session, request, given, tasks))
         except EvaluationStopped as stopped:
             done = ", ".join(_describe(result.learner, result.kind) for result in results) or "none"
-            raise EvaluationStopped(f"{stopped} (done: {done}; results are kept once all are)") from stopped
+            raise EvaluationStopped(f"{stopped} (learners done: {done}; results are kept once all are)") from stopped
     return results
 
 
@@ -69,7 +69,7 @@ def score_learner(session: Session, request: ShardRequest, params: Params, tasks
     def progress(done: int, total: int) -> None:
         session.recorder.progress(stage, done, total)
         if done < total and session.stop():
-            raise EvaluationStopped(f"stopped {stage} after {done} of {total} tasks")
+            raise EvaluationStopped(f"{stage} after {done} of {total} tasks")
 
     return evaluate(
         session.executor,

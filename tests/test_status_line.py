@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metatrain.tracking import console, jsonl
 from metatrain.tracking.console import ProgressRecorder
+from metatrain.tracking.jsonl import JsonlRecorder
 from metatrain.tracking.status_line import (
     JSON_PREFIX,
     RunProgress,
+    Stage,
+    add_stage,
     drop_status_lines,
     merge_metrics,
     read_last_status,
@@ -81,6 +85,68 @@ def test_a_job_prints_a_json_line_with_each_line(monkeypatch: pytest.MonkeyPatch
     if job:
         status = read_last_status(lines)
         assert (status.step, status.steps, status.metrics["best/step"]) == (2, 9, 2)
+
+
+TESTING = Stage("testing trained", 300, 1000)
+
+
+def test_a_validation_or_test_is_told_with_its_own_count() -> None:
+    progress = RunProgress(9, 9, 60.0, 14.0, {"train/loss": 0.31}, stage=TESTING)
+    assert progress.format() == "9/9  1:00, 0:14 left · testing trained 300/1000 · train loss 0.310"
+    assert progress.as_dict()["stage"] == {"name": "testing trained", "done": 300, "total": 1000}
+    assert read_last_status([progress.as_json_line()]) == progress
+
+
+@pytest.mark.parametrize("job", ["a-20260101", None])
+def test_a_test_is_shown_now_and_then_in_logs(monkeypatch: pytest.MonkeyPatch, job: str | None) -> None:
+    now = 1000.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.delenv("METATRAIN_JOB_ID", raising=False)
+    if job is not None:
+        monkeypatch.setenv("METATRAIN_JOB_ID", job)
+    stream = io.StringIO()
+    recorder = ProgressRecorder(stream)
+    recorder.start(0, 9)
+    for done in range(0, 1001, 20):
+        recorder.progress("testing trained", done, 1000)
+        now += 0.75
+    lines = stream.getvalue().splitlines()
+    told = [line for line in lines if not line.startswith(JSON_PREFIX)]
+    assert told[0] == "testing trained 280/1000  0:10, 0:27 left"
+    assert len(told) == 3
+    if job is not None:
+        status = read_last_status(lines[:2])
+        assert status.stage == TESTING._replace(done=280) and status.seconds_left == 27.0
+    recorder.record(3, {"train/loss": 0.5, "validation/accuracy": 0.5})
+    assert stream.getvalue().splitlines()[-1 - (job is not None)].startswith("training 3/9")
+
+
+def test_a_run_s_folder_tells_of_a_test_while_it_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = 1000.0
+    monkeypatch.setattr(jsonl.time, "monotonic", lambda: now)
+    recorder = JsonlRecorder(tmp_path / "metrics.jsonl")
+    recorder.start(9, 9)
+    recorder.progress("testing trained", 0, 1000)
+    now += 6.0
+    recorder.progress("testing trained", 300, 1000)
+    known = RunProgress(9, 9, 60.0)
+    file = tmp_path / jsonl.PROGRESS
+    found = add_stage(known, file)
+    assert found == RunProgress(9, 9, 60.0, pytest.approx(14.0), stage=TESTING)
+    recorder.progress("testing trained", 1000, 1000)
+    assert add_stage(known, file) == known and not file.exists()
+    now += 6.0
+    recorder.progress("testing untrained", 1, 1000)
+    assert file.exists()
+    recorder.close("interrupted")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[" * 500, '{"stage": 1, "done": 2, "total": 3, "seconds_left": null}'])
+def test_a_damaged_progress_of_a_test_is_left_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "progress.json").write_text(text)
+    known = RunProgress(9, 9, 60.0)
+    assert add_stage(known, tmp_path / "progress.json") == known
 
 
 def test_the_best_is_kept_by_its_score() -> None:

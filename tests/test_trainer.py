@@ -138,7 +138,7 @@ def test_a_test_stopped_between_shards_keeps_no_result_and_is_made_anew(tmp_path
     assert not list(home.evaluations.iterdir())
     assert not [key for key in recorded(home) if key.startswith("test/")]
     (said,) = [line["text"] for line in read_lines(home.metrics) if line.get("event") == "stopped"]
-    assert said.startswith("stopped testing untrained after 5 of 8 tasks (done: trained, transductive, trained, ind")
+    assert said.startswith("testing untrained after 5 of 8 tasks (learners done: trained, transductive, trained, ind")
     second, _ = go(config, home)
     assert second.finished
     assert json.loads((home.evaluations / "test.json").read_text())["test"]["tasks"] == 8

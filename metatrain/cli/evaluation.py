@@ -89,7 +89,7 @@ def _score(session: Session, params: Params) -> list[Evaluation]:
         try:
             return score_test_tasks(session._replace(recorder=progress, stop=shutdown.is_set), params)
         except EvaluationStopped as stopped:
-            print(f"{stopped}: evaluate again", file=sys.stderr)
+            print(f"stopped {stopped}: evaluate again", file=sys.stderr)
             raise typer.Exit(128 + shutdown.signal) from None
         finally:
             progress.release()

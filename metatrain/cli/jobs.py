@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from metatrain.runs.locations import is_search, open_run
 from metatrain.tracking.jsonl import PROGRESS
 from metatrain.tracking.status_line import (
     RunProgress,
+    add_stage,
     drop_status_lines,
     format_duration,
     read_last_status,
     read_metrics_file,
-    read_stage,
 )
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
@@ -157,7 +156,7 @@ def _run_status(place: str) -> dict[str, Any]:
         raise ValueError(f"{home.config}: outer.steps: is no number of steps: restore that file")
     progress = read_metrics_file(home.metrics, total)
     if progress is not None and owner:
-        progress = replace(progress, stage=read_stage(home.path / PROGRESS))
+        progress = add_stage(progress, home.path / PROGRESS)
     finished = progress is not None and progress.tested
     return _status_as_dict(home.where, "FINISHED" if finished else running, progress)
 

@@ -37,7 +37,7 @@ class JsonlRecorder:
         self.path = path
         self._last: dict[str, int] = {}
         self._file: IO[Any] | None = None
-        self._told = time.monotonic()
+        self._told = self._stage_began = time.monotonic()
 
     def start(self, step: int, total: int) -> None:
         """Cut the file back to `step`: later lines will be recorded again. ValueError: a line within is not JSON."""
@@ -55,13 +55,17 @@ class JsonlRecorder:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Write progress.json beside the file every few seconds, for `metatrain status`; remove it at the end."""
         now = time.monotonic()
+        if done == 0:
+            self._stage_began = now
+        left = (now - self._stage_began) * (total - done) / done if done else None
         with suppress(OSError):  # a full disk will be told of by what is to be kept
             if done >= total:
                 self._drop_progress()
             elif now - self._told >= _TELL_S:
                 self._told = now
                 with atomic_write(self.path.with_name(PROGRESS)) as temporary:
-                    temporary.write_text(json.dumps({"stage": stage, "done": done, "total": total}), encoding="utf-8")
+                    plain = {"stage": stage, "done": done, "total": total, "seconds_left": left}
+                    temporary.write_text(json.dumps(plain), encoding="utf-8")
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Do nothing: the run folder already holds the file."""

@@ -8,13 +8,14 @@ The line for people, in one line:
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from metatrain.tracking.jsonl import read_lines
+from tasks.io.json_documents import check_json, read_json
 
 JSON_PREFIX = "metatrain-status "
 """Begins the lines of a job's log that hold a status as JSON."""
@@ -22,6 +23,13 @@ _RECENT = 50
 """Steps over which the pace is the median."""
 _PAUSE, _PAUSE_S = 20.0, 60.0
 """A step that took so many times the usual, and so many seconds, had a pause before it, which is not counted."""
+
+
+class _PlainStage(TypedDict):
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None
 
 
 class Stage(NamedTuple):
@@ -120,13 +128,15 @@ def read_metrics_file(path: Path, steps: int) -> RunProgress | None:
     return RunProgress(step, steps, spent, left, metrics, any(name.startswith("test/") for name in chain(*records)))
 
 
-def read_stage(path: Path) -> Stage | None:
-    """Return the validation or test that a run's progress.json tells of; None without one that can be read."""
+def add_stage(progress: RunProgress, path: Path) -> RunProgress:
+    """Return `progress` with the validation or test that a run's progress.json tells of, if there is one to read."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return Stage(str(plain["stage"]), int(plain["done"]), int(plain["total"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        plain = check_json(read_json(path, "remove that file"), _PlainStage, str(path), "remove that file")
+    except (OSError, ValueError):
+        return progress
+    left = plain["seconds_left"]
+    left = left if left is not None and math.isfinite(left) else None
+    return replace(progress, stage=Stage(plain["stage"], plain["done"], plain["total"]), seconds_left=left)
 
 
 def merge_metrics(known: Mapping[str, float], step: int, metrics: Mapping[str, float | None]) -> dict[str, float]:
