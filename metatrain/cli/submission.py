@@ -30,6 +30,8 @@ from tasks.io.remote_fs import is_uri
 
 COMMANDS = ("train", "search", "evaluate")
 """The commands that can run on a cluster."""
+_LONGEST_NAME = 61
+"""Characters of a job's name, before the time and chance that its id ends with."""
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 _PACKAGES = ("metatrain", "tasks", "cluster", "tune")
 
@@ -187,13 +189,14 @@ def _parse_variable(given: str) -> tuple[str, str]:
 
 
 def _name_job(arguments: Sequence[str]) -> str:
-    """Return a name from the run that is resumed, the configuration, or the command."""
+    """Return a name from the run that is resumed, the configuration, or the command, cut to what an id has room for."""
     run = re.search(r"\d{8}-\d{6}-(.+)-[0-9a-f]{6}/?$", next(iter(arguments[-1:]), ""))
     file = next((argument for argument in arguments[1:] if argument.endswith((".yaml", ".yml"))), arguments[0])
-    return run[1] if run else re.sub(r"[^A-Za-z0-9]+", "-", Path(file).stem).strip("-") or "job"
+    name = run[1] if run else re.sub(r"[^A-Za-z0-9]+", "-", Path(file).stem).strip("-") or "job"
+    return name[:_LONGEST_NAME]
 
 
 def _make_id(name: str) -> str:
-    valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}", name) is not None
+    valid = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is not None and len(name) <= _LONGEST_NAME
     require(valid, f"--name: {name[:100]!r} cannot begin an id: use letters, digits, '-', '_' and '.', 1 to 61 of them")
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
