@@ -60,17 +60,21 @@ def run(
     home: Run | None = None,
     stop: Callable[[], bool] = never,
     tested: Callable[[Sequence[Evaluation]], None] = lambda results: None,
+    events: Sequence[tuple[str, str]] = (),
 ) -> RunResult:
     """Train `worker.config` in the folder `home` (a new one by default), from its newest valid checkpoint on.
 
     `stop` is called after every step and between the shards of a validation or test; when it returns True, a checkpoint
     is written and the result is not `finished`. `tested` is called with the results before anything is done with them.
+    events: (kind, text) to record before the first step.
     Raises Diverged when the loss is not finite, WorkersLost when no worker answers, TaskFailed when a task raises.
     """
     began = time.monotonic()
     config = worker.config
     session = Session(worker, executor, recorder, home or new_run(config), stop)
     state = start(session)
+    for kind, text in events:
+        recorder.event(state.step, kind, text)
     first = state.step
     spent = sum(train_segments(session, state))
     trained = state.step == config.outer.steps and not state.validation_due and not stop()

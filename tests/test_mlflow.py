@@ -99,14 +99,14 @@ def test_a_run_is_recorded_whole(tmp_path: Path, uri: str, capfd: pytest.Capture
 
 
 def test_a_resume_goes_on_in_the_same_run_without_doubling_a_point(uri: str) -> None:
-    first = recorder(uri)
+    first = recorder(uri, params={**PARAMS, "outer.steps": 7})
     first.start(0, 10)
     for step in range(1, 8):
         first.record(step, {"train/loss": float(step)})
     first.record(5, {"validation/loss": 5.0})
     first.close("interrupted")
     assert the_run(uri).info.status == "KILLED"
-    second = recorder(uri, params={**PARAMS, "seed": 4, "outer.steps": 10}, tags={"algorithm": "other"})
+    second = recorder(uri, params={**PARAMS, "seed": 4, "outer.steps": 10, "late": 1}, tags={"algorithm": "other"})
     second.start(4, 10)
     assert the_run(uri).info.status == "RUNNING"
     for step in range(5, 11):
@@ -116,7 +116,8 @@ def test_a_resume_goes_on_in_the_same_run_without_doubling_a_point(uri: str) -> 
     second.close("failed")
     run = the_run(uri)
     assert run.info.status == "FAILED"
-    assert run.data.params["seed"] == "3" and run.data.params["outer.steps"] == "10"
+    assert [run.data.params[key] for key in ("seed", "outer.steps", "late")] == ["3", "7", "1"]
+    assert run.data.tags[mlflow_recorder.EXTENDED_STEPS] == "10", "parameters never change"
     assert run.data.tags["algorithm"] == "maml"
     assert steps(uri, "train/loss") == list(range(1, 11))
     assert steps(uri, "validation/loss") == [5, 10]

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.config.load import load_config
+from metatrain.config.extension import EXTENDED, extend_run
+from metatrain.config.load import load_config, override_for_resume
+from metatrain.report.collect import collect, newest_step
+from metatrain.report.text import summary
 from metatrain.runs import Run, checkpoints
+from metatrain.runs.signature import is_own
 from metatrain.session import Session
 from metatrain.settings import Config
 from metatrain.testing import score_test_tasks
@@ -234,3 +238,68 @@ def test_a_minute_on_real_omniglot_beats_what_learned_nothing(tmp_path, omniglot
     outcome, _ = go(config)
     trained, _, untrained, nearest, _ = outcome.results
     assert trained.value - trained.ci95 > max(untrained.value + untrained.ci95, nearest.value + nearest.ci95) + 0.15
+
+
+def extended(home: Run, steps: int, config: Config) -> tuple[RunResult, str | None]:
+    """Resume with outer.steps=steps, as `metatrain train --resume` does."""
+    done = newest_step(home)
+    longer = override_for_resume(load_config(home.config), [f"outer.steps={steps}"], done)
+    text = extend_run(home, longer, done)
+    recorder = JsonlRecorder(home.metrics)
+    worker = Worker(longer, CPU)
+    events = [(EXTENDED, text)] if text else []
+    outcome = run(worker, InProcess(worker), recorder, home, events=events)
+    recorder.close("finished")
+    return outcome, text
+
+
+SHORT = ("evaluation.baselines=false", "evaluation.tasks=2", "evaluation.validation_tasks=2", "engine.compile=off")
+
+
+@pytest.mark.parametrize("schedule", ["constant", pytest.param("halving", marks=pytest.mark.slow)])
+def test_a_finished_run_that_is_extended_ends_as_a_run_of_that_length(tmp_path, schedule):
+    halving = ["outer.halve_every=2"] if schedule == "halving" else []
+    settings = [*SHORT, f"outer.schedule={schedule}", *halving, "evaluation.every=3"]
+    whole, other = go(config_in(tmp_path / "whole", *settings, "outer.steps=6"))
+    short, home = go(config_in(tmp_path / "short", *settings, "outer.steps=3"))
+    outcome, text = extended(home, 6, load_config(home.config))
+    assert outcome.params_sha256 == whole.params_sha256 and outcome.results == whole.results
+    assert "from 3 to 6" in text and "the result is that of a run of this length" in text
+    mine, theirs = recorded(home), recorded(other)
+    for series in ("train/loss", "validation/loss", "train/lr"):
+        assert mine[series] == theirs[series]
+    assert load_config(home.config).outer.steps == 6 and is_own(home.path)
+    assert load_config(home.config) == override_for_resume(load_config(home.config), [])
+    former = json.loads((home.evaluations / "test-outer.steps_3.json").read_text())
+    assert former["test"] == short.results[0].as_dict()
+    assert collect(home).finished and "Extended: outer.steps from 3 to 6" in " ".join(summary(collect(home)))
+
+
+def test_a_schedule_that_depends_on_the_total_follows_the_extended_one_and_says_so(tmp_path):
+    settings = [*SHORT, "outer.schedule=linear", "outer.lr=0.01", "outer.final_lr=0.001"]
+    _, home = go(config_in(tmp_path, *settings, "outer.steps=2"))
+    _, text = extended(home, 4, load_config(home.config))
+    assert "from there the rate follows the linear schedule over 4 steps, 0.0055 at first instead of 0.001" in text
+    assert "not of a new run of this length" in text
+    assert [round(rate, 6) for _, rate in recorded(home)["train/lr"]] == [0.01, 0.0055, 0.0055, 0.00325]
+    (event,) = [line for line in read_lines(home.metrics) if "event" in line]
+    assert (event["step"], event["event"], event["text"]) == (2, "extended", text)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("outer.steps=2", "outer.steps: 2 is not more than the 3 steps that the run has taken: set more"),
+        ("outer.steps=1", "set more"),
+        ("outer.lr=0.5", "outer.lr: cannot change in a resumed run"),
+        ("evaluation.every=7", "evaluation.every: cannot change"),
+    ],
+)
+def test_what_a_resume_cannot_change(override, says):
+    with pytest.raises(ValueError, match=says):
+        override_for_resume(tiny("outer.steps=6"), [override], 3)
+
+
+def test_a_trial_of_a_search_is_not_extended():
+    with pytest.raises(ValueError, match=r"outer\.steps: cannot change"):
+        override_for_resume(tiny("outer.steps=6"), ["outer.steps=8"])

@@ -13,9 +13,11 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
+from metatrain.config.extension import EXTENDED, extend_run
 from metatrain.config.load import as_plain, load_config, override_for_resume
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, format_results, make_shards
+from metatrain.report.collect import newest_step
 from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
@@ -40,7 +42,7 @@ def train_command(
     if home is not None:
         require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
         given = [path, *overrides] if path else []
-        config = override_for_resume(load_config(home.config, trust=trust), given)
+        config = override_for_resume(load_config(home.config, trust=trust), given, newest_step(home))
         require_chosen_places(home.config, flatten(as_plain(config)), given, trust)
     elif path is not None:
         config = load_config(Path(path), overrides, trust)
@@ -54,21 +56,25 @@ def train_command(
         home = home or new_run(worker.config)
         print(f"run {home.where}", file=sys.stderr)
         with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
-            result, signal = _train(worker, executor, home)
+            extended = extend_run(home, config, newest_step(home))
+            result, signal = _train(worker, executor, home, [(EXTENDED, extended)] if extended else [])
     _print_result(result, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
     if signal:
         print(f"interrupted at step {result.steps}: {resume_command(home)}", file=sys.stderr)
         raise typer.Exit(128 + signal)
 
 
-def _train(worker: Worker, executor: Executor, home: runs.Run) -> tuple[RunResult, int]:
+def _train(
+    worker: Worker, executor: Executor, home: runs.Run, events: Sequence[tuple[str, str]] = ()
+) -> tuple[RunResult, int]:
     """Return the result, and the signal that interrupted the run; 0 if it finished."""
     known = read_metrics_file(home.metrics, worker.config.outer.steps)
     progress = ProgressRecorder(known=known.metrics if known else None)
     recorder = recorders(worker.config, home, progress)
     with graceful_shutdown() as shutdown:
         try:
-            result = run(worker, executor, recorder, home, shutdown.is_set, partial(_print_table, progress))
+            tested = partial(_print_table, progress)
+            result = run(worker, executor, recorder, home, shutdown.is_set, tested, events)
             recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came

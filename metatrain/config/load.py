@@ -16,6 +16,7 @@ from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.redact import require_no_logins
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
+from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.io.home import ExpandsHome, expand_home, home_path
 from tasks.io.remote_fs import is_uri
@@ -251,18 +252,24 @@ _LOCATIONS = ("tasks.root", "tasks.cache")
 """Settings that say where the data lies, which may have moved."""
 
 
-def override_for_resume(config: Config, overrides: Sequence[str]) -> Config:
+def override_for_resume(config: Config, overrides: Sequence[str], done: int | None = None) -> Config:
     """Apply overrides to a run that is resumed. The run's own config.yaml keeps the values it began with.
 
+    done: the steps that were taken, of a run that may be extended (`metatrain.config.extension`).
     ValueError: an override changes what is computed, not only where it is computed and recorded.
     """
     before = as_plain(config)
     changed = read_config(apply_overrides(before, overrides))
     for key in changed_keys(before, as_plain(changed)):
-        if not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *_LOCATIONS)):
+        if key == "outer.steps" and done is not None:
+            few = (
+                f"outer.steps: {changed.outer.steps} is not more than the {done} steps that the run has taken: set more"
+            )
+            require(changed.outer.steps > done, few)
+        elif not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *_LOCATIONS)):
             raise ValueError(
                 f"{key}: cannot change in a resumed run, which ends as if it had not stopped: remove it, or start a "
-                "new run; executor.workers, checkpoint.every and tracking.uri can change"
+                "new run; outer.steps, executor.workers, checkpoint.every and tracking.uri can change"
             )
     return changed
 

@@ -68,7 +68,8 @@ def count(number: int) -> str:
 
 def summary(record: RunRecord) -> list[str]:
     """Return what was trained on what, and with which result: a paragraph, sentence by sentence."""
-    return [_training(record), *_result(record)]
+    extended = [f"Extended: {event.text}." for event in record.events if event.kind == "extended"]
+    return [_training(record), *extended, *_result(record)]
 
 
 def _training(record: RunRecord) -> str:

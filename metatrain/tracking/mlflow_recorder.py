@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Value = str | float | int | bool | None
 
 RUN_ID_TAG = "metatrain.run_id"
+_STEPS = "outer.steps"
+EXTENDED_STEPS = "extended.outer.steps"
+"""The tag that holds the steps of a run that was extended: MLflow's parameters never change."""
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 STATUSES: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -89,6 +92,8 @@ class MLflowRecorder:
             self._client.update_run(self.mlflow_run_id, status="RUNNING")
             missing = {key: value for key, value in self._params.items() if key not in run.data.params}
             self._log_params(missing)
+            if run.data.params.get(_STEPS, self._params.get(_STEPS)) != self._params.get(_STEPS):
+                self._client.set_tag(self.mlflow_run_id, EXTENDED_STEPS, self._params.get(_STEPS))
         # The newest point of each key, in one small answer; whole histories take a second per 30,000 points.
         self._last = {metric.key: metric.step for metric in run.data.to_proto().metrics}
         self._metrics.clear()
