@@ -1,12 +1,13 @@
 """Load a trained run as a learner that adapts to a few labelled examples."""
 
+import math
 import reprlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,11 +21,14 @@ from metatrain.models.protocol import Normalization
 from metatrain.models.threads import alone
 from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_run
+from metatrain.settings import Config
+from metatrain.training.snapshots import check_params, check_snapshot
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
 from metatrain.user_folders import FilePrediction, Place, describe_predictions, read_queries, read_support
 from metatrain.user_inputs import as_inputs, as_labels, as_targets, split_support
 from metatrain.validation import require
+from tasks.io.json_documents import check_json
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import Examples, TaskSpec, Tree
 
@@ -34,6 +38,8 @@ Choice = Literal["inductive", "transductive"]
 _CONTEXT = Context(torch.tensor(0), torch.tensor(NO_NOISE))
 _TOGETHER = 256
 """Queries that a learner predicts at a time if they do not influence each other."""
+_LARGEST = 2**31
+"""The largest size of an example or number of classes."""
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80
 
@@ -168,8 +174,9 @@ def load(run: str | Path, normalization: Choice | None = None, trust: bool = Fal
     require(normalization in choices, f"normalization: no '{normalization}': choose inductive or transductive")
     home = open_run(str(run))
     config = load_config(home.config, trust=trust)
-    params, _, noted = best_params(home)
-    model = build_model(config.model, _spec_of(noted["spec"]), config.seed)
+    params, step, noted = best_params(home)
+    spec = check_json(noted, _Noted, f"{home.where}: the manifest of its checkpoint", "restore that checkpoint")["spec"]
+    model = _build(config, _spec_of(spec), params, step)
     algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)
     learner = Learner(algorithm, model, params, config.tasks.source)
     if config.names.of_user_code:
@@ -215,6 +222,34 @@ def _explain_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {describe_error(error)}: {remedy}") from error
 
 
+class _Spec(TypedDict):
+    """A `TaskSpec` as JSON."""
+
+    kind: Literal["classification", "regression"]
+    ways: int | None
+    x: list[int]
+    y: list[int]
+
+
+class _Noted(TypedDict):
+    """What a manifest notes of a checkpoint."""
+
+    spec: _Spec
+
+
+def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
+    """Build the model of a run. ValueError: it cannot be, or its checkpoint holds other parameters."""
+    classes = spec.ways if spec.kind == "classification" else 1
+    sizes = (*spec.x, *spec.y, classes)
+    sound = all(size is not None and 0 < size < _LARGEST for size in sizes) and math.prod(spec.x) < _LARGEST
+    require(sound, f"the checkpoint of step {step}: was made on examples of shape {spec.x}: restore its manifest")
+    with _explain_errors("load"):
+        model = build_model(config.model, spec, config.seed)
+        wanted = config.algorithm.init(model, spec, config.seed)
+    check_params(params, wanted, step)
+    return model
+
+
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:
     return TaskSpec(plain["kind"], plain["ways"], tuple(plain["x"]), tuple(plain["y"]))
 
@@ -224,7 +259,7 @@ def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
     found = checkpoints.newest(home.checkpoints)
     if found is None:
         raise ValueError(f"{home.where}: holds no checkpoint yet: go on with `metatrain train --resume {home.where}`")
-    best = found.snapshot["best"]["step"]
+    best = check_snapshot(found.snapshot, found.step)["best"]["step"]
     step = best if best >= 0 else found.step
-    params = checkpoints.load(home.checkpoints, step)["params"]
+    params = check_snapshot(checkpoints.load(home.checkpoints, step), step)["params"]
     return params, found.step, checkpoints.manifest(home.checkpoints, step)["extra"]

@@ -21,6 +21,7 @@ from metatrain.session import Session, never
 from metatrain.settings import Config
 from metatrain.testing import evaluation_name, results_as_dict, score_learner, score_test_tasks, write_results
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
+from metatrain.training.snapshots import check_snapshot
 from metatrain.training.worker import Worker
 from metatrain.types import URGENT, Executor, Metrics, Recorder, ShardRequest
 from tasks.io.files import refuse_links
@@ -110,7 +111,7 @@ def _load_state(session: Session) -> tuple[TrainState, list[str]]:
     found = checkpoints.newest(session.home.checkpoints)
     if found is None:
         return initial_state(session.worker.initial(), session.config.outer), []
-    require_same(found.snapshot["params"], session.worker)
+    require_same(check_snapshot(found.snapshot, found.step)["params"], session.worker)
     return restore(found.snapshot, session.config.outer), found.damaged
 
 
@@ -222,7 +223,8 @@ def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evalua
     """
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
-    params = checkpoints.load(home.checkpoints, best)["params"]
+    params = check_snapshot(checkpoints.load(home.checkpoints, best), best)["params"]
+    require_same(params, session.worker)
     try:
         results = score_test_tasks(session, params)
     except EvaluationStopped as stopped:

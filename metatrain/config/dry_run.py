@@ -54,6 +54,11 @@ def require_same(params: Params, worker: Worker) -> None:
             f"model, algorithm or tasks.train: they make {name} {wanted.get(name, 'absent')}, and the run has it "
             f"{found.get(name, 'absent')}: leave them as the run was trained"
         )
+    for name, value in worker.initial().items():
+        require(
+            params[name].dtype == value.dtype,
+            f"the run's checkpoint has {name} as {params[name].dtype}, not {value.dtype}: restore that checkpoint",
+        )
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Read everything that a report shows from a run folder, as plain values, without the run's own code."""
 
 import io
-import json
 import re
+import struct
+import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metatrain.redact import mask
+from metatrain.report.documents import Environment, Settings, check_results
 from metatrain.report.series import Series, read_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
 from metatrain.yaml_config import flatten, parse_yaml
+from tasks.io.files import read_document, read_document_text
+from tasks.io.json_documents import check_json, parse_json
 
 AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""
@@ -103,7 +107,7 @@ def collect(home: Run) -> RunRecord:
         created=home.created,
         settings=settings,
         config_text=read_text(home.config),
-        environment=read_object(home.environment),
+        environment=read_environment(home.environment),
         series=read_series(home.metrics) if lines else {},
         events=[
             Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
@@ -120,7 +124,7 @@ def collect(home: Run) -> RunRecord:
 def newest_step(home: Run) -> int:
     """Return the step of the newest checkpoint that was finished; 0 where there is none."""
     finished = (manifest.parent.name for manifest in home.checkpoints.glob("*/manifest.json"))
-    return max((int(name) for name in finished if name.isdigit()), default=0)
+    return max((int(name) for name in finished if re.fullmatch("[0-9]{8,16}", name)), default=0)
 
 
 def read_settings(home: Run) -> dict[str, Any]:
@@ -128,7 +132,9 @@ def read_settings(home: Run) -> dict[str, Any]:
     plain = parse_yaml(read_text(home.config), str(home.config))
     if not isinstance(plain, dict):
         raise ValueError(f"{home.config}: holds no settings: restore that file or train a new run")
-    return flatten(plain)
+    remedy = "restore that file or train a new run"
+    settings: dict[str, Any] = check_json(flatten(plain), Settings, str(home.config), remedy)
+    return settings
 
 
 def read_text(path: Path, instead: str = "train a new run") -> str:
@@ -136,29 +142,29 @@ def read_text(path: Path, instead: str = "train a new run") -> str:
     ValueError: it cannot be read; to restore it, or what to do `instead`, is the remedy.
     """
     try:
-        return mask(path.read_text(encoding="utf-8"))
+        return mask(read_document_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}): restore that file or {instead}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of the run that holds one JSON object, without logins in addresses, as `read_text` does."""
-    try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: restore that file or remove the run") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not a JSON object: restore that file or remove the run")
+    remedy = "restore that file or remove the run"
+    found: dict[str, Any] = check_json(
+        parse_json(read_text(path), str(path), remedy), dict[str, Any], str(path), remedy
+    )
+    return found
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Read an environment.json."""
+    found: dict[str, Any] = check_json(read_object(path), Environment, str(path), "restore that file or remove the run")
     return found
 
 
 def _read_evaluation(path: Path, settings: dict[str, Any]) -> Evaluation:
     found = read_object(path)
-    other = [found[key] for key in ("test_inductive", "test_transductive") if key in found]
-    rows = [row for row in [found.get("test"), *other, *found.get("baselines", [])] if row is not None]
-    for row in rows:
-        if not isinstance(row, dict) or row.get("score") not in row or "ci95" not in row:
-            raise ValueError(f"{path}: no evaluation: remove that file and run `metatrain evaluate` again")
+    rows = check_results(found, path)
     overrides = found.get("overrides")
     return Evaluation(", ".join(map(str, overrides)) if overrides else _changes(path.stem, settings), rows)
 
@@ -186,15 +192,17 @@ def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
     stem, _, kind = path.stem.rpartition("-")
     titles = {"episode": "Images of a test task", "fit": "Curve of a test task"}
     title = f"{titles[kind]}, {names.get(stem, stem)}" if kind in titles else path.stem
+    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as image:
+        content = read_document(path)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             described = str(image.info.get("Description", path.stem))
             wide = image.width > 1000
-            encoded, kind = path.read_bytes(), "png"
+            encoded, kind = content, "png"
             if len(encoded) > LARGE:
                 smaller = io.BytesIO()
                 image.convert("RGB").save(smaller, format="WEBP", quality=85)
                 encoded, kind = smaller.getvalue(), "webp"
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, *bombs) as error:
         raise ValueError(f"{path}: no picture: remove that file and run `metatrain evaluate` again") from error
     return Picture(title, described, f"data:image/{kind};base64,{b64encode(encoded).decode()}", wide)

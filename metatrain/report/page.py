@@ -121,11 +121,12 @@ def _beside(facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
 
 def _differences(records: Sequence[RunRecord]) -> list[list[str]]:
     """Return a row for each setting that the runs do not share."""
-    plain = [
-        {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.settings.items()}
-        for record in records
-    ]
+    plain = [{key: _spell(value) for key, value in record.settings.items()} for record in records]
     return [row for row in _beside(plain) if len(set(row[1:])) > 1]
+
+
+def _spell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

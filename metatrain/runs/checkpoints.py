@@ -9,27 +9,37 @@ valid 00000120.new, which readers accept and the next save of that step puts in 
 """
 
 import hashlib
-import json
 import os
-import pickle
 import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from metatrain.runs.run import write_json
+from metatrain.runs.state_file import UnreadableState, read_state
 from tasks.io.atomic import fsync
 from tasks.io.files import refuse_link
+from tasks.io.json_documents import check_json, read_json
 
 FORMAT = 1
 STATE, MANIFEST, NEW = "state.pt", "manifest.json", ".new"
 PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.Size)
+
+
+class _Manifest(TypedDict):
+    """The content of manifest.json."""
+
+    format: int
+    step: int
+    size: int
+    sha256: str
+    extra: dict[str, Any]
 
 
 class DamagedError(ValueError):
@@ -165,21 +175,21 @@ def _entries(folder: Path) -> Iterator[tuple[int, Path]]:
 def _read(path: Path, step: int) -> dict[str, Any]:
     _verify(path, step)
     try:
-        snapshot: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DamagedError(f"{path.name}: {STATE} cannot be read without running code it carries") from error
+        snapshot: dict[str, Any] = read_state(path / STATE)
+    except UnreadableState as error:
+        raise DamagedError(f"{path.name}: {STATE} {error}") from error
     return snapshot
 
 
 def _verify(path: Path, step: int) -> dict[str, Any]:
     """Return the manifest at `path` after checking that the state agrees with it."""
     try:
-        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        claims = {key: found[key] for key in ("format", "step", "size", "sha256", "extra")}
+        found = read_json(path / MANIFEST, "restore it")
+        claims: dict[str, Any] = dict(check_json(found, _Manifest, MANIFEST, "restore it"))
         seen = {"format": FORMAT, "step": step, **_fingerprint(path / STATE)}
     except FileNotFoundError as error:
         raise DamagedError(f"{path.name}: unfinished, {Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedError(f"{path.name}: {MANIFEST} or {STATE} cannot be read ({error})") from error
     for key, value in seen.items():
         if claims[key] != value:

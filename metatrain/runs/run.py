@@ -25,12 +25,23 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from metatrain.runs.signature import sign_config
+from metatrain.validation import require
 from tasks.io.atomic import atomic_write
+from tasks.io.json_documents import check_json, read_json
 
 FORMAT = 1
+_RESTORE = "restore that file or train anew"
+
+
+class _Header(TypedDict):
+    """The content of run.json."""
+
+    format: int
+    run_id: str
+    created: str
 
 
 class RunStorage(Protocol):
@@ -146,15 +157,18 @@ def open_folder(path: Path) -> Run:
     if not path.is_dir():
         raise ValueError(f"no run at {path}: there is no such folder; use the folder that `metatrain train` printed")
     try:
-        header = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        found, run_id, created = header["format"], header["run_id"], header["created"]
+        header = check_json(read_json(path / "run.json", _RESTORE), _Header, str(path / "run.json"), _RESTORE)
+        require(header["run_id"].isprintable() and header["created"].isprintable(), "names that nobody can read")
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not a run: it has no run.json; use the folder of one run") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a run: its run.json is damaged; restore that file or train anew") from error
-    if found != FORMAT:
-        raise ValueError(f"run {path} has format {found}; this metatrain reads {FORMAT}: use the version that wrote it")
-    return Run(path, str(run_id), str(created))
+    except OSError as error:
+        raise ValueError(f"{path}: its run.json cannot be read ({error.strerror}): {_RESTORE}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a run: its run.json is damaged; {_RESTORE}") from error
+    if header["format"] != FORMAT:
+        wrong = f"has format {header['format']}; this metatrain reads {FORMAT}"
+        raise ValueError(f"run {path} {wrong}: use the version that wrote it")
+    return Run(path, header["run_id"], header["created"])
 
 
 def write_json(path: Path, value: object) -> None:

@@ -20,11 +20,14 @@ from typing import IO, Any
 from metatrain.types import Recorder, RunStatus
 from tasks.io.atomic import atomic_write, fsync
 from tasks.io.files import open_unlinked
+from tasks.io.json_documents import MOST
 from tasks.io.json_lines import parse_json_lines
 
 PROGRESS = "progress.json"
 """The file beside metrics.jsonl that tells how far a validation or test is while it lasts."""
 _TELL_S = 3.0
+_LATEST = 1e11
+"""Unix seconds that no clock shows before the year 5000."""
 
 
 class JsonlRecorder:
@@ -150,16 +153,30 @@ def new_points(last: MutableMapping[str, int], step: int, metrics: Mapping[str, 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a metrics.jsonl that may still be written to, except a torn last line.
 
-    ValueError: a line before the last is not a JSON object with a step.
+    ValueError: a line before the last is of neither form.
     """
     return (line for _, line in _read(path))
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with path.open("rb") as file:
-        yield from parse_json_lines(
-            file, str(path), "remove that line and try again", lambda line: isinstance(line.get("step"), int)
-        )
+        yield from parse_json_lines(file, str(path), "remove that line and try again", _is_line)
+
+
+def _is_line(line: dict[str, Any]) -> bool:
+    """Return whether an object has one of the two forms of a line."""
+    step, moment = line.get("step"), line.get("time", 0.0)
+    if type(step) is not int or not (0 <= step <= MOST and _is_number(moment) and 0 <= moment < _LATEST):
+        return False
+    if "event" in line:
+        return isinstance(line["event"], str) and isinstance(line.get("text", ""), str)
+    return all(value is None or _is_number(value) for value in line.values())
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= MOST
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _cut_back(path: Path, step: int) -> dict[str, int]:

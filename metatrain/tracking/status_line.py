@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from metatrain.tracking.jsonl import read_lines
-from tasks.io.json_documents import check_json, read_json
+from tasks.io.json_documents import check_json, parse_json, read_json
 
 JSON_PREFIX = "metatrain-status "
 """Begins the lines of a job's log that hold a status as JSON."""
@@ -85,14 +85,51 @@ class RunProgress:
 
 def read_last_status(lines: Iterable[str]) -> RunProgress | None:
     """Return the last status among the lines of a log; None if there is none."""
-    last = next((line for line in reversed(list(lines)) if line.startswith(JSON_PREFIX)), None)
-    if last is None:
+    plain = next((found for line in reversed(list(lines)) if (found := _parse_status(line)) is not None), None)
+    if plain is None:
         return None
-    plain = json.loads(last.removeprefix(JSON_PREFIX))
     step, steps, seconds, left = (plain.pop(name) for name in ("step", "steps", "seconds", "seconds_left"))
     stage = plain.pop("stage", None)
     metrics = {name: value for name, value in plain.items() if value is not None}
-    return RunProgress(step, steps, seconds, left, metrics, stage=None if stage is None else Stage(**stage))
+    return RunProgress(
+        step,
+        steps,
+        seconds,
+        left,
+        metrics,
+        stage=None if stage is None else Stage(stage["name"], stage["done"], stage["total"]),
+    )
+
+
+class _LoggedStage(TypedDict):
+    name: str
+    done: int
+    total: int
+
+
+class _Status(TypedDict):
+    """What every status as JSON has, beside metrics."""
+
+    step: int
+    steps: int
+    seconds: float
+    seconds_left: float | None
+    stage: NotRequired[_LoggedStage]
+
+
+def _parse_status(line: str) -> dict[str, Any] | None:
+    """Return the status in a line of a log; None for another line, or one that was cut short or forged."""
+    if not line.startswith(JSON_PREFIX):
+        return None
+    try:
+        plain = parse_json(line.removeprefix(JSON_PREFIX), "status", "update metatrain there")
+        whole: dict[str, Any] = check_json(plain, _Status, "status", "update metatrain there")
+        metrics = {name: value for name, value in whole.items() if name != "stage"}
+        check_json(metrics, dict[str, float | None], "status", "update metatrain there")
+    except ValueError:
+        return None
+    finite = all(value is None or math.isfinite(value) for value in metrics.values())
+    return whole if finite and whole.get("stage", {"name": ""})["name"].isprintable() else None
 
 
 def drop_status_lines(pieces: Iterable[str]) -> Iterator[str]:
@@ -110,7 +147,7 @@ def read_metrics_file(path: Path, steps: int) -> RunProgress | None:
     if not path.exists():
         return None
     records = [line for line in read_lines(path) if "event" not in line]
-    trained = [record for record in records if any(name.startswith("train/") for name in record)]
+    trained = [record for record in records if any(name.startswith("train/") for name in record) and "time" in record]
     if not trained:
         return None
     metrics: dict[str, float] = {}
@@ -133,6 +170,8 @@ def add_stage(progress: RunProgress, path: Path) -> RunProgress:
     try:
         plain = check_json(read_json(path, "remove that file"), _PlainStage, str(path), "remove that file")
     except (OSError, ValueError):
+        return progress
+    if not plain["stage"].isprintable():
         return progress
     left = plain["seconds_left"]
     left = left if left is not None and math.isfinite(left) else None

@@ -16,6 +16,7 @@ from torch import Tensor
 from metatrain.errors import Diverged
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.settings import GroupSettings, OuterSettings
+from metatrain.training.snapshots import check_optimizer
 from metatrain.training.tree_sum import mean_metrics
 from metatrain.types import Executor, MetaGradient, Metrics, Params, ShardRequest
 
@@ -81,7 +82,9 @@ def restore(snapshot: dict[str, Any], settings: OuterSettings) -> TrainState:
         now = [
             {name: leaves[name] for name in _OPTIMIZER_HYPERPARAMETERS if name in leaves} for leaves in one.param_groups
         ]
-        one.load_state_dict(deepcopy(snapshot["optimizers"][group]))
+        kept = snapshot["optimizers"].get(group)
+        check_optimizer(kept, one, state.step)
+        one.load_state_dict(deepcopy(kept))
         for leaves, settings_now in zip(one.param_groups, now, strict=True):
             leaves.update(settings_now)
     state.best = Best(**snapshot["best"])

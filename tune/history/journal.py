@@ -24,16 +24,70 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from metatrain.yaml_config import shorten
 from tasks.io.atomic import fsync
 from tasks.io.files import open_unlinked
+from tasks.io.json_documents import check_json
 from tasks.io.json_lines import parse_json_lines
-from tune.history.trials import History, Mode, Trial
+from tune.history.trials import History, Mode, Status, Trial
 
 FORMAT = 1
 Event = dict[str, Any]
+
+
+class _Event(TypedDict):
+    """What every event has."""
+
+    event: Literal["began", "result", "ended"]
+    trial: int
+
+
+class _Began(_Event):
+    configuration: dict[str, Any]
+    parent: int | None
+    start: int
+
+
+class _Copy(TypedDict):
+    trial: int
+    configuration: dict[str, Any]
+    parent: int
+    start: int
+
+
+class _Result(_Event):
+    budget: int
+    value: float
+    status: Status
+    costs: NotRequired[dict[str, float]]
+    copy: NotRequired[_Copy]
+
+
+class _Ended(_Event):
+    status: Status
+    reason: str
+
+
+_KINDS: dict[str, Any] = {"began": _Began, "result": _Result, "ended": _Ended}
+
+
+class _JournalHeader(TypedDict):
+    """The first line of a journal, as far as others read it."""
+
+    format: int
+    metric: str
+    mode: Mode
+    space: dict[str, Any]
+    objectives: NotRequired[list[str]]
+
+
+def check_header(header: Event, where: str, remedy: str) -> None:
+    """Check the first line of a journal. ValueError: it is of another format, or says no metric, mode and space."""
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{where}: is not a journal of format {FORMAT}: {remedy}")
+    check_json(header, _JournalHeader, f"{where}, line 1", remedy)
 
 
 class Journal:
@@ -85,20 +139,23 @@ def read_journal(text: str, where: str) -> tuple[Event, list[Event]]:
     """
     remedy = "restore the file, or remove that search"
     kept = [event for _, event in parse_json_lines(io.BytesIO(text.encode()), where, remedy)]
-    if not kept or kept[0].get("format") != FORMAT:
+    if not kept:
         raise ValueError(f"{where}: is not a journal of format {FORMAT}: {remedy}")
+    check_header(kept[0], where, remedy)
     return kept[0], kept[1:]
 
 
 def replay(mode: Mode, events: Iterable[Event], where: str = "journal", objectives: tuple[str, ...] = ()) -> History:
     """Rebuild the history from events. ValueError: an event does not follow from those before it."""
     history = History(mode, objectives=objectives)
+    remedy = "restore the file, or search in another folder"
     for number, event in enumerate(events, 2):
+        line = f"{where}, line {number}"
+        check_json(event, _KINDS.get(str(event.get("event")), _Event), line, remedy)
         try:
             history = apply_event(history, event)
-        except (KeyError, TypeError, ValueError) as error:
-            wrong = f"{where}, line {number}: {shorten(event)} does not follow"
-            raise ValueError(f"{wrong}: restore the file, or search in another folder") from error
+        except ValueError as error:
+            raise ValueError(f"{line}: {shorten(event)} does not follow: {remedy}") from error
     return history
 
 

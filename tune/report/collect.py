@@ -5,18 +5,45 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
-from metatrain.report.collect import read_object, read_text
+from metatrain.report.collect import read_environment, read_object, read_text
+from metatrain.report.documents import Settings
 from metatrain.runs import Run, find_owner
+from metatrain.validation import require
 from metatrain.yaml_config import flatten, parse_yaml
+from tasks.io.files import read_document
+from tasks.io.json_documents import check_json
 from tasks.io.json_lines import parse_json_lines
-from tune.history.journal import FORMAT, Event, replay
+from tune.history.journal import FORMAT, Event, check_header, replay
 from tune.history.trials import History, Mode
 from tune.settings import METRICS
 from tune.space.search_space import Space, read_space
 
 ELSEWHERE = "search in another folder"
+
+
+class _Tick(TypedDict):
+    """A line of clock.jsonl."""
+
+    event: int
+    seconds: float
+
+
+_LONGEST = 1e10
+"""Seconds that no search lasts."""
+
+
+class _Source(TypedDict):
+    name: str
+    weight: float
+    observations: list[Any]
+
+
+class _Prior(TypedDict):
+    """An experience.json."""
+
+    sources: list[_Source]
 
 
 class PriorStudy(NamedTuple):
@@ -69,16 +96,20 @@ def collect(home: Run) -> SearchRecord:
     journal = home.path / "journal.jsonl"
     header, events = _read_journal(journal, plain)
     history = replay(header["mode"], events, str(journal), tuple(header.get("objectives", ())))
+    space = read_space(header["space"])
+    for trial in history.trials:
+        outside = f"{journal}: trial {trial.number} has values outside its space: restore that file or {ELSEWHERE}"
+        require(space.contains(trial.configuration), outside)
     clock, spent = _read_clock(home.path / "clock.jsonl")
     best, method = home.path / "best.yaml", plain["search"].get("method")
     return SearchRecord(
         where=home.where,
         search_id=home.run_id,
         created=home.created,
-        settings=flatten(plain),
+        settings=check_json(flatten(plain), Settings, str(home.config), f"restore that file or {ELSEWHERE}"),
         document=document,
-        environment=read_object(home.environment),
-        space=read_space(header["space"]),
+        environment=read_environment(home.environment),
+        space=space,
         metric=str(header["metric"]),
         method=str(method.get("name", "") if isinstance(method, dict) else method or ""),
         history=history,
@@ -94,7 +125,7 @@ def read_json_lines(path: Path) -> list[Event]:
     """Read the JSON objects of a file that grows by lines; none where it is missing. A torn last line is left
     out. ValueError: another one is damaged."""
     try:
-        lines = io.BytesIO(path.read_bytes())
+        lines = io.BytesIO(read_document(path, 2**30))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -112,8 +143,7 @@ def _read_journal(path: Path, plain: Mapping[str, Any]) -> tuple[Event, list[Eve
     header, *events = lines
     if header.get("format") != FORMAT:
         raise ValueError(f"{path}: is not of format {FORMAT}: report with the metatrain that searched")
-    if not {"metric", "mode", "space"} <= header.keys() or header["mode"] not in ("min", "max"):
-        raise ValueError(f"{path}, line 1: says no metric, mode and space: restore that file or {ELSEWHERE}")
+    check_header(header, str(path), f"restore that file or {ELSEWHERE}")
     return header, events
 
 
@@ -121,10 +151,11 @@ def _read_clock(path: Path) -> tuple[dict[int, float], float]:
     """Return when each event of the journal was written, in seconds of the search; and how long that has lasted."""
     found: dict[int, float] = {}
     spent = math.nan
+    without = "remove that file, the page does without it"
     for line in read_json_lines(path):
-        event, seconds = line.get("event"), line.get("seconds")
-        if not isinstance(event, int) or not isinstance(seconds, (int, float)):
-            raise ValueError(f"{path}: a line without event and seconds: remove that file, the page does without it")
+        tick = check_json(line, _Tick, f"{path}: a line", without)
+        event, seconds = tick["event"], tick["seconds"]
+        require(0 <= seconds < _LONGEST, f"{path}: {seconds:g} seconds: {without}")
         spent = float(seconds)
         found.setdefault(event, spent)  # later lines of one event tell how time went on
     return found, spent
@@ -144,8 +175,8 @@ def _read_prior_studies(path: Path) -> tuple[PriorStudy, ...]:
     if not path.exists():
         return ()
     try:
-        rows = read_object(path)["sources"]
-        return tuple(PriorStudy(str(row["name"]), float(row["weight"]), len(row["observations"])) for row in rows)
-    except (ValueError, KeyError, TypeError) as error:
+        rows = check_json(read_object(path), _Prior, str(path), "")["sources"]
+        return tuple(PriorStudy(row["name"], float(row["weight"]), len(row["observations"])) for row in rows)
+    except ValueError as error:
         what = "names no sources with weights and observations"
         raise ValueError(f"{path}: {what}: remove that file, the page does without it") from error

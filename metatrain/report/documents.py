@@ -1,0 +1,93 @@
+"""State the shape of the files that a report reads, and check that a stranger's have it."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
+
+from tasks.io.json_documents import check_json
+
+Settings = TypedDict(
+    "Settings",
+    {
+        "outer.steps": int,
+        "outer.tasks_per_step": int,
+        "runs.name": str | None,
+        "tracking.uri": str | None,
+        "algorithm.name": str,
+        "model.name": str,
+        "tasks.name": str,
+    },
+    total=False,
+)
+"""The settings that a report computes with; all others it shows as they are."""
+
+
+class Curve(TypedDict):
+    """The score after each number of inner steps."""
+
+    steps: list[int]
+    mean: list[float]
+    ci95: list[float | None]
+
+
+class Row(TypedDict):
+    """One learner's result; its score stands under the score's own name."""
+
+    learner: str
+    score: Literal["accuracy", "mse"]
+    ci95: float | None
+    tasks: int
+    ci95_classes: NotRequired[float | None]
+    classes: NotRequired[int | None]
+    accuracy: NotRequired[float]
+    mse: NotRequired[float]
+    loss: NotRequired[float]
+    split: NotRequired[str]
+    transductive: NotRequired[bool]
+    curve: NotRequired[Curve]
+
+
+class Results(TypedDict):
+    """A file of evaluations/."""
+
+    test: NotRequired[Row | None]
+    test_inductive: NotRequired[Row | None]
+    test_transductive: NotRequired[Row | None]
+    overrides: NotRequired[list[str] | None]
+    baselines: NotRequired[list[Row]]
+
+
+class Environment(TypedDict, total=False):
+    """An environment.json."""
+
+    python: str
+    platform: str
+    cpu: dict[str, Any] | None
+    versions: dict[str, Any] | None
+    git: dict[str, Any] | None
+    command: list[Any] | None
+    job: str | None
+
+
+def check_results(found: object, path: Path) -> list[dict[str, Any]]:
+    """Return the rows of an evaluation. ValueError: what is wrong with it."""
+    remedy = "remove that file and run `metatrain evaluate` again"
+    results = check_json(found, Results, str(path), remedy)
+    found_rows = [results.get(key) for key in ("test", "test_inductive", "test_transductive")]
+    rows: list[dict[str, Any]] = [row for row in [*found_rows, *results.get("baselines", [])] if row is not None]
+    for row in rows:
+        curve = row.get("curve")
+        row.setdefault("transductive", False)
+        sound = row["score"] in row and (curve is None or len({len(part) for part in curve.values()}) == 1)
+        sound = sound and (curve is None or all(step >= 0 for step in curve["steps"]))
+        sound = sound and all(math.isnan(value) or abs(value) < 1e30 for value in _numbers(row))
+        if not sound:
+            raise ValueError(f"{path}: no evaluation: {remedy}")
+    return rows
+
+
+def _numbers(row: dict[str, Any]) -> list[float]:
+    curve = row.get("curve") or {"mean": [], "ci95": []}
+    margins = [row["ci95"], row.get("ci95_classes"), *curve["ci95"]]
+    numbers = [row[row["score"]], row.get("loss", 0.0), *curve["mean"]]
+    return [value for value in [*numbers, *margins] if value is not None]
