@@ -7,16 +7,20 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
 import ray
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.job_config import JobConfig
 
 from cluster.local_ray import LocalRay
 from cluster.token_file import protect_token
 from metatrain.errors import WorkersLost
+from metatrain.own_packages import ROOT
 from metatrain.settings import ExecutorSettings
 from metatrain.signals import deferred_signals
 from metatrain.validation import require
@@ -169,7 +173,18 @@ def _init(**options: Any) -> None:
     """
     with ThreadPoolExecutor(1) as thread, deferred_signals():
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that it cannot handle SIGTERM
-        thread.submit(ray.init, log_to_driver=False, logging_level=logging.ERROR, **options).result()
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        thread.submit(ray.init, job_config=_search_path(), **quiet, **options).result()
+
+
+def _search_path() -> JobConfig | None:
+    """Have workers look for modules in our packages' folder and then in the current one, where a user's own are.
+
+    Ray would put the current folder first, and a `tasks.py` there before our package. Jobs have a path of their own.
+    """
+    if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        return None
+    return JobConfig(_client_job=True, _py_driver_sys_path=[str(Path.cwd()), str(ROOT)])  # the last one comes first
 
 
 def _format_version_mismatch(address: str, message: str) -> str:

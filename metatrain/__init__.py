@@ -5,11 +5,16 @@ Reading order: `types.py`, `algorithms/maml.py`, `engine`, `training/outer_loop.
 
 from typing import TYPE_CHECKING, Any
 
+from metatrain.own_packages import claim
+
 if TYPE_CHECKING:
     from metatrain.inference import load
     from metatrain.trainer import run
 
 __all__ = ["load", "run"]
+
+
+claim()
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ import typer
 
 from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.job_secrets import take_secrets
+from metatrain.own_packages import describe_clash, find_clashes
 from metatrain.redact import mask
 from metatrain.signals import exit_on_signals
 from tasks.io.home import expand_home
@@ -286,6 +287,8 @@ def main() -> None:
     exit_on_signals()
     take_secrets()
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
+    for path in find_clashes(Path.cwd()):
+        print(f"metatrain: {describe_clash(path.relative_to(Path.cwd()))}", file=sys.stderr)
     try:
         app(standalone_mode=True)
     except (RunFailed, RunLost, WorkersLost, TaskFailed) as error:

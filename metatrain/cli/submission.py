@@ -21,6 +21,7 @@ from metatrain.cli.jobs import connect_to_jobs, follow_log
 from metatrain.cli.profiles import Profile, list_secret_files
 from metatrain.config.load import load_config
 from metatrain.job_secrets import METADATA, split_secrets
+from metatrain.own_packages import describe_clash, find_clashes
 from metatrain.redact import require_no_logins
 from metatrain.settings import Config
 from metatrain.validation import require
@@ -177,6 +178,8 @@ def _enter(working_dir: Path) -> Path:
     """Change to the folder that is sent, so that paths and modules resolve as in the job."""
     require(working_dir.is_dir(), f"--working-dir: there is no folder '{working_dir}': set one that holds what is sent")
     os.chdir(working_dir)
+    for path in find_clashes(Path.cwd()):  # a job's workers would take it for ours
+        raise ValueError(f"--working-dir: {describe_clash(path.relative_to(Path.cwd()))}")
     sys.path.insert(0, str(Path.cwd()))
     return Path.cwd()
 
