@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from metatrain.report import figures
 from metatrain.report.plots import save_png
 from metatrain.report.test_task import draw_test_task
 from metatrain.runs import write_json
+from metatrain.runs.data_record import Overlap
 from metatrain.session import Session
 from metatrain.types import Params, ShardRequest
 
@@ -58,6 +60,13 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
             done = ", ".join(_describe(result.learner, result.kind) for result in results) or "none"
             raise EvaluationStopped(f"{stopped} (learners done: {done}; results are kept once all are)") from stopped
     return results
+
+
+def with_overlap(results: Sequence[Evaluation], found: Overlap | None) -> list[Evaluation]:
+    """Return the results with how many classes were tested, and of these trained on."""
+    if found is None:
+        return list(results)
+    return [replace(one, test_classes=found.test, test_classes_trained_on=found.trained_on) for one in results]
 
 
 def score_learner(session: Session, request: ShardRequest, params: Params, tasks: int) -> Evaluation:

@@ -10,16 +10,25 @@ from typing import Any
 
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
+from metatrain.config.run_data import data_of, require_training_classes
 from metatrain.errors import EvaluationStopped, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation
 from metatrain.report import figures
 from metatrain.report.plots import draw_panels, save_png
 from metatrain.report.series import read_series
 from metatrain.runs import Run, checkpoints, describe_environment
+from metatrain.runs.data_record import data_files, find_overlap, read_data
 from metatrain.runs.locations import create_run
 from metatrain.session import Session, never
 from metatrain.settings import Config
-from metatrain.testing import evaluation_name, results_as_dict, score_learner, score_test_tasks, write_results
+from metatrain.testing import (
+    evaluation_name,
+    results_as_dict,
+    score_learner,
+    score_test_tasks,
+    with_overlap,
+    write_results,
+)
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.snapshots import check_snapshot
 from metatrain.training.worker import Worker
@@ -49,9 +58,14 @@ class RunResult:
 
 
 def new_run(config: Config) -> Run:
-    """Create the folder of a run under `runs.root`, a local folder or s3://…, with the resolved `config` in it."""
-    settings = config.runs
-    return create_run(settings.root, settings.name, as_yaml(config), describe_environment(), settings.heartbeat)
+    """Create the folder of a run under `runs.root`, a local folder or s3://…, with the resolved `config` in it.
+
+    ValueError: there are no classes to train on, or the folder cannot be made.
+    """
+    settings, data = config.runs, data_of(config)
+    require_training_classes(data)
+    place = settings.root, settings.name
+    return create_run(*place, as_yaml(config), describe_environment(), settings.heartbeat, data_files(data))
 
 
 def run(
@@ -226,7 +240,8 @@ def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evalua
     params = check_snapshot(checkpoints.load(home.checkpoints, best), best)["params"]
     require_same(params, session.worker)
     try:
-        results = score_test_tasks(session, params)
+        kept = read_data(home)
+        results = with_overlap(score_test_tasks(session, params), kept and find_overlap(kept, kept))
     except EvaluationStopped as stopped:
         session.recorder.event(state.step, "stopped", f"{stopped}: a resume tests anew")
         return []

@@ -103,8 +103,8 @@ class DataRecord(NamedTuple):
     contents: Mapping[str, str]
     """A digest of the examples of each class, in their order."""
     examples: int
-    left_out: Sequence[str] = ()
-    """What was not used, and why: a line for each reason, which begins with a count."""
+    notes: Sequence[str] = ()
+    """What was left out or decided, and why; a line each, such as "left out: 36 files of other kinds (36 .tif)"."""
     warnings: Sequence[str] = ()
     """What may make results wrong, such as one image in two splits; a line each."""
 

@@ -13,9 +13,11 @@ from ray.tune import TuneError
 from cluster.connection import connect_ray
 from metatrain import runs
 from metatrain.config.load import resolve_paths
+from metatrain.config.run_data import data_of, split_as_before
 from metatrain.errors import RunFailed, RunLost
 from metatrain.report.page import NAME
 from metatrain.runs import Run
+from metatrain.runs.data_record import data_files, read_data, require_unchanged
 from metatrain.types import RunStatus
 from metatrain.validation import require
 from tasks.io.remote_fs import is_uri
@@ -79,6 +81,7 @@ def search(
     needed = trial_resources(config.base.executor, config.search.cpus)
     # Before Ray is started, which takes seconds: what they refuse is refused at once.
     initial = _initial_files(config, say) if home is None else {}
+    config = config if home is None else _with_same_data(config, home)
     with connect_ray(config.base.executor, besides=1 if config.base.executor.name == "ray" else 0):
         settings = config.base.executor
         together = max_concurrent_trials(needed, config.search.at_once, grows=not isinstance(settings.workers, int))
@@ -169,7 +172,7 @@ def _publish_report(home: Run, monitor: Monitor) -> None:
 def _initial_files(config: SearchConfig, say: Callable[[str], None]) -> dict[str, str]:
     """Return the files that are written once, when a search begins: its task signature and its prior studies."""
     signature_here = signature(config.base)
-    files = {TASKS: json.dumps(signature_here, indent=2) + "\n"}
+    files = {TASKS: json.dumps(signature_here, indent=2) + "\n", **data_files(data_of(config.base))}
     settings, uri = config.search, config.base.tracking.uri
     if settings.warm_start:
         if uri is None:
@@ -181,6 +184,16 @@ def _initial_files(config: SearchConfig, say: Callable[[str], None]) -> dict[str
             say(f"prior study: {one.name}: {len(one.observations)} observations, weight {one.weight:.2f}")
         files[PRIOR_STUDIES] = json.dumps(prior.to_plain(), indent=1) + "\n"
     return files
+
+
+def _with_same_data(config: SearchConfig, home: Run) -> SearchConfig:
+    """Return the configuration of a search that is resumed. ValueError: its data have changed."""
+    kept, now = read_data(home), data_of(config.base)
+    if kept is None:
+        return dataclasses.replace(config, base=split_as_before(config.base))
+    if now is not None:
+        require_unchanged(home, kept, now)
+    return config
 
 
 def _read_prior_studies(home: Run) -> PriorStudies | None:

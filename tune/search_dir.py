@@ -6,6 +6,7 @@
     journal.jsonl        the journal, from which a search is resumed (`tune.history.journal`)
     clock.jsonl          {"event": 1, "seconds": 3.2, "time": …}: when each event of the journal was written
     experience.json      observations of prior studies, if `search.warm_start` is set
+    data.json            what data its trials are trained on (`metatrain.runs.data_record`)
     tasks.json           the signature of its tasks, for later searches to compare theirs with
     best.yaml            the best configuration so far, ready for `metatrain train`
     trials/0000/         each trial's own run

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metatrain.cli.notes import show_notes
 from metatrain.config.load import read_config
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import save_png
@@ -17,7 +18,10 @@ def prepare_command(name: str, overrides: list[str]) -> None:
     """Decode what is slow to read, with a progress bar, and print where the store lies."""
     source = _source(name, overrides)
     with progress_bar(f"preparing {name}") as progress:
-        print(source.prepare(progress))
+        line = source.prepare(progress)
+    print(line)
+    data = getattr(source, "data", None)
+    show_notes(data() if data is not None else None)
 
 
 def show_command(

@@ -10,24 +10,27 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
+from metatrain.cli.notes import describe_test_classes, show_notes
 from metatrain.config.dry_run import require_same
 from metatrain.config.evaluation_overrides import require_effect
-from metatrain.config.load import as_plain, load_config, read_config
+from metatrain.config.load import as_plain, load_config
+from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
+from metatrain.runs.data_record import find_overlap, read_data
 from metatrain.runs.locations import open_run
 from metatrain.session import Session
 from metatrain.settings import Config
-from metatrain.setup import set_up, tracked
+from metatrain.setup import prepare, set_up, tracked
 from metatrain.signals import graceful_shutdown
-from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, write_results
+from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, with_overlap, write_results
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trust import HOW, require_chosen_places, unchosen_places
 from metatrain.types import Params
-from metatrain.yaml_config import apply_overrides, flatten
+from metatrain.yaml_config import flatten
 
 
 def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: bool = False) -> None:
@@ -36,16 +39,21 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     home = open_run(run_dir)
     trained = load_config(home.config, trust=trust)
     require_effect(overrides)
-    settings = read_config(apply_overrides(as_plain(trained), overrides))
+    settings = read_evaluation_config(trained, overrides)
     settings = choose_tracking(home, settings, overrides, trust)
     require_chosen_places(home.config, flatten(as_plain(settings)), overrides, trust)
+    params, newest, noted = best_params(home)
+    kept = read_data(home)
+    settings, data = choose_test_classes(trained, kept, settings, overrides, prepare)
+    overlap = find_overlap(kept, data) if kept and data else None
+    show_notes(data)
+    require_same_examples(settings, noted["spec"])
     worker = set_up(settings)
-    params, newest, _ = best_params(home)
     require_same(params, worker)
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
         session = Session(worker, executor, CompositeRecorder(), home)
-        results = _score(session, params)
-        for line in format_results(results):
+        results = with_overlap(_score(session, params), overlap)
+        for line in (*format_results(results), *describe_test_classes(kept, data, overlap)):
             print(line, flush=True)
         if as_json:
             seconds = time.monotonic() - began

@@ -13,11 +13,14 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
+from metatrain.cli.notes import show_notes
 from metatrain.config.extension import EXTENDED, extend_run
 from metatrain.config.load import as_plain, load_config, override_for_resume
+from metatrain.config.run_data import data_of, require_training_classes, split_as_before
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, format_results, make_shards
 from metatrain.report.collect import newest_step
+from metatrain.runs.data_record import describe_overlap, find_overlap, read_data, require_unchanged
 from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
@@ -31,6 +34,7 @@ from metatrain.trust import require_chosen_places
 from metatrain.types import Executor
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
+from tasks.types import DataRecord
 
 
 def train_command(
@@ -49,7 +53,7 @@ def train_command(
         require_chosen_places(Path(path), flatten(as_plain(config)), overrides, trust)
     else:
         raise ValueError("CONFIG: missing: name a YAML file, as in configs/, or --resume RUN")
-    prepare_seconds = prepare(config)
+    config, prepare_seconds = _prepare_data(config, home)
     worker = set_up(config)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
@@ -64,6 +68,26 @@ def train_command(
         raise typer.Exit(128 + signal)
 
 
+def _prepare_data(config: Config, home: runs.Run | None) -> tuple[Config, float]:
+    """Prepare the data, and return the configuration and the seconds that took.
+
+    ValueError: there is nothing to train on, or the run `home` began with other data.
+    """
+    kept = None if home is None else read_data(home)
+    if home is not None and kept is None:
+        config = split_as_before(config)
+    seconds = prepare(config)
+    data = data_of(config)
+    if kept is not None and data is not None and home is not None:
+        require_unchanged(home, kept, data)
+    elif home is not None and data is not None:
+        version = f"{home.where} is of a version that kept no record of its data"
+        print(f"{version}: whether they have changed is unknown", file=sys.stderr)
+    show_notes(data)
+    require_training_classes(data)
+    return config, seconds
+
+
 def _train(
     worker: Worker, executor: Executor, home: runs.Run, events: Sequence[tuple[str, str]] = ()
 ) -> tuple[RunResult, int]:
@@ -73,7 +97,7 @@ def _train(
     recorder = recorders(worker.config, home, progress)
     with graceful_shutdown() as shutdown:
         try:
-            tested = partial(_print_table, progress)
+            tested = partial(_print_table, progress, read_data(home))
             result = run(worker, executor, recorder, home, shutdown.is_set, tested, events)
             recorder.close("finished" if result.finished else "interrupted")
             home.commit()
@@ -99,10 +123,11 @@ def compile_ahead(config: Config, executor: Executor) -> float:
     return seconds
 
 
-def _print_table(progress: ProgressRecorder, results: Sequence[Evaluation]) -> None:
+def _print_table(progress: ProgressRecorder, data: DataRecord | None, results: Sequence[Evaluation]) -> None:
     """Print the results before they are saved, which may fail."""
     progress.release()
-    for line in format_results(results):
+    tested = describe_overlap(find_overlap(data, data)) if data is not None else []
+    for line in (*format_results(results), *tested):
         print(line, flush=True)
 
 

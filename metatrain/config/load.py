@@ -22,6 +22,7 @@ from tasks.io.home import ExpandsHome, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
+from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.types import EpisodeShape
 
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
@@ -221,10 +222,11 @@ def _plain_part(name: str, part: Any) -> dict[str, Any]:
     return {"name": name} | dataclasses.asdict(part)
 
 
-def _is_file(setting: str | None) -> bool:
-    """Return whether a setting is a path of this machine: no URI, and no name of a splitting that ships with us."""
+def _is_file(setting: Any) -> bool:
+    """Return whether a setting is a path of this machine: no URI, no lists, and no name of a way to split classes."""
     shipped = (folder.name for folder in (resources.files("tasks") / "splits").iterdir())
-    return bool(setting) and not is_uri(str(setting)) and setting not in ("auto", *shipped)
+    named = isinstance(setting, str) and setting not in ("", AUTO, TEST, SHUFFLE, *shipped)
+    return named and not is_uri(setting)
 
 
 def resolve_paths(config: Config) -> Config:

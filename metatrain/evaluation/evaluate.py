@@ -50,6 +50,9 @@ class Evaluation:
     curve: InnerStepCurve
     ci95_classes: float | None = None
     classes: int | None = None
+    test_classes: int | None = None
+    test_classes_trained_on: int | None = None
+    """Classes that tasks are drawn from, and those of them that the run was trained on; None where that is unknown."""
 
     @property
     def kind(self) -> Literal["transductive", "inductive"]:

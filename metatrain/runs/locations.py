@@ -29,11 +29,18 @@ UNSENT = ".unsent"
 
 
 def create_run(
-    root: str | Path, name: str, config_text: str, environment: Mapping[str, Any], heartbeat_s: float = 15.0
+    root: str | Path,
+    name: str,
+    config_text: str,
+    environment: Mapping[str, Any],
+    heartbeat_s: float = 15.0,
+    files: Mapping[str, str] | None = None,
 ) -> Run:
     """Create a run in a new folder under `root`, a folder or s3://…. Raise ValueError or OSError, with the remedy."""
     run_id = new_run_id(name)
-    return create_run_at(f"{expand_home(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s)
+    return create_run_at(
+        f"{expand_home(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s, files
+    )
 
 
 def create_run_at(

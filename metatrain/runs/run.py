@@ -2,6 +2,7 @@
 
     <root>/<YYYYmmdd-HHMMSS>-<name>-<6 hex>/
         run.json            {"format": 1, "run_id": the folder's name at its creation, "created": ISO 8601, UTC}
+        data.json           what data it is trained on (`metatrain.runs.data_record`), of sources that can list classes
         config.yaml         the resolved configuration, as text
         environment.json    the result of `describe_environment()`
         signature           shows that its user made it (`metatrain.runs.signature`)

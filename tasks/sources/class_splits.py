@@ -68,8 +68,12 @@ def choose_splits(where: str, layout: Layout, setting: str | SplitLists, few: Ma
         splits = {split: [_resolve(name, layout) for name in names] for split, names in lists.items() if names}
     _check_splits(where, layout, splits)
     splits = {split: [name for name in names if name not in few] for split, names in splits.items()}
-    if unlisted := [name for name in kept if not any(name in names for names in splits.values())]:
-        notes = (*notes, f"{count_of(len(unlisted), 'class', 'classes')} in no split: {enumerate_few(unlisted)}")
+    listed = set().union(*splits.values())
+    if unlisted := [name for name in kept if name not in listed]:
+        notes = (
+            *notes,
+            f"left out: {count_of(len(unlisted), 'class', 'classes')} in no split: {enumerate_few(unlisted)}",
+        )
     return ChosenSplits(splits, notes)
 
 

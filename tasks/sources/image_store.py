@@ -88,7 +88,7 @@ def plan_store(
         layout = find_layout(str(archive.path), files, info.forms)
         sizes = {name: len(members) for name, members in layout.classes.items()}
         few = {name: size for name, size in sorted(sizes.items()) if size < settings.min_examples}
-        splits, notes = choose(layout, few)
+        splits, decided = choose(layout, few)
         classes = {name: layout.classes[name] for name in sorted(set().union(*splits.values()))}
         names = [name for members in classes.values() for name in members]
         display = display_names(files, classes)
@@ -104,8 +104,9 @@ def plan_store(
     def build(path: Path) -> None:
         _build(path, archive, names, header, settings, progress)
 
-    left_out = (*layout.left_out, *([_describe_few(few, settings.min_examples)] if few else []), *notes)
-    return BuildPlan(key, build, Findings(tuple(classes), left_out))
+    left_out = [*layout.left_out, *([_describe_few(few, settings.min_examples)] if few else [])]
+    notes = (*(f"left out: {line}" for line in left_out), *decided)
+    return BuildPlan(key, build, Findings(tuple(classes), notes))
 
 
 def _describe_few(few: Mapping[str, int], least: int) -> str:

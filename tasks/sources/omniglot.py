@@ -129,7 +129,7 @@ def _plan(root: Path, progress: Progress) -> BuildPlan:
     archives = _find_archives(root)
     files, others = zip(*map(_list_drawings, archives), strict=True)
     unread = [name for names in others for name in names]
-    left_out = (f"{count_of(len(unread), 'file')} that are no drawings: {enumerate_few(unread)}",) if unread else ()
+    note = f"left out: {count_of(len(unread), 'file')} that are no drawings: {enumerate_few(unread)}"
 
     def build(path: Path) -> None:
         from tasks.store.decoding import decode_files, drawing_decoder  # Pillow, which training does without
@@ -140,7 +140,7 @@ def _plan(root: Path, progress: Progress) -> BuildPlan:
         write_store(path, header, decode_files(sources, header.image_shape, decode, "a PNG", progress))
 
     key = content_key(chain(*files), _PREPROCESSING, FORMAT_VERSION)
-    return BuildPlan(key, build, Findings(left_out=left_out))
+    return BuildPlan(key, build, Findings(notes=(note,) if unread else ()))
 
 
 def _select_files(names: Sequence[str]) -> Iterator[str]:

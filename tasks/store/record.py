@@ -29,7 +29,7 @@ def describe_data(loaded: LoadedStore, splitting: str) -> DataRecord:
         classes,
         {names[number]: contents[number] for number in split_of},
         sum(header.classes[number].stop - header.classes[number].start for number in split_of),
-        (*findings.left_out, *store.left_out),
+        (*findings.notes, *(f"left out: {line}" for line in store.left_out)),
         _describe_doubles(store, names, doubles, split_of),
     )
 

@@ -57,8 +57,8 @@ class Findings(NamedTuple):
 
     classes: tuple[str, ...] = ()
     """The name of each class of the store as lists of classes have it; empty for the store's own names."""
-    left_out: tuple[str, ...] = ()
-    """What was not used, and why; a line for each reason."""
+    notes: tuple[str, ...] = ()
+    """What was left out or decided, and why; a line each."""
 
 
 class BuildPlan(NamedTuple):
@@ -163,9 +163,9 @@ def _find_noted_store(note: _KeyNote) -> tuple[Path, Findings] | None:
 def _read_findings(note: Path) -> Findings:
     """Return the findings below the key of a note; none if it is of an earlier version, or damaged."""
     try:
-        classes, left_out = json.loads(note.read_text().partition("\n")[2] or "[[], []]")
-        if all(isinstance(text, str) for text in (*classes, *left_out)):
-            return Findings(tuple(classes), tuple(left_out))
+        classes, notes = json.loads(note.read_text().partition("\n")[2] or "[[], []]")
+        if all(isinstance(text, str) for text in (*classes, *notes)):
+            return Findings(tuple(classes), tuple(notes))
     except (OSError, ValueError, TypeError, RecursionError):
         pass
     return Findings()

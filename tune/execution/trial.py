@@ -21,9 +21,11 @@ from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import dry_run, require_same
 from metatrain.config.load import as_yaml, read_config
+from metatrain.config.run_data import data_of, require_training_classes, split_as_before
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
 from metatrain.job_secrets import adopt_secrets
 from metatrain.runs import Run, checkpoints, describe_environment
+from metatrain.runs.data_record import data_files, read_data, require_unchanged
 from metatrain.runs.locations import create_run_at, open_run, release_run, run_exists
 from metatrain.session import Session
 from metatrain.settings import Config
@@ -130,6 +132,10 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
         plain = load_yaml(home.config, "a trial's configuration")
         require_same_code(plain, spec.config, str(home.config))
         kept = read_config(plain)
+        if (data := read_data(home)) is None:
+            kept = split_as_before(kept)
+        elif (found := data_of(now)) is not None:
+            require_unchanged(home, data, found)
         placed = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
         return driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking)), home
@@ -140,9 +146,10 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
         worker = dry_run(now, device)
     except ValueError as error:
         raise IncompatibleSettings(_one_line(error)) from error
-    return worker, create_run_at(
-        spec.place, spec.run_id, as_yaml(worker.config), describe_environment(), now.runs.heartbeat
-    )
+    data = data_of(worker.config)
+    require_training_classes(data)
+    text, files = as_yaml(worker.config), data_files(data)
+    return worker, create_run_at(spec.place, spec.run_id, text, describe_environment(), now.runs.heartbeat, files)
 
 
 def _inherit_checkpoint(home: Run, worker: Worker, parent: str, step: int) -> None:

@@ -1,0 +1,135 @@
+"""Choose the classes that a run is resumed with and evaluated on, so that no test class was trained on."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from metatrain.config.dry_run import explain_user_errors
+from metatrain.config.load import as_plain, read_config, resolve_paths
+from metatrain.settings import Config
+from metatrain.yaml_config import apply_overrides, parse_yaml
+from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
+from tasks.sources.image_folder import ImageFolder
+from tasks.types import DataRecord
+
+
+class EvaluationData(NamedTuple):
+    """The settings of an evaluation, with the classes it is on; the record of its data, None where there is none."""
+
+    config: Config
+    data: DataRecord | None
+
+
+def data_of(config: Config) -> DataRecord | None:
+    """Return what the tasks are drawn from, prepared already; None for a source that does not say."""
+    data = getattr(config.tasks.source, "data", None)
+    if data is None:
+        return None
+    with explain_user_errors(config):
+        found = data()
+    if found is None or isinstance(found, DataRecord):
+        return found
+    raise ValueError(f"tasks.name: data() of '{config.names.tasks}' returns no tasks.types.DataRecord: return one")
+
+
+def require_training_classes(data: DataRecord | None) -> None:
+    """Check that there is something to train on. ValueError: the source has test classes alone."""
+    if data is not None and not data.classes["train"]:
+        counts = ", ".join(f"{len(names)} {split}" for split, names in data.classes.items())
+        remedy = "set tasks.root to a folder with training classes, or list them with tasks.splits"
+        raise ValueError(f"tasks: no classes are left for training ({counts}): {remedy}")
+
+
+def split_as_before(config: Config) -> Config:
+    """Return the configuration of a run without a record of its data, with the splits of the version that made it."""
+    source = config.tasks.source
+    if not (isinstance(source, ImageFolder) and source.splits == AUTO):
+        return config
+    return _with_source(config, dataclasses.replace(source, splits=SHUFFLE))
+
+
+def read_evaluation_config(trained: Config, overrides: Sequence[str]) -> Config:
+    """Apply overrides to a run's configuration. Another source of tasks starts from its own settings, not the run's."""
+    plain = as_plain(trained)
+    pairs = (override.partition("=") for override in overrides)
+    named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
+    if named and named[-1] != trained.names.tasks:
+        plain["tasks"] = {key: plain["tasks"][key] for key in ("train", "test")}
+    return read_config(apply_overrides(plain, overrides))
+
+
+def choose_test_classes(
+    trained: Config,
+    kept: DataRecord | None,
+    config: Config,
+    overrides: Sequence[str],
+    prepare: Callable[[Config], object],
+) -> EvaluationData:
+    """Return `config` with the classes that it tests, after preparing their data.
+
+    Of the run's own data these are the run's test classes, also where the data have grown or moved, unless
+    `overrides` choose others. Of other data they are those set aside for testing, or else all classes. kept: the run's
+    record of its data.
+    """
+    config = resolve_paths(config)
+    source: Any = config.tasks.source
+    before: Any = trained.tasks.source
+    choices = [config]
+    if any(override.startswith(("tasks.splits=", "tasks.splits.")) for override in overrides):
+        pass
+    elif type(source) is not type(before):
+        choices = [_all_for_testing(config)]
+    elif hasattr(source, "with_splits") and kept is None:
+        choices = [split_as_before(config)]
+    elif hasattr(source, "with_splits") and kept is not None:
+        lists = (kept.classes, {"test": kept.classes["test"]})
+        choices = [_with_source(config, source.with_splits(classes)) for classes in lists if any(classes.values())]
+        if getattr(source, "root", None) != getattr(before, "root", None):
+            choices.append(_all_for_testing(config))
+    return _first_with_data(choices, prepare)
+
+
+def _first_with_data(choices: Sequence[Config], prepare: Callable[[Config], object]) -> EvaluationData:
+    """Return the first choice whose classes are all there. ValueError: that of the first choice, if none is."""
+    problems: list[ValueError] = []
+    for config in choices:
+        try:
+            prepare(config)
+            return EvaluationData(config, data_of(config))
+        except ValueError as error:  # a class is not there
+            problems.append(error)
+    raise problems[0]
+
+
+def _all_for_testing(config: Config) -> Config:
+    """Return `config` with the test classes that its source sets aside or, of an undivided folder, all classes."""
+    source = config.tasks.source
+    if not isinstance(source, ImageFolder):
+        return config
+    return _with_source(config, dataclasses.replace(source, splits=TEST))
+
+
+def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:
+    """Check that test tasks have examples of the shape trained on. ValueError: with the settings that give it.
+
+    spec: what the tasks trained on had in common, from a checkpoint.
+    """
+    source = config.tasks.source
+    with explain_user_errors(config):
+        found = source.distribution("test", config.tasks.test, config.evaluation.seed).spec.x
+    wanted = tuple(spec["x"])
+    if found == wanted:
+        return
+    remedies = []
+    if len(wanted) == len(found) == 3:
+        channels = {1: "grey", 3: "rgb"}.get(wanted[0])
+        if hasattr(source, "channels") and wanted[0] != found[0] and channels is not None:
+            remedies.append(f"tasks.channels={channels}")
+        if hasattr(source, "size") and wanted[1:] != found[1:] and wanted[1] == wanted[2]:
+            remedies.append(f"tasks.size={wanted[1]}")
+    remedy = f"set {' '.join(remedies)}" if remedies else "use tasks of the same shape"
+    raise ValueError(f"tasks: their examples are of {found}, and the run was trained on {wanted}: {remedy}")
+
+
+def _with_source(config: Config, source: Any) -> Config:
+    return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source))
