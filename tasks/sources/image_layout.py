@@ -119,7 +119,9 @@ def _describe_unread(names: Iterable[str], read: Iterable[str]) -> list[str]:
     if not other:
         return []
     suffixes = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in other)
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(6))
+    kinds = ", ".join(
+        f"{count} {suffix}" for suffix, count in sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))[:6]
+    )
     more = "" if len(suffixes) <= 6 else f" and {len(suffixes) - 6} further kinds"
     with_images = {folder for name in images for folder in _folders_of(name)}
     empty = sorted({folder for name in other if (folder := name.rpartition("/")[0]) and folder not in with_images})
