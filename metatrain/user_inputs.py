@@ -55,7 +55,8 @@ def as_labels(y: Any, count: int) -> list[Any]:
     unordered = isinstance(y, (str, bytes, Mapping, AbstractSet))
     require(isinstance(y, Iterable) and not unordered, f"labels: a {type(y).__name__}: {remedy}")
     shape = tuple(getattr(y, "shape", (count,)))
-    require(len(shape) == 1, f"labels: of shape {shape} for {count} examples: {_ONE_HOT}")
+    remedy = "use y[:, 0]" if shape[1:] == (1,) else _ONE_HOT
+    require(len(shape) == 1, f"labels: of shape {shape} for {count} examples: {remedy}")
     labels = [_as_label(number, label) for number, label in enumerate(y)]
     require(len(labels) == count, f"support: {count} examples and {len(labels)} labels: use one label for each")
     distinct = len(set(labels))
@@ -97,7 +98,10 @@ def _as_array(given: Any) -> Any:
     given = list(given) if isinstance(given, Iterator) else given
     if isinstance(given, (list, tuple)):
         given = [part.detach().cpu() if isinstance(part, Tensor) else part for part in given]
-    return np.array(given, order="C")
+    array = np.array(given, order="C")
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"its values are {'text' if array.dtype.kind in 'SU' else f'of type {array.dtype}'}")
+    return array
 
 
 def _as_label(number: int, label: Any) -> Any:
