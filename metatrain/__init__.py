@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from metatrain.own_packages import claim
 
 if TYPE_CHECKING:
+    from metatrain.cli.python import train
     from metatrain.inference import load
     from metatrain.trainer import run
 
-__all__ = ["load", "run"]
+__all__ = ["load", "run", "train"]
 
 
 claim()
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from metatrain.trainer import run
 
         return run
+    if name == "train":
+        from metatrain.cli.python import train
+
+        return train
     raise AttributeError(f"module 'metatrain' has no attribute '{name}'")

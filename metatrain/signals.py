@@ -28,9 +28,13 @@ def acknowledge(number: int) -> None:
 def graceful_shutdown(say: Callable[[int], None] = acknowledge) -> Iterator[ShutdownRequest]:
     """Note the first SIGINT or SIGTERM within the block, for the caller to act on; exit at once on the second.
 
-    say: called with the number of the first.
+    say: called with the number of the first. In another thread than the main one, which alone may handle signals,
+    none is noted.
     """
     request = ShutdownRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
         if request.is_set():

@@ -67,7 +67,10 @@ Env = Annotated[
 @app.command()
 def train(
     config: Annotated[
-        str | None, typer.Argument(help="A YAML file, as in configs/.", metavar="[CONFIG]", callback=expand_paths)
+        str | None,
+        typer.Argument(
+            help="A YAML file, or a name of `metatrain config list`.", metavar="[CONFIG]", callback=expand_paths
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
@@ -239,6 +242,15 @@ def config_show(
     from metatrain.config.load import as_yaml, load_config
 
     print(as_yaml(load_config(config, overrides or [], trust)), end="")
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """List the configurations and searches that come with metatrain: `metatrain train NAME`."""
+    from metatrain.config.shipped import describe_config, shipped_configs
+
+    for name, path in (found := shipped_configs()).items():
+        print(f"{name:<{max(map(len, found))}}  {describe_config(path)}")
 
 
 @config_app.command("schema")

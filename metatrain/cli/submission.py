@@ -20,6 +20,7 @@ from metatrain import runs
 from metatrain.cli.jobs import connect_to_jobs, follow_log
 from metatrain.cli.profiles import Profile, list_secret_files
 from metatrain.config.load import load_config
+from metatrain.config.shipped import find_config, shipped_configs
 from metatrain.job_secrets import METADATA, split_secrets
 from metatrain.own_packages import describe_clash, find_clashes
 from metatrain.redact import require_no_logins
@@ -159,7 +160,7 @@ def _require_sent(arguments: Sequence[str], files: Mapping[str, int]) -> None:
     hiding = sorted(tops & set(_PACKAGES)) if not checkout else []
     require(not hiding, f"'{''.join(hiding[:1])}': this name hides metatrain's own on the cluster: rename it")
     config = _config_file(_parse(arguments))
-    if config is None or "=" in config:
+    if config is None or "=" in config or find_config(config) in shipped_configs().values():
         return
     base = load_yaml(Path(config), "a configuration").get("base") if arguments[0] == "search" else None
     for path in [Path(config), *([Path(config).parent / base] if base is not None else [])]:

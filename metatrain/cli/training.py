@@ -1,13 +1,13 @@
 """Implement `metatrain train`."""
 
+import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from metatrain.cli.notes import show_notes
 from metatrain.config.extension import EXTENDED, extend_run
 from metatrain.config.load import as_plain, load_config, override_for_resume
 from metatrain.config.run_data import data_of, require_training_classes, split_as_before
+from metatrain.config.shipped import find_config
 from metatrain.errors import Diverged, RunFailed, RunLost, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation, format_results, make_shards
 from metatrain.report.collect import newest_step
@@ -34,7 +35,6 @@ from metatrain.trust import require_chosen_places
 from metatrain.types import Executor
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
-from tasks.types import DataRecord
 
 
 def train_command(
@@ -44,28 +44,60 @@ def train_command(
     home = open_run(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: works only with --resume: remove it")
     if home is not None:
-        require(not is_search(home), f"--resume: {resume} is a search: go on with `metatrain search --resume {resume}`")
-        given = [path, *overrides] if path else []
-        config = override_for_resume(load_config(home.config, trust=trust), given, newest_step(home))
-        require_chosen_places(home.config, flatten(as_plain(config)), given, trust)
+        config = load_resumed(home, [path, *overrides] if path else [], trust)
     elif path is not None:
-        config = load_config(Path(path), overrides, trust)
-        require_chosen_places(Path(path), flatten(as_plain(config)), overrides, trust)
+        config = load_config(path, overrides, trust)
+        require_chosen_places(find_config(path), flatten(as_plain(config)), overrides, trust)
     else:
         raise ValueError("CONFIG: missing: name a YAML file, as in configs/, or --resume RUN")
+    trained = train_run(config, home, take_over, _print_table)
+    _print_result(trained.result, as_json, trained.seconds)
+    if trained.signal:
+        print(f"interrupted at step {trained.result.steps}: {resume_command(trained.home)}", file=sys.stderr)
+        raise typer.Exit(128 + trained.signal)
+
+
+def load_resumed(home: runs.Run, overrides: Sequence[str], trust: bool) -> Config:
+    """Return the configuration with which a run goes on."""
+    where = home.where
+    require(not is_search(home), f"--resume: {where} is a search: go on with `metatrain search --resume {where}`")
+    config = override_for_resume(load_config(home.config, trust=trust), overrides, newest_step(home))
+    require_chosen_places(home.config, flatten(as_plain(config)), overrides, trust)
+    return config
+
+
+class Trained(NamedTuple):
+    """A run that was trained here; the signal that interrupted it, 0 for none; seconds of what came before."""
+
+    home: runs.Run
+    result: RunResult
+    signal: int
+    seconds: dict[str, float]
+
+
+Tested = Callable[[runs.Run, ProgressRecorder, Sequence[Evaluation]], None]
+
+
+def train_run(
+    config: Config,
+    home: runs.Run | None,
+    take_over: bool,
+    tested: Tested = lambda home, progress, results: progress.release(),
+    show: bool = True,
+) -> Trained:
+    """Train a new run or one that is resumed. tested: called with the results. show: the progress."""
     config, prepare_seconds = _prepare_data(config, home)
     worker = set_up(config)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
         home = home or new_run(worker.config)
-        print(f"run {home.where}", file=sys.stderr)
+        if show:
+            print(f"run {home.where}", file=sys.stderr)
         with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
             extended = extend_run(home, config, newest_step(home))
-            result, signal = _train(worker, executor, home, [(EXTENDED, extended)] if extended else [])
-    _print_result(result, as_json, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
-    if signal:
-        print(f"interrupted at step {result.steps}: {resume_command(home)}", file=sys.stderr)
-        raise typer.Exit(128 + signal)
+            events = [(EXTENDED, extended)] if extended else []
+            result, signal = _train(worker, executor, home, events, tested, show)
+    return Trained(home, result, signal, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
 
 
 def _prepare_data(config: Config, home: runs.Run | None) -> tuple[Config, float]:
@@ -89,16 +121,20 @@ def _prepare_data(config: Config, home: runs.Run | None) -> tuple[Config, float]
 
 
 def _train(
-    worker: Worker, executor: Executor, home: runs.Run, events: Sequence[tuple[str, str]] = ()
+    worker: Worker,
+    executor: Executor,
+    home: runs.Run,
+    events: Sequence[tuple[str, str]],
+    tested: Tested,
+    show: bool,
 ) -> tuple[RunResult, int]:
     """Return the result, and the signal that interrupted the run; 0 if it finished."""
     known = read_metrics_file(home.metrics, worker.config.outer.steps)
-    progress = ProgressRecorder(known=known.metrics if known else None)
+    progress = ProgressRecorder(None if show else io.StringIO(), known=known.metrics if known else None)
     recorder = recorders(worker.config, home, progress)
     with graceful_shutdown() as shutdown:
         try:
-            tested = partial(_print_table, progress, read_data(home))
-            result = run(worker, executor, recorder, home, shutdown.is_set, tested, events)
+            result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
             recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came
@@ -123,9 +159,10 @@ def compile_ahead(config: Config, executor: Executor) -> float:
     return seconds
 
 
-def _print_table(progress: ProgressRecorder, data: DataRecord | None, results: Sequence[Evaluation]) -> None:
+def _print_table(home: runs.Run, progress: ProgressRecorder, results: Sequence[Evaluation]) -> None:
     """Print the results before they are saved, which may fail."""
     progress.release()
+    data = read_data(home)
     tested = describe_overlap(find_overlap(data, data)) if data is not None else []
     for line in (*format_results(results), *tested):
         print(line, flush=True)

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.config.shipped import find_config
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.redact import require_no_logins
 from metatrain.settings import SECTIONS, Config, PartNames, Tasks
@@ -34,11 +35,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = F
     ValueError: see `read_config`; or the file lies in a run that this user did not make, and names code to import,
     without `trust`.
     """
-    begin = "tasks, model and algorithm, as configs/*.yaml do"
-    path = home_path(path)
-    plain = load_yaml(path, "a configuration, such as configs/*.yaml", begin)
+    path, plain = load_raw(path)
     require_known_code(path, plain, trust)
     return read_config(apply_overrides(plain, overrides))
+
+
+def load_raw(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Read the file of a configuration, or one that ships with metatrain by its name; return where it lies, and it."""
+    begin = "tasks, model and algorithm, as configs/*.yaml do"
+    path = find_config(path)
+    return path, load_yaml(path, "a configuration, such as configs/*.yaml", begin)
 
 
 def read_config(raw: Mapping[str, Any]) -> Config:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Live
 
 REDRAW_SECONDS = 0.1
+NOTEBOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0
 
 
@@ -129,8 +130,14 @@ def progress_bar(label: str, stream: TextIO | None = None) -> Iterator[Counter]:
             display.close()
 
 
+def in_notebook() -> bool:
+    """Return whether this is a notebook's kernel, whose output shows a line that is overwritten but no cursor."""
+    return "ipykernel.kernelapp" in sys.modules
+
+
 class Display:
-    """Show progress on a stream: a live bar, drawn by rich, on a terminal; plain lines in files and pipes.
+    """Show progress on a stream: a live bar, drawn by rich, on a terminal; in a notebook one line that is overwritten;
+    plain lines in files and pipes.
 
     What else is printed to standard error appears above the bar.
     """
@@ -138,17 +145,24 @@ class Display:
     def __init__(self, stream: TextIO, label: str, live: bool = True) -> None:
         self._stream, self._label = stream, label
         self._bar = _start_bar(stream, label) if live and stream.isatty() else None
-        self._drawn = 0.0 if self._bar else time.monotonic()
+        self._overwrites = self._bar is None and live and in_notebook()
+        self._width = 0
+        self._drawn = 0.0 if self._bar or self._overwrites else time.monotonic()
 
     def update(self, done: int, total: int, text: str, now: bool, label: str | None = None) -> bool:
         """Draw the progress if it is due (a bar after 0.1 s, a line after ten seconds) or `now`; return whether."""
         label = label or self._label
         moment = time.monotonic()
-        due = now or moment - self._drawn >= (REDRAW_SECONDS if self._bar else LINE_SECONDS)
+        pause = REDRAW_SECONDS if self._bar else NOTEBOOK_SECONDS if self._overwrites else LINE_SECONDS
+        due = now or moment - self._drawn >= pause
         self._drawn = moment if due else self._drawn
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, description=label, completed=done, total=total, text=text, refresh=due)
+        elif due and self._overwrites:
+            line = f"{label} {done}/{total}  {text}"
+            print(f"\r{line:<{self._width}}", end="", file=self._stream, flush=True)
+            self._width = len(line)
         elif due:
             self.say(f"{label} {done}/{total}  {text}")
         return due
@@ -158,10 +172,18 @@ class Display:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
+            self._end_line()
             print(text, file=self._stream, flush=True)
+
+    def _end_line(self) -> None:
+        """Keep the line that would be overwritten."""
+        if self._width:
+            print(file=self._stream, flush=True)
+            self._width = 0
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen; later lines are printed plainly."""
+        self._end_line()
         if self._bar:
             self._bar.stop()
             self._bar = None

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config, read_settings
+from metatrain.config.shipped import find_config
 from metatrain.settings import Config
 from metatrain.trust import require_known_code, require_same_code
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
-from tasks.io.home import expand_home, home_path
+from tasks.io.home import expand_home
 from tasks.plugins import suggest_name
 from tune.config.initial_trials import read_initial_trial
 from tune.config.methods import METHODS, method_to_plain, read_method
@@ -97,7 +98,7 @@ class SearchConfig:
 def load_search_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> SearchConfig:
     """Load the search in a YAML file, with `a.b=value` overrides. `trust` is as in `load_config`."""
     begin = "a base, search and space, as configs/search-*.yaml do"
-    path = home_path(path)
+    path = find_config(path)
     raw = load_yaml(path, "a search, such as configs/search-*.yaml", begin)
     no_search = not {"search", "space"} & raw.keys()
     require(not no_search, f"{path}: is a configuration to be trained, not a search: add search and space to it")
