@@ -173,8 +173,8 @@ def _init(**options: Any) -> None:
     """
     with ThreadPoolExecutor(1) as thread, deferred_signals():
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that it cannot handle SIGTERM
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        thread.submit(ray.init, job_config=_search_path(), **quiet, **options).result()
+        options |= {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _search_path()}
+        thread.submit(ray.init, **options).result()
 
 
 def _search_path() -> JobConfig | None:

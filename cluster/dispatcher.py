@@ -22,7 +22,8 @@ from cluster.events import Events
 from cluster.ray_errors import ACTOR_DEAD, describe_death, unwrap_error
 from cluster.work_queue import WorkQueue
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle, WorkerPool
-from metatrain.errors import TaskFailed, WorkersLost
+from metatrain.errors import EvaluationStopped, StepAbandoned, TaskFailed, WorkersLost
+from metatrain.signals import GRACE_S, stop_is_overdue
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import Block
 from metatrain.types import Shard, ShardRequest
@@ -113,6 +114,9 @@ class Dispatcher:
             idle = self._assign()
             replies = self._wait(_WAIT_S)
             check_ray()
+            if stop_is_overdue():
+                stopped = EvaluationStopped if self._request.kind == "score" else StepAbandoned
+                raise stopped(f"{self._queue.left} of its shards were not computed {GRACE_S:.0f} s after a signal")
             yield from self._process(replies)
             if idle or not replies:
                 self._mark_silent()

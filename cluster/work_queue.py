@@ -56,6 +56,11 @@ class WorkQueue:
         """Tell whether every shard is complete."""
         return not self._incomplete
 
+    @property
+    def left(self) -> int:
+        """Return the number of shards without a result."""
+        return len(self._incomplete)
+
     def take(self, worker: int, now: float, most: int | None = None) -> tuple[int, Block] | None:
         """Assign a block of at most `most` shards to `worker`: (number, block), or None if none is left."""
         available = self._range_for(worker)

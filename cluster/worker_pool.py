@@ -21,9 +21,10 @@ from cluster.connection import check_ray, lost
 from cluster.events import Events
 from cluster.nodes import NodeWatch
 from cluster.ray_errors import ACTOR_DEAD, describe_death, last_line, names_os_error, unwrap_error
-from metatrain.errors import WorkersLost
+from metatrain.errors import StepAbandoned, WorkersLost
 from metatrain.job_secrets import held_secrets
 from metatrain.settings import ExecutorSettings
+from metatrain.signals import stop_is_overdue
 from metatrain.types import DRIVER_NODE_LEAVING, Shard
 
 IN_FLIGHT = 2
@@ -174,6 +175,8 @@ class WorkerPool:
         began, self._short_since = time.monotonic(), None
         while True:
             self.maintain()
+            if stop_is_overdue(0.0):
+                raise StepAbandoned("workers were still starting")
             enough = len(self.ready()) >= self.settings.min_workers
             if not self.starting() or (enough and time.monotonic() - began > seconds):
                 return
@@ -215,7 +218,7 @@ class WorkerPool:
         self._remove(worker)
 
     def describe_shortage(self) -> str:
-        """Return the message for a run that ends because too few workers replied."""
+        """Return why a run ends because too few workers replied."""
         found, least = len(self.ready()), self.settings.min_workers
         if found >= least:
             lack = f"none of {found} workers has answered"

@@ -31,3 +31,7 @@ class Diverged(ArithmeticError):
 
 class EvaluationStopped(Exception):
     """Report a validation or test that was stopped between shards. The message says where."""
+
+
+class StepAbandoned(Exception):
+    """Report a step that did not end after a signal to stop: it is left to a resume."""

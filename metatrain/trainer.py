@@ -11,7 +11,7 @@ from typing import Any
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
 from metatrain.config.run_data import data_of, require_training_classes
-from metatrain.errors import EvaluationStopped, TaskFailed, WorkersLost
+from metatrain.errors import EvaluationStopped, StepAbandoned, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation
 from metatrain.report import figures
 from metatrain.report.plots import draw_panels, save_png
@@ -137,13 +137,16 @@ def train_segments(session: Session, state: TrainState, milestones: Collection[i
     """
     first = state.step
     try:
-        yield from _train(session, state, milestones)
-    except (WorkersLost, TaskFailed):
+        if not session.stop():
+            yield from _train(session, state, milestones)
+    except (WorkersLost, TaskFailed, StepAbandoned) as error:
         if state.step > first:  # keep what was computed since the last checkpoint
             _record_events(session, state)
             _checkpoint(session, state, milestones)
             session.home.commit()
-        raise
+        if isinstance(error, TaskFailed) or not session.stop():
+            raise
+        session.recorder.event(state.step, "stopped", f"the next step could not end: {error}")
 
 
 def _train(session: Session, state: TrainState, milestones: Collection[int]) -> Iterator[float]:

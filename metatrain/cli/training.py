@@ -26,7 +26,7 @@ from metatrain.runs.locations import is_search, open_run
 from metatrain.runs.messages import failure_message, resume_command
 from metatrain.settings import Config
 from metatrain.setup import prepare, recorders, set_up
-from metatrain.signals import graceful_shutdown
+from metatrain.signals import ShutdownRequest, graceful_shutdown
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.status_line import read_metrics_file
 from metatrain.trainer import RunResult, new_run, run
@@ -90,13 +90,15 @@ def train_run(
     worker = set_up(config)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
-        home = home or new_run(worker.config)
-        if show:
-            print(f"run {home.where}", file=sys.stderr)
-        with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
-            extended = extend_run(home, config, newest_step(home))
-            events = [(EXTENDED, extended)] if extended else []
-            result, signal = _train(worker, executor, home, events, tested, show)
+        with graceful_shutdown() as shutdown:
+            home = home or new_run(worker.config)
+            if show:
+                print(f"run {home.where}", file=sys.stderr)
+            with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
+                extended = extend_run(home, config, newest_step(home))
+                opened = _Opened(worker, executor, home, shutdown, [(EXTENDED, extended)] if extended else [])
+                result = _train(opened, tested, show)
+            signal = 0 if result.finished else shutdown.signal
     return Trained(home, result, signal, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
 
 
@@ -120,31 +122,33 @@ def _prepare_data(config: Config, home: runs.Run | None) -> tuple[Config, float]
     return config, seconds
 
 
-def _train(
-    worker: Worker,
-    executor: Executor,
-    home: runs.Run,
-    events: Sequence[tuple[str, str]],
-    tested: Tested,
-    show: bool,
-) -> tuple[RunResult, int]:
-    """Return the result, and the signal that interrupted the run; 0 if it finished."""
+class _Opened(NamedTuple):
+    """What a run is trained with, once it is there."""
+
+    worker: Worker
+    executor: Executor
+    home: runs.Run
+    shutdown: ShutdownRequest
+    events: Sequence[tuple[str, str]]
+
+
+def _train(opened: _Opened, tested: Tested, show: bool) -> RunResult:
+    worker, executor, home, shutdown, events = opened
     known = read_metrics_file(home.metrics, worker.config.outer.steps)
     progress = ProgressRecorder(None if show else io.StringIO(), known=known.metrics if known else None)
     recorder = recorders(worker.config, home, progress)
-    with graceful_shutdown() as shutdown:
-        try:
-            result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
-            recorder.close("finished" if result.finished else "interrupted")
-            home.commit()
-        except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came
-            progress.close("interrupted")
-            raise
-        except (Diverged, WorkersLost, TaskFailed, OSError) as error:
-            with suppress(OSError):  # the recorder may be what failed
-                recorder.close("failed")
-            raise RunFailed(failure_message(error, home)) from error
-        return result, 0 if result.finished else shutdown.signal
+    try:
+        result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
+        recorder.close("finished" if result.finished else "interrupted")
+        home.commit()
+    except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came
+        progress.close("interrupted")
+        raise
+    except (Diverged, WorkersLost, TaskFailed, OSError) as error:
+        with suppress(OSError):  # the recorder may be what failed
+            recorder.close("failed")
+        raise RunFailed(failure_message(error, home)) from error
+    return result
 
 
 def compile_ahead(config: Config, executor: Executor) -> float:

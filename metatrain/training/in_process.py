@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+from metatrain.errors import StepAbandoned
+from metatrain.signals import GRACE_S, stop_is_overdue
 from metatrain.training.profiling import as_report
 from metatrain.training.tree_sum import tree_sum
 from metatrain.training.worker import Worker
@@ -53,6 +55,8 @@ class InProcess:
         """Yield every shard with its tasks, sampled one shard ahead."""
         tasks = self.worker.tasks(request, shards[0])
         for shard, following in pairwise(shards):
+            if stop_is_overdue() and request.kind == "gradient":
+                raise StepAbandoned(f"shards from {shard.number} on were not computed {GRACE_S:.0f} s after a signal")
             ahead = self._sampler.submit(self.worker.tasks, request, following)
             yield shard, tasks
             tasks = ahead.result()
