@@ -1,6 +1,5 @@
 """Check what a user gives to a learner: examples, labels and targets. Each mistake is one line with the remedy."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -84,7 +83,7 @@ def _as_tensor(name: str, given: Any, wanted: str) -> Tensor:
     """Return numbers as a tensor of their own type. ValueError: they are no real numbers, or of unequal shapes."""
     try:
         # A copy: torch takes neither negative strides nor, without a warning, memory that is read-only.
-        array = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(_as_array(given))
+        array = given.detach().cpu().to_dense() if isinstance(given, Tensor) else torch.from_numpy(_as_array(given))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name}: no array of numbers ({reason}): use {wanted}") from error
@@ -98,7 +97,11 @@ def _as_array(given: Any) -> Any:
     given = list(given) if isinstance(given, Iterator) else given
     if isinstance(given, (list, tuple)):
         given = [part.detach().cpu() if isinstance(part, Tensor) else part for part in given]
+    if np.ma.is_masked(given):
+        raise TypeError("some of its values are masked")
     array = np.array(given, order="C")
+    if array.dtype == np.longdouble or not array.dtype.isnative:
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"its values are {'text' if array.dtype.kind in 'SU' else f'of type {array.dtype}'}")
     return array
@@ -107,6 +110,7 @@ def _as_array(given: Any) -> Any:
 def _as_label(number: int, label: Any) -> Any:
     if isinstance(label, (Tensor, np.ndarray)) and label.ndim > 0:
         raise ValueError(f"labels: the one at {number} is an array of shape {tuple(label.shape)}: {_ONE_HOT}")
+    require(label is not np.ma.masked, f"labels: the one at {number} is masked: fix or remove that example")
     plain = label.item() if isinstance(label, (Tensor, np.ndarray, np.generic)) else label
     try:
         hash(plain)
@@ -114,9 +118,16 @@ def _as_label(number: int, label: Any) -> Any:
         kind = type(plain).__name__
         remedy = _ONE_HOT if isinstance(plain, list) else "use numbers or strings"
         raise ValueError(f"labels: the one at {number} is a {kind}, which cannot be compared: {remedy}") from error
-    nan = isinstance(plain, float) and math.isnan(plain)
-    require(not nan, f"labels: the one at {number} is nan, which equals no other: fix or remove that example")
+    require(not _equals_nothing(plain), f"labels: the one at {number} is missing ({plain}): fix or remove that example")
     return plain
+
+
+def _equals_nothing(label: Any) -> bool:
+    """Return whether a label is nan or its like: each such would be a class of its own."""
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas' NA
+        return True
 
 
 def _require_finite(name: str, values: Tensor, what: str) -> None:
@@ -125,7 +136,8 @@ def _require_finite(name: str, values: Tensor, what: str) -> None:
 
 
 def _require_unit(low: float, high: float) -> None:
-    remedy = "undo what they were normalised by" if low < 0 else "use uint8, or scale them to [0, 1]"
+    remedy = "use uint8, or divide them by 255" if high <= 255 else "scale them to [0, 1]"
+    remedy = "undo what they were normalised by" if low < 0 else remedy
     fits = low >= -0.5 and high <= 1.5  # filters overshoot a little
     require(fits, f"x: images from {low:.4g} to {high:.4g}; this learner reads bytes or numbers in [0, 1]: {remedy}")
 

@@ -230,6 +230,8 @@ def test_runs_without_images_and_files_that_cannot_be_written_are_refused(run_di
     learner = Learner(MAML(), regressor, regressor.initial(), Sinusoid())
     with pytest.raises(ValueError, match=r"tasks of this run \(Sinusoid\) are not read from image files: use adapt"):
         learner.adapt_folder(folders[0])
+    with pytest.raises(ValueError, match="a NoneType is no path: use that of a folder"):
+        learner_of(Strokes(), (1, 28, 28)).adapt_folder(None)
     for table, out, message in (
         (tmp_path / "x.txt", None, "--csv: .* ends in .csv"),
         (None, tmp_path / "x.jpg", "--out: .* ends in .png"),

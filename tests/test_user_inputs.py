@@ -1,6 +1,7 @@
 """What a user may give to a learner, in which forms, and what each mistake is told."""
 
 import warnings
+from decimal import Decimal
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,6 +124,10 @@ def test_a_loss_repeats_neither_predictions_nor_targets():
         (torch.tensor(X).requires_grad_(), Y),
         (X > 0.5, Y),
         (X[:, None].astype(np.float16), Y),
+        (X.astype(">f8"), Y),
+        (X.astype(np.longdouble), Y),
+        (torch.tensor(X).to_sparse(), Y),
+        (np.ma.array(X), np.ma.array(Y)),
     ],
 )
 def test_forms_that_are_accepted(learner, x, y):
@@ -135,6 +140,18 @@ def test_labels_are_told_apart_as_python_does(learner):
     each = [(1, "a"), None, (1, "a"), 2.5]
     assert learner.adapt((X, each)).labels == [(1, "a"), None, 2.5]
     assert learner.adapt([X, torch.tensor([3, 1, 3, 1])]).labels == [3, 1]
+
+
+class Unknown:
+    """As pandas' NA."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __repr__(self) -> str:
+        return "<NA>"
 
 
 ONE_HOT = r"use one label for each example, such as y.argmax\(1\) of one-hot rows$"
@@ -158,7 +175,10 @@ SUPPORTS = [
     ((X, [{}, {}, {}, {}]), r"^labels: the one at 0 is a dict, which cannot be compared: use numbers or strings$"),
     ((X, ["a", "b", {1}, "a"]), r"^labels: the one at 2 is a set"),
     ((X, ["a", ("b", []), "a", "a"]), r"^labels: the one at 1 is a tuple"),
-    ((X, [0.0, float("nan"), 1.0, 0.0]), r"^labels: the one at 1 is nan"),
+    ((X, [0.0, float("nan"), 1.0, 0.0]), r"^labels: the one at 1 is missing \(nan\): fix or remove that example$"),
+    ((X, [Unknown(), "a", "b", "a"]), r"^labels: the one at 0 is missing \(<NA>\)"),
+    ((X, [Decimal("nan")] * 4), r"^labels: the one at 0 is missing \(NaN\)"),
+    ((X, np.ma.masked_equal([1, 2, 3, 4], 2)), r"^labels: the one at 1 is masked: fix or remove"),
     ((X, dict(zip("wxyz", X, strict=True))), r"^labels: a dict: use a sequence with one label for each example$"),
     ((X, set("wxyz")), r"^labels: a set: use a sequence"),
     ((X, "abab"), r"^labels: a str: use a sequence"),
@@ -193,7 +213,9 @@ EXAMPLES = [
     (None, r"^x: no array of numbers"),
     (lambda: X, r"^x: no array of numbers"),
     (np.where(X > 0.9, np.nan, X), r"^x: holds values that are not finite"),
-    (X * 255, r"^x: images from .*; this learner reads bytes or numbers in \[0, 1\]: use uint8, or scale them"),
+    (X * 255, r"^x: images from .*; this learner reads bytes or numbers in \[0, 1\]: use uint8, or divide"),
+    ((X * 6e4).astype(np.uint16), r"^x: images from .*: scale them to \[0, 1\]$"),
+    (np.ma.masked_greater(X, 0.9), r"^x: no array of numbers \(some of its values are masked\)"),
     ((X * 255).astype(np.int64), r"^x: images from 0 to 25.*: use uint8"),
     ((X - 0.5) / 0.2, r"^x: images from -2.*: undo what they were normalised by$"),
 ]

@@ -48,6 +48,8 @@ def read_image_folder(place: str | os.PathLike[str], shape: Shape, decode: Calla
     """
     from tasks.store.decoding import decode_files  # Pillow, which learning does without
 
+    if not isinstance(place, str | os.PathLike):
+        raise ValueError(f"folder: a {type(place).__name__} is no path: use that of a folder with images")
     archive = Archive(home_path(place))
     if not (archive.is_zip and archive.path.is_file()) and not archive.path.is_dir():
         raise ValueError(f"{place}: there is no such folder or zip: use the path of one with images")
