@@ -83,7 +83,7 @@ def _find_wrong(value: Any, kind: Any, place: str) -> str | None:
         found = [_find_wrong(value, one, place) for one in get_args(kind)]
         return None if None in found else max((one for one in found if one is not None), key=len)
     if origin is Literal:
-        return None if value in get_args(kind) and isinstance(value, str) else f"{_name(place)} is none of its values"
+        return None if value in get_args(kind) and isinstance(value, str) else f"{_name(place)} has none of its values"
     if is_typeddict(kind):
         return _find_wrong_key(value, kind, place)
     if origin is list:
