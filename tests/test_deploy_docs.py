@@ -1,7 +1,10 @@
 """docs/cluster.md: its commands, against the files and the code that they name."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,20 @@ def test_compose_is_asked_in_folders_and_for_services_that_are_there() -> None:
             assert asked[1] in yaml.safe_load((folder / "compose.yaml").read_text())["services"]
     told = "\n".join(commands("Monitoring"))
     assert "cd deploy/monitoring" in told and "docker compose up" in told and "--profile" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("token", "asked"), [(True, True), (False, False)])
+def test_when_ray_asks_for_a_token_is_what_the_page_says(tmp_path: Path, token: bool, asked: bool) -> None:
+    text = " ".join(SECTIONS["Machines of your own"].split())
+    assert "without it `ray start` of Ray 2.60 asks for a token only if it finds one" in text
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef0123456789abcdef")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    setup = "ray._private.authentication.authentication_token_setup"
+    ask = f"from {setup} import maybe_enable_token_auth_if_token_available as ask; print(ask())"  # as `ray start` does
+    found = subprocess.run(
+        [sys.executable, "-c", ask], env=kept | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout.split() == [str(asked)]
