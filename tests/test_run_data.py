@@ -139,7 +139,9 @@ def test_another_source_starts_from_its_own_settings(run: str, tmp_path: Path) -
 
 def test_a_run_without_a_record_goes_on_and_says_so_once(run: str) -> None:
     (Path(run) / "data.json").unlink()
-    assert numbers_of(run)[:2] == (None, None)
+    classes, trained_on, output = numbers_of(run)
+    assert (classes, trained_on) == (3, None)
+    assert "3 test classes; whether they were trained on is unknown: the run keeps no record of its classes" in output
     output = ask("train", "--resume", run)
     assert output.count("kept no record of its data: whether they have changed is unknown") == 1
 

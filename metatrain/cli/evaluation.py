@@ -45,7 +45,7 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     params, newest, noted = best_params(home)
     kept = read_data(home)
     settings, data = choose_test_classes(trained, kept, settings, overrides, prepare)
-    overlap = find_overlap(kept, data) if kept and data else None
+    overlap = find_overlap(kept, data) if data else None
     show_notes(data)
     require_same_examples(settings, noted["spec"])
     worker = set_up(settings)

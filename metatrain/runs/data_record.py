@@ -31,11 +31,13 @@ class Overlap(NamedTuple):
     test: int
     same: Sequence[str]
     by_name: Sequence[str]
+    known: bool = True
+    """Whether the run keeps a record of the classes it was trained on."""
 
     @property
-    def trained_on(self) -> int:
-        """Return how many test classes were trained on, those by name alone included."""
-        return len(self.same) + len(self.by_name)
+    def trained_on(self) -> int | None:
+        """Return how many test classes were trained on, those by name alone included; None where that is unknown."""
+        return len(self.same) + len(self.by_name) if self.known else None
 
 
 def data_files(data: DataRecord | None) -> dict[str, str]:
@@ -93,8 +95,10 @@ def require_unchanged(home: Run, kept: DataRecord, now: DataRecord) -> None:
     )
 
 
-def find_overlap(trained: DataRecord, tested: DataRecord) -> Overlap:
+def find_overlap(trained: DataRecord | None, tested: DataRecord) -> Overlap:
     """Return which test classes were trained on: those with the images or the name of a class for training."""
+    if trained is None:
+        return Overlap(len(tested.classes["test"]), (), (), known=False)
     names = trained.classes["train"]
     images, named = {trained.contents[name] for name in names}, set(names)
     test = tested.classes["test"]
@@ -105,6 +109,8 @@ def find_overlap(trained: DataRecord, tested: DataRecord) -> Overlap:
 def describe_overlap(found: Overlap) -> list[str]:
     """Return one line or two for people: "0 of 6 test classes were trained on"."""
     classes = count_of(found.test, "test class", "test classes")
+    if not found.known:
+        return [f"{classes}; whether they were trained on is unknown: the run keeps no record of its classes"]
     lines = []
     if found.same or not found.by_name:
         names = f": {enumerate_few(found.same)}" if found.same else ""
