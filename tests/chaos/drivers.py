@@ -31,14 +31,22 @@ CONFIG: dict[str, Any] = {
     "checkpoint": {"every": 5, "keep": 2},
     "tracking": {"uri": None},
 }
+LOCAL_RAY = ["executor.name=ray", "executor.workers=2"]
+"""Settings with which a run starts Ray on this machine."""
 
 
 class Driver:
     """One process of `metatrain train`, whose cache and output lie in a folder of its own."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: dict[str, str], largest_file: int | None = None
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        largest_file: int | None = None,
+        group: bool = False,
     ) -> None:
+        """Start it. largest_file: a quota in bytes; group: in a process group of its own."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "chaos.yaml").write_text(yaml.safe_dump(CONFIG))
         self.folder = folder
@@ -56,6 +64,7 @@ class Driver:
                 stdout=out,
                 stderr=err,
                 preexec_fn=limit,
+                process_group=0 if group else None,
             )
 
     def step(self) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from tests.chaos.drivers import STEPS, Driver, recorded
+from tests.chaos.drivers import LOCAL_RAY, STEPS, Driver, recorded
+from tests.chaos.local_ray import members, session
 from tests.chaos.monkey import Monkey, Nodes, Table
 from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import ObjectStore, object_store
@@ -212,6 +213,62 @@ def jumping_clock(given: Setting) -> str:
         driver.end()
 
 
+INSTANTS_S = 0.5
+"""Between two instants at which a life is interrupted."""
+
+
+def signals(given: Setting) -> str:
+    """Send SIGTERM or SIGINT, to the driver or to its group, at 0.5, 1, … s of a life with Ray of its own.
+
+    Each driver ends with 128 + the signal and one line, nothing of Ray is left, and a run that was made ends as if
+    undisturbed.
+    """
+    kinds = [(number, group) for number in (signal.SIGTERM, signal.SIGINT) for group in (True, False)]
+    resumed = lives = 0
+    while True:
+        number, group = kinds[lives % len(kinds)]
+        lives += 1
+        folder = given.scratch / f"signals-{lives}"
+        driver = Driver(folder, ["chaos.yaml", *LOCAL_RAY], {}, group=True)
+        code, leader = _interrupt(driver, number, group, lives * INSTANTS_S)
+        what = f"{signal.Signals(number).name} at {lives * INSTANTS_S} s"
+        if code == 0:
+            _require_the_truth(given, driver)
+            return f"{lives} instants, {resumed} runs resumed"
+        given.table.note(driver.step(), what, f"{'group' if group else 'driver'}: {code}")
+        said = driver.said().strip().splitlines()
+        if code == -number and not list(folder.glob("runs/*")):
+            shutil.rmtree(folder)
+            continue  # Python itself was starting: a shell calls it 128 + the signal, too
+        assert code == 128 + number, f"{what}: exit {code}: {said[-3:]}"
+        assert not any("Traceback" in line for line in said), f"{what}: {said[-3:]}"
+        assert leader is None or not members(leader), f"{what}: {members(leader)} are left"
+        for place in folder.glob("runs/*"):
+            assert "metatrain train --resume" in said[-1], f"{what}: {said[-3:]}"
+            heir = Driver(folder, ["--resume", str(place), "executor.name=in_process"], {})
+            assert heir.wait(_PATIENCE_S) == 0, heir.said()
+            _require_the_truth(given, heir)
+            resumed += 1
+        assert said, f"{what}: no line"
+        shutil.rmtree(folder)
+
+
+def _interrupt(driver: Driver, number: int, group: bool, after: float) -> tuple[int, int | None]:
+    """Send a signal after so many seconds; return the exit code, and the session of the driver's Ray."""
+    until, leader = time.monotonic() + after, None
+    while time.monotonic() < until and driver.process.poll() is None:
+        leader = leader or session(driver.process.pid)
+        time.sleep(0.05)
+    if driver.process.poll() is None:
+        (os.killpg if group else os.kill)(driver.process.pid, number)
+    try:
+        code = driver.wait(_PATIENCE_S)
+    finally:
+        driver.end()
+    time.sleep(0.5)
+    return code, leader
+
+
 def _require_the_truth(given: Setting, driver: Driver) -> None:
     outcome = driver.outcome()
     assert outcome["params_sha256"] == given.truth.sha256, "other parameters than the undisturbed run's"
@@ -228,6 +285,7 @@ def _recorded(given: Setting, place: str) -> dict[int, float]:
 SCENARIOS: dict[str, Callable[[Setting, int], str]] = {
     "full disk": lambda given, kills: full_disk(given),
     "presumed dead": lambda given, kills: presumed_dead(given),
+    "signals": lambda given, kills: signals(given),
     "jumping clock": lambda given, kills: jumping_clock(given),
     "deaths": deaths,
 }
