@@ -133,6 +133,21 @@ def test_several_runs_are_drawn_together_in_the_order_given(made):
     assert again.text.count(runs.open_run(one).run_id) > 4, "two of one name are told apart by their ids"
 
 
+def test_of_many_runs_the_best_are_drawn_and_the_tables_have_all(made, copied, tmp_path, monkeypatch):
+    _, (one, other) = made
+    edit(copied / "evaluations" / "test.json", lambda found: found["test"].update(accuracy=0.999))
+    (copied / "config.yaml").write_text((copied / "config.yaml").read_text().replace("name: first", "name: best"))
+    monkeypatch.setattr(report.page, "MOST_DRAWN", 1)
+    homes = [runs.open_run(path) for path in (one, copied, other)]
+    page = Page(report.write(homes, tmp_path / "page.html").read_text())
+    assert page.text.count("Drawn are 1 of the 3 runs: those with the best results in their final test.") == 3
+    curves = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
+    assert curves and not any("first" in title or "second" in title for title in curves)
+    assert len(page.all("img")) == len(collect(homes[1]).pictures)
+    for name in ("first", "best", "second"):
+        assert f"{name}, as trained" in page.text and f"All settings of {name}" in page.text
+
+
 def test_charts_and_pictures_say_in_words_what_they_show(made):
     page = page_of(made[1][0])
     charts = [svg["aria-label"] for svg in page.all("svg") if svg.get("aria-hidden") != "true"]

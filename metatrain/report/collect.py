@@ -6,13 +6,13 @@ import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metatrain.redact import mask
 from metatrain.report.documents import Environment, Settings, check_results
-from metatrain.report.series import Series, read_series
+from metatrain.report.series import Series, collect_series
 from metatrain.runs import Run
 from metatrain.tracking.jsonl import read_lines
 from metatrain.yaml_config import flatten, parse_yaml
@@ -94,10 +94,10 @@ class RunRecord:
         return 0 < self.total <= self.kept
 
 
-def collect(home: Run) -> RunRecord:
+def collect(home: Run, with_pictures: bool = True) -> RunRecord:
     """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
     settings = read_settings(home)
-    evaluations = {path.stem: _read_evaluation(path, settings) for path in _in_order(home.evaluations, ".json")}
+    evaluations = {path.stem: _read_evaluation(path, settings) for path in _results(home)}
     names = {stem: evaluation.name for stem, evaluation in evaluations.items()}
     lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
     times = [line["time"] for line in lines if "event" not in line and "time" in line]
@@ -108,17 +108,31 @@ def collect(home: Run) -> RunRecord:
         settings=settings,
         config_text=read_text(home.config),
         environment=read_environment(home.environment),
-        series=read_series(home.metrics) if lines else {},
+        series=collect_series(lines),
         events=[
             Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
         ],
         clock=(times[0], times[-1]) if times else None,
         evaluations=list(evaluations.values()),
-        pictures=[
-            _read_picture(path, names) for path in _in_order(home.plots, ".png") if not _DRAWN_BY_PAGE.search(path.stem)
-        ],
+        pictures=_read_pictures(home, names) if with_pictures else [],
         kept=newest_step(home),
     )
+
+
+def add_pictures(home: Run, record: RunRecord) -> RunRecord:
+    """Return the record of a run with its pictures."""
+    names = {path.stem: found.name for path, found in zip(_results(home), record.evaluations, strict=True)}
+    return replace(record, pictures=_read_pictures(home, names))
+
+
+def _results(home: Run) -> list[Path]:
+    return _in_order(home.evaluations, ".json")
+
+
+def _read_pictures(home: Run, names: Mapping[str, str]) -> list[Picture]:
+    return [
+        _read_picture(path, names) for path in _in_order(home.plots, ".png") if not _DRAWN_BY_PAGE.search(path.stem)
+    ]
 
 
 def newest_step(home: Run) -> int:

@@ -10,7 +10,7 @@ import jinja2
 
 from metatrain.errors import RunOwnedError
 from metatrain.report import figures, metadata, text
-from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, read_settings
+from metatrain.report.collect import AS_TRAINED, RunRecord, add_pictures, collect, newest_step, read_settings
 from metatrain.report.plots import Panel, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
 from metatrain.tracking.jsonl import CompositeRecorder
@@ -18,11 +18,17 @@ from metatrain.trust import require_chosen_places
 from metatrain.types import Recorder
 
 NAME = "report.html"
+MOST_DRAWN = 24
+"""Runs whose curves and pictures a page has: more curves cannot be told apart, and take minutes to draw."""
 
 
 def write(homes: Sequence[Run], out: Path | None = None) -> Path:
     """Write the page about `homes` to `out` (see `save_page`), and return where. ValueError: see `collect`."""
-    return save_page(homes, render([collect(home) for home in homes]), out)
+    few = len(homes) <= MOST_DRAWN
+    records = [collect(home, with_pictures=few) for home in homes]
+    drawn = set(drawn_runs(records)) if not few else set()
+    records = [add_pictures(homes[i], record) if i in drawn else record for i, record in enumerate(records)]
+    return save_page(homes, render(records), out)
 
 
 def save_page(homes: Sequence[Run], html: str, out: Path | None) -> Path:
@@ -83,6 +89,7 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
     labels, one = _labels(records), len(records) == 1
     runs = list(zip(labels, records, strict=True))
     differences = _differences(records)
+    drawn = [runs[number] for number in drawn_runs(records)]
     return {
         "title": records[0].name if one else f"{len(records)} runs compared",
         "one": one,
@@ -100,11 +107,18 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
             for label, record in runs
             for tested in record.evaluations
         ],
-        "curves": figures.training([(label, record.series) for label, record in runs]),
-        "adaptation": _adaptation(runs),
+        "curves": figures.training([(label, record.series) for label, record in drawn]),
+        "drawn": drawn,
+        "undrawn": text.explain_drawn(len(drawn), len(runs)),
+        "adaptation": _adaptation(drawn),
         "environment": _beside([metadata.environment(record.environment) for record in records]),
         "timing": _beside([metadata.timing(record) for record in records]),
     }
+
+
+def drawn_runs(records: Sequence[RunRecord]) -> list[int]:
+    """Return the numbers of the runs that are drawn, in order: all, or the `MOST_DRAWN` with the best results."""
+    return sorted(text.best_first(records)[:MOST_DRAWN])
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:

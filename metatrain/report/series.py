@@ -1,8 +1,9 @@
 """Metrics over steps, read from metrics.jsonl, and how they are prepared for drawing: smoothed and thinned."""
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metatrain.tracking.jsonl import read_lines
 
@@ -20,8 +21,13 @@ class Series(NamedTuple):
 
 def read_series(metrics: Path) -> dict[str, Series]:
     """Read every metric of a metrics.jsonl, by its key. ValueError: see `read_lines`."""
+    return collect_series(read_lines(metrics))
+
+
+def collect_series(lines: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
+    """Return every metric in the lines of a metrics.jsonl, by its key."""
     series: dict[str, Series] = {}
-    for line in read_lines(metrics):
+    for line in lines:
         if "event" in line:
             continue
         for key in line.keys() - {"step", "time"}:

@@ -119,6 +119,29 @@ def _as_trained(record: RunRecord) -> list[dict[str, Any]]:
     return next((tested.rows for tested in record.evaluations if tested.name == AS_TRAINED), [])
 
 
+def best_first(records: Sequence[RunRecord]) -> list[int]:
+    """Return the numbers of the runs, by their test result, the best first; those without one last, as they come."""
+    rows = [_as_trained(record) for record in records]
+
+    def rank(number: int) -> float:
+        value = rows[number][0][rows[number][0]["score"]] if rows[number] else math.nan
+        if math.isnan(value):
+            return math.inf
+        return -value if rows[number][0]["score"] == "accuracy" else value
+
+    return sorted(range(len(records)), key=rank)
+
+
+def explain_drawn(drawn: int, runs: int) -> str:
+    """Say which runs are drawn, where that is not all of them."""
+    if drawn == runs:
+        return ""
+    return (
+        f"Drawn are {drawn} of the {count(runs)} runs: those with the best results in their final test. The tables "
+        "have all; name fewer runs to draw others."
+    )
+
+
 def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
     """Return which of several runs did best, where they were tested on the same tasks."""
     tested = [
