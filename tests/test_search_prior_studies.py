@@ -139,7 +139,7 @@ def test_a_configuration_outside_the_space_is_dropped(changes):
 def test_experience_is_given_back_by_json():
     whole = PriorStudies((told(history_of({9: 1.0}, {3: 2.0}, {})), PriorStudy("b", 0.1, (Observation({}, 0.5, 0.5),))))
     assert read_prior_studies(json.loads(json.dumps(whole.to_plain()))) == whole
-    with pytest.raises(ValueError, match=r"not a list of prior studies .*restore experience\.json"):
+    with pytest.raises(ValueError, match=r"not a list of prior studies: .* is missing: restore experience\.json"):
         read_prior_studies({"sources": [{"name": "a"}]})
 
 

@@ -1,5 +1,6 @@
 """The store format, its atomic writing, and every way in which a file can be wrong."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -275,3 +276,30 @@ def test_the_header_is_plain_json(path: Path) -> None:
         metadata = pa.ipc.open_file(source).schema.metadata
     header = json.loads(metadata[b"metatrain.header"])
     assert header["classes"][1] == {"name": "a/two", "start": 3, "stop": 8}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"classes": 3},
+        {"classes": [{"name": "a", "start": -5, "stop": 2}]},
+        {"image_shape": [1, 2]},
+        {"image_shape": [0, 2, 2]},
+        {"splittings": {"all": {"train": [99]}}},
+        {"name": None},
+        {"splittings": [[[]]]},
+    ],
+    ids=str,
+)
+def test_a_forged_header_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    path = tmp_path / "forged.arrow"
+    header = Header("x", (1, 2, 2), (ClassSlice("a", 0, 2),), {"all": {"train": (0,)}}, "", "", "")
+    write_store(path, header, np.zeros((2, 1, 2, 2), np.uint8))
+    table = pa.ipc.open_file(str(path)).read_all()
+    text = json.dumps(json.loads(table.schema.metadata[b"metatrain.header"]) | changed).encode()
+    digest = hashlib.sha256(text).hexdigest().encode()
+    forged = table.replace_schema_metadata({b"metatrain.header": text, b"metatrain.header_sha256": digest})
+    with pa.ipc.new_file(str(path), forged.schema) as writer:
+        writer.write_table(forged)
+    with pytest.raises(ValueError, match=r"cannot use the store .*: its header.*; delete it"):
+        open_store(path)

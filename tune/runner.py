@@ -20,6 +20,7 @@ from metatrain.runs import Run
 from metatrain.runs.data_record import data_files, read_data, require_unchanged
 from metatrain.types import RunStatus
 from metatrain.validation import require
+from tasks.io.json_documents import read_json
 from tasks.io.remote_fs import is_uri
 from tune.config.search_config import SearchConfig
 from tune.execution.coordinator import Coordinator
@@ -199,7 +200,9 @@ def _with_same_data(config: SearchConfig, home: Run) -> SearchConfig:
 def _read_prior_studies(home: Run) -> PriorStudies | None:
     """Read the prior studies that the search began with; later ones do not count."""
     kept = home.path / PRIOR_STUDIES
-    return read_prior_studies(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else None
+    return (
+        read_prior_studies(read_json(kept, "restore that file, or search in another folder")) if kept.exists() else None
+    )
 
 
 def _check_shared(config: SearchConfig, home: Run | None) -> None:

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.io.atomic import atomic_write
+from tasks.io.json_documents import check_json, parse_json
 from tasks.types import Split
 
 FORMAT_VERSION = 1
@@ -60,6 +61,29 @@ def slice_classes(sizes: Iterable[tuple[str, int]]) -> tuple[ClassSlice, ...]:
     named = list(sizes)
     stops = list(accumulate(size for _, size in named))
     return tuple(ClassSlice(name, stop - size, stop) for (name, size), stop in zip(named, stops, strict=True))
+
+
+class _Version(TypedDict):
+    version: int
+
+
+class _PlainClass(TypedDict):
+    name: str
+    start: int
+    stop: int
+
+
+class _PlainHeader(TypedDict):
+    """A `Header` as JSON."""
+
+    sha256: str
+    name: str
+    image_shape: list[int]
+    classes: list[_PlainClass]
+    splittings: dict[str, dict[str, list[int]]]
+    source: str
+    citation: str
+    preprocessing: str
 
 
 class DamagedStoreError(ValueError):
@@ -157,11 +181,25 @@ def _read_fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     text = metadata.get(_HEADER, b"")
     if hashlib.sha256(text).hexdigest().encode() != metadata.get(_HEADER_SHA256):
         raise DamagedStoreError(path, "its header does not match its checksum")
-    fields: dict[str, Any] = json.loads(text)
-    version = fields.pop("version")
-    if version != FORMAT_VERSION:
-        raise DamagedStoreError(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
-    return fields
+    try:
+        fields: dict[str, Any] = check_json(
+            parse_json(text, "its header", "damaged"), _Version, "its header", "damaged"
+        )
+        version = fields.pop("version")
+        if version != FORMAT_VERSION:
+            raise DamagedStoreError(path, f"it has format version {version}, and this program reads {FORMAT_VERSION}")
+        check_json(fields, _PlainHeader, "its header", "damaged")
+    except DamagedStoreError:
+        raise
+    except ValueError as error:
+        raise DamagedStoreError(path, str(error)) from error
+    starts = [0, *(part["stop"] for part in fields["classes"])]
+    sound = all(part["start"] == start <= part["stop"] for part, start in zip(fields["classes"], starts, strict=False))
+    numbers = [number for split in fields["splittings"].values() for part in split.values() for number in part]
+    sound = sound and all(0 <= number < len(fields["classes"]) for number in numbers)
+    if not sound or len(fields["image_shape"]) != 3 or min(fields["image_shape"]) < 1:
+        raise DamagedStoreError(path, "its header has classes or images that cannot be")
+    return {key: fields[key] for key in ("sha256", *Header.__dataclass_fields__) if key in fields}
 
 
 def _read_left_out(path: str, metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
@@ -191,7 +229,7 @@ def _parse_header(fields: Mapping[str, Any]) -> Header:
         **{
             **fields,
             "image_shape": tuple(fields["image_shape"]),
-            "classes": tuple(ClassSlice(**c) for c in fields["classes"]),
+            "classes": tuple(ClassSlice(c["name"], c["start"], c["stop"]) for c in fields["classes"]),
             "splittings": {
                 name: {split: tuple(numbers) for split, numbers in splitting.items()}
                 for name, splitting in fields["splittings"].items()

@@ -21,13 +21,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metatrain.tracking.mlflow_history import MlflowRecord, read_records
 from metatrain.yaml_config import parse_yaml
+from tasks.io.json_documents import check_json, parse_json
 from tune.history.journal import read_journal, replay
 from tune.history.trials import History, Mode, Trial
 from tune.searchers.observations import pairwise_signs, trials_with_outcome
@@ -65,6 +66,24 @@ class PriorStudy:
         return next(one for one in self.observations if one.share == most)
 
 
+class _PlainObservation(TypedDict):
+    configuration: dict[str, Any]
+    share: float
+    quantile: float
+
+
+class _PlainStudy(TypedDict):
+    name: str
+    weight: float
+    observations: list[_PlainObservation]
+
+
+class _PlainStudies(TypedDict):
+    """An experience.json."""
+
+    sources: list[_PlainStudy]
+
+
 @dataclass(frozen=True)
 class PriorStudies:
     """All prior studies, the most similar first. They are saved with the search: a resumed search must not suggest
@@ -85,18 +104,23 @@ class PriorStudies:
 
 def read_prior_studies(plain: Mapping[str, Any]) -> PriorStudies:
     """Read what `PriorStudies.to_plain` returned. ValueError: it is something else."""
-    try:
-        return PriorStudies(
-            tuple(
-                PriorStudy(
-                    source["name"], source["weight"], tuple(Observation(**one) for one in source["observations"])
-                )
-                for source in plain["sources"]
+    where, remedy = (
+        "experience.json: not a list of prior studies",
+        "restore experience.json, or search in another folder",
+    )
+    found = check_json(plain, _PlainStudies, where, remedy)
+    return PriorStudies(
+        tuple(
+            PriorStudy(
+                source["name"],
+                source["weight"],
+                tuple(
+                    Observation(one["configuration"], one["share"], one["quantile"]) for one in source["observations"]
+                ),
             )
+            for source in found["sources"]
         )
-    except (KeyError, TypeError) as error:
-        wrong = f"experience.json: not a list of prior studies ({error!r})"
-        raise ValueError(f"{wrong}: restore experience.json, or search in another folder") from error
+    )
 
 
 def summarize_study(
@@ -187,9 +211,8 @@ def _read_search(run: MlflowRecord, space: Space, signature: Signature) -> Prior
     objectives = tuple(header.get("objectives", ()))
     history = replay(header["mode"], events, "journal.jsonl", objectives)
     config = _training_part(_read_config(run))
-    theirs = (
-        json.loads(run.files["tasks.json"]) if "tasks.json" in run.files else signature_from_settings(config["tasks"])
-    )
+    kept = run.files.get("tasks.json")
+    theirs = signature_from_settings(config["tasks"]) if kept is None else parse_json(kept, "tasks.json", "restore it")
     weight = similarity(task_distance(signature, theirs))
     whole = max([header["schedule"].get("max_budget", 1), *(budget for _, budget in history.result_order)])
     found = summarize_study(run.name, weight, history, whole, space, config)
