@@ -278,7 +278,10 @@ def test_passwords_in_addresses_are_left_out(made, copied):
     [
         (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml, line 1: not YAML"),
         (lambda run: (run / "environment.json").write_text("{"), "environment.json: not JSON"),
-        (lambda run: (run / "evaluations" / "test.json").write_text('{"test": {}}'), "test.json: no evaluation"),
+        (
+            lambda run: (run / "evaluations" / "test.json").write_text('{"test": {}}'),
+            "test.json: 'test.ci95' is missing",
+        ),
         (lambda run: (run / "plots" / "x-fit.png").write_text("no"), "x-fit.png: no picture"),
         (lambda run: (run / "metrics.jsonl").write_text('no\n{"step": 1}\n'), "metrics.jsonl, line 1"),
     ],

@@ -137,7 +137,7 @@ def _draw_adaptation(axes: "Axes", metric: Metric, curves: Sequence[tuple[str, M
 def adaptation_chart(evaluation: Mapping[str, Any]) -> Chart:
     """Draw the adaptation of the learner of one evaluation, with its "split", "tasks" and final score in the title."""
     title = f"{evaluation['split']}, {evaluation['tasks']} tasks: {format_score(evaluation)}"
-    if evaluation.get("ci95_classes") is not None:
+    if None not in (evaluation.get("ci95_classes"), evaluation.get("classes")):
         title += f" over tasks, {format_over_classes(evaluation)} over {evaluation['classes']} classes"
     return draw_panels([adaptation(title, [(evaluation["learner"], evaluation)])])
 

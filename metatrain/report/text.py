@@ -96,7 +96,7 @@ def _result(record: RunRecord) -> list[str]:
         f"{'an' if name[0] in 'aeiou' else 'a'} {name} "
         f"of {format_score(trained)} (mean and 95 % interval over tasks, {kind(trained)})"
     )
-    if trained.get("ci95_classes") is not None:
+    if None not in (trained.get("ci95_classes"), trained.get("classes")):
         over = f"{format_over_classes(trained)} over its {count(trained['classes'])} test classes"
         sentence = f"{sentence[:-1]}; {over}, for classes other than these)"
     sentence += "".join(
