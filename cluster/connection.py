@@ -72,7 +72,7 @@ def check_ray() -> None:
     It costs microseconds: for use before everything that needs Ray.
     """
     if not _failure and _local is not None and (ended := _local.ended()):
-        _local.stop()  # before Ray prints pages
+        _local.stop()
         give_up(f"Ray on this machine has failed ({ended} has ended): its logs are in {_local.logs}")
     if _failure:
         raise WorkersLost(_failure)

@@ -36,8 +36,9 @@ def main() -> None:
     _say(f"{node.address} {node.get_logs_dir_path()}")
     while not (ended := [kind for kind, _ in node.dead_processes() if kind in NEEDED]):
         signal.sigtimedwait({signal.SIGCHLD}, _CHECK_S)
+    kill_others(os.getpid())  # before they fill the driver's output with what they find
     _say(ended[0])
-    while True:  # until the driver has kept its state
+    while True:  # until the driver has read that
         time.sleep(_CHECK_S)
 
 
@@ -47,20 +48,19 @@ def _say(line: str) -> None:
 
 
 def _end_with(driver: int) -> None:
-    """Kill the whole session once the driver is gone: some of Ray's processes would wait a minute for others."""
+    """End the whole session once the driver is gone: some of Ray's processes would wait a minute for others."""
     while os.getppid() == driver:
         time.sleep(_CHECK_S)
-    kill_session(os.getpid())
+    kill_others(os.getpid())
+    os._exit(0)
 
 
-def kill_session(session: int) -> None:
-    """Kill all processes of a session, its leader last."""
+def kill_others(session: int) -> None:
+    """Kill all processes of a session but its leader."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(ProcessLookupError, PermissionError):
             if int(entry.name) != session and os.getsid(int(entry.name)) == session:
                 os.kill(int(entry.name), signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.killpg(session, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class LocalRay:
     def stop(self) -> None:
         """Kill the cluster's processes, and wait for their end; may be called twice."""
         if self._process.returncode is None:
-            local_head.kill_session(self._process.pid)
+            local_head.kill_others(self._process.pid)
+            self._process.kill()
             self._process.wait()
         self._output.close()
         assert self._process.stdout is not None

@@ -125,6 +125,7 @@ def test_a_run_whose_local_ray_dies_keeps_its_state_and_says_so_in_a_line(tmp_pa
             f"metatrain: Ray on this machine has failed ({killed} has ended): its logs are in /"
         )
         assert "metatrain train --resume" in lines[-1]
+        assert not (tmp_path / "out").read_text(), "Ray prints nothing"
         (place,) = tmp_path.glob("runs/*")
         found = checkpoints.newest(open_run(str(place)).checkpoints)
         assert found is not None

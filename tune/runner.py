@@ -10,11 +10,11 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.tune import TuneError
 
-from cluster.connection import connect_ray
+from cluster.connection import check_ray, connect_ray
 from metatrain import runs
 from metatrain.config.load import resolve_paths
 from metatrain.config.run_data import data_of, split_as_before
-from metatrain.errors import RunFailed, RunLost
+from metatrain.errors import RunFailed, RunLost, WorkersLost
 from metatrain.report.page import NAME
 from metatrain.runs import Run
 from metatrain.runs.data_record import data_files, read_data, require_unchanged
@@ -94,7 +94,7 @@ def search(
             try:
                 home.commit()
                 return _run_session(study, config, home, (needed, together), stop, say)
-            except (OSError, ValueError, RayError, TuneError, RunLost) as error:
+            except (OSError, ValueError, RayError, TuneError, RunLost, WorkersLost) as error:
                 raise RunFailed(f"{' '.join(str(error).split())}\n{resume_hint(home.where)}") from error
 
 
@@ -118,6 +118,7 @@ def _run_session(
         return make_trial_spec(home, config, trial, monitor.parent_run)
 
     def poll() -> bool:
+        check_ray()
         monitor.update(study.history)
         return stop() or (minutes is not None and monitor.clock.seconds >= 60 * minutes)
 

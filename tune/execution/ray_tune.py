@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from metatrain.errors import WorkersLost
 from metatrain.job_secrets import held_secrets
 from tune.execution.coordinator import Coordinator
 from tune.execution.placement import TrialResources, explain_shortage, max_concurrent_trials
@@ -143,9 +144,10 @@ def run_trials(
             wait([session], 0.5)
     finally:
         coordinator.closing.set()
-        stop_signal.set.remote()
-        if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C does not wait
-            session.result()
+        if not isinstance(sys.exception(), WorkersLost):  # without Ray nobody hears it
+            stop_signal.set.remote()
+            if not isinstance(sys.exception(), SystemExit):  # a second Ctrl-C does not wait
+                session.result()
 
 
 class CapacityMonitor:
