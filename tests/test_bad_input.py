@@ -109,7 +109,7 @@ def test_the_same_without_the_mistake_is_accepted(command, tmp_path, group, row)
 @pytest.mark.parametrize(
     "setting",
     [
-        *("outer.lr=1", "outer.steps=9", "seed=1", "model.width=5", "tasks.train.shots=2", "engine.threads=2"),
+        *("outer.lr=1", "seed=1", "model.width=5", "tasks.train.shots=2", "engine.threads=2"),
         *("evaluation.every=1", "executor.shard_size=2", "executor.gpus_per_worker=1", "runs.name=other"),
     ],
 )
