@@ -97,7 +97,7 @@ def test_an_address_holds_no_variable(home: Path, monkeypatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     the_default(address="http://stranger:8265/${AWS_SECRET_ACCESS_KEY}")
     for name in ("a", None):
-        with pytest.raises(ValueError, match=r"profiles\.a\.address: .*: holds a variable.*write the address out"):
+        with pytest.raises(ValueError, match=r"profile 'a', address: .*: holds a variable.*write the address out"):
             read_profile(name, None)
 
 

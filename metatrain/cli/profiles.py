@@ -57,8 +57,6 @@ class Profile:
 
     def __post_init__(self) -> None:
         require_positive("", stop_wait=self.stop_wait)
-        unsent = "holds a variable, whose value would be sent to whoever answers there: write the address out"
-        require(not _VARIABLE.search(self.address or ""), f"address: {self.address}: {unsent}")
         require(self.token is None or self.token_file is None, "token: stands beside token_file: remove one of them")
 
     def expand_env(self) -> dict[str, str]:
@@ -227,7 +225,12 @@ def _expand(text: str, where: str) -> str:
 
 
 def _expand_profile(chosen: Profile, where: str) -> Profile:
-    """Replace ${NAME} in all values but `env`, which only a submission needs; parse changed settings as YAML."""
+    """Replace ${NAME} in all values but `env`, which only a submission needs; parse changed settings as YAML.
+
+    ValueError: the address holds one.
+    """
+    unsent = "holds a variable, whose value would be sent to whoever answers there: write the address out"
+    require(not _VARIABLE.search(chosen.address or ""), f"{where}, address: {chosen.address}: {unsent}")
 
     def expand(tree: Any, parse: bool) -> Any:
         if isinstance(tree, Mapping):
