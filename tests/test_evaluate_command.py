@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,17 @@ def test_settings_without_effect_on_an_evaluation_are_refused(trained, override)
 def test_a_signal_ends_an_evaluation_between_shards_without_a_result(trained, capsys, number):
     before = sorted((trained / "evaluations").iterdir())
     handler = signal.getsignal(number)
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
-    timer.start()
+
+    def kill_once_it_is_heeded():
+        while signal.getsignal(number) is handler:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    killer = threading.Thread(target=kill_once_it_is_heeded)
+    killer.start()
     with pytest.raises(typer.Exit) as ended:
         evaluate_command(str(trained), ["evaluation.tasks=100000", "evaluation.baselines=false"], False)
-    timer.join()
+    killer.join()
     assert ended.value.exit_code == 128 + number
     said = capsys.readouterr()
     assert said.out == ""
