@@ -35,11 +35,11 @@ def try_cases(whole: Path, folder: Path, seeds: range) -> None:
 
 
 def test_damaged_runs_give_one_line(finished: Path, tmp_path: Path) -> None:
-    try_cases(finished, tmp_path, range(25))
+    try_cases(finished, tmp_path, range(20))
 
 
 def test_damaged_searches_give_one_line(tmp_path: Path) -> None:
-    try_cases(SEARCH, tmp_path, range(8))
+    try_cases(SEARCH, tmp_path, range(4))
 
 
 @pytest.mark.slow
