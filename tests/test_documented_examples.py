@@ -158,11 +158,10 @@ def test_python_examples_with_a_run_do_what_they_say(tmp_path: Path, monkeypatch
     np.save("characters.npy", np.random.default_rng(0).random((20, 28, 28), dtype=np.float32))
     images = torch.rand(5, 1, 28, 28)
     known = {"images": images, "labels": list("abcde"), "more_images": torch.rand(9, 1, 28, 28)}
-    smaller = {
-        '"steps": 200': '"steps": 2, "tasks_per_step": 2',
-        '"steps": 400': '"steps": 3',
-        "runs/20261121-…": run.run_dir,
-    }
+    brief = (
+        'outer={"steps": 2, "tasks_per_step": 2}, evaluation={"tasks": 2, "validation_tasks": 2, "baselines": False}'
+    )
+    smaller = {'outer={"steps": 200}': brief, '"steps": 400': '"steps": 3', "runs/20261121-…": run.run_dir}
     for block in blocks("python"):
         if "metatrain." not in block.text or "mushrooms" in block.text or block.where.startswith("examples"):
             continue
