@@ -154,7 +154,7 @@ def test_no_proxy_is_shown_a_token() -> None:
 def test_a_name_that_hides_one_of_ours_is_refused(person: Person) -> None:
     (person.folder / "tasks.py").write_text("")
     try:
-        one_line(person.submit(), "'tasks'", "hides metatrain's own", "rename it")
+        refused(person.submit(), "'tasks'", "has the name of a package of metatrain", "rename it")
     finally:
         (person.folder / "tasks.py").unlink()
 

@@ -65,7 +65,7 @@ def test_a_copy_that_is_not_what_was_listed_is_none(proxy: FaultProxy, tmp_path:
     with pytest.raises(ValueError, match=rf"s3://raw/classes/{longer.name} has .* when listed: retry") as error:
         _copy_raw_files(tmp_path, folder, [entries[0], longer])
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"s3://raw/classes/\.\./up leads outside its folder"):
+    with pytest.raises(ValueError, match=r"s3://raw/classes: '\.\./up' leads outside its folder"):
         _copy_raw_files(tmp_path, folder, [FileEntry("../up", 1, 0)])
     assert not [
         path for path in (tmp_path / "raw").iterdir() if not path.name.endswith(".lock") and path.name[0] != "."

@@ -56,8 +56,6 @@ def submit_command(
         arguments = _check_command(command, chosen)
         files = scan_working_dir(folder, exclude)
         _require_sent(arguments, files.files)
-        if left_out := files.describe_left_out():
-            print(left_out, file=sys.stderr)
         job_id = _make_id(name or _name_job(arguments))
         ours = {_STOP_WAIT: str(chosen.stop_wait), runs.JOB_USER: runs.current_user()}
         variables = {**ours, **chosen.expand_env(), **dict(map(_parse_variable, env))}
@@ -72,6 +70,8 @@ def submit_command(
                 "python": python,
                 "stop_wait": str(chosen.stop_wait),
             } | ({METADATA: json.dumps(secret)} if secret else {})
+            if left_out := files.describe_left_out():
+                print(left_out, file=sys.stderr)
             client.submit(job_id, [python, "-m", "metatrain", *arguments], archive, variables, metadata)
         if not follow:
             print(job_id)
