@@ -100,6 +100,8 @@ TABLES = {
     "label first, no header": lambda text: "\n".join(",".join(line.split(",")[::-1]) for line in text.split("\n")[1:]),
     "other names": lambda text: text.replace("filename,label", "Image,Category"),
     "back slashes": lambda text: text.replace("train_", ".\\images\\train_").replace(",.\\images\\", ","),
+    "empty lines first": lambda text: "\n\n" + text.replace("\n", "\n\n"),
+    "lines that end in CR": lambda text: text.replace("\n", "\r"),
     "quoted": lambda text: text.replace("filename,label", '"filename" , "label"'),
 }
 
@@ -111,6 +113,21 @@ def test_tables_are_read_as_people_write_them(tmp_path: Path, kind: str) -> None
     contents["train.csv"] = TABLES[kind](table).encode()
     plain = images(pictures.write(tmp_path / "plain", pictures.table_files())).store(no_progress)
     assert images(pictures.write(tmp_path / "raw", contents)).store(no_progress).path == plain.path
+
+
+def test_a_column_that_a_table_has_twice_is_not_guessed(tmp_path: Path) -> None:
+    contents = pictures.table_files()
+    contents["train.csv"] = contents["train.csv"].replace(b"filename,label", b"filename,label,Label")
+    with pytest.raises(ValueError, match=r"train\.csv has several columns 'label': rename or remove all but one"):
+        images(pictures.write(tmp_path / "raw", contents)).data()
+
+
+def test_classes_in_train_and_test_are_named_by_the_folders_that_are_there(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for split in ("train", "test"):
+        pictures.write(root / split, pictures.class_files(NAMES))
+    with pytest.raises(ValueError, match="the class 'class_0' is in both 'train' and 'test': leave it in one"):
+        images(root).data()
 
 
 def test_tables_without_a_test_table_and_images_that_none_lists(tmp_path: Path) -> None:

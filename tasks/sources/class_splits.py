@@ -20,6 +20,7 @@ AUTO, TEST, SHUFFLE = "auto", "test", "shuffle"
 _SHARES: Mapping[Split, float] = {"test": 0.2, "validation": 0.16}
 _LEAST = 2
 """Classes that each split is given, where classes are divided by their names."""
+_LEAVE_IN_ONE = "leave it in one (tasks.splits=FOLDER of lists overrides folders)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def choose_splits(where: str, layout: Layout, setting: str | SplitLists, few: Ma
     else:
         lists = setting.by_split() if isinstance(setting, SplitLists) else read_split_lists(setting)
         splits = {split: [_resolve(name, layout) for name in names] for split, names in lists.items() if names}
-    _check_splits(where, layout, splits)
+    if isinstance(setting, SplitLists):
+        absent = "restore them, or set tasks.splits to classes that are there, or to auto"
+    else:
+        absent = "add them, or remove it from the list that tasks.splits names"
+    _check_splits(where, layout, splits, absent)
     splits = {split: [name for name in names if name not in few] for split, names in splits.items()}
     listed = set().union(*splits.values())
     if unlisted := [name for name in kept if name not in listed]:
@@ -121,6 +126,11 @@ def _cut_missing_splits(where: str, splits: Splits) -> tuple[Splits, tuple[str, 
         f"by a hash of their names: {enumerate_few(divided[split])}"
         for split in missing
     )
+    for name in splits["train"]:
+        for split in SPLITS[1:]:
+            if split not in missing and name in splits.get(split, ()):
+                reason = f"the class {name!r} is in both 'train' and '{split}'"
+                raise ValueError(f"{where}: {reason}: {_LEAVE_IN_ONE}")
     return {**splits, **divided}, notes
 
 
@@ -163,7 +173,8 @@ def _resolve(name: str, layout: Layout) -> str:
     return next((ending for ending in endings if ending in layout.classes), name)
 
 
-def _check_splits(where: str, layout: Layout, splits: Splits) -> None:
+def _check_splits(where: str, layout: Layout, splits: Splits, absent: str) -> None:
+    """Check that each split has classes of its own. absent: the remedy for a listed class without images."""
     home: dict[str, Split] = {}
     for split in SPLITS:
         if not splits.get(split) and (splits.get("train") or not splits.get("test")):
@@ -172,8 +183,8 @@ def _check_splits(where: str, layout: Layout, splits: Splits) -> None:
         for name in splits.get(split, ()):
             if name in home:
                 reason = f"the class {name!r} is in both '{home[name]}' and '{split}'"
-                raise ValueError(f"{where}: {reason}: leave it in one (tasks.splits=FOLDER of lists overrides folders)")
+                raise ValueError(f"{where}: {reason}: {_LEAVE_IN_ONE}")
             if name not in layout.classes:
                 reason = f"the class {name!r}, listed in '{split}', has no images"
-                raise ValueError(f"{where}: {reason}: add them, or remove it from the list that tasks.splits names")
+                raise ValueError(f"{where}: {reason}: {absent}")
             home[name] = split

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -27,12 +27,16 @@ class LabelledFile(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Where a table has file names and labels, what separates them, and whether the first row names them."""
+    """Where a table has file names and labels, what separates them, and whether the first row names them.
+
+    repeated: a name that two of its columns have, of which one would have to be guessed.
+    """
 
     separator: str
     file: int
     label: int
     header: bool
+    repeated: str = ""
 
 
 def find_tables(names: Iterable[str]) -> dict[Split, str]:
@@ -48,7 +52,7 @@ def find_tables(names: Iterable[str]) -> dict[Split, str]:
 def is_table(contents: OpenArchive, table: str) -> bool:
     """Return whether a table has columns of files and labels that are understood."""
     try:
-        return _find_columns(decode_text(table, contents.read(table))) is not None
+        return _find_columns(_read_text(contents, table)) is not None
     except ValueError:
         return False
 
@@ -58,15 +62,18 @@ def read_table(where: str, contents: OpenArchive, table: str, split: Split) -> l
 
     ValueError, which names the line: a cell is missing, or a file.
     """
-    text = decode_text(table, contents.read(table))
+    text = _read_text(contents, table)
     columns = _find_columns(text)
     if columns is None:
         raise ValueError(f"{where}: {table} {_describe_first_line(text)}")
+    if columns.repeated:
+        raise ValueError(f"{where}: {table} has several columns '{columns.repeated}': rename or remove all but one")
     names, folder = set(contents.names), table.rpartition("/")[0]
     found = []
-    for line, row in _rows(where, table, text, columns.separator):
-        if columns.header and line == 1:
-            continue
+    rows = _rows(where, table, text, columns.separator)
+    if columns.header:
+        next(rows, None)
+    for line, row in rows:
         cells = [row[at].strip() if at < len(row) else "" for at in (columns.file, columns.label)]
         if not all(cells):
             raise ValueError(f"{where}: {table}, line {line} lacks a filename or a label: fix it")
@@ -97,7 +104,12 @@ def tell_rows_apart(where: str, rows: Sequence[LabelledFile]) -> int:
     return repeated
 
 
-def _rows(where: str, table: str, text: str, separator: str) -> Iterable[tuple[int, list[str]]]:
+def _read_text(contents: OpenArchive, table: str) -> str:
+    r"""Return the text of a table, its lines ended by "\n" as programs on any system end them."""
+    return decode_text(table, contents.read(table)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _rows(where: str, table: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     try:
         for row in reader:
@@ -116,7 +128,8 @@ def _find_columns(text: str) -> _Columns | None:
         file = next((lower.index(name) for name in FILE_COLUMNS if name in lower), None)
         label = next((lower.index(name) for name in LABEL_COLUMNS if name in lower), None)
         if file is not None and label is not None:
-            return _Columns(separator, file, label, header=True)
+            repeated = next((cells[at] for at in (file, label) if lower.count(lower[at]) > 1), "")
+            return _Columns(separator, file, label, header=True, repeated=repeated)
         files = [at for at, cell in enumerate(lower) if PurePosixPath(cell).suffix in SUFFIXES]
         if len(cells) == 2 and len(files) == 1:
             return _Columns(separator, files[0], 1 - files[0], header=False)
