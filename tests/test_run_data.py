@@ -158,3 +158,23 @@ def test_a_record_of_another_kind_is_refused_in_a_line(run: str) -> None:
 def test_nothing_is_trained_on_test_classes_alone(run: str) -> None:
     message = ask("train", "config.yaml", "tasks.splits=test", code=2)
     assert message.startswith("tasks: no classes are left for training (0 train, 0 validation, 16 test): set")
+
+
+def test_splits_that_an_evaluation_does_not_read_do_not_bound_it(run: str) -> None:
+    """There are four test classes and two for validation; one for training has a single picture."""
+    for picture in sorted(Path("data/class_03").iterdir())[1:]:
+        picture.unlink()
+    classes, trained_on, output = numbers_of(run, "tasks.test.ways=4")
+    assert (classes, trained_on) == (4, 0)
+    assert "other images" not in output and "left out" not in output
+    assert "5-way needs 5 classes; 'test'" in ask("evaluate", run, "tasks.test.ways=5", code=2)
+
+
+def test_test_classes_that_have_changed_or_are_gone_are_named(run: str) -> None:
+    name = json.loads((Path(run) / "data.json").read_text())["splits"]["test"][0]
+    pictures.write(Path("data"), {f"{name}/0.png": pictures.encoded(pictures.pixels(30, 3))})
+    assert f"1 test class has other images than when the run began: {name}" in ask("evaluate", run)
+    shutil.rmtree(f"data/{name}")
+    message = ask("evaluate", run, code=2)
+    assert message.endswith("has no images: restore them, or set tasks.splits to classes that are there, or to auto")
+    assert "test classes were trained on" in ask("evaluate", run, "tasks.splits=auto")

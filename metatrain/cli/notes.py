@@ -2,7 +2,7 @@
 
 import sys
 
-from metatrain.runs.data_record import Overlap, describe_overlap
+from metatrain.runs.data_record import Overlap, describe_changed, describe_overlap
 from tasks.types import SPLITS, DataRecord
 
 
@@ -21,7 +21,7 @@ def describe_test_classes(kept: DataRecord | None, data: DataRecord | None, over
     if data is None or overlap is None:
         return []
     if kept is not None and list(kept.classes["test"]) == list(data.classes["test"]):
-        return describe_overlap(overlap)
+        return [*describe_overlap(overlap), *describe_changed(kept, data)]
     others = sum(len(data.classes[split]) for split in SPLITS if split != "test")
     beside = f"{others:,} more classes of these tasks are for training and validation" if others else ""
     return [*describe_overlap(overlap), *([beside] if beside else [])]

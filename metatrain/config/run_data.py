@@ -86,7 +86,23 @@ def choose_test_classes(
         choices = [_with_source(config, source.with_splits(classes)) for classes in lists if any(classes.values())]
         if getattr(source, "root", None) != getattr(before, "root", None):
             choices.append(_all_for_testing(config))
-    return _first_with_data(choices, prepare)
+    return _without_unused_splits(_first_with_data(choices, prepare), prepare)
+
+
+def _without_unused_splits(found: EvaluationData, prepare: Callable[[Config], object]) -> EvaluationData:
+    """Return the test classes alone if tasks cannot be drawn from other splits, which an evaluation does not read."""
+    config, data = found
+    source: Any = config.tasks.source
+    if data is None or not data.classes["test"] or not hasattr(source, "with_splits"):
+        return found
+    try:
+        source.distribution("train", config.tasks.train, config.seed)
+        source.distribution("validation", config.tasks.test, config.evaluation.seed)
+    except ValueError:  # too few classes, or images of a class
+        alone = _with_source(config, source.with_splits({"test": data.classes["test"]}))
+        prepare(alone)
+        return EvaluationData(alone, data)
+    return found
 
 
 def _first_with_data(choices: Sequence[Config], prepare: Callable[[Config], object]) -> EvaluationData:

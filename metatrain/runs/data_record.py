@@ -123,3 +123,12 @@ def describe_overlap(found: Overlap) -> list[str]:
         reason = "have the names of classes trained on, with other images"
         lines.append(f"WARNING: {len(found.by_name)} of {classes} {reason}: {names}")
     return lines
+
+
+def describe_changed(trained: DataRecord, tested: DataRecord) -> list[str]:
+    """Return a line that names the test classes with other images than the run began with, if there are any."""
+    names = [name for name in tested.classes["test"] if trained.contents.get(name) != tested.contents[name]]
+    if not names:
+        return []
+    has = "1 test class has" if len(names) == 1 else f"{len(names):,} test classes have"
+    return [f"{has} other images than when the run began: {enumerate_few(names)}"]
