@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from metatrain import cli
 from metatrain.tracking.jsonl import read_lines
 from tests.command_line import last_json, metatrain, process_arguments
 from tests.configurations import TINY
@@ -295,3 +296,8 @@ def test_a_model_an_algorithm_and_tasks_of_ones_own_reach_the_workers(folder):
     assert here["params_sha256"] == there["params_sha256"]
     again = last_json(metatrain(folder, "evaluate", there["run_dir"], "--json"))
     assert again["test"] == here["test"]
+
+
+def test_a_warning_is_one_line_without_a_line_of_our_code() -> None:
+    told = cli._format_warning(UserWarning("2 of at\nleast 4 queries"), UserWarning, "cli.py", 3)
+    assert told == "metatrain: warning: 2 of at least 4 queries\n"

@@ -88,6 +88,13 @@ def test_a_png_file_has_the_description_and_is_whole(tmp_path: Path) -> None:
         assert picture.text["Description"] == chart.description
 
 
+def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    chart = draw_panels(figures.training([("run", read_series(training(tmp_path / "metrics.jsonl")))]))
+    chart = chart._replace(title="日本 \U0001f426")
+    save_png(chart, tmp_path / "curves.png")
+    assert pixels(tmp_path / "curves.png").size
+
+
 @pytest.mark.parametrize(
     ("lines", "titles"),
     [

@@ -64,6 +64,7 @@ def test_train_in_a_thread_leaves_the_process_as_it_was_and_resumes(
         ((("none.yaml",), {}), "No such file"),
         ((("strokes-protonet-5w1s",), {"outer": {"stepz": 3}}), "outer.stepz: no such setting"),
         ((("strokes-protonet-5w1s",), {"seed.a": 3}), "seed"),
+        (((5,), {}), "config: of type int: use a file"),
         (((TINY,), {"take_over": True}), "take_over: works only with resume"),
     ],
 )

@@ -9,6 +9,7 @@ package of metatrain that imports `cluster` and `tune`.
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -294,10 +295,18 @@ def list_names() -> None:
     list_command()
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning as one line: where in our code it was given is of no use to a person at a terminal."""
+    return f"metatrain: warning: {' '.join(str(message).split())}\n"
+
+
 def main() -> None:
     """Run the command line. Exit with 2 where the request is wrong, 1 where the run failed, each with its one line."""
     exit_on_signals()
     take_secrets()
+    warnings.formatwarning = _format_warning
     sys.path.insert(0, str(Path.cwd()))  # a user's own tasks, models and algorithms lie beside their configuration
     for path in find_clashes(Path.cwd()):
         print(f"metatrain: {describe_clash(path.relative_to(Path.cwd()))}", file=sys.stderr)

@@ -67,6 +67,8 @@ def _read(config: str | Path | Mapping[str, Any] | Config, changes: Mapping[str,
     elif isinstance(config, Mapping):
         raw = _plain(config)
     else:
+        remedy = "use a file, a name from `metatrain config list`, a mapping or a Config"
+        require(isinstance(config, str | PathLike), f"config: of type {type(config).__name__}: {remedy}")
         path, raw = load_raw(config)
         require_known_code(path, raw, trust)
     for key, value in changes.items():

@@ -7,7 +7,9 @@ imported when the first one is drawn.
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -157,8 +159,16 @@ def save_png(chart: Chart, path: Path) -> None:
     if len(chart.figure.axes) == 1:
         title = chart.figure.axes[0].set_title(chart.title, loc="left", fontsize=10, color=INK)
         title.set_parse_math(False)
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, _boxes_for_missing_glyphs():
         chart.figure.savefig(temporary, format="png", facecolor="white", metadata={"Description": chart.description})
+
+
+@contextmanager
+def _boxes_for_missing_glyphs() -> Iterator[None]:
+    """Draw letters that the font lacks (in names of classes and runs) as boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 def to_svg(chart: Chart, prefix: str) -> Markup:
@@ -170,7 +180,7 @@ def to_svg(chart: Chart, prefix: str) -> Markup:
     import matplotlib
 
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}), _boxes_for_missing_glyphs():
         chart.figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = out.getvalue()
     inside = re.sub(r"<style.*?</style>|</svg>", "", svg[svg.index(">", svg.index("<svg")) + 1 :], flags=re.DOTALL)
