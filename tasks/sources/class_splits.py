@@ -33,7 +33,7 @@ class SplitLists:
 
     def __post_init__(self) -> None:
         if not (self.train or self.validation or self.test):
-            raise ValueError("splits: the lists are empty: name classes, or set tasks.splits to auto")
+            raise ValueError("train: this list and the others are empty: name classes, or set tasks.splits to auto")
 
     def by_split(self) -> Splits:
         """Return the lists of classes by split."""
@@ -56,7 +56,11 @@ def choose_splits(where: str, layout: Layout, setting: str | SplitLists, few: Ma
     """
     notes: tuple[str, ...] = ()
     kept = [name for name in sorted(layout.classes) if name not in few]
-    if setting in (AUTO, SHUFFLE) and not layout.splits:
+    divided = setting in (AUTO, SHUFFLE) and not layout.splits
+    if few and len(kept) < (_LEAST * len(SPLITS) if divided else _LEAST):
+        reason = f"{len(few)} of its {count_of(len(layout.classes), 'class', 'classes')} have too few images"
+        raise ValueError(f"{where}: {reason}: lower tasks.min_examples, or add images")
+    if divided:
         splits = hash_splits(where, kept) if setting == AUTO else shuffle_splits(where, kept)
     elif setting == TEST and not layout.splits.get("test"):
         splits = {"test": kept}
