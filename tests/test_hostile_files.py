@@ -16,9 +16,12 @@ import pytest
 from metatrain import runs
 from metatrain.runs import checkpoints
 from metatrain.runs.head import parse_head
-from metatrain.tracking.jsonl import JsonlRecorder
+from metatrain.runs.locations import is_search
+from metatrain.runs.signature import is_own
+from metatrain.tracking.jsonl import JsonlRecorder, read_lines
 from metatrain.yaml_config import apply_overrides, load_yaml, parse_yaml
 from tasks.io.atomic import atomic_write
+from tasks.io.json_lines import LONGEST
 from tasks.io.names import check_name, resolve_within
 from tasks.io.safe_pickle import load_arrays
 from tasks.store.archive import Archive, open_archive
@@ -300,3 +303,31 @@ def test_a_pipe_in_place_of_a_file_does_not_wait_for_ever(home: runs.Run) -> Non
     os.mkfifo(home.path / "owner.lock")
     with pytest.raises(ValueError, match="is a device or a pipe"), runs.lock_run(home):
         pass
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "signature"])
+@pytest.mark.parametrize("special", ["pipe", "device"])
+def test_a_device_or_pipe_in_place_of_a_file_is_not_read(home: runs.Run, name: str, special: str) -> None:
+    path = home.path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if special == "pipe" else path.symlink_to("/dev/null")  # /dev/zero fills the memory if it is read
+    if name != "metrics.jsonl":
+        assert not is_own(home.path)
+    if name != "signature":
+        with pytest.raises(ValueError, match="is a device or a pipe"):
+            is_search(home) if name == "config.yaml" else list(read_lines(path))
+
+
+def test_a_line_without_an_end_is_refused_in_parts(tmp_path: Path) -> None:
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(4 * LONGEST)
+    with pytest.raises(ValueError, match=r"line 1: longer than 16 MiB"):
+        list(read_lines(tmp_path / "metrics.jsonl"))
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """As root, `report --out /dev/null` took the device away from the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="name a file to write"), atomic_write(tmp_path / "pipe") as temporary:
+        temporary.write_text("page")
+    assert (tmp_path / "pipe").is_fifo()

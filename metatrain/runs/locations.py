@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from metatrain.runs.run import Run, create_folder, new_run_id, open_folder, replace_text
+from tasks.io.files import read_document_text
 from tasks.io.home import expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.store.cache import cache_root
@@ -94,7 +95,7 @@ def run_exists(location: str) -> bool:
 def is_search(run: Run) -> bool:
     """Return whether this is the folder of a search, not of a single run."""
     begun = (run.path / "journal.jsonl").exists()
-    return begun or re.search("^search:", run.config.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return begun or re.search("^search:", read_document_text(run.config), re.MULTILINE) is not None
 
 
 def release_run(run: Run) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.io.atomic import atomic_write
+from tasks.io.files import read_document
 
 STATE = "METATRAIN_STATE"
 """Variable that names the folder of the key."""
@@ -33,10 +34,9 @@ def sign_config(folder: Path) -> None:
 def is_own(folder: Path) -> bool:
     """Return whether the run or search in `folder` was made by this user, with the config.yaml that it has now."""
     try:
-        with (folder / SIGNATURE).open("rb") as file:
-            found = file.read(200).strip()
-        made = _sign((folder / "config.yaml").read_bytes(), _key(create=False))
-    except (OSError, RuntimeError):
+        found = read_document(folder / SIGNATURE, limit=200).strip()
+        made = _sign(read_document(folder / "config.yaml"), _key(create=False))
+    except (OSError, RuntimeError, ValueError):  # ValueError: no plain file, or too large
         return False
     return hmac.compare_digest(found, made.encode())
 

@@ -19,9 +19,9 @@ from typing import IO, Any
 
 from metatrain.types import Recorder, RunStatus
 from tasks.io.atomic import atomic_write, fsync
-from tasks.io.files import open_unlinked
+from tasks.io.files import open_plain, open_unlinked
 from tasks.io.json_documents import MOST
-from tasks.io.json_lines import parse_json_lines
+from tasks.io.json_lines import bounded_lines, parse_json_lines
 
 PROGRESS = "progress.json"
 """The file beside metrics.jsonl that tells how far a validation or test is while it lasts."""
@@ -159,8 +159,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    with path.open("rb") as file:
-        yield from parse_json_lines(file, str(path), "remove that line and try again", _is_line)
+    with open_plain(path) as file:
+        yield from parse_json_lines(bounded_lines(file), str(path), "remove that line and try again", _is_line)
 
 
 def _is_line(line: dict[str, Any]) -> bool:

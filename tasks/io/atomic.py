@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.io.files import refuse_link
+from tasks.io.files import refuse_link, refuse_special
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`, and move it to `path`, synced to the disk, when the block succeeds.
 
-    ValueError: `path` is a link.
+    ValueError: `path` is a link, a device or a pipe.
     """
     refuse_link(path)
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

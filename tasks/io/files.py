@@ -12,14 +12,16 @@ LARGEST = 64 * 2**20
 
 def read_document(path: Path, limit: int = LARGEST) -> bytes:
     """Return the content of a file. OSError: it cannot be read. ValueError: it is no plain file, or too large."""
-    # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        _require_plain(descriptor, path)
+    with open_plain(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{path}: larger than {limit / 2**20:g} MiB: restore or remove that file")
     return content
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file to read its bytes. OSError: it cannot be read. ValueError: it is a device or a pipe."""
+    return open(path, "rb", opener=_open_plain)
 
 
 def read_document_text(path: Path, limit: int = LARGEST) -> str:
@@ -62,8 +64,19 @@ def link_error(path: Path) -> ValueError:
     return ValueError(f"{path}: is a link, and nothing is written or removed through links: remove it")
 
 
+def refuse_special(path: Path) -> None:
+    """Raise ValueError where `path` is a device, a pipe or a socket, which a file would take the place of."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a device or a pipe: name a file to write")
+
+
 def _open_no_link(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return _open_plain(path, flags | os.O_NOFOLLOW)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _require_plain(descriptor, Path(path))
     except (OSError, ValueError):

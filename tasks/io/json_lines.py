@@ -1,7 +1,7 @@
 """Parse files of JSON lines that a crash may have cut short, or that another process still writes."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from tasks.io.json_documents import parse_json
 
@@ -19,12 +19,12 @@ def parse_json_lines(
     """
     torn: int | None = None
     for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST:
+            raise ValueError(f"{where}, line {number}: longer than {LONGEST / 2**20:g} MiB: {remedy}")
         if not line.endswith(b"\n"):
             return
         if torn is not None:
             raise ValueError(f"{where}, line {torn}: not a JSON object: {remedy}")
-        if len(line) > LONGEST:
-            raise ValueError(f"{where}, line {number}: longer than {LONGEST / 2**20:g} MiB: {remedy}")
         try:
             value = parse_json(line, where, remedy)
         except ValueError:
@@ -33,3 +33,8 @@ def parse_json_lines(
             yield line, value
         else:
             torn = number
+
+
+def bounded_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file; of one longer than `LONGEST`, a part that `parse_json_lines` refuses."""
+    return iter(lambda: file.readline(LONGEST + 1), b"")
