@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)  ## run the first experiment: strokes, on a local Ray cluster with two workers
 	$(BIN)/metatrain train configs/strokes-protonet-5w1s.yaml
 
-test: $(INSTALLED) lint  ## run lint and the test suite: about 12 minutes on two cores
+test: $(INSTALLED) lint  ## run lint and the test suite: about 10 minutes on two cores
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## run the long tests: under an hour
