@@ -121,13 +121,17 @@ def _local_cluster(settings: ExecutorSettings, besides: int) -> Iterator[None]:
     # Parameters and gradients of small networks then travel within messages: a step of theirs idles half as long.
     os.environ.setdefault(_INLINE_LIMIT, str(1 << 20))
     _use_token()
-    _local = LocalRay(max(cores, settings.max_workers + besides))
     try:
+        with deferred_signals():
+            _local = LocalRay(max(cores, settings.max_workers + besides))
         _join_local(_local)
         yield
     finally:
         with deferred_signals():
-            _local.stop()
+            if ray.is_initialized() and not lost():  # a signal came as soon as it was joined
+                ray.shutdown()
+            if _local is not None:
+                _local.stop()
             _local = None
 
 

@@ -51,16 +51,30 @@ def _end_with(driver: int) -> None:
     """End the whole session once the driver is gone: some of Ray's processes would wait a minute for others."""
     while os.getppid() == driver:
         time.sleep(_CHECK_S)
-    kill_others(os.getpid())
+    kill_until_none_is_left(os.getpid())
     os._exit(0)
 
 
-def kill_others(session: int) -> None:
-    """Kill all processes of a session but its leader."""
+def kill_others(session: int) -> int:
+    """Kill all processes of a session but its leader; return how many there were."""
+    killed = 0
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(ProcessLookupError, PermissionError):
-            if int(entry.name) != session and os.getsid(int(entry.name)) == session:
+        with suppress(OSError):  # it has ended, or is somebody else's
+            if int(entry.name) != session and os.getsid(int(entry.name)) == session and not _is_zombie(entry):
                 os.kill(int(entry.name), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def kill_until_none_is_left(session: int, seconds: float = 2.0) -> None:
+    """Kill all processes of a session but its leader, also those that others start meanwhile."""
+    until = time.monotonic() + seconds
+    while kill_others(session) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def _is_zombie(process: Path) -> bool:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 if __name__ == "__main__":

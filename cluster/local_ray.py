@@ -5,6 +5,7 @@ Its processes belong to a program of their own, `local_head.py`, which ends them
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,9 +48,11 @@ class LocalRay:
     def stop(self) -> None:
         """Kill the cluster's processes, and wait for their end; may be called twice."""
         if self._process.returncode is None:
+            self._process.send_signal(signal.SIGSTOP)  # it may be starting more of them
             local_head.kill_others(self._process.pid)
             self._process.kill()
             self._process.wait()
+            local_head.kill_until_none_is_left(self._process.pid)
         self._output.close()
         assert self._process.stdout is not None
         self._process.stdout.close()
