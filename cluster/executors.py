@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 
+from metatrain.signals import deferred_signals
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import Executor
@@ -29,8 +30,14 @@ def _on_ray(worker: Worker) -> Iterator[Executor]:
     with connect_ray(worker.config.executor):
         # A trial's workers use the bundles of its placement group; elsewhere there is none.
         group = ray.util.get_current_placement_group()
-        with closing(RayExecutor(worker.config, group, say=say)) as executor:
+        executor = None
+        try:
+            with deferred_signals():  # cut short, it would leave a thread that asks Ray while Ray is shut down
+                executor = RayExecutor(worker.config, group, say=say)
             yield executor
+        finally:
+            if executor is not None:
+                executor.close()
 
 
 EXECUTORS: Mapping[str, Callable[[Worker], AbstractContextManager[Executor]]] = {
