@@ -175,8 +175,7 @@ def load(run: str | Path, normalization: Choice | None = None, trust: bool = Fal
     home = open_run(str(run))
     config = load_config(home.config, trust=trust)
     params, step, noted = best_params(home)
-    spec = check_json(noted, _Noted, f"{home.where}: the manifest of its checkpoint", "restore that checkpoint")["spec"]
-    model = _build(config, _spec_of(spec), params, step)
+    model = _build(config, _spec_of(noted["spec"]), params, step)
     algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)
     learner = Learner(algorithm, model, params, config.tasks.source)
     if config.names.of_user_code:
@@ -262,4 +261,6 @@ def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
     best = check_snapshot(found.snapshot, found.step)["best"]["step"]
     step = best if best >= 0 else found.step
     params = check_snapshot(checkpoints.load(home.checkpoints, step), step)["params"]
-    return params, found.step, checkpoints.manifest(home.checkpoints, step)["extra"]
+    noted = checkpoints.manifest(home.checkpoints, step)["extra"]
+    where = f"{home.where}: the manifest of its checkpoint"
+    return params, found.step, check_json(noted, _Noted, where, "restore that checkpoint")
