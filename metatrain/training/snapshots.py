@@ -57,7 +57,9 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, step: int) -> 
 
 
 def _check_group(kept: Any, now: Mapping[str, Any], step: int) -> None:
-    require_snapshot(isinstance(kept, dict) and kept.get("params") == now["params"], step, "optimizers are of others")
+    members = kept.get("params") if isinstance(kept, dict) else None
+    plain = isinstance(members, list) and all(type(member) is int for member in members)
+    require_snapshot(plain and members == now["params"], step, "optimizers are of others")
     for name, value in now.items():
         found = kept.get(name, value)
         if name in _FREE[:-1]:
