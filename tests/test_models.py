@@ -1,5 +1,8 @@
 """Test networks as pure functions: their outputs, and the modules that are refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch.nn import functional as F
 
 from metatrain.algorithms import MAML
 from metatrain.engine import Engine
-from metatrain.models import MLP, Conv4, Custom, DropBlock, Dropout, TaskNorm, build_model
+from metatrain.models import MLP, Conv4, Custom, DropBlock, Dropout, Part, TaskNorm, build_model
 from metatrain.models.normalization import reference_statistics, unfused_norm
 from tests.episodes import classification_spec, context_of, random_episodes
 
@@ -335,3 +338,31 @@ def test_fewer_ways_use_the_first_outputs_and_more_are_refused():
     with pytest.raises(ValueError, match="the head was trained for 4"):
         model.for_tasks(SPEC._replace(ways=5), params)
     model.for_tasks(SPEC._replace(ways=50), model.initial(head=False))
+
+
+def test_a_part_is_a_pure_function_of_its_own_parameters_in_every_thread():
+    part = Part("relation.", partial(nn.Linear, 3, 2))
+    params, x = part.initial(0) | {"model.body.weight": torch.ones(1)}, torch.randn(5, 3)
+    assert set(params) == {"relation.weight", "relation.bias", "model.body.weight"}
+    assert all(torch.equal(value, part.initial(0)[name]) for name, value in params.items() if "relation" in name)
+    assert not torch.equal(part.initial(1)["relation.weight"], params["relation.weight"])
+    expected = x @ params["relation.weight"].T + params["relation.bias"]
+    assert torch.allclose(part(params, x), expected)
+    with ThreadPoolExecutor(4) as pool:
+        doubled = {name: 2 * value for name, value in params.items()}
+        found = list(pool.map(lambda number: part(doubled if number % 2 else params, x), range(64)))
+    assert all(torch.allclose(y, expected * (1 + number % 2)) for number, y in enumerate(found))
+    slopes = torch.func.grad(lambda p: part(p, x).sum())(params)
+    assert torch.allclose(slopes["relation.bias"], torch.full((2,), 5.0))
+
+
+def test_a_part_with_buffers_is_refused():
+    with pytest.raises(ValueError, match="buffers"):
+        Part("norm.", partial(nn.BatchNorm1d, 3)).initial(0)
+
+
+def test_features_have_the_shape_before_they_were_flattened():
+    assert build_model(Conv4(width=4, depth=2), SPEC, seed=0).feature_shape == (4, 7, 7)
+    assert build_model(Conv4(width=4, downsample="stride"), SPEC, seed=0).feature_shape == (4,)
+    assert build_model(MLP(width=6), SPEC, seed=0).feature_shape == (6,)
+    assert build_model(custom(WithOwnHead, head="classifier"), SPEC, seed=0).feature_shape == (8,)

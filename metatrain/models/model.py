@@ -14,11 +14,11 @@ from metatrain.models.probe import describe_mixing, probe
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
-from tasks.types import TaskSpec
+from tasks.types import Shape, TaskSpec
 
 BODY, HEAD = "model.body.", "model.head."
 
-_BUILDING = threading.RLock()
+BUILDING = threading.RLock()
 """Held while initial values are drawn: torch's global generator is one for all threads."""
 
 
@@ -32,6 +32,9 @@ class Model:
     `normalization` says whether the queries of a task influence each other's predictions ("transductive") or not
     ("inductive"; "none": the network has no statistics of batches). `mixing` names the part that takes in the whole
     batch where no other statistics can be given to it; empty if there is none.
+
+    `feature_shape` is the shape of one example's features before they were flattened: (C, H, W) of a convolutional
+    body that ends in `nn.Flatten`, else (D,).
     """
 
     body: nn.Module
@@ -39,6 +42,7 @@ class Model:
     spec: TaskSpec
     normalization: Normalization
     mixing: str = ""
+    feature_shape: Shape = ()
 
     @property
     def can_be_inductive(self) -> bool:
@@ -125,7 +129,7 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
     ValueError, naming the remedy: the module is not a pure function of its parameters and input.
     """
     outputs = num_outputs(spec)
-    with _BUILDING, torch.random.fork_rng(devices=[]):
+    with BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.build(spec).train()
         whole = probe(body, spec)
@@ -140,24 +144,34 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
     mixing = describe_mixing(architecture, body, spec)
     normalization = "transductive" if mixing else _normalization(architecture, body)
     if architecture.head not in (ADDED, NONE):
-        head = _detach_head(body, architecture.head, spec, whole)
-    return Model(body, head, spec, normalization, mixing)
+        head, whole = _detach_head(body, architecture.head, spec, whole)
+    return Model(body, head, spec, normalization, mixing, _feature_shape(body, spec, whole))
 
 
-def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> nn.Module:
-    """Take the submodule `name` out of `body`, whose outputs are features from then on, and return it."""
+def _feature_shape(body: nn.Module, spec: TaskSpec, features: Tensor) -> Shape:
+    layers = list(body) if type(body) is nn.Sequential else []
+    if len(layers) > 1 and isinstance(layers[-1], nn.Flatten):
+        with torch.no_grad():
+            features = nn.Sequential(*layers[:-1])(torch.zeros(2, *spec.x))
+    return tuple(features.shape[1:])
+
+
+def _detach_head(body: nn.Module, name: str, spec: TaskSpec, whole: Tensor) -> tuple[nn.Module, Tensor]:
+    """Take the submodule `name` out of `body`, whose outputs are features from then on; return it and features."""
     known = [child for child, module in body.named_modules() if child and list(module.parameters())]
     require(name in known, f"model.head: the module has no part '{name}': choose among {', '.join(known[-6:])}")
     owner, _, last = name.rpartition(".")
     head: nn.Module = body.get_submodule(name)
     setattr(body.get_submodule(owner), last, nn.Identity())
+    features = whole
     with torch.no_grad():
         try:
-            same = torch.equal(head(probe(body, spec)), whole)
+            features = probe(body, spec)
+            same = torch.equal(head(features), whole)
         except (RuntimeError, ValueError):
             same = False
     require(same, f"model.head: '{name}' is not the last step of the module: name the one that gives its outputs")
-    return head
+    return head, features
 
 
 def _normalization(architecture: Architecture, body: nn.Module) -> Normalization:
