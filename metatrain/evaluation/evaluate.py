@@ -111,6 +111,28 @@ def is_scored_step(t: int) -> bool:
     return t <= 5 or str(t).rstrip("0") in ("1", "2", "5")
 
 
+def gather_scores(
+    executor: Executor,
+    request: ShardRequest,
+    params: Params,
+    tasks: int,
+    shard_size: int,
+    progress: Progress = no_progress,
+) -> dict[str, Tensor]:
+    """Score tasks 0, 1, … of a split on all workers: name -> [tasks, points] in task order, float64.
+
+    "inner_step" holds the inner steps before each point, the last of which is the result. progress: called with the
+    tasks done and all tasks, before the first shard and after each; what it raises ends the scoring.
+    """
+    gathered, done = [], 0
+    progress(0, tasks)
+    for part in executor.map(request, params, make_shards(0, tasks, shard_size)):
+        gathered.append(part)
+        done += len(part.values[INNER_STEP])
+        progress(done, tasks)
+    return {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
+
+
 def evaluate(
     executor: Executor,
     request: ShardRequest,
@@ -123,16 +145,9 @@ def evaluate(
 ) -> Evaluation:
     """Score tasks 0, 1, … of a split on all workers, and average in task order.
 
-    classes: the numbers of each task's classes [tasks, N], for the interval over classes. progress: called with the
-    tasks done and all tasks, before the first shard and after each; what it raises ends the evaluation.
+    classes: the numbers of each task's classes [tasks, N], for the interval over them. progress: as in `gather_scores`.
     """
-    gathered, done = [], 0
-    progress(0, tasks)
-    for part in executor.map(request, params, make_shards(0, tasks, shard_size)):
-        gathered.append(part)
-        done += len(part.values[INNER_STEP])
-        progress(done, tasks)
-    scores = {name: torch.cat([part.values[name].double() for part in gathered]) for name in gathered[0].values}
+    scores = gather_scores(executor, request, params, tasks, shard_size, progress)
     name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
     mean, ci95 = mean_and_ci95(scores[name])
     over_classes = (None, None) if classes is None else ci95_over_classes(scores[name][:, -1], classes)
