@@ -50,7 +50,7 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
         }
         return AdamState(weights, squares)
 
-    return InnerLoop(start, step, query_loss(model, inner_steps, lambda fast: fast.weights), inner_steps)
+    return InnerLoop(start, step, query_loss(model, inner_steps), inner_steps)
 
 
 def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Tensor | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.func import grad
 
 from metatrain.algorithms import gradient_descent as gd
+from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold
@@ -19,7 +20,7 @@ from tasks.types import Examples, Tree
 class HeadOnFeatures(NamedTuple):
     """The head's fast weights, and the features of the support set [n, D], computed once per task."""
 
-    head: Params
+    head: Tree
     features: Tensor
 
 
@@ -29,6 +30,7 @@ class ANIL:
 
     inner_lr: float = 0.1
     inner_steps: int = 5
+    inner_optimizer: InnerOptimizer = gd.SGD
 
     def __post_init__(self) -> None:
         require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
@@ -36,7 +38,9 @@ class ANIL:
     def inner(self, model: Model) -> InnerLoop:
         def start(params: Params, support: Examples, context: Context) -> HeadOnFeatures:
             head = {name: value for name, value in params.items() if name.startswith(HEAD)}
-            return HeadOnFeatures(head, model.embed(params, support.x, fold(context.noise, 0)))
+            return HeadOnFeatures(
+                self.inner_optimizer.start(head), model.embed(params, support.x, fold(context.noise, 0))
+            )
 
         def support_loss(head: Params, features: Tensor, y: Tensor) -> Tensor:
             return task_loss(model.apply_head(head, features), y)[0]
@@ -44,11 +48,13 @@ class ANIL:
         def step(
             params: Params, fast: HeadOnFeatures, support: Examples, t: Tensor, context: Context
         ) -> HeadOnFeatures:
-            slope = grad(support_loss)(fast.head, fast.features, support.y)
-            moved = {name: value - self.inner_lr * slope[name] for name, value in fast.head.items()}
-            return HeadOnFeatures(moved, fast.features)
+            slope = grad(support_loss)(fast_weights(fast.head), fast.features, support.y)
+            return HeadOnFeatures(
+                self.inner_optimizer.step(fast.head, slope, lambda name: self.inner_lr, t), fast.features
+            )
 
-        return InnerLoop(start, step, gd.query_loss(model, self.inner_steps, lambda fast: fast.head), self.inner_steps)
+        loss = gd.query_loss(model, self.inner_steps, lambda fast: fast_weights(fast.head))
+        return InnerLoop(start, step, loss, self.inner_steps)
 
     def predict(self, model: Model, params: Params, adapted: gd.Adapted, x: Tree, context: Context) -> Prediction:
         head = gd.Adapted(adapted.fast.head, adapted.support_x)

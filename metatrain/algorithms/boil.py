@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms import gradient_descent as gd
+from metatrain.algorithms.inner_optimizers import InnerOptimizer
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop
@@ -15,13 +16,18 @@ class BOIL:
 
     inner_lr: float = 0.4
     inner_steps: int = 1
+    inner_optimizer: InnerOptimizer = gd.SGD
 
     def __post_init__(self) -> None:
         require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
         return gd.gradient_descent(
-            model, gd.constant_rate(self.inner_lr), self.inner_steps, adapts=lambda name: name.startswith(BODY)
+            model,
+            gd.constant_rate(self.inner_lr),
+            self.inner_steps,
+            adapts=lambda name: name.startswith(BODY),
+            optimizer=self.inner_optimizer,
         )
 
     init, trajectory = gd.init_weights_with_head, gd.descend

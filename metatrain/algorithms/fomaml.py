@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from metatrain.algorithms import gradient_descent as gd
+from metatrain.algorithms.inner_optimizers import InnerOptimizer
 from metatrain.models import Model
 from metatrain.types import InnerLoop
 from metatrain.validation import require_positive
@@ -14,12 +15,14 @@ class FOMAML:
 
     inner_lr: float = 0.4
     inner_steps: int = 1
+    inner_optimizer: InnerOptimizer = gd.SGD
 
     def __post_init__(self) -> None:
         require_positive("algorithm", inner_lr=self.inner_lr, inner_steps=self.inner_steps)
 
     def inner(self, model: Model) -> InnerLoop:
-        return gd.first_order(gd.gradient_descent(model, gd.constant_rate(self.inner_lr), self.inner_steps))
+        rate = gd.constant_rate(self.inner_lr)
+        return gd.first_order(gd.gradient_descent(model, rate, self.inner_steps, optimizer=self.inner_optimizer))
 
     init, trajectory = gd.init_weights, gd.descend
     predict, meta_gradient = gd.predict_adapted, gd.unrolled_meta_gradient

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model
@@ -26,8 +27,13 @@ class Adapted(NamedTuple):
     support_x: Tensor
 
 
-Rate = Callable[[Params, str], float | Tensor]
-"""(params, name) -> α of the parameter of that name: a number, or a tensor of its shape."""
+SGD = InnerOptimizer()
+
+Rate = Callable[[Params, str, Tensor], float | Tensor]
+"""(params, name, t) -> α of the parameter of that name at inner step t: a number, or a tensor of its shape."""
+
+ParamsAt = Callable[[Params, Tensor], Params]
+"""(params, t) -> the parameters that the network reads in inner step t, where some of them differ by step."""
 
 QueryLoss = Callable[[Params, Tree, Examples, Examples, Tensor, Context], tuple[Tensor, dict[str, Tensor]]]
 
@@ -45,39 +51,60 @@ def is_model_weight(name: str) -> bool:
 
 def constant_rate(inner_lr: float) -> Rate:
     """Return the rate that is α = `inner_lr` for every parameter."""
-    return lambda params, name: inner_lr
+    return lambda params, name, t: inner_lr
+
+
+def at_every_step(params: Params, t: Tensor) -> Params:
+    """Return the parameters unchanged: the network reads the same ones in every inner step."""
+    return params
 
 
 def gradient_descent(
-    model: Model, rate: Rate, inner_steps: int, adapts: Callable[[str], bool] = is_model_weight
+    model: Model,
+    rate: Rate,
+    inner_steps: int,
+    adapts: Callable[[str], bool] = is_model_weight,
+    optimizer: InnerOptimizer = SGD,
+    params_at: ParamsAt = at_every_step,
 ) -> InnerLoop:
     """Build the inner loop φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1), with the loss L_Q(φ_t).
 
-    φ are the parameters whose names `adapts` accepts; the others stay at their θ.
+    φ are the parameters whose names `adapts` accepts; the others stay at their θ. `optimizer`: moves φ along ∇L_S,
+    in other ways than by this equation.
     """
 
-    def start(params: Params, support: Examples, context: Context) -> Params:
-        return {name: value for name, value in params.items() if adapts(name)}
+    def start(params: Params, support: Examples, context: Context) -> Tree:
+        return optimizer.start({name: value for name, value in params.items() if adapts(name)})
 
     def support_loss(fast: Params, params: Params, support: Examples, noise: Tensor) -> Tensor:
         return task_loss(model.predict(params | fast, support.x, noise), support.y)[0]
 
-    def step(params: Params, fast: Params, support: Examples, t: Tensor, context: Context) -> Params:
-        slope = grad(support_loss)(fast, params, support, fold(context.noise, t))
-        return {name: fast[name] - rate(params, name) * slope[name] for name in fast}
+    def step(params: Params, fast: Tree, support: Examples, t: Tensor, context: Context) -> Tree:
+        read = params_at(params, t)
+        slope = grad(support_loss)(fast_weights(fast), read, support, fold(context.noise, t))
+        return optimizer.step(fast, slope, lambda name: rate(params, name, t), t)
 
-    return InnerLoop(start, step, query_loss(model, inner_steps, lambda fast: fast), inner_steps)
+    return InnerLoop(start, step, query_loss(model, inner_steps, params_at=params_at), inner_steps)
 
 
-def query_loss(model: Model, inner_steps: int, weights: Callable[[Tree], Params]) -> QueryLoss:
-    """Return the function for L_Q(φ_t) and its metrics; `weights` selects the parameters within the fast weights."""
+def query_loss(
+    model: Model,
+    inner_steps: int,
+    weights: Callable[[Tree], Params] = fast_weights,
+    params_at: ParamsAt = at_every_step,
+) -> QueryLoss:
+    """Return the function for L_Q(φ_t) and its metrics; `weights` selects the parameters within the fast weights.
+
+    After t steps the network reads what it read in step t − 1, the last one (in step 0 before it).
+    """
 
     def loss(
         params: Params, fast: Tree, support: Examples, query: Examples, t: Tensor, context: Context
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Inner steps fold 0 … K − 1 into the task's key; the query loss uses K and above.
         noise = fold(context.noise, inner_steps + t)
-        return task_loss(model.predict(params | weights(fast), query.x, noise, reference=support.x), query.y)
+        read = params_at(params, (t - 1).clamp(min=0)) | weights(fast)
+        return task_loss(model.predict(read, query.x, noise, reference=support.x), query.y)
 
     return loss
 
@@ -120,7 +147,7 @@ def predict_adapted(
     self: HasInnerLoop, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context
 ) -> Prediction:
     """Return the predictions of the fast weights for `x` [n, *x]."""
-    return model.predict(params | adapted.fast, x, context.noise, reference=adapted.support_x)
+    return model.predict(params | fast_weights(adapted.fast), x, context.noise, reference=adapted.support_x)
 
 
 def unrolled_meta_gradient(

@@ -32,6 +32,6 @@ class MetaSGD:
         return weights | {RATE + name: torch.full_like(value, self.inner_lr) for name, value in weights.items()}
 
     def inner(self, model: Model) -> InnerLoop:
-        return gd.gradient_descent(model, lambda params, name: params[RATE + name], self.inner_steps)
+        return gd.gradient_descent(model, lambda params, name, t: params[RATE + name], self.inner_steps)
 
     trajectory, predict, meta_gradient = gd.descend, gd.predict_adapted, gd.unrolled_meta_gradient

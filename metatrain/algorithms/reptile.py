@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.adam import AdamState, adam_on_batches
-from metatrain.algorithms.gradient_descent import Adapted, descend, init_weights, predict_adapted
+from metatrain.algorithms.adam import adam_on_batches
+from metatrain.algorithms.gradient_descent import descend, init_weights, predict_adapted
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
-from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
+from metatrain.types import Context, InnerLoop, MetaGradient, Params
 from metatrain.validation import require_positive
-from tasks.types import Episode, Tree
+from tasks.types import Episode
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,9 @@ class Reptile:
     def inner(self, model: Model) -> InnerLoop:
         return adam_on_batches(model, self.inner_lr, self.inner_steps, self.inner_batch)
 
-    def predict(self, model: Model, params: Params, adapted: Adapted, x: Tree, context: Context) -> Prediction:
-        state: AdamState = adapted.fast
-        return predict_adapted(self, model, params, Adapted(state.weights, adapted.support_x), x, context)
-
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
     ) -> MetaGradient:
         return displacement(self.inner(model), lambda fast: fast.weights, params, tasks, context, engine)
 
-    init, trajectory = init_weights, descend
+    init, trajectory, predict = init_weights, descend, predict_adapted

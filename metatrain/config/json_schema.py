@@ -46,6 +46,9 @@ def _of(cls: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in get_type_hints(cls).items():
         if get_origin(kind) is dict and is_dataclass(get_args(kind)[-1]):
             properties[name]["additionalProperties"] = _of(get_args(kind)[-1], {})
+        elif is_dataclass(kind):
+            written = {key: value for key, value in properties[name].items() if key != "$ref"}
+            properties[name] = _of(kind, {}) | written
         elif sections := [one for one in get_args(kind) if is_dataclass(one)]:
             plain = [one for one in properties[name]["anyOf"] if "$ref" not in one]
             properties[name]["anyOf"] = [*plain, *(_of(section, {}) for section in sections)]
