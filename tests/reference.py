@@ -3,6 +3,8 @@
 Imports nothing of metatrain; slow and simple on purpose, since the engine is tested against it.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,8 +69,13 @@ def maml(
     return total
 
 
-def reptile(params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int) -> dict[str, Tensor]:
-    """Sum over tasks of θ − φ, φ after steps of Adam (β1 = 0, TensorFlow's ε) on the whole support set."""
+def reptile(
+    params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int, *, inductive: bool
+) -> dict[str, Tensor]:
+    """Sum over tasks of θ − φ, φ after steps of Adam (β1 = 0, TensorFlow's ε) on the whole support set.
+
+    `inductive` changes nothing: no query takes part.
+    """
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for sx, sy, _, _ in tasks:
         w = {name: value.clone().requires_grad_() for name, value in params.items()}
@@ -84,10 +91,17 @@ def reptile(params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int
     return total
 
 
-def protonet(
-    params: dict[str, Tensor], tasks, ways: int, blocks: int, stride: int, *, inductive: bool
+def comparison(
+    params: dict[str, Tensor],
+    tasks,
+    scores: Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Tensor],
+    blocks: int,
+    stride: int,
+    *,
+    inductive: bool,
+    loss: Callable[[Tensor, Tensor], Tensor] = log_softmax_loss,
 ) -> dict[str, Tensor]:
-    """Sum over tasks of the gradient of the prototypes' cross-entropy, distances computed pair by pair."""
+    """Sum over tasks of the gradient of the loss of scores(θ, support features, support y, query features) [n, N]."""
     theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
     for sx, sy, qx, qy in tasks:
@@ -96,9 +110,13 @@ def protonet(
             query = conv_net(theta, torch.cat([sx, qx]), blocks, stride, len(sx))[len(sx) :]
         else:
             query = conv_net(theta, qx, blocks, stride)
-        centres = torch.stack([support[sy == n].mean(dim=0) for n in range(ways)])
-        distances = ((query[:, None, :] - centres[None, :, :]) ** 2).sum(dim=2)
-        loss = log_softmax_loss(-distances, qy)
-        for (name, _), g in zip(theta.items(), torch.autograd.grad(loss, list(theta.values())), strict=True):
+        task_loss = loss(scores(theta, support, sy, query), qy)
+        for (name, _), g in zip(theta.items(), torch.autograd.grad(task_loss, list(theta.values())), strict=True):
             total[name] += g
     return total
+
+
+def nearest_centre(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+    """Compute −‖f(x) − c_n‖² of the prototypes c_n, pair by pair."""
+    centres = torch.stack([support[y == n].mean(dim=0) for n in range(int(y.max()) + 1)])
+    return -((query[:, None, :] - centres[None, :, :]) ** 2).sum(dim=2)

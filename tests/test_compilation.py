@@ -22,6 +22,7 @@ from metatrain.types import InnerLoop, Params
 from tasks.types import Episode, Examples
 from tests.configurations import tiny
 from tests.episodes import classification_spec, context_of, random_episodes
+from tests.test_algorithms import ROWS
 
 CPU = torch.device("cpu")
 SPEC = classification_spec(ways=3, size=4, channels=1)
@@ -47,9 +48,7 @@ QUICK = ("protonet",)
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
 )
 def test_every_algorithm_compiled_in_float64(name):
-    settings = {} if name == "protonet" else {"inner_lr": 0.01, "inner_steps": 3}
-    if name == "reptile":
-        settings["inner_batch"] = 4  # of 6, so that order counts
+    (settings,) = (row.settings for row in ROWS if row.name == name)
     algorithm, model, params = model_and_params(name, MLP(width=6, depth=1), **settings)
     tasks = random_episodes(SPEC, 4)
     plain, compiled = (

@@ -1,9 +1,14 @@
 """Test meta-gradients in float64 against references that share no code with them (invariant 3)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
 
-from metatrain.algorithms import ALGORITHMS, ProtoNet
+from metatrain.algorithms import ALGORITHMS
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
@@ -22,6 +27,38 @@ def relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Ten
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
 
 
+@dataclass(frozen=True)
+class Row:
+    settings: dict
+    expected: Callable[..., dict[str, Tensor]]
+    """(parameters, tasks, blocks=, stride=, inductive=) -> Σ_tasks ∇ of the query loss."""
+
+
+def descent(rate: float, **kind: bool | str) -> Row:
+    steps = 3
+    return Row({"inner_lr": rate, "inner_steps": steps}, partial(reference.maml, lr=rate, steps=steps, **kind))
+
+
+def comparison(scores: Callable[..., Tensor], **settings: object) -> Row:
+    return Row(settings, partial(reference.comparison, scores=scores))
+
+
+ROWS = {
+    "maml": descent(0.3, second=True),
+    "fomaml": descent(0.3, second=False),
+    # Reptile's Adam moves every weight by about its rate, however small the gradient: 0.3 would be off the map.
+    "reptile": Row({"inner_lr": 0.003, "inner_steps": 3}, partial(reference.reptile, lr=0.003, steps=3)),
+    "anil": descent(0.3, second=True, adapted="head."),
+    "boil": descent(0.3, second=True, adapted="body."),
+    "meta_sgd": descent(0.3, second=True, rates=True),
+    "protonet": comparison(reference.nearest_centre),
+}
+
+
+def test_every_algorithm_has_a_reference():
+    assert list(ROWS) == list(ALGORITHMS)
+
+
 @pytest.fixture(params=["pool", "stride"])
 def downsample(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -29,13 +66,12 @@ def downsample(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("vectorize", ["loop", "vmap"])
 @pytest.mark.parametrize("normalization", ["transductive", "inductive"])
-@pytest.mark.parametrize("name", ["maml", "fomaml", "reptile", "anil", "boil", "meta_sgd", "protonet"])
-def test_three_inner_steps_through_convolution_and_normalisation(name, normalization, vectorize, downsample):
-    # Reptile's Adam moves every weight by about its rate, however small the gradient: 0.3 would be off the map.
-    spec, count, lr, steps = classification_spec(), 3, 0.003 if name == "reptile" else 0.3, 3
+@pytest.mark.parametrize("name", ROWS)
+def test_gradients_through_convolution_and_normalisation(name, normalization, vectorize, downsample):
+    spec, count, row = classification_spec(), 3, ROWS[name]
     architecture = Conv4(width=4, depth=BLOCKS, downsample=downsample, normalization=normalization)
     model = build_model(architecture, spec, seed=1).to(torch.device("cpu"), torch.float64)
-    algorithm = ProtoNet() if name == "protonet" else ALGORITHMS[name](inner_lr=lr, inner_steps=steps)
+    algorithm = ALGORITHMS[name](**row.settings)
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
     if name == "meta_sgd":  # rates that differ from each other, as they will once learned
         params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith("inner_lr.")}
@@ -45,14 +81,7 @@ def test_three_inner_steps_through_convolution_and_normalisation(name, normaliza
     plain = {key.replace("model.", ""): value for key, value in params.items()}
     each = list(zip(*tasks.support, *tasks.query, strict=True))
     stride, inductive = (2 if downsample == "stride" else 1), normalization == "inductive"
-    if name == "protonet":
-        expected = reference.protonet(plain, each, spec.ways, BLOCKS, stride, inductive=inductive)
-    elif name == "reptile":
-        expected = reference.reptile(plain, each, lr, steps, BLOCKS, stride)
-    else:
-        kind = {"second": name != "fomaml", "rates": name == "meta_sgd", "inductive": inductive}
-        adapted = {"anil": "head.", "boil": "body."}.get(name, "")
-        expected = reference.maml(plain, each, lr, steps, BLOCKS, stride, adapted=adapted, **kind)
+    expected = row.expected(plain, each, blocks=BLOCKS, stride=stride, inductive=inductive)
     got = {key.replace("model.", ""): value for key, value in found.grads.items()}
     assert relative_error(got, expected) < TOLERANCE
     assert int(found.num_tasks) == count
