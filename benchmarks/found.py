@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results
+from metatrain.config.best_params import best_params
 from metatrain.config.load import as_plain, load_config
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.evaluation.intervals import student_t
-from metatrain.inference import best_params
 from metatrain.settings import ExecutorSettings, TrackingSettings
 from metatrain.setup import prepare, set_up
 from metatrain.tracking.jsonl import CompositeRecorder

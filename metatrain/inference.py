@@ -7,28 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm
+from metatrain.config.best_params import best_params
 from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE, uniform
 from metatrain.models.normalization import mixes_examples
 from metatrain.models.protocol import Normalization
 from metatrain.models.threads import alone
-from metatrain.runs import Run, checkpoints
 from metatrain.runs.locations import open_run
 from metatrain.settings import Config
-from metatrain.training.snapshots import check_params, check_snapshot
+from metatrain.training.snapshots import check_params
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
 from metatrain.user_folders import FilePrediction, Place, describe_predictions, read_queries, read_support
 from metatrain.user_inputs import as_inputs, as_labels, as_targets, split_support
 from metatrain.validation import require
-from tasks.io.json_documents import check_json
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import Examples, TaskSpec, Tree
 
@@ -221,21 +220,6 @@ def _explain_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {describe_error(error)}: {remedy}") from error
 
 
-class _Spec(TypedDict):
-    """A `TaskSpec` as JSON."""
-
-    kind: Literal["classification", "regression"]
-    ways: int | None
-    x: list[int]
-    y: list[int]
-
-
-class _Noted(TypedDict):
-    """What a manifest notes of a checkpoint."""
-
-    spec: _Spec
-
-
 def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
     """Build the model of a run. ValueError: it cannot be, or its checkpoint holds other parameters."""
     classes = spec.ways if spec.kind == "classification" else 1
@@ -251,16 +235,3 @@ def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
 
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:
     return TaskSpec(plain["kind"], plain["ways"], tuple(plain["x"]), tuple(plain["y"]))
-
-
-def best_params(home: Run) -> tuple[Params, int, dict[str, Any]]:
-    """Return the best parameters by validation (else the newest), the newest step, and the manifest's `extra`."""
-    found = checkpoints.newest(home.checkpoints)
-    if found is None:
-        raise ValueError(f"{home.where}: holds no checkpoint yet: go on with `metatrain train --resume {home.where}`")
-    best = check_snapshot(found.snapshot, found.step)["best"]["step"]
-    step = best if best >= 0 else found.step
-    params = check_snapshot(checkpoints.load(home.checkpoints, step), step)["params"]
-    noted = checkpoints.manifest(home.checkpoints, step)["extra"]
-    where = f"{home.where}: the manifest of its checkpoint"
-    return params, found.step, check_json(noted, _Noted, where, "restore that checkpoint")

@@ -255,13 +255,19 @@ class PartNames:
 
 @dataclass(frozen=True)
 class Config:
-    """The complete configuration of a run; `seed` determines the initial parameters, so everything follows from it."""
+    """The complete configuration of a run; `seed` determines the initial parameters, so everything follows from it.
+
+    weights: a file or run that the network's weights are read from, set by `model.weights`. initialize: a run whose
+    parameters a new run begins with. Both are read once: a run keeps what it began with.
+    """
 
     tasks: Tasks
     model: Architecture
     algorithm: Algorithm
     names: PartNames
     seed: int = 0
+    weights: PathText | None = None
+    initialize: PathText | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     outer: OuterSettings = field(default_factory=OuterSettings)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
@@ -272,7 +278,11 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"seed: {self.seed} is no seed: set 0 or more, below 2^63")
+        for key, place in (("model.weights", self.weights), ("initialize", self.initialize)):
+            names = place is None or (place.strip() != "" and "\0" not in place)
+            require(names, f"{key}: {place!r} names no file or run: set one, or remove it")
 
 
-SECTIONS = tuple(section.name for section in fields(Config) if section.name != "names")
-"""The top-level keys of a configuration file; `names` are read from the sections `tasks`, `model` and `algorithm`."""
+SECTIONS = tuple(section.name for section in fields(Config) if section.name not in ("names", "weights"))
+"""The top-level keys of a configuration file; `names` are read from the sections `tasks`, `model` and `algorithm`,
+`weights` from `model`."""

@@ -27,10 +27,13 @@ def prepare(settings: Config) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def set_up(settings: Config) -> Worker:
-    """Return the driver's worker, with the resolved configuration. ValueError: `settings` cannot be run here."""
+def set_up(settings: Config, home: Run | None = None) -> Worker:
+    """Return the driver's worker, with the resolved configuration. ValueError: `settings` cannot be run here.
+
+    home: the run that goes on or is evaluated; None for a new one.
+    """
     check_mlflow(settings)
-    return dry_run(settings, driver_device(settings))
+    return dry_run(settings, driver_device(settings), home)
 
 
 def check_mlflow(settings: Config) -> None:

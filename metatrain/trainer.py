@@ -6,6 +6,7 @@ The loop itself is `training.outer_loop.train`; here is what happens between its
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from metatrain.config.dry_run import require_same
@@ -29,6 +30,7 @@ from metatrain.testing import (
     with_overlap,
     write_results,
 )
+from metatrain.training.initial import Initial, save_initial
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
 from metatrain.training.snapshots import check_snapshot
 from metatrain.training.worker import Worker
@@ -57,15 +59,17 @@ class RunResult:
         return plain | results_as_dict(plain.pop("results"))
 
 
-def new_run(config: Config) -> Run:
+def new_run(config: Config, initial: Initial | None = None) -> Run:
     """Create the folder of a run under `runs.root`, a local folder or s3://…, with the resolved `config` in it.
 
+    initial: the parameters it begins with, unless they are random.
     ValueError: there are no classes to train on, or the folder cannot be made.
     """
     settings, data = config.runs, data_of(config)
     require_training_classes(data)
     place = settings.root, settings.name
-    return create_run(*place, as_yaml(config), describe_environment(), settings.heartbeat, data_files(data))
+    files, fill = data_files(data), partial(save_initial, initial)
+    return create_run(*place, as_yaml(config), describe_environment(), settings.heartbeat, files, fill)
 
 
 def run(
@@ -86,7 +90,7 @@ def run(
     """
     began = time.monotonic()
     config = worker.config
-    session = Session(worker, executor, recorder, home or new_run(config), stop)
+    session = Session(worker, executor, recorder, home or new_run(config, worker.given), stop)
     state = start(session)
     for kind, text in events:
         recorder.event(state.step, kind, text)
@@ -115,6 +119,9 @@ def start(session: Session) -> TrainState:
     recorder.start(state.step, session.config.outer.steps)
     for reason in damaged:
         recorder.event(state.step, "warning", f"{reason}: going on from step {state.step}")
+    if state.step == 0 and session.worker.given is not None:
+        for note in session.worker.given.notes:
+            recorder.event(0, "initialized", note)
     recorder.artifact(home.config)
     recorder.artifact(home.environment)
     return state

@@ -23,6 +23,8 @@ _PLACES = {
     "executor.address": "RAY_ADDRESS",
     "tasks.cache": "METATRAIN_CACHE",
     "tasks.root": None,
+    "model.weights": None,
+    "initialize": None,
 }
 """Settings that name a place to which logins or data are sent, and the variable by which a user chooses it too."""
 HOW = "add --trust (trust=True in Python)"
@@ -119,7 +121,7 @@ def _is_harmless(key: str, value: str, plain: Mapping[str, Any]) -> bool:
     if key == "executor.address":
         return plain.get("executor.name") != "ray" or value in ("auto", "local")
     # Data are read, and S3 has its endpoint from the environment; other URIs may name an endpoint themselves.
-    return key == "tasks.root" and not ("://" in value and "?" in value)
+    return key in ("tasks.root", "model.weights", "initialize") and not ("://" in value and "?" in value)
 
 
 def _paths_in(tree: Any) -> set[str]:

@@ -50,7 +50,8 @@ def texts(cls: Any, prefix: str) -> dict[str, bool]:
 
 def test_every_setting_is_known_as_a_path_or_as_none() -> None:
     hints = get_type_hints(Config)
-    classes = {name: hints[name] for name in SECTIONS if name not in ("seed", "tasks", "model", "algorithm")}
+    others = ("seed", "initialize", "tasks", "model", "algorithm")
+    classes = {name: hints[name] for name in SECTIONS if name not in others}
     found = {key: path for name, cls in (classes | TASK_SOURCES).items() for key, path in texts(cls, name).items()}
     assert {key for key, path in found.items() if path} == PATHS
     assert {key for key, path in found.items() if not path} <= TEXTS, "mark a new path as tasks.io.home.PathText"

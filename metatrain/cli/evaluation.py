@@ -11,13 +11,13 @@ import typer
 from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.cli.notes import describe_test_classes, show_notes
+from metatrain.config.best_params import best_params
 from metatrain.config.dry_run import require_same
 from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config
 from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
-from metatrain.inference import best_params
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.data_record import find_overlap, read_data
 from metatrain.runs.locations import open_run
@@ -48,7 +48,7 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     overlap = find_overlap(kept, data) if data else None
     show_notes(data)
     require_same_examples(settings, noted["spec"])
-    worker = set_up(settings)
+    worker = set_up(settings, home)
     require_same(params, worker)
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
         session = Session(worker, executor, CompositeRecorder(), home)

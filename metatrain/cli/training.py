@@ -87,11 +87,11 @@ def train_run(
 ) -> Trained:
     """Train a new run or one that is resumed. tested: called with the results. show: the progress."""
     config, prepare_seconds = _prepare_data(config, home)
-    worker = set_up(config)
+    worker = set_up(config, home)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
         with graceful_shutdown() as shutdown:
-            home = home or new_run(worker.config)
+            home = home or new_run(worker.config, worker.given)
             if show:
                 print(f"run {home.where}", file=sys.stderr)
             with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.config.initial import find_initial
 from metatrain.config.load import resolve_paths
 from metatrain.errors import TaskFailed
 from metatrain.models import Custom, Torchvision
+from metatrain.runs import Run
 from metatrain.settings import Config
 from metatrain.training.outer_loop import group_names
 from metatrain.training.worker import Worker
@@ -35,12 +37,16 @@ _TASKS = 2
 """Tasks of the user's own source that are checked; two, so that wrong stacking shows."""
 
 
-def dry_run(config: Config, device: torch.device) -> Worker:
-    """Return a worker of `config`, resolved, on `device`, after these checks. ValueError: the field and the remedy."""
+def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Worker:
+    """Return a worker of `config`, resolved, on `device`, after these checks. ValueError: the field and the remedy.
+
+    home: the run that goes on or is evaluated; None for a new one.
+    """
     config = resolve_paths(config)
     with explain_user_errors(config):
         _check_memory(config)
         worker = Worker(config, device)
+        worker.given = find_initial(worker, home)
         group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
             _try_one_task(worker)

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 from metatrain.yaml_config import apply_overrides, flatten
 
-_WITHOUT_EFFECT = ("outer", "runs", "checkpoint", "tracking.every", "evaluation.every", "evaluation.validation_tasks")
+_WITHOUT_EFFECT = (
+    *("outer", "runs", "checkpoint", "tracking.every", "evaluation.every", "evaluation.validation_tasks"),
+    *("initialize", "model.weights"),
+)
 """Settings, and sections of them, that only training reads."""
 
 

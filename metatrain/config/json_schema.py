@@ -20,10 +20,12 @@ def json_schema() -> dict[str, Any]:
     """Return the schema as a plain dict, ready for JSON."""
     hints = get_type_hints(Config)
     episode = _of(EpisodeShape, {})
+    place = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
     properties: dict[str, Any] = {
+        "initialize": place,
         "seed": {"type": "integer", "minimum": 0, "default": 0},
         "tasks": _choices(TASK_SOURCES, {"train": episode, "test": episode}),
-        "model": _choices(ARCHITECTURES, {}),
+        "model": _choices(ARCHITECTURES, {"weights": place}),
         "algorithm": _choices(ALGORITHMS, {}),
     }
     for name in SECTIONS:

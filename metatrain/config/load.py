@@ -19,7 +19,7 @@ from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
-from tasks.io.home import ExpandsHome, expand_home, home_path
+from tasks.io.home import ExpandsHome, PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
@@ -57,14 +57,22 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         raise ValueError(f"{missing[0]}: missing: name one, such as {missing[0]}: {{name: …}} (see `metatrain list`)")
     hints = get_type_hints(Config)
     tasks_name, tasks = _read_tasks(_section(raw, "tasks"))
-    model_name, model = _read_part(_section(raw, "model"), "model", ARCHITECTURES)
+    section = _section(raw, "model")
+    values: dict[str, Any] = {}
+    if "weights" in section:
+        values["weights"] = _read_value(PathText | None, section.pop("weights"), "model.weights")
+    model_name, model = _read_part(section, "model", ARCHITECTURES)
     algorithm_name, algorithm = _read_part(_section(raw, "algorithm"), "algorithm", ALGORITHMS)
-    values: dict[str, Any] = {"tasks": tasks, "model": model, "algorithm": algorithm}
+    values |= {"tasks": tasks, "model": model, "algorithm": algorithm}
     values["names"] = PartNames(tasks_name, model_name, algorithm_name)
     for name in raw:
         if name not in values and dataclasses.is_dataclass(hints[name]):
             values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
-    return Config(**values, **({"seed": _checked(int, raw["seed"], "seed")} if "seed" in raw else {}))
+    if "seed" in raw:
+        values["seed"] = _checked(int, raw["seed"], "seed")
+    if "initialize" in raw:
+        values["initialize"] = _read_value(PathText | None, raw["initialize"], "initialize")
+    return Config(**values)
 
 
 _RETIRED = {"executor": {"gradients": "float32"}}
@@ -212,11 +220,12 @@ def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
 
 def as_plain(config: Config) -> dict[str, Any]:
     """Convert to the plain dict that `read_config` reads back to an equal Config."""
-    plain: dict[str, Any] = {"seed": config.seed}
+    plain: dict[str, Any] = {"seed": config.seed, "initialize": config.initialize}
     shapes = {"train": dataclasses.asdict(config.tasks.train), "test": dataclasses.asdict(config.tasks.test)}
     plain["tasks"] = _plain_part(config.names.tasks, config.tasks.source) | shapes
     plain["model"] = _plain_part(config.names.model, config.model)
     plain["model"].pop("target", None)
+    plain["model"]["weights"] = config.weights
     plain["algorithm"] = _plain_part(config.names.algorithm, config.algorithm)
     for section in SECTIONS:
         if section not in plain:
@@ -236,7 +245,7 @@ def _is_file(setting: Any) -> bool:
 
 
 def resolve_paths(config: Config) -> Config:
-    """Make the paths of the data and of MLflow's database absolute, so that a resume from another folder finds them.
+    """Make the paths of data, weights and MLflow's database absolute, so that a resume from another folder finds them.
 
     `runs.root` stays as it is: where a run lies is known once it is there.
     """
@@ -251,7 +260,10 @@ def resolve_paths(config: Config) -> Config:
     scheme, slashes, file = expand_home(tracking.uri or "").partition("sqlite:///")
     if slashes and not scheme:
         tracking = dataclasses.replace(tracking, uri=f"sqlite:///{Path(file).absolute()}")
-    return dataclasses.replace(config, tasks=dataclasses.replace(config.tasks, source=source), tracking=tracking)
+    begins = {name: getattr(config, name) for name in ("weights", "initialize")}
+    begins = {name: str(home_path(path).absolute()) for name, path in begins.items() if path and not is_uri(path)}
+    tasks = dataclasses.replace(config.tasks, source=source)
+    return dataclasses.replace(config, tasks=tasks, tracking=tracking, **begins)
 
 
 CHANGEABLE_EXECUTOR = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")

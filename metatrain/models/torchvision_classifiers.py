@@ -123,10 +123,18 @@ def _replace_layers(module: nn.Module) -> nn.Module:
     return module
 
 
+class Classifier(nn.Sequential):
+    """A trunk and its head; `head_name` is what torchvision calls the head, in files of weights too."""
+
+    def __init__(self, parts: "OrderedDict[str, nn.Module]", head_name: str) -> None:
+        super().__init__(parts)
+        self.head_name = head_name
+
+
 def _split_head(module: nn.Module) -> nn.Module:
     """Return `module` as a sequence of its trunk and its last linear layer."""
     *_, name = (name for name, part in module.named_modules() if isinstance(part, nn.Linear))
     owner, _, last = name.rpartition(".")
     head = module.get_submodule(name)
     setattr(module.get_submodule(owner), last, nn.Identity())
-    return nn.Sequential(OrderedDict(trunk=module, head=head))
+    return Classifier(OrderedDict(trunk=module, head=head), name)

@@ -36,11 +36,12 @@ def create_run(
     environment: Mapping[str, Any],
     heartbeat_s: float = 15.0,
     files: Mapping[str, str] | None = None,
+    fill: Callable[[Run], None] | None = None,
 ) -> Run:
     """Create a run in a new folder under `root`, a folder or s3://…. Raise ValueError or OSError, with the remedy."""
     run_id = new_run_id(name)
     return create_run_at(
-        f"{expand_home(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s, files
+        f"{expand_home(root).rstrip('/')}/{run_id}", run_id, config_text, environment, heartbeat_s, files, fill
     )
 
 
@@ -51,8 +52,11 @@ def create_run_at(
     environment: Mapping[str, Any],
     heartbeat_s: float,
     files: Mapping[str, str] | None = None,
+    fill: Callable[[Run], None] | None = None,
 ) -> Run:
     """Create a run at `location`, which must not exist, with the texts `files` in it from the first commit on.
+
+    fill: writes what else it holds from then on.
 
     Raise ValueError or OSError where it cannot be created.
     """
@@ -60,6 +64,8 @@ def create_run_at(
     run = create_folder(folder, run_id, config_text, environment)
     for name, text in (files or {}).items():
         replace_text(run.path / name, text)
+    if fill is not None:
+        fill(run)
     if not is_uri(location):
         return run
     try:

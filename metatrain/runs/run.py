@@ -9,6 +9,7 @@
         owner.lock          flocked by the driver while it lives
         metrics.jsonl       see `metatrain.tracking.jsonl.JsonlRecorder`
         progress.json       how far a validation or test is, while it lasts
+        initial/            what it began with, if that came from a file or a run (`metatrain.training.initial`)
         checkpoints/        see `metatrain.runs.checkpoints`
         evaluations/        one JSON file per evaluation
         plots/              PNG files

@@ -26,6 +26,7 @@ from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
+from metatrain.training.initial import Initial
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
@@ -42,6 +43,7 @@ class Worker:
         self.config = config
         self.device = device
         self.meter = Meter()
+        self.given: Initial | None = None
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: self.distribution(split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
         self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
@@ -97,9 +99,14 @@ class Worker:
         return build_model(self.config.model, tested, self.config.seed).to(self.device)
 
     def initial(self) -> Params:
-        """Return the meta-parameters of step 0, on the CPU."""
-        params = self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed)
-        return to_cpu(params)  # type: ignore[no-any-return]
+        """Return the meta-parameters of step 0, on the CPU; those that the driver's worker was `given` replace others.
+
+        Workers of an executor are given none: they use the names and shapes alone.
+        """
+        params = to_cpu(self.algorithm.init(self.model, self._distributions["train"].spec, self.config.seed))
+        given = {} if self.given is None else self.given.params
+        fits = {name: given[name] for name, p in params.items() if name in given and given[name].shape == p.shape}
+        return params | fits  # type: ignore[no-any-return]
 
     def tasks(self, request: ShardRequest, shard: Shard) -> Any:
         """Return the tasks of a shard, on this worker's device. May run while another shard is computed."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ray.exceptions import RayError
 from cluster.executors import open_executor
 from metatrain import runs
 from metatrain.config.dry_run import dry_run, require_same
+from metatrain.config.initial import find_initial
 from metatrain.config.load import as_yaml, read_config
 from metatrain.config.run_data import data_of, require_training_classes, split_as_before
 from metatrain.errors import Diverged, RunLost, RunOwnedError, TaskFailed
@@ -32,6 +34,7 @@ from metatrain.settings import Config
 from metatrain.setup import check_mlflow, prepare, recorders
 from metatrain.tracking.jsonl import read_lines
 from metatrain.trainer import start, train_segments
+from metatrain.training.initial import save_initial
 from metatrain.training.outer_loop import Best
 from metatrain.training.worker import Worker, driver_device, driver_worker
 from metatrain.trust import require_same_code
@@ -138,7 +141,9 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
             require_unchanged(home, data, found)
         placed = {name: getattr(now.executor, name) for name in ("name", "workers", "address", "timeout", "deadline")}
         tracking = replace(kept.tracking, uri=now.tracking.uri)
-        return driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking)), home
+        worker = driver_worker(replace(kept, executor=replace(kept.executor, **placed), tracking=tracking))
+        worker.given = find_initial(worker, home)
+        return worker, home
     if not is_uri(spec.place):
         shutil.rmtree(spec.place, ignore_errors=True)  # incomplete, from a process that was killed
     device = driver_device(now)  # outside the try: a node without the GPU is no fault of the configuration
@@ -149,7 +154,8 @@ def _open_home(spec: TrialSpec, now: Config) -> tuple[Worker, Run]:
     data = data_of(worker.config)
     require_training_classes(data)
     text, files = as_yaml(worker.config), data_files(data)
-    return worker, create_run_at(spec.place, spec.run_id, text, describe_environment(), now.runs.heartbeat, files)
+    fill, beat = partial(save_initial, worker.given), now.runs.heartbeat
+    return worker, create_run_at(spec.place, spec.run_id, text, describe_environment(), beat, files, fill)
 
 
 def _inherit_checkpoint(home: Run, worker: Worker, parent: str, step: int) -> None:
