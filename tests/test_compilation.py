@@ -45,11 +45,11 @@ QUICK = ("protonet",)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+    "row",
+    [pytest.param(row, marks=() if row.name in QUICK else pytest.mark.slow, id=row.name) for row in ROWS],
 )
-def test_every_algorithm_compiled_in_float64(name):
-    (settings,) = (row.settings for row in ROWS if row.name == name)
-    algorithm, model, params = model_and_params(name, MLP(width=6, depth=1), **settings)
+def test_every_algorithm_compiled_in_float64(row):
+    algorithm, model, params = model_and_params(row.name, MLP(width=6, depth=1), **row.settings)
     tasks = random_episodes(SPEC, 4)
     plain, compiled = (
         algorithm.meta_gradient(model, params, tasks, context_of(4, noise=3), Engine("vmap", on))

@@ -6,6 +6,7 @@ from metatrain.algorithms.anil import ANIL
 from metatrain.algorithms.boil import BOIL
 from metatrain.algorithms.fomaml import FOMAML
 from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.reptile import Reptile
@@ -13,6 +14,7 @@ from metatrain.algorithms.reptile import Reptile
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
     "fomaml": FOMAML,
+    "maml_plus_plus": MAMLPlusPlus,
     "reptile": Reptile,
     "anil": ANIL,
     "boil": BOIL,
@@ -20,4 +22,4 @@ ALGORITHMS: dict[str, type[Any]] = {
     "protonet": ProtoNet,
 }
 
-__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.func import grad
+from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, unrolled_gradient
@@ -66,11 +67,13 @@ def gradient_descent(
     adapts: Callable[[str], bool] = is_model_weight,
     optimizer: InnerOptimizer = SGD,
     params_at: ParamsAt = at_every_step,
+    second_order: bool = True,
 ) -> InnerLoop:
     """Build the inner loop φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1), with the loss L_Q(φ_t).
 
     φ are the parameters whose names `adapts` accepts; the others stay at their θ. `optimizer`: moves φ along ∇L_S,
-    in other ways than by this equation.
+    in other ways than by this equation. Without `second_order` ∇L_S counts as a constant in meta-gradients, which
+    learned rates get nevertheless.
     """
 
     def start(params: Params, support: Examples, context: Context) -> Tree:
@@ -80,8 +83,10 @@ def gradient_descent(
         return task_loss(model.predict(params | fast, support.x, noise), support.y)[0]
 
     def step(params: Params, fast: Tree, support: Examples, t: Tensor, context: Context) -> Tree:
-        read = params_at(params, t)
-        slope = grad(support_loss)(fast_weights(fast), read, support, fold(context.noise, t))
+        at = fast_weights(fast), params_at(params, t)
+        if not second_order:
+            at = tree_map(torch.Tensor.detach, at)
+        slope = grad(support_loss)(*at, support, fold(context.noise, t))
         return optimizer.step(fast, slope, lambda name: rate(params, name, t), t)
 
     return InnerLoop(start, step, query_loss(model, inner_steps, params_at=params_at), inner_steps)

@@ -49,6 +49,12 @@ class Model:
         """Return True if the network can normalise queries by statistics of the support set, or has no statistics."""
         return not self.mixing
 
+    @property
+    def norm_names(self) -> list[str]:
+        """Return the names of the scales and shifts of the body's `TaskNorm` layers."""
+        layers = [name for name, layer in self.body.named_modules() if isinstance(layer, TaskNorm)]
+        return [f"{BODY}{name}.{kind}" if name else f"{BODY}{kind}" for name in layers for kind in ("weight", "bias")]
+
     def with_normalization(self, normalization: Literal["transductive", "inductive"]) -> "Model":
         """Return the same network, normalised in this way; unchanged if it has no statistics of batches.
 

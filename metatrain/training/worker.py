@@ -144,12 +144,17 @@ class Worker:
         return BASELINES.get(request.learner, self.evaluated), model
 
     def compile(self, shards: Sequence[Shard]) -> None:
-        """Compile what shards of these sizes need, by computing one of each size."""
+        """Compile what shards of these sizes need, by computing one of each size.
+
+        An algorithm whose computation changes during training names the outer steps at which it does in `phases`.
+        """
         sizes = {len(shard.indices): shard for shard in shards}
         params = self.to_device(self.initial())
-        for shard in sizes.values():
-            with self.meter.part("compile"):
-                self.gradient(ShardRequest("gradient", "train", 0), params, shard)
+        phases: Sequence[int] = getattr(self.algorithm, "phases", (0,))
+        for step in (step for step in phases if step < self.config.outer.steps):
+            for shard in sizes.values():
+                with self.meter.part("compile"):
+                    self.gradient(ShardRequest("gradient", "train", step), params, shard)
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
         """Return what `request` asks for, of `tasks` if they have been sampled already."""
