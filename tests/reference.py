@@ -69,6 +69,45 @@ def maml(
     return total
 
 
+def maml_plus_plus(
+    params: dict[str, Tensor],
+    tasks,
+    lr: float,
+    steps: int,
+    blocks: int,
+    stride: int,
+    *,
+    inductive: bool,
+    share: float,
+    second: bool = True,
+) -> dict[str, Tensor]:
+    """Sum over tasks of d/dθ Σ_t w_t L_Q(φ_t), w_t = `share` before the last step and the rest of 1 after it.
+
+    Rates are rows of "inner_lr.…" where there are such, else `lr`; normalisation does not adapt, and reads rows of
+    "step_norm.…" where there are such.
+    """
+    theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
+    for sx, sy, qx, qy in tasks:
+        w = {name: value for name, value in theta.items() if name.startswith(("body.", "head."))}
+        moving = [name for name in w if not name.endswith((".1.weight", ".1.bias"))]
+        outer = 0.0
+        for t in range(steps):
+            w |= {name[10:]: table[t] for name, table in theta.items() if name.startswith("step_norm.")}
+            loss = log_softmax_loss(logits(w, sx, blocks, stride), sy)
+            slopes = torch.autograd.grad(loss, [w[name] for name in moving], create_graph=second)
+            for name, slope in zip(moving, slopes, strict=True):
+                rates = theta.get(f"inner_lr.{name}")
+                w[name] = w[name] - (lr if rates is None else rates[t]) * slope
+            weight = share if t < steps - 1 else 1 - share * (steps - 1)
+            outer = outer + weight * log_softmax_loss(logits(w, qx, blocks, stride, sx if inductive else None), qy)
+        for (name, _), g in zip(
+            theta.items(), torch.autograd.grad(outer, list(theta.values()), allow_unused=True), strict=True
+        ):
+            total[name] += 0 if g is None else g
+    return total
+
+
 def reptile(
     params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int, *, inductive: bool
 ) -> dict[str, Tensor]:

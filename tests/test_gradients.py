@@ -46,6 +46,9 @@ def comparison(scores: Callable[..., Tensor], **settings: object) -> Row:
 ROWS = {
     "maml": descent(0.3, second=True),
     "fomaml": descent(0.3, second=False),
+    "maml_plus_plus": Row(
+        {"inner_lr": 0.3, "inner_steps": 3}, partial(reference.maml_plus_plus, lr=0.3, steps=3, share=1 / 3)
+    ),
     # Reptile's Adam moves every weight by about its rate, however small the gradient: 0.3 would be off the map.
     "reptile": Row({"inner_lr": 0.003, "inner_steps": 3}, partial(reference.reptile, lr=0.003, steps=3)),
     "anil": descent(0.3, second=True, adapted="head."),
@@ -73,8 +76,8 @@ def test_gradients_through_convolution_and_normalisation(name, normalization, ve
     model = build_model(architecture, spec, seed=1).to(torch.device("cpu"), torch.float64)
     algorithm = ALGORITHMS[name](**row.settings)
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
-    if name == "meta_sgd":  # rates that differ from each other, as they will once learned
-        params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith("inner_lr.")}
+    differ = ("inner_lr.", "step_norm.")  # from each other, as they will once learned
+    params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith(differ)}
     tasks = random_episodes(spec, count)
     found = algorithm.meta_gradient(model, params, tasks, context_of(count), Engine(vectorize))
 
