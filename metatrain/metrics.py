@@ -1,9 +1,49 @@
-"""Compute the loss and metrics of predictions: cross-entropy and accuracy, or squared error. Means over examples."""
+"""Define the metrics by which learners are judged, in a registry, and compute the loss that they are trained by.
 
+A new metric is one entry of `METRICS`: results, records, reports and searches read name, direction and unit there.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from metatrain.types import Prediction
+
+BINS = 15
+"""Bins of equal width of the expected calibration error (Guo et al. 2017)."""
+
+
+class Metric(NamedTuple):
+    """A number by which learners are judged, a mean over tasks unless `of_sums` says how tasks are pooled.
+
+    title: what it is called in a sentence. scale: what values are multiplied by for people, then in `unit`.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    scale: float = 1.0
+    unit: str = ""
+    kinds: tuple[str, ...] = ()
+    """The kinds of tasks whose predictions have it; for others an algorithm has to score itself."""
+    of_task: Callable[[Prediction, Tensor], Tensor] | None = None
+    """(predictions [points, n, ...], targets [n, ...]) of a task's queries -> its value at each point [points], or the
+    sums that are pooled over tasks [points, *shape]. Batched by hand: vmap would cost more than the numbers do."""
+    of_sums: Callable[[Tensor], Tensor] | None = None
+    """Sums over tasks [..., *shape] -> [...]; None: the metric is the mean of the tasks' values."""
+
+    @property
+    def sign(self) -> int:
+        """Return 1 if higher is better, −1 if lower is: of signed values the greatest is the best."""
+        return 1 if self.higher_is_better else -1
+
+    @property
+    def label(self) -> str:
+        """Return the label of an axis: "Accuracy (%)"."""
+        return f"{self.title[0].upper()}{self.title[1:]}{f' ({self.unit})' if self.unit else ''}"
 
 
 def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -18,5 +58,107 @@ def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tens
         error = F.mse_loss(prediction, y)
         return error, {"loss": error, "mse": error}
     loss = F.cross_entropy(prediction, y)
-    accuracy = (prediction.argmax(1) == y).to(prediction.dtype).mean()
-    return loss, {"loss": loss, "accuracy": accuracy}
+    return loss, {"loss": loss, "accuracy": accuracy(prediction, y)}
+
+
+def measure(predictions: Sequence[Prediction], y: Tensor) -> dict[str, Tensor]:
+    """Return every metric of the registry of a task's predictions at several points: name -> [points, ...].
+
+    More than a training step computes (`task_loss`), so for scoring alone.
+    """
+    kind = "regression" if y.is_floating_point() else "classification"
+    losses = [task_loss(prediction, y)[1] for prediction in predictions]
+    found = {name: torch.stack([each[name] for each in losses]) for name in losses[0]}
+    together = torch.stack(list(predictions))
+    for metric in METRICS.values():
+        if metric.name not in found and kind in metric.kinds and metric.of_task is not None:
+            found[metric.name] = metric.of_task(together, y)
+    return found
+
+
+def primary_of(names: Iterable[str]) -> Metric:
+    """Return the metric that decides which of two learners is better, of those that were scored.
+
+    ValueError: there is none.
+    """
+    known = set(names)
+    for name in PRIMARY:
+        if name in known:
+            return METRICS[name]
+    scored = ", ".join(sorted(known)) or "nothing"
+    raise ValueError(f"scores of {scored} do not say which learner is better: return one of {', '.join(PRIMARY)} too")
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the share of queries whose class has the greatest logit. logits: [..., n, ways], here and below."""
+    return (logits.argmax(-1) == y).to(logits.dtype).mean(-1)
+
+
+def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over the classes among the queries of the share of each that is recognised."""
+    members = _one_hot(y, logits.shape[-1], logits)
+    of_class = members.sum(0)
+    right = (logits.argmax(-1) == y).to(logits.dtype) @ members
+    return (right / of_class.clamp(min=1)).sum(-1) / (of_class > 0).sum()
+
+
+def log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of log p(y | x) over the queries, in nats."""
+    rows = torch.arange(len(y), device=y.device)
+    return logits.log_softmax(-1)[..., rows, y].mean(-1)
+
+
+def brier(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over the queries of Σ_n (p_n − 1[y = n])², between 0 and 2 (Brier 1950)."""
+    return (logits.softmax(-1) - _one_hot(y, logits.shape[-1], logits)).square().sum(-1).mean(-1)
+
+
+def squared_error(values: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of (f(x) − y)² over the queries and the parts of y. values: [..., n, *y]."""
+    return (values - y).square().flatten(-y.dim()).mean(-1)
+
+
+def calibration_sums(logits: Tensor, y: Tensor) -> Tensor:
+    """Return [..., 3, BINS]: the confidence, the number right, and the number of the queries of each bin.
+
+    Bin m holds the queries whose greatest probability lies in ((m − 1)/M, m/M].
+    """
+    confidence, predicted = logits.softmax(-1).max(-1)
+    right = (predicted == y).to(logits.dtype)
+    number = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+    return torch.stack([confidence, right, torch.ones_like(right)], dim=-2) @ _one_hot(number, BINS, logits)
+
+
+def calibration_error(sums: Tensor) -> Tensor:
+    """Return ECE = Σ_m |confidence_m − right_m| / n of sums over all queries of all tasks (Guo et al. 2017, eq. 5).
+
+    sums: [..., 3, BINS]. Of pooled sums: the few queries of one task would leave a bin one or two, whose share of right
+    ones is far from their confidence by chance alone.
+    """
+    confidence, right, count = sums.unbind(-2)
+    return (confidence - right).abs().sum(-1) / count.sum(-1)
+
+
+def _one_hot(numbers: Tensor, count: int, like: Tensor) -> Tensor:
+    """Return rows of I [..., count], by comparison: F.one_hot reads its values, which vmap does not allow."""
+    return (numbers[..., None] == torch.arange(count, device=like.device)).to(like.dtype)
+
+
+_CLASSES, _VALUES = ("classification",), ("regression",)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "loss", False, kinds=_CLASSES + _VALUES),  # by `task_loss`
+        Metric("accuracy", "accuracy", True, 100.0, "%", _CLASSES, accuracy),
+        Metric("balanced_accuracy", "balanced accuracy", True, 100.0, "%", _CLASSES, balanced_accuracy),
+        Metric("log_likelihood", "log-likelihood", True, 1.0, "nats", _CLASSES, log_likelihood),
+        Metric("brier", "Brier score", False, 1.0, "", _CLASSES, brier),
+        Metric("ece", "expected calibration error", False, 100.0, "%", _CLASSES, calibration_sums, calibration_error),
+        Metric("mse", "mean squared error", False, 1.0, "", _VALUES, squared_error),
+        Metric("return", "return", True),  # of a task that is an environment
+    )
+}
+"""The metrics by name."""
+PRIMARY = ("accuracy", "mse", "return")
+"""The metrics that decide which of two learners is better; a task has one of them."""

@@ -14,6 +14,7 @@ from metatrain.config.load import as_yaml
 from metatrain.config.run_data import data_of, require_training_classes
 from metatrain.errors import EvaluationStopped, StepAbandoned, TaskFailed, WorkersLost
 from metatrain.evaluation.evaluate import Evaluation
+from metatrain.metrics import METRICS
 from metatrain.report import figures
 from metatrain.report.plots import draw_panels, save_png
 from metatrain.report.series import read_series
@@ -219,13 +220,17 @@ def _validate(session: Session, state: TrainState) -> bool:
     except EvaluationStopped:
         return False
     state.validation_due = False
-    named = {result.score: result.value, "ci95": result.ci95, "loss": result.loss}
-    session.recorder.record(state.step, {f"validation/{name}": value for name, value in named.items()})
-    score = result.value if result.score == "accuracy" else -result.value
+    session.recorder.record(state.step, {f"validation/{name}": value for name, value in _named(result).items()})
+    score = METRICS[result.score].sign * result.value
     if score <= state.best.score:
         return False
     state.best = Best(state.step, score)
     return True
+
+
+def _named(result: Evaluation) -> Metrics:
+    """Return every metric of a result by its name, with the interval of the primary one as "ci95"."""
+    return {name: found.value for name, found in result.metrics.items()} | {"ci95": result.ci95}
 
 
 def _checkpoint(session: Session, state: TrainState, milestones: Collection[int] = ()) -> None:
@@ -258,9 +263,10 @@ def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evalua
     tested(results)
     for number, result in enumerate(results):
         prefix = "test" if number == 0 else f"test/{result.kind if result.learner == 'trained' else result.learner}"
-        named = {result.score: result.value, "ci95": result.ci95, "ci95_classes": result.ci95_classes}
-        found = {f"{prefix}/{name}": value for name, value in named.items() if value is not None}
-        session.recorder.record(state.step, found)
+        named = _named(result)
+        if result.ci95_classes is not None:
+            named["ci95_classes"] = result.ci95_classes
+        session.recorder.record(state.step, {f"{prefix}/{name}": value for name, value in named.items()})
     for file, folder in write_results(session, params, results, evaluation_name(())):
         session.recorder.artifact(file, folder)
     if home.metrics.exists():

@@ -1,8 +1,9 @@
 """Score learners on held-out tasks: the mean over tasks, its 95 % intervals, and the score after each inner step."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.engine import Engine
-from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95
-from metatrain.metrics import task_loss
+from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
+from metatrain.metrics import METRICS, Metric, measure, primary_of
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Params, Scores, Shard, ShardRequest
+from metatrain.validation import require
 from tasks.types import Episode, Progress, Split, Tree, no_progress
 
 INNER_STEP = "inner_step"
@@ -31,8 +33,19 @@ class InnerStepCurve:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A metric over all tasks, and half the width of its 95 % interval over tasks."""
+
+    value: float
+    ci95: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The mean over `tasks` held-out tasks after the last inner step; `curve` holds the earlier steps.
+    """The score over `tasks` held-out tasks after the last inner step; `curve` holds the earlier steps.
+
+    score: the name of the primary metric, which says which of two learners is better; value, ci95 and the curve are of
+    it. metrics: every metric by name, the primary one included.
 
     ci95: half the interval over tasks: where the mean of other tasks of the same classes would lie.
     ci95_classes: half the interval over classes: where that of tasks of other classes would lie. None for tasks
@@ -41,10 +54,10 @@ class Evaluation:
 
     learner: str
     split: Split
-    score: Literal["accuracy", "mse"]
+    score: str
     value: float
     ci95: float
-    loss: float
+    loss: float | None
     tasks: int
     transductive: bool
     curve: InnerStepCurve
@@ -53,6 +66,7 @@ class Evaluation:
     test_classes: int | None = None
     test_classes_trained_on: int | None = None
     """Classes that tasks are drawn from, and those of them that the run was trained on; None where that is unknown."""
+    metrics: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def kind(self) -> Literal["transductive", "inductive"]:
@@ -60,13 +74,13 @@ class Evaluation:
         return "transductive" if self.transductive else "inductive"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, the score under its own name: {"score": "accuracy", "accuracy": 0.98, …}.
+        """Return plain values, the score under its own name too: {"score": "accuracy", "accuracy": 0.98, …}.
 
         An interval of one task is None.
         """
         plain = asdict(self)
-        for place in (plain, plain["curve"]) if self.tasks < 2 else ():
-            place["ci95"] = None if place is plain else [None] * len(self.curve.steps)
+        for place in (plain, plain["curve"], *plain["metrics"].values()) if self.tasks < 2 else ():
+            place["ci95"] = [None] * len(self.curve.steps) if place is plain["curve"] else None
         plain[plain["score"]] = plain.pop("value")
         return plain
 
@@ -83,17 +97,37 @@ def make_shards(first: int, count: int, shard_size: int) -> list[Shard]:
 def score_tasks(
     algorithm: Algorithm, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
 ) -> Scores:
-    """Score every task's queries after the inner steps of `select_scored_steps`: name -> [tasks, points]."""
+    """Score every task as the algorithm does itself, or else by `score_trajectory`: name -> [tasks, points, ...].
 
-    def one(params: Params, task: Episode, context: Context) -> dict[str, Tensor]:
-        points = []
-        for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
-            prediction = algorithm.predict(model, params, adapted, task.query.x, context)
-            points.append({INNER_STEP: torch.tensor(t)} | task_loss(prediction, task.query.y)[1])
-        return {name: torch.stack([point[name] for point in points]) for name in points[0]}
-
+    ValueError: what the algorithm's own `score` returns are no scores.
+    """
+    one = getattr(algorithm, "score", None) or partial(score_trajectory, algorithm)
     with torch.no_grad():
-        return Scores(engine.map(one, params, tasks, context))
+        found = engine.map(partial(one, model), params, tasks, context)
+    check_scores(found, type(algorithm).__name__)
+    return Scores(found)
+
+
+def score_trajectory(
+    algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context
+) -> dict[str, Tensor]:
+    """Score one task: predict its queries after the inner steps of `select_scored_steps`. name -> [points, ...].
+
+    What an algorithm does that has no `score` of its own.
+    """
+    steps, predictions = [], []
+    for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
+        steps.append(t)
+        predictions.append(algorithm.predict(model, params, adapted, task.query.x, context))
+    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y)
+
+
+def check_scores(found: Mapping[str, Tensor], who: str) -> None:
+    """Check that scores hold metrics of the registry at known points, a primary one among them. ValueError: not so."""
+    unknown = sorted(found.keys() - METRICS.keys() - {INNER_STEP})
+    require(not unknown, f"score of {who}: no metric {', '.join(unknown)}: use names of metatrain.metrics.METRICS")
+    require(INNER_STEP in found, f"score of {who}: returns no {INNER_STEP}: return the inner steps before each point")
+    primary_of(found)
 
 
 def select_scored_steps(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
@@ -121,8 +155,9 @@ def gather_scores(
 ) -> dict[str, Tensor]:
     """Score tasks 0, 1, … of a split on all workers: name -> [tasks, points] in task order, float64.
 
-    "inner_step" holds the inner steps before each point, the last of which is the result. progress: called with the
-    tasks done and all tasks, before the first shard and after each; what it raises ends the scoring.
+    "inner_step" holds the inner steps before each point, the last of which is the result. Of a metric that is pooled
+    over tasks (`Metric.of_sums`) the values are the sums of each task, [tasks, points, *shape]. progress: called with
+    the tasks done and all tasks, before the first shard and after each; what it raises ends the scoring.
     """
     gathered, done = [], 0
     progress(0, tasks)
@@ -148,23 +183,30 @@ def evaluate(
     classes: the numbers of each task's classes [tasks, N], for the interval over them. progress: as in `gather_scores`.
     """
     scores = gather_scores(executor, request, params, tasks, shard_size, progress)
-    name: Literal["accuracy", "mse"] = "accuracy" if "accuracy" in scores else "mse"
-    mean, ci95 = mean_and_ci95(scores[name])
-    over_classes = (None, None) if classes is None else ci95_over_classes(scores[name][:, -1], classes)
-    steps = [int(step) for step in scores[INNER_STEP][0]]
+    primary = primary_of(scores)
+    value, ci95 = estimate(primary, scores[primary.name])
+    over_classes = (None, None) if classes is None else ci95_over_classes(scores[primary.name][:, -1], classes)
+    last = {name: estimate(METRICS[name], values[:, -1]) for name, values in scores.items() if name != INNER_STEP}
+    metrics = {name: Estimate(float(of_all), float(half)) for name, (of_all, half) in last.items()}
     return Evaluation(
         learner=request.learner,
         split=request.split,
-        score=name,
-        value=float(mean[-1]),
+        score=primary.name,
+        value=float(value[-1]),
         ci95=float(ci95[-1]),
-        loss=float(scores["loss"][:, -1].mean()),
-        tasks=len(scores[name]),
+        loss=metrics["loss"].value if "loss" in metrics else None,
+        tasks=len(scores[primary.name]),
         transductive=transductive,
-        curve=InnerStepCurve(steps, mean.tolist(), ci95.tolist()),
+        curve=InnerStepCurve([int(step) for step in scores[INNER_STEP][0]], value.tolist(), ci95.tolist()),
         ci95_classes=over_classes[0],
         classes=over_classes[1],
+        metrics=metrics,
     )
+
+
+def estimate(metric: Metric, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a metric over all tasks and half its 95 % interval over tasks. values: of each task [tasks, ...]."""
+    return mean_and_ci95(values) if metric.of_sums is None else pooled_and_ci95(values, metric.of_sums)
 
 
 def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
@@ -176,15 +218,15 @@ def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
 
 
 def _format_score(e: Evaluation) -> str:
-    value = f"{100 * e.value:6.2f}" if e.score == "accuracy" else f"{e.value:.4f}"
+    metric = METRICS[e.score]
+    value = f"{metric.scale * e.value:6.2f}" if metric.unit == "%" else f"{e.value:.4f}"
     if e.classes is None:
-        return f"{value} ± {_format_half(e.ci95, e.score)}"
+        return f"{value} ± {_format_half(e.ci95, metric)}"
     over_classes = math.nan if e.ci95_classes is None else e.ci95_classes
-    halves = f"± {_format_half(e.ci95, e.score)} over tasks, ± {_format_half(over_classes, e.score)} over classes"
-    return f"{value} {halves}"
+    return f"{value} ± {_format_half(e.ci95, metric)} over tasks, ± {_format_half(over_classes, metric)} over classes"
 
 
-def _format_half(half: float, score: str) -> str:
+def _format_half(half: float, metric: Metric) -> str:
     if math.isnan(half):
         return "n/a"
-    return f"{100 * half:.2f} %" if score == "accuracy" else f"{half:.4f}"
+    return f"{metric.scale * half:.2f} %" if metric.unit == "%" else f"{half:.4f}"

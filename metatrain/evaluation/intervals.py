@@ -1,6 +1,7 @@
 """Compute 95 % intervals of a mean over tasks: of other tasks of the same classes, and of other classes."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,22 @@ def mean_and_ci95(scores: Tensor) -> tuple[Tensor, Tensor]:
     if n < 2:
         return scores.mean(0), torch.full_like(scores.mean(0), math.nan)
     return scores.mean(0), student_t(n - 1) * scores.std(0) / n**0.5
+
+
+def pooled_and_ci95(sums: Tensor, of_sums: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return θ = f(Σ_t s_t), of the sums s_t of n tasks, and half its 95 % interval over tasks, nan for a single task.
+
+    sums: [n, ...]. of_sums: f, from [..., *shape] to [...].
+
+    θ is no mean over tasks, so its error is that of the jackknife (Efron & Stein 1981): with θ₋t = f without task t,
+    V = (n - 1)/n Σ_t (θ₋t - θ̄)², which of a mean is s²/n exactly. The interval is t √V, as that of `mean_and_ci95`.
+    """
+    n, total = len(sums), sums.sum(0)
+    value = of_sums(total)
+    if n < 2:
+        return value, torch.full_like(value, math.nan)
+    without = of_sums(total - sums)
+    return value, student_t(n - 1) * (without.var(0, correction=0) * (n - 1)).sqrt()
 
 
 def ci95_over_classes(scores: Tensor, classes: np.ndarray[Any, Any]) -> tuple[float | None, int]:
