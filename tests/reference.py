@@ -159,3 +159,10 @@ def nearest_centre(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: 
     """Compute −‖f(x) − c_n‖² of the prototypes c_n, pair by pair."""
     centres = torch.stack([support[y == n].mean(dim=0) for n in range(int(y.max()) + 1)])
     return -((query[:, None, :] - centres[None, :, :]) ** 2).sum(dim=2)
+
+
+def ridge(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+    """Compute α f(x) W of the ridge regression W onto one-hot labels, by the normal equations of size D × D."""
+    penalty = torch.exp(theta["ridge.log_lambda"]) * torch.eye(support.shape[1], dtype=support.dtype)
+    weights = torch.linalg.inv(support.T @ support + penalty) @ support.T @ F.one_hot(y).to(support.dtype)
+    return theta["ridge.scale"] * (query @ weights)
