@@ -43,6 +43,7 @@ ROWS = [
     Row("boil", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_sgd", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("protonet", {}, 0),
+    Row("r2d2", {}, 0),
 ]
 TASKS = 4
 

@@ -55,6 +55,7 @@ ROWS = {
     "boil": descent(0.3, second=True, adapted="body."),
     "meta_sgd": descent(0.3, second=True, rates=True),
     "protonet": comparison(reference.nearest_centre),
+    "r2d2": comparison(reference.ridge),
 }
 
 

@@ -9,6 +9,7 @@ from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.protonet import ProtoNet
+from metatrain.algorithms.r2d2 import R2D2
 from metatrain.algorithms.reptile import Reptile
 
 ALGORITHMS: dict[str, type[Any]] = {
@@ -20,6 +21,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "boil": BOIL,
     "meta_sgd": MetaSGD,
     "protonet": ProtoNet,
+    "r2d2": R2D2,
 }
 
 __all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
