@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from metatrain.algorithms import ANIL, BOIL, MetaSGD, Reptile
 from metatrain.algorithms.adam import batch_order
+from metatrain.algorithms.inner_optimizers import InnerOptimizer
 from metatrain.engine import Engine
 from metatrain.models import Conv4, build_model
 from metatrain.types import Context
+from tests import reference
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.test_models import WithOwnHead, custom
 
@@ -90,3 +92,23 @@ def test_reptile_moves_to_adams_weights_whatever_the_queries():
     other = tasks._replace(query=tasks.support)
     again = algorithm.meta_gradient(model, params, other, context_of(2), Engine("loop"))
     assert all(torch.equal(found.grads[name], again.grads[name]) for name in params)
+
+
+def test_reptile_moves_to_the_weights_of_another_optimiser():
+    """In float64, with momentum, on minibatches; the reference is written with autograd alone."""
+    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0).to(torch.device("cpu"), torch.float64)
+    algorithm = Reptile(0.1, inner_steps=3, inner_batch=4, inner_optimizer=InnerOptimizer(momentum=0.5))
+    params = {name: value.double() for name, value in algorithm.init(model, SPEC, 0).items()}
+    tasks, context = random_episodes(SPEC, 1), context_of(1)
+    found = algorithm.meta_gradient(model, params, tasks, context, Engine("loop")).grads
+    names = [name.removeprefix("model.") for name in params]
+    leaves = [value.clone().requires_grad_() for value in params.values()]
+    theirs = torch.optim.SGD(leaves, 0.1, momentum=0.5)
+    for t in range(3):
+        chosen = batch_order(context.noise[0], len(tasks.support.y[0]), torch.tensor(t), 4)
+        theirs.zero_grad()
+        scores = reference.logits(dict(zip(names, leaves, strict=True)), tasks.support.x[0][chosen], 2, stride=1)
+        reference.log_softmax_loss(scores, tasks.support.y[0][chosen]).backward()
+        theirs.step()
+    for before, after, (name, moved) in zip(params.values(), leaves, found.items(), strict=True):
+        assert (before - after - moved).abs().max() <= 1e-9 * max(1e-3, float(moved.abs().max())), name

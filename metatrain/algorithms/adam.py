@@ -1,4 +1,4 @@
-"""Adapt by Adam on minibatches: the inner loop of Reptile and of the from-scratch baseline."""
+"""Adapt on minibatches, by Adam or another optimiser: the inner loops of Reptile and of the from-scratch baseline."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.func import grad
 
 from metatrain.algorithms.gradient_descent import query_loss
+from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold, positions, splitmix64
 from metatrain.types import Context, InnerLoop, Params
-from tasks.types import Examples
+from tasks.types import Examples, Tree
 
 _BETA2, _EPS = 0.999, 1e-8
 _ORDER = 0x5EED
@@ -36,13 +37,8 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
         weights = {name: value for name, value in params.items() if name.startswith("model.")}
         return AdamState(weights, {name: torch.zeros_like(value) for name, value in weights.items()})
 
-    def batch_loss(weights: Params, batch: Examples, noise: Tensor) -> Tensor:
-        return task_loss(model.predict(weights, batch.x, noise), batch.y)[0]
-
     def step(params: Params, fast: AdamState, support: Examples, t: Tensor, context: Context) -> AdamState:
-        chosen = batch_order(context.noise, len(support.y), t, inner_batch)
-        batch = support if chosen is None else Examples(support.x[chosen], support.y[chosen])
-        slope = grad(batch_loss)(fast.weights, batch, fold(context.noise, t))
+        slope = batch_gradient(model, fast.weights, support, inner_batch, t, context)
         squares = {name: _BETA2 * v + (1 - _BETA2) * slope[name] ** 2 for name, v in fast.squares.items()}
         rate = inner_lr * (1 - _BETA2 ** (t + 1).double()) ** 0.5
         weights = {
@@ -51,6 +47,34 @@ def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch
         return AdamState(weights, squares)
 
     return InnerLoop(start, step, query_loss(model, inner_steps), inner_steps)
+
+
+def descend_on_batches(
+    model: Model, optimizer: InnerOptimizer, inner_lr: float, inner_steps: int, inner_batch: int
+) -> InnerLoop:
+    """Build the inner loop in which `optimizer` moves all weights along the gradient on minibatches of the support."""
+
+    def start(params: Params, support: Examples, context: Context) -> Tree:
+        return optimizer.start({name: value for name, value in params.items() if name.startswith("model.")})
+
+    def step(params: Params, fast: Tree, support: Examples, t: Tensor, context: Context) -> Tree:
+        slope = batch_gradient(model, fast_weights(fast), support, inner_batch, t, context)
+        return optimizer.step(fast, slope, lambda name: inner_lr, t)
+
+    return InnerLoop(start, step, query_loss(model, inner_steps), inner_steps)
+
+
+def batch_gradient(
+    model: Model, weights: Params, support: Examples, inner_batch: int, t: Tensor, context: Context
+) -> Params:
+    """Return the gradient of the loss of `weights` on minibatch t of the support set."""
+
+    def batch_loss(weights: Params, batch: Examples, noise: Tensor) -> Tensor:
+        return task_loss(model.predict(weights, batch.x, noise), batch.y)[0]
+
+    chosen = batch_order(context.noise, len(support.y), t, inner_batch)
+    batch = support if chosen is None else Examples(support.x[chosen], support.y[chosen])
+    return grad(batch_loss)(weights, batch, fold(context.noise, t))  # type: ignore[no-any-return]
 
 
 def batch_order(noise: Tensor, examples: int, t: Tensor, inner_batch: int) -> Tensor | None:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.adam import adam_on_batches
+from metatrain.algorithms.adam import adam_on_batches, descend_on_batches
 from metatrain.algorithms.gradient_descent import descend, init_weights, predict_adapted
+from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params
@@ -17,11 +18,16 @@ class Reptile:
 
     The gradient given to the outer loop is θ − φ_K, so that ε is the rate of `outer.optimizer: sgd`. The query set is
     used for metrics only. Adam restarts with every task; the authors' code keeps its moments across tasks.
+
+    `inner_optimizer`: moves φ instead of this Adam. With gradient descent of a rate as high as MAML's, and
+    `outer.optimizer: adam`, fewer tasks suffice: after the first step, the displacement sums first-order
+    meta-gradients (§5.1), which Adam scales.
     """
 
     inner_lr: float = 1e-3
     inner_steps: int = 5
     inner_batch: int = 10
+    inner_optimizer: InnerOptimizer | None = None
 
     def __post_init__(self) -> None:
         require_positive(
@@ -29,11 +35,14 @@ class Reptile:
         )
 
     def inner(self, model: Model) -> InnerLoop:
-        return adam_on_batches(model, self.inner_lr, self.inner_steps, self.inner_batch)
+        settings = self.inner_lr, self.inner_steps, self.inner_batch
+        if self.inner_optimizer is None:
+            return adam_on_batches(model, *settings)
+        return descend_on_batches(model, self.inner_optimizer, *settings)
 
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
     ) -> MetaGradient:
-        return displacement(self.inner(model), lambda fast: fast.weights, params, tasks, context, engine)
+        return displacement(self.inner(model), fast_weights, params, tasks, context, engine)
 
     init, trajectory, predict = init_weights, descend, predict_adapted
