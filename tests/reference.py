@@ -47,22 +47,22 @@ def maml(
     second: bool,
     inductive: bool,
     adapted: str = "",
-    rates: bool = False,
+    move: Callable[..., Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Sum over tasks of d/dθ L_Q(θ − α∇L_S(θ) − …); without `second` the inner gradients count as constants.
 
-    Only what begins with `adapted` moves in the inner loop; with `rates`, each by its own "inner_lr.…".
+    Only what begins with `adapted` moves in the inner loop; `move` gives another step than ∇L_S, times α.
     """
     theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
     for sx, sy, qx, qy in tasks:
         w = dict(theta)
-        moving = [name for name in w if name.startswith(adapted) and not name.startswith("inner_lr")]
+        moving = [name for name in w if name.startswith(adapted) and name.startswith(("body.", "head."))]
         for _ in range(steps):
             loss = log_softmax_loss(logits(w, sx, blocks, stride), sy)
             slopes = torch.autograd.grad(loss, [w[name] for name in moving], create_graph=second)
             for name, slope in zip(moving, slopes, strict=True):
-                w[name] = w[name] - (theta[f"inner_lr.{name}"] if rates else lr) * slope
+                w[name] = w[name] - lr * (slope if move is None else move(theta, name, slope))
         outer = log_softmax_loss(logits(w, qx, blocks, stride, sx if inductive else None), qy)
         for (name, _), g in zip(theta.items(), torch.autograd.grad(outer, list(theta.values())), strict=True):
             total[name] += g

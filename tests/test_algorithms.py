@@ -42,6 +42,7 @@ ROWS = [
     Row("anil", {"inner_lr": 0.3, "inner_steps": 3}, 3),
     Row("boil", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_sgd", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("meta_curvature", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("protonet", {}, 0),
     Row("r2d2", {}, 0),
 ]
@@ -140,7 +141,16 @@ def test_the_order_of_support_examples_does_not_matter(row, setting):
 
 def relabelled(params: Params, order: list[int]) -> Params:
     """Head rows (and what is learned beside them) in another order of classes."""
-    return {name: value[order] if ".head." in name else value for name, value in params.items()}
+
+    def of_classes(name: str, value: torch.Tensor) -> torch.Tensor:
+        rows = value[order]
+        return rows[:, order] if name.endswith("weight.out") else rows  # Meta-Curvature's matrix from class to class
+
+    not_classes = (".in", ".position")
+    return {
+        name: of_classes(name, value) if ".head." in name and not name.endswith(not_classes) else value
+        for name, value in params.items()
+    }
 
 
 def test_classes_may_change_names_as_far_as_the_head_does_too(row, setting):

@@ -13,7 +13,7 @@ from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
-from tests import reference
+from tests import reference, reference_descent
 from tests.episodes import classification_spec, context_of, random_episodes
 
 TOLERANCE = 1e-9
@@ -34,9 +34,9 @@ class Row:
     """(parameters, tasks, blocks=, stride=, inductive=) -> Σ_tasks ∇ of the query loss."""
 
 
-def descent(rate: float, **kind: bool | str) -> Row:
+def descent(rate: float, **kind: object) -> Row:
     steps = 3
-    return Row({"inner_lr": rate, "inner_steps": steps}, partial(reference.maml, lr=rate, steps=steps, **kind))
+    return Row({"inner_lr": rate, "inner_steps": steps}, partial(reference.maml, **{"lr": rate, "steps": steps} | kind))
 
 
 def comparison(scores: Callable[..., Tensor], **settings: object) -> Row:
@@ -53,7 +53,8 @@ ROWS = {
     "reptile": Row({"inner_lr": 0.003, "inner_steps": 3}, partial(reference.reptile, lr=0.003, steps=3)),
     "anil": descent(0.3, second=True, adapted="head."),
     "boil": descent(0.3, second=True, adapted="body."),
-    "meta_sgd": descent(0.3, second=True, rates=True),
+    "meta_sgd": descent(0.3, second=True, lr=1, move=reference_descent.by_own_rates),
+    "meta_curvature": descent(0.3, second=True, move=reference_descent.by_curvature),
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
 }
@@ -79,6 +80,8 @@ def test_gradients_through_convolution_and_normalisation(name, normalization, ve
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
     differ = ("inner_lr.", "step_norm.")  # from each other, as they will once learned
     params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith(differ)}
+    matrices = {key: value for key, value in params.items() if key.startswith("curvature.")}
+    params |= {key: value + 0.3 * torch.rand_like(value) for key, value in matrices.items()}
     tasks = random_episodes(spec, count)
     found = algorithm.meta_gradient(model, params, tasks, context_of(count), Engine(vectorize))
 

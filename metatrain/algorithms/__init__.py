@@ -7,6 +7,7 @@ from metatrain.algorithms.boil import BOIL
 from metatrain.algorithms.fomaml import FOMAML
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
+from metatrain.algorithms.meta_curvature import MetaCurvature
 from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.r2d2 import R2D2
@@ -20,8 +21,9 @@ ALGORITHMS: dict[str, type[Any]] = {
     "anil": ANIL,
     "boil": BOIL,
     "meta_sgd": MetaSGD,
+    "meta_curvature": MetaCurvature,
     "protonet": ProtoNet,
     "r2d2": R2D2,
 }
 
-__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MAMLPlusPlus", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MAMLPlusPlus", "MetaCurvature", "MetaSGD", "ProtoNet", "Reptile"]

@@ -36,6 +36,9 @@ Rate = Callable[[Params, str, Tensor], float | Tensor]
 ParamsAt = Callable[[Params, Tensor], Params]
 """(params, t) -> the parameters that the network reads in inner step t, where some of them differ by step."""
 
+Transform = Callable[[Params, Params], Params]
+"""(params, ∇L_S) -> the direction that φ moves against, by name as the gradient is."""
+
 QueryLoss = Callable[[Params, Tree, Examples, Examples, Tensor, Context], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -60,6 +63,11 @@ def at_every_step(params: Params, t: Tensor) -> Params:
     return params
 
 
+def gradient_itself(params: Params, slope: Params) -> Params:
+    """Return the gradient as it is: φ moves against ∇L_S."""
+    return slope
+
+
 def gradient_descent(
     model: Model,
     rate: Rate,
@@ -68,12 +76,13 @@ def gradient_descent(
     optimizer: InnerOptimizer = SGD,
     params_at: ParamsAt = at_every_step,
     second_order: bool = True,
+    transform: Transform = gradient_itself,
 ) -> InnerLoop:
     """Build the inner loop φ_0 = θ,  φ_{t+1} = φ_t − α ∇L_S(φ_t)  (Finn et al. 2017, eq. 1), with the loss L_Q(φ_t).
 
     φ are the parameters whose names `adapts` accepts; the others stay at their θ. `optimizer`: moves φ along ∇L_S,
     in other ways than by this equation. Without `second_order` ∇L_S counts as a constant in meta-gradients, which
-    learned rates get nevertheless.
+    learned rates get nevertheless. `transform`: learns another direction from ∇L_S.
     """
 
     def start(params: Params, support: Examples, context: Context) -> Tree:
@@ -87,7 +96,7 @@ def gradient_descent(
         if not second_order:
             at = tree_map(torch.Tensor.detach, at)
         slope = grad(support_loss)(*at, support, fold(context.noise, t))
-        return optimizer.step(fast, slope, lambda name: rate(params, name, t), t)
+        return optimizer.step(fast, transform(params, slope), lambda name: rate(params, name, t), t)
 
     return InnerLoop(start, step, query_loss(model, inner_steps, params_at=params_at), inner_steps)
 
