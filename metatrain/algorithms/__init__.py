@@ -26,4 +26,16 @@ ALGORITHMS: dict[str, type[Any]] = {
     "r2d2": R2D2,
 }
 
-__all__ = ["ALGORITHMS", "ANIL", "BOIL", "FOMAML", "MAML", "MAMLPlusPlus", "MetaCurvature", "MetaSGD", "ProtoNet", "Reptile"]
+__all__ = [
+    "ALGORITHMS",
+    "ANIL",
+    "BOIL",
+    "FOMAML",
+    "MAML",
+    "R2D2",
+    "MAMLPlusPlus",
+    "MetaCurvature",
+    "MetaSGD",
+    "ProtoNet",
+    "Reptile",
+]
