@@ -108,6 +108,47 @@ def maml_plus_plus(
     return total
 
 
+def imaml(
+    params: dict[str, Tensor],
+    tasks,
+    lr: float,
+    steps: int,
+    strength: float,
+    damping: float,
+    blocks: int,
+    stride: int,
+    *,
+    inductive: bool,
+) -> dict[str, Tensor]:
+    """Sum over tasks of (I + H/(λ + δ))⁻¹ ∇L_Q(φ), H the dense Hessian of L_S at φ, solved by elimination."""
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    sizes = [value.numel() for value in params.values()]
+    theta = torch.cat([value.reshape(-1) for value in params.values()])
+
+    def named(flat: Tensor) -> dict[str, Tensor]:
+        parts = zip(params.items(), flat.split(sizes), strict=True)
+        return {name: part.view(value.shape) for (name, value), part in parts}
+
+    for sx, sy, qx, qy in tasks:
+
+        def support_loss(flat, sx=sx, sy=sy):
+            return log_softmax_loss(logits(named(flat), sx, blocks, stride), sy)
+
+        def query_loss(flat, sx=sx, qx=qx, qy=qy):
+            return log_softmax_loss(logits(named(flat), qx, blocks, stride, sx if inductive else None), qy)
+
+        phi = theta.clone()
+        for _ in range(steps):
+            slope = torch.autograd.functional.jacobian(support_loss, phi)
+            phi = phi - lr * (slope + strength * (phi - theta))
+        hessian = torch.autograd.functional.hessian(support_loss, phi, vectorize=True)
+        slope = torch.autograd.functional.jacobian(query_loss, phi)
+        found = torch.linalg.solve(torch.eye(len(phi), dtype=phi.dtype) + hessian / (strength + damping), slope)
+        for name, value in named(found).items():
+            total[name] += value
+    return total
+
+
 def reptile(
     params: dict[str, Tensor], tasks, lr: float, steps: int, blocks: int, stride: int, *, inductive: bool
 ) -> dict[str, Tensor]:

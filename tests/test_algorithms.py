@@ -38,6 +38,7 @@ ROWS = [
     Row("maml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("fomaml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("maml_plus_plus", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("imaml", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("reptile", {"inner_lr": 3e-2, "inner_steps": 3, "inner_batch": 4}, 3, {"inner_batch": 6}, 1.0, "none"),
     Row("anil", {"inner_lr": 0.3, "inner_steps": 3}, 3),
     Row("boil", {"inner_lr": 0.1, "inner_steps": 3}, 3),

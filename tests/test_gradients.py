@@ -49,6 +49,10 @@ ROWS = {
     "maml_plus_plus": Row(
         {"inner_lr": 0.3, "inner_steps": 3}, partial(reference.maml_plus_plus, lr=0.3, steps=3, share=1 / 3)
     ),
+    "imaml": Row(
+        {"inner_lr": 0.05, "inner_steps": 3, "regularization": 4.0, "damping": 296.0, "iterations": 25},
+        partial(reference.imaml, lr=0.05, steps=3, strength=4.0, damping=296.0),
+    ),
     # Reptile's Adam moves every weight by about its rate, however small the gradient: 0.3 would be off the map.
     "reptile": Row({"inner_lr": 0.003, "inner_steps": 3}, partial(reference.reptile, lr=0.003, steps=3)),
     "anil": descent(0.3, second=True, adapted="head."),

@@ -5,6 +5,7 @@ from typing import Any
 from metatrain.algorithms.anil import ANIL
 from metatrain.algorithms.boil import BOIL
 from metatrain.algorithms.fomaml import FOMAML
+from metatrain.algorithms.imaml import IMAML
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.meta_curvature import MetaCurvature
@@ -17,6 +18,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
     "fomaml": FOMAML,
     "maml_plus_plus": MAMLPlusPlus,
+    "imaml": IMAML,
     "reptile": Reptile,
     "anil": ANIL,
     "boil": BOIL,
@@ -31,6 +33,7 @@ __all__ = [
     "ANIL",
     "BOIL",
     "FOMAML",
+    "IMAML",
     "MAML",
     "R2D2",
     "MAMLPlusPlus",

@@ -1,17 +1,20 @@
 """Lift per-task functions to batches and differentiate through inner loops.
 
-Reading order: `vectorize.py`, `gradients.py`, `compilation.py`, `auto.py`.
+Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `compilation.py`, `auto.py`.
 """
 
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
 from metatrain.engine.compilation import NotCompilable
 from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
+from metatrain.engine.implicit import ProximalProblem, implicit_gradient
 from metatrain.engine.vectorize import Engine
 
 __all__ = [
     "Engine",
     "NotCompilable",
+    "ProximalProblem",
     "displacement",
+    "implicit_gradient",
     "loss_gradient",
     "resolve_compile",
     "resolve_vectorize",

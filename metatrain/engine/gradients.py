@@ -91,7 +91,7 @@ def _reverse_pass(
     length: int, stages: _UnrolledStages, params: Params, task: Episode, context: Context
 ) -> MetaGradient:
     """Run reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, accumulating the part of θ in g."""
-    at = _step_numbers(length, params)
+    at = step_numbers(length, params)
     every = 1 if length < _LONG else math.isqrt(length - 1) + 1
     fast = stages.start(params, at[0], context, task.support)
     kept = {0: fast}
@@ -113,7 +113,7 @@ def _reverse_pass(
 def _run_forward(
     length: int, stages: _DisplacementStages, params: Params, task: Episode, context: Context
 ) -> MetaGradient:
-    at = _step_numbers(length, params)
+    at = step_numbers(length, params)
     fast = stages.start(params, at[0], context, task.support)
     for t in range(length):
         fast = stages.step(params, at[t], context, fast, task.support)
@@ -123,10 +123,10 @@ def _run_forward(
 def _run_single_stage(
     stages: tuple[Callable[..., MetaGradient]], params: Params, task: Tree, context: Context
 ) -> MetaGradient:
-    return stages[0](params, _step_numbers(1, params)[0], context, task)
+    return stages[0](params, step_numbers(1, params)[0], context, task)
 
 
-def _step_numbers(length: int, params: Params) -> list[Tensor]:
+def step_numbers(length: int, params: Params) -> list[Tensor]:
     """Return 0, 1, … as int64 scalar tensors, so that one compiled step serves for all of them."""
     return [torch.full((), t, dtype=torch.int64, device=device_of(params)) for t in range(length)]
 
@@ -174,7 +174,7 @@ def _finish(
 ) -> MetaGradient:
     grads, adjoint = gradients
     pull = vjp(lambda p: inner.start(p, support, context), params)[1]
-    return _single_task_gradient(_add(grads, pull(adjoint)[0]), metrics)
+    return single_task_gradient(_add(grads, pull(adjoint)[0]), metrics)
 
 
 def _displacement(
@@ -188,12 +188,12 @@ def _displacement(
 ) -> MetaGradient:
     metrics = inner.loss(params, fast, task.support, task.query, t + inner.length, context)[1]
     after = params | weights(fast)
-    return _single_task_gradient({name: value - after[name] for name, value in params.items()}, metrics)
+    return single_task_gradient({name: value - after[name] for name, value in params.items()}, metrics)
 
 
 def _gradient_of_loss(task_loss: TaskLoss, params: Params, t: Tensor, context: Context, task: Tree) -> MetaGradient:
     grads, metrics = grad(task_loss, has_aux=True)(params, task, context)
-    return _single_task_gradient(grads, metrics)
+    return single_task_gradient(grads, metrics)
 
 
 def _loss_weights(inner: InnerLoop, context: Context) -> Tensor | None:
@@ -236,7 +236,8 @@ def _step_and_transpose(
     return after, pull
 
 
-def _single_task_gradient(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
+def single_task_gradient(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:
+    """Return the gradient of one task as a sum over tasks."""
     one = torch.ones((), dtype=torch.int64, device=device_of(grads))
     return MetaGradient(grads, {name: value.detach() for name, value in metrics.items()}, one)
 
