@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm
+from metatrain.algorithms.base import Algorithm, predicts
 from metatrain.config.best_params import best_params
 from metatrain.config.load import load_config
 from metatrain.models import Model, build_model
@@ -173,6 +173,8 @@ def load(run: str | Path, normalization: Choice | None = None, trust: bool = Fal
     require(normalization in choices, f"normalization: no '{normalization}': choose inductive or transductive")
     home = open_run(str(run))
     config = load_config(home.config, trust=trust)
+    whole = f"{home.where}: {config.names.algorithm} scores tasks as a whole and predicts no examples"
+    require(predicts(config.algorithm), f"{whole}: use metatrain evaluate")
     params, step, noted = best_params(home)
     model = _build(config, _spec_of(noted["spec"]), params, step)
     algorithm = with_inner_steps(config.algorithm, config.evaluation.inner_steps)

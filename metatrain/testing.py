@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metatrain.algorithms.base import refusal_of
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, evaluate
@@ -38,7 +39,8 @@ def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
 def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
     """Score the learner at `params` on the test tasks, in both ways of normalising if it has them, then the baselines.
 
-    Baselines are left out unless `evaluation.baselines`. EvaluationStopped: `session.stop` said so before the end.
+    Baselines are left out unless `evaluation.baselines`, and those that do not apply. EvaluationStopped: `session.stop`
+    said so before the end.
     """
     settings, worker = session.config.evaluation, session.worker
     trained = ShardRequest("score", "test", 0)
@@ -47,7 +49,7 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
         learners.append((trained._replace(normalization=other), params, settings.tasks))
     if settings.baselines:
         learners.append((trained._replace(learner="untrained"), worker.initial(), settings.tasks))
-        for name in BASELINES:
+        for name in applicable_baselines(session):
             most = settings.from_scratch_tasks if name == "from_scratch" else settings.tasks
             learners.append((trained._replace(learner=name), {}, min(settings.tasks, most)))
     results: list[Evaluation] = []
@@ -60,6 +62,16 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
             done = ", ".join(_describe(result.learner, result.kind) for result in results) or "none"
             raise EvaluationStopped(f"{stopped} (learners done: {done}; results are kept once all are)") from stopped
     return results
+
+
+def applicable_baselines(session: Session) -> list[str]:
+    """Return the names of the baselines that apply to the test tasks, and record of each other one why not."""
+    spec, step = session.worker.distribution("test").spec, session.config.outer.steps
+    refused = {name: refusal_of(baseline, spec) for name, baseline in BASELINES.items()}
+    for name, reason in refused.items():
+        if reason is not None:
+            session.recorder.event(step, "left-out", f"{name}: does not apply: {reason}")
+    return [name for name, reason in refused.items() if reason is None]
 
 
 def with_overlap(results: Sequence[Evaluation], found: Overlap | None) -> list[Evaluation]:

@@ -1,7 +1,9 @@
-"""The `Algorithm` protocol: what a meta-learning method must implement."""
+"""The `Algorithm` protocol: what a meta-learning method must implement, and what it may implement beside."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from metatrain.engine import Engine
 from metatrain.models import Model
@@ -9,10 +11,45 @@ from metatrain.types import Context, MetaGradient, Params, Prediction
 from tasks.types import Examples, TaskSpec, Tree
 
 
+class ScoresItself(Protocol):
+    """What an `Algorithm` may have beside its other methods, or in place of `trajectory` and `predict`.
+
+    For methods that do not adapt to the support set and then predict any queries: that read support and query
+    together, or sequences, or act in environments. Others are scored by `evaluation.evaluate.score_trajectory`.
+    """
+
+    def score(self, model: Model, params: Params, task: Any, context: Context) -> dict[str, Tensor]:
+        """Return the scores of ONE task at each point of its trajectory, the last of which is the result.
+
+        name -> [points], or [points, *shape] of a metric that is pooled over tasks. "inner_step": int64, the inner
+        steps before each point, the same for all tasks. Other names are those of `metatrain.metrics.METRICS`, a
+        primary one among them; `metatrain.metrics.measure` gives them for predictions. Passes through vmap.
+        """
+
+
+class MayRefuse(Protocol):
+    """What a baseline may have that is not for all tasks."""
+
+    def refusal(self, spec: TaskSpec) -> str | None:
+        """Return in one line why it does not apply to tasks of `spec`, such as "its inputs are no arrays"; or None."""
+
+
+def predicts(algorithm: object) -> bool:
+    """Return whether an algorithm adapts to a support set and then predicts any examples; others score themselves."""
+    return callable(getattr(algorithm, "trajectory", None)) and callable(getattr(algorithm, "predict", None))
+
+
+def refusal_of(algorithm: object, spec: TaskSpec) -> str | None:
+    """Return why an algorithm does not apply to tasks of `spec`, in one line; None if it does."""
+    refusal = getattr(algorithm, "refusal", None)
+    return None if refusal is None else refusal(spec)
+
+
 class Algorithm(Protocol):
     """A meta-learning method: pure functions for ONE task, beside the settings they close over.
 
     Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
+    They may have a `score` of their own (`ScoresItself`).
     """
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

@@ -20,6 +20,9 @@ from tasks.types import Examples, TaskSpec, Tree
 class NearestNeighbour:
     """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance)."""
 
+    def refusal(self, spec: TaskSpec) -> str | None:
+        return None if _is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
+
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return {}
 
@@ -61,6 +64,11 @@ class FromScratch:
 
     def meta_gradient(self, *_: object) -> MetaGradient:
         raise ValueError("algorithm.name: from_scratch learns nothing from other tasks: evaluate it, or train another")
+
+
+def _is_shape(x: object) -> bool:
+    """Return whether a spec's inputs are one array, not a tree of them."""
+    return isinstance(x, tuple) and all(isinstance(size, int) for size in x)
 
 
 BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}

@@ -27,6 +27,7 @@ from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.types import EpisodeShape
 
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
+_METHODS_WITH_SCORE = ("init", "score", "meta_gradient")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Config:
@@ -129,10 +130,11 @@ def _read_part(section: dict[str, Any], what: str, known: Mapping[str, type[Any]
     made: Any = import_target(f"{what}.name", name)
     if not dataclasses.is_dataclass(made):
         raise ValueError(f"{what}.name: '{name}' is not a dataclass: decorate it with @dataclass(frozen=True)")
-    lacking = [method for method in _METHODS if not callable(getattr(made, method, None))]
+    methods = _METHODS_WITH_SCORE if callable(getattr(made, "score", None)) else _METHODS
+    lacking = [method for method in methods if not callable(getattr(made, method, None))]
     if lacking:
-        methods = "give it the methods of metatrain.types.Algorithm"
-        raise ValueError(f"{what}.name: '{name}' lacks {' and '.join(lacking)}: {methods}")
+        remedy = "give it the methods of metatrain.types.Algorithm"
+        raise ValueError(f"{what}.name: '{name}' lacks {' and '.join(lacking)}: {remedy}")
     return name, read_settings(made, section, what)
 
 

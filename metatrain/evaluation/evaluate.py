@@ -128,6 +128,11 @@ def check_scores(found: Mapping[str, Tensor], who: str) -> None:
     require(not unknown, f"score of {who}: no metric {', '.join(unknown)}: use names of metatrain.metrics.METRICS")
     require(INNER_STEP in found, f"score of {who}: returns no {INNER_STEP}: return the inner steps before each point")
     primary_of(found)
+    points = found[INNER_STEP].shape
+    for name in found.keys() - {INNER_STEP}:
+        fits = found[name].shape[:2] == points and (METRICS[name].of_sums is not None or found[name].dim() == 2)
+        shape = tuple(found[name].shape[1:])
+        require(fits, f"score of {who}: {name} has shape {shape}: return [points], as many as of {INNER_STEP}")
 
 
 def select_scored_steps(trajectory: Iterator[Tree]) -> Iterator[tuple[int, Tree]]:
@@ -186,8 +191,10 @@ def evaluate(
     primary = primary_of(scores)
     value, ci95 = estimate(primary, scores[primary.name])
     over_classes = (None, None) if classes is None else ci95_over_classes(scores[primary.name][:, -1], classes)
-    last = {name: estimate(METRICS[name], values[:, -1]) for name, values in scores.items() if name != INNER_STEP}
-    metrics = {name: Estimate(float(of_all), float(half)) for name, (of_all, half) in last.items()}
+    others = [name for name in scores if name not in (INNER_STEP, primary.name)]
+    metrics = {primary.name: Estimate(float(value[-1]), float(ci95[-1]))}
+    for name in others:
+        metrics[name] = Estimate(*map(float, estimate(METRICS[name], scores[name][:, -1])))
     return Evaluation(
         learner=request.learner,
         split=request.split,

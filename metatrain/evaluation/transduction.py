@@ -5,7 +5,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm
+from metatrain.algorithms.base import Algorithm, predicts
 from metatrain.models import Model
 from metatrain.models.normalization import mixes_examples
 from metatrain.types import Context, Params
@@ -16,8 +16,11 @@ def is_transductive(algorithm: Algorithm, model: Model, params: Params, task: Ep
     """Return True if changing one query of `task`, which has no batch dimension, moves the predictions of others.
 
     One inner step is enough to see it, and an untrained head may be all zeros before it. What is predicted are queries
-    and support examples together, since there may be a single query.
+    and support examples together, since there may be a single query. An algorithm that predicts no single examples
+    reads a task as a whole, its queries together.
     """
+    if not predicts(algorithm):
+        return True
     if not isinstance(task.query.x, Tensor):  # a tree, of which only the user's own network knows what it may hold
         return model.normalization == "transductive"
     with torch.no_grad():

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_map
 
+from metatrain.algorithms.base import predicts
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
@@ -22,11 +23,14 @@ FINE = 200
 
 
 def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> Path | None:
-    """Draw the first test task; the PNG, or None for tasks that are neither images nor curves.
+    """Draw the first test task; the PNG, or None for tasks that are neither images nor curves, and for an algorithm
+    that scores itself and predicts no examples.
 
     `folder`/`name`-episode.png for images [1 or 3, H, W] in classes, `folder`/`name`-fit.png for one number of one
     number.
     """
+    if not predicts(worker.evaluated):
+        return None
     distribution = worker.distribution("test")
     spec, title = distribution.spec, f"{worker.config.names.tasks}, test task {TASK}"
     if spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3):

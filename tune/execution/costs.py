@@ -8,17 +8,20 @@ functions of one task, eagerly, on the CPU and with a worker's threads. They do 
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from metatrain.algorithms.base import predicts
 from metatrain.engine.precision import matmul_precision
+from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Shard, ShardRequest
+from metatrain.types import Context, Params, Shard, ShardRequest
 from metatrain.validation import require
+from tasks.types import Episode, Tree
 
 REPETITIONS = 5
 """Timed repetitions, after one that is not counted."""
@@ -65,7 +68,7 @@ COSTS: dict[str, Callable[[Worker], float]] = {
 }
 
 
-def build_adaptation(worker: Worker) -> Callable[[], Tensor]:
+def build_adaptation(worker: Worker) -> Callable[[], Tree]:
     """Build () -> predictions for the queries of one task, [n, …], after adapting to its support set."""
     device, engine = worker.device, worker.engine
     request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
@@ -74,10 +77,9 @@ def build_adaptation(worker: Worker) -> Callable[[], Tensor]:
     model = worker.model.for_tasks(worker.distribution("validation").spec, params)
     context = Context(torch.tensor(0, device=device), torch.tensor(NO_NOISE, device=device))
 
-    def once() -> Tensor:
+    def once() -> Tree:
         with torch.no_grad(), matmul_precision(engine.precision, device):
-            *_, adapted = worker.evaluated.trajectory(model, params, task.support, context)
-            predicted = worker.evaluated.predict(model, params, adapted, task.query.x, context)
+            predicted = _adapt_and_predict(worker.evaluated, model, params, task, context)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             return predicted
@@ -85,7 +87,15 @@ def build_adaptation(worker: Worker) -> Callable[[], Tensor]:
     return once
 
 
-def _time(once: Callable[[], Tensor]) -> float:
+def _adapt_and_predict(algorithm: Any, model: Model, params: Params, task: Episode, context: Context) -> Tree:
+    """Return the predictions for a task's queries, or the scores of an algorithm that predicts no examples."""
+    if not predicts(algorithm):
+        return algorithm.score(model, params, task, context)
+    *_, adapted = algorithm.trajectory(model, params, task.support, context)
+    return algorithm.predict(model, params, adapted, task.query.x, context)
+
+
+def _time(once: Callable[[], Tree]) -> float:
     began = time.perf_counter()
     once()
     return time.perf_counter() - began
