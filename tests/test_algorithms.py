@@ -46,6 +46,7 @@ ROWS = [
     Row("meta_curvature", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("protonet", {}, 0),
     Row("r2d2", {}, 0),
+    Row("meta_opt_net", {}, 0),
 ]
 TASKS = 4
 

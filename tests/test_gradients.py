@@ -13,8 +13,9 @@ from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
-from tests import reference, reference_descent
+from tests import reference, reference_descent, reference_svm
 from tests.episodes import classification_spec, context_of, random_episodes
+from tests.reference import log_softmax_loss
 
 TOLERANCE = 1e-9
 BLOCKS = 2
@@ -39,8 +40,8 @@ def descent(rate: float, **kind: object) -> Row:
     return Row({"inner_lr": rate, "inner_steps": steps}, partial(reference.maml, **{"lr": rate, "steps": steps} | kind))
 
 
-def comparison(scores: Callable[..., Tensor], **settings: object) -> Row:
-    return Row(settings, partial(reference.comparison, scores=scores))
+def comparison(scores: Callable[..., Tensor], loss: Callable[..., Tensor] = log_softmax_loss, **settings) -> Row:
+    return Row(settings, partial(reference.comparison, scores=scores, loss=loss))
 
 
 ROWS = {
@@ -61,6 +62,7 @@ ROWS = {
     "meta_curvature": descent(0.3, second=True, move=reference_descent.by_curvature),
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
+    "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),
 }
 
 

@@ -9,6 +9,7 @@ from metatrain.algorithms.imaml import IMAML
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.meta_curvature import MetaCurvature
+from metatrain.algorithms.meta_opt_net import MetaOptNet
 from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.r2d2 import R2D2
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "meta_curvature": MetaCurvature,
     "protonet": ProtoNet,
     "r2d2": R2D2,
+    "meta_opt_net": MetaOptNet,
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "R2D2",
     "MAMLPlusPlus",
     "MetaCurvature",
+    "MetaOptNet",
     "MetaSGD",
     "ProtoNet",
     "Reptile",
