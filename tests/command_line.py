@@ -87,9 +87,14 @@ def process_arguments(*arguments: str) -> list[str]:
 _IMPORTED_ONCE = (
     *(
         f"metatrain.cli.{name}"
-        for name in ("data", "evaluation", "inspect", "jobs", "search", "submission", "training")
+        for name in ("comparison", "data", "evaluation", "inspect", "jobs", "search", "submission", "training")
     ),
-    *("metatrain.tracking.mlflow_recorder", "metatrain.report.page", "tune.report.page"),
+    *(
+        "metatrain.tracking.mlflow_recorder",
+        "metatrain.report.page",
+        "metatrain.report.comparison_page",
+        "tune.report.page",
+    ),
     *("torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "torchvision"),
 )
 """What commands import on their way, in seconds: the first optimiser imports torch._dynamo, a chart matplotlib."""

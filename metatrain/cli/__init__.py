@@ -1,9 +1,9 @@
 """Define the `metatrain` command: every subcommand's arguments, options and help, and the exit codes.
 
 This module imports nothing heavy, so that `--help` is fast: each command imports what does its work when it is called.
-Reading order: `training.py` (train), `evaluation.py`, `prediction.py`, `search.py`, `submission.py` and `jobs.py` (the
-same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`. `metatrain.cli` is the one
-package of metatrain that imports `cluster` and `tune`.
+Reading order: `training.py` (train), `evaluation.py`, `comparison.py`, `prediction.py`, `search.py`, `submission.py`
+and `jobs.py` (the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`.
+`metatrain.cli` is the one package of metatrain that imports `cluster` and `tune`.
 """
 
 import os
@@ -37,6 +37,12 @@ def expand_paths(given: Any) -> Any:
     if isinstance(given, list | tuple):
         return [expand_paths(one) for one in given]
     return given if given is None else type(given)(expand_home(given))
+
+
+def is_override(given: str) -> bool:
+    """Return whether an argument is key=value, not the place of a run, whose folders may have "=" in their names."""
+    key, equals, _ = given.partition("=")
+    return bool(equals) and all(part.isidentifier() for part in key.split("."))
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
@@ -96,6 +102,38 @@ def evaluate(run_dir: RunDir, overrides: Overrides = None, trust: Trust = False,
     from metatrain.cli.evaluation import evaluate_command
 
     evaluate_command(run_dir, overrides or [], as_json, trust)
+
+
+@app.command()
+def compare(
+    run_dirs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN… [KEY=VALUE…]",
+            help="Run folders, or s3://…, then settings to change, as key=value.",
+            callback=expand_paths,
+        ),
+    ],
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further tasks, a column each: settings such as 'tasks.test.ways=20', or a configuration's file.",
+            metavar="KEY=VALUE|FILE",
+            callback=expand_paths,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; compare.html in this folder.", callback=expand_paths)
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score runs on the same tasks: paired differences with intervals, other tasks, speed, what chance may explain."""
+    from metatrain.cli.comparison import compare_command
+
+    places = [given for given in run_dirs if not is_override(given)]
+    overrides = [given for given in run_dirs if is_override(given)]
+    compare_command(places, overrides, also or [], out, as_json, trust)
 
 
 @app.command()

@@ -6,17 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import typer
-
 from cluster.executors import open_executor
 from metatrain import runs
+from metatrain.cli.interruptible import interruptible
 from metatrain.cli.notes import describe_test_classes, show_notes
 from metatrain.config.best_params import best_params
 from metatrain.config.dry_run import require_same
 from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config
 from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
-from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.runs.data_record import find_overlap, read_data
@@ -24,9 +22,7 @@ from metatrain.runs.locations import open_run
 from metatrain.session import Session
 from metatrain.settings import Config
 from metatrain.setup import prepare, set_up, tracked
-from metatrain.signals import graceful_shutdown
 from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, with_overlap, write_results
-from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trust import HOW, require_chosen_places, unchosen_places
 from metatrain.types import Params
@@ -92,12 +88,5 @@ def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], 
 
 def _score(session: Session, params: Params) -> list[Evaluation]:
     """Score the learners, showing the progress. Exits with 128 plus its number on a signal, between shards."""
-    progress = ProgressRecorder()
-    with graceful_shutdown() as shutdown:
-        try:
-            return score_test_tasks(session._replace(recorder=progress, stop=shutdown.is_set), params)
-        except EvaluationStopped as stopped:
-            print(f"stopped {stopped}: evaluate again", file=sys.stderr)
-            raise typer.Exit(128 + shutdown.signal) from None
-        finally:
-            progress.release()
+    with interruptible("evaluate again") as watched:
+        return score_test_tasks(session._replace(recorder=watched.recorder, stop=watched.stop), params)

@@ -11,11 +11,20 @@ _WITHOUT_EFFECT = (
 """Settings, and sections of them, that only training reads."""
 
 
-def require_effect(overrides: Sequence[str]) -> None:
-    """Check that each override can change an evaluation. ValueError: one cannot."""
+IN_COMPARISON = ("tracking", "evaluation.baselines", "evaluation.from_scratch_tasks", "model.normalization")
+"""Settings that change nothing in a comparison, beside those that only training reads."""
+
+
+def require_effect(
+    overrides: Sequence[str],
+    what: str = "an evaluation",
+    idle: Sequence[str] = (),
+    free: str = "evaluation.tasks, tasks.*, executor.*, engine.* and model.normalization",
+) -> None:
+    """Check that each override can change `what`, in which the settings `idle` have no effect. ValueError: one cannot.
+
+    free: settings that can change, for the message.
+    """
     for key in flatten(apply_overrides({}, overrides)):
-        if any(f"{key}.".startswith(f"{idle}.") for idle in _WITHOUT_EFFECT):
-            raise ValueError(
-                f"{key}: has no effect on an evaluation: remove it; evaluation.tasks, tasks.*, executor.*, engine.* "
-                "and model.normalization can change"
-            )
+        if any(f"{key}.".startswith(f"{one}.") for one in (*_WITHOUT_EFFECT, *idle)):
+            raise ValueError(f"{key}: has no effect on {what}: remove it; {free} can change")

@@ -86,10 +86,10 @@ def choose_test_classes(
         choices = [_with_source(config, source.with_splits(classes)) for classes in lists if any(classes.values())]
         if getattr(source, "root", None) != getattr(before, "root", None):
             choices.append(_all_for_testing(config))
-    return _without_unused_splits(_first_with_data(choices, prepare), prepare)
+    return without_unused_splits(_first_with_data(choices, prepare), prepare)
 
 
-def _without_unused_splits(found: EvaluationData, prepare: Callable[[Config], object]) -> EvaluationData:
+def without_unused_splits(found: EvaluationData, prepare: Callable[[Config], object]) -> EvaluationData:
     """Return the test classes alone if tasks cannot be drawn from other splits, which an evaluation does not read."""
     config, data = found
     source: Any = config.tasks.source

@@ -72,8 +72,8 @@ def render(records: Sequence[RunRecord]) -> str:
     return render_template(Path(__file__).parent, _context(records))
 
 
-def render_template(folder: Path, context: Mapping[str, Any]) -> str:
-    """Render the page.html of `folder`, which may use the other templates of this package. All values are escaped."""
+def render_template(folder: Path, context: Mapping[str, Any], name: str = "page.html") -> str:
+    """Render the template `name` of `folder`, which may use the others of this package. All values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
@@ -82,7 +82,7 @@ def render_template(folder: Path, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {"draw_each": draw_each, "to_svg": to_svg}
-    return environment.get_template("page.html").render(context)
+    return environment.get_template(name).render(context)
 
 
 def _context(records: Sequence[RunRecord]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Compare runs on the same tasks: `compare` scores them, `summary` draws conclusions, `metatrain.report` shows them."""

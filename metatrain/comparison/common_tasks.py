@@ -1,0 +1,161 @@
+"""Bring runs to the same tasks: those of the first run or of overrides, and those of other configurations."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metatrain.comparison.candidates import Candidate
+from metatrain.config.load import as_plain, load_config, load_raw, resolve_paths
+from metatrain.config.run_data import (
+    EvaluationData,
+    choose_test_classes,
+    data_of,
+    read_evaluation_config,
+    require_same_examples,
+    without_unused_splits,
+)
+from metatrain.settings import Config, Tasks
+from metatrain.trust import require_chosen_places
+from metatrain.validation import require
+from metatrain.yaml_config import flatten
+from tasks.types import DataRecord, EpisodeShape, Progress, Split, TaskDistribution, TaskSource
+
+Prepare = Callable[[Config], object]
+"""Decode what the tasks of a configuration need, once on this machine."""
+
+
+class TaskSet(NamedTuple):
+    """Tasks that all runs are scored on: those that `config` tests on."""
+
+    name: str
+    config: Config
+    data: DataRecord | None
+    """What they are drawn from; None for a source that does not say."""
+
+    @property
+    def shape(self) -> EpisodeShape:
+        """Return the size of its tasks."""
+        return self.config.tasks.test
+
+    def describe(self) -> str:
+        """Say what the tasks are: strokes, 5-way 1-shot, 15 queries a class."""
+        ways, shots, queries = self.shape.ways, self.shape.shots, self.shape.queries
+        size = f"{shots}-shot, {queries} queries"
+        size = size if ways is None else f"{ways}-way {size} a class"
+        return f"{self.config.names.tasks}, {size}"
+
+
+def require_trusted(candidate: Candidate, overrides: Sequence[str], trust: bool = False) -> None:
+    """Check that a run that this user did not make names no place that the user has not chosen. ValueError: it does."""
+    settings = untracked(read_evaluation_config(candidate.trained, [one for one in overrides if not is_of_tasks(one)]))
+    require_chosen_places(candidate.home.config, flatten(as_plain(settings)), overrides, trust)
+
+
+def first_tasks(first: Candidate, overrides: Sequence[str], prepare: Prepare) -> TaskSet:
+    """Return the test tasks of the first run, with `overrides`, as `metatrain evaluate` has them."""
+    settings = untracked(read_evaluation_config(first.trained, overrides))
+    found = choose_test_classes(first.trained, first.kept, settings, overrides, prepare)
+    return TaskSet("the same tasks", *found)
+
+
+def other_tasks(
+    first: Candidate, common: TaskSet, overrides: Sequence[str], also: str, prepare: Prepare, trust: bool = False
+) -> TaskSet:
+    """Return the tasks that `--also` names: settings beside `overrides`, or the tasks of another configuration.
+
+    They are as many as those of `common`, by the same seed, unless the settings say otherwise.
+    """
+    given = split_settings(also)
+    if given is not None:
+        both = [*overrides, *given]
+        settings = untracked(read_evaluation_config(first.trained, both))
+        return TaskSet(also, *choose_test_classes(first.trained, first.kept, settings, both, prepare))
+    path, _ = load_raw(also)
+    other = load_config(path, trust=trust)
+    placed = {key: value for key, value in flatten(as_plain(other)).items() if key.startswith("tasks.")}
+    require_chosen_places(path, placed, (), trust)
+    tasks = Tasks(other.tasks.source, common.config.tasks.train, other.tasks.test)
+    names = replace(common.config.names, tasks=other.names.tasks)
+    config = resolve_paths(replace(common.config, tasks=tasks, names=names))
+    prepare(config)
+    return TaskSet(Path(also).stem, *without_unused_splits(EvaluationData(config, data_of(config)), prepare))
+
+
+def split_settings(text: str) -> list[str] | None:
+    """Split "tasks.test.ways=20 tasks.test.shots=5" at the blanks before a key; None for what holds no setting."""
+    if re.match(r"\s*[A-Za-z_][\w.]*=", text) is None:
+        return None
+    return re.split(r"\s+(?=[A-Za-z_][\w.]*=)", text.strip())
+
+
+def settings_for(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str], prepare: Prepare) -> Config:
+    """Return the settings by which a run is scored on `tasks`: all its own but the tasks, their number and seed.
+
+    overrides: other settings of theirs change each run's. ValueError: its network takes other examples, or fewer
+    classes.
+    """
+    others = [override for override in overrides if not is_of_tasks(override)]
+    own = untracked(read_evaluation_config(candidate.trained, others))
+    given = tasks.config
+    counted = replace(own.evaluation, seed=given.evaluation.seed, tasks=given.evaluation.tasks)
+    config = replace(
+        own,
+        tasks=Tasks(given.tasks.source, own.tasks.train, given.tasks.test),
+        names=replace(own.names, tasks=given.names.tasks),
+        evaluation=counted,
+    )
+    config = without_unused_splits(EvaluationData(config, tasks.data), prepare).config
+    require_same_examples(config, candidate.spec)
+    return config
+
+
+def training_tasks(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str], prepare: Prepare) -> TaskSet:
+    """Return tasks of the shape, number and seed of `tasks`, drawn from the classes that the run was trained on."""
+    moved = [override for override in overrides if override.startswith(("tasks.root=", "tasks.cache="))]
+    moved = moved if candidate.trained.names.tasks == tasks.config.names.tasks else []
+    settings = untracked(read_evaluation_config(candidate.trained, moved))
+    config, data = choose_test_classes(candidate.trained, candidate.kept, settings, moved, prepare)
+    if data is not None and candidate.kept is not None:
+        gone = list(data.classes["train"]) != list(candidate.kept.classes["train"])
+        require(not gone, "its training classes are not all there: set tasks.root to the folder that holds them")
+    trained_on = Tasks(TrainingClasses(config.tasks.source), config.tasks.train, tasks.shape)
+    evaluation = replace(config.evaluation, seed=tasks.config.evaluation.seed, tasks=tasks.config.evaluation.tasks)
+    return TaskSet("training classes", replace(config, tasks=trained_on, evaluation=evaluation), None)
+
+
+@dataclass(frozen=True)
+class TrainingClasses:
+    """A source whose test tasks are drawn from the training classes of another."""
+
+    source: TaskSource
+
+    def prepare(self, progress: Progress) -> str:
+        """Prepare the other source."""
+        return self.source.prepare(progress)
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
+        """Return the tasks of `split`; for testing those of the training classes."""
+        return self.source.distribution("train" if split == "test" else split, episode, seed)
+
+
+@contextmanager
+def about(candidate: Candidate) -> Iterator[None]:
+    """Say in an error which of the runs it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{candidate.label}: {error}") from error
+
+
+def untracked(config: Config) -> Config:
+    """Return the configuration without MLflow: a comparison is recorded with no run."""
+    return replace(config, tracking=replace(config.tracking, uri=None))
+
+
+def is_of_tasks(override: str) -> bool:
+    """Return whether an override is one of `tasks` or of a setting in it."""
+    key = override.partition("=")[0]
+    return key == "tasks" or key.startswith("tasks.")
