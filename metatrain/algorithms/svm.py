@@ -67,12 +67,12 @@ def _longest(value: Tensor, change: Tensor) -> Tensor:
 
 def _optimum_given(free: Tensor, kernel: Tensor, labels: Tensor, c: float) -> Tensor:
     """Return A that solves K A − Y + ν 1ᵀ = 0 where it is free and is C·Y elsewhere, with rows that sum to zero."""
-    bound = labels * (c * (1 - free))
+    bound = (1 - free) * c * labels
     eye = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     masks = free.T[:, :, None]  # [N, n, 1]
     inverses = masks * torch.linalg.inv(masks * kernel * free.T[:, None, :] + (1 - masks) * eye)
     alone = (inverses @ (free * (labels - kernel @ bound)).T[:, :, None]).squeeze(2).T
     reduced = (inverses * free.T[:, None, :]).sum(0)
     nu = torch.linalg.solve(reduced, (alone + bound).sum(1, keepdim=True))
-    moved: Tensor = (inverses @ (masks * nu)).squeeze(2).T
-    return bound + alone - moved
+    optimum: Tensor = bound + alone - (inverses @ (masks * nu)).squeeze(2).T
+    return optimum
