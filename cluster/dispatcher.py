@@ -115,7 +115,7 @@ class Dispatcher:
             replies = self._wait(_WAIT_S)
             check_ray()
             if stop_is_overdue():
-                stopped = EvaluationStopped if self._request.kind == "score" else StepAbandoned
+                stopped = StepAbandoned if self._request.kind == "gradient" else EvaluationStopped
                 raise stopped(f"{self._queue.left} of its shards were not computed {GRACE_S:.0f} s after a signal")
             yield from self._process(replies)
             if idle or not replies:

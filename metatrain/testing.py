@@ -16,6 +16,7 @@ from metatrain.report.test_task import draw_test_task
 from metatrain.runs import write_json
 from metatrain.runs.data_record import Overlap
 from metatrain.session import Session
+from metatrain.training.outer_loop import with_statistics
 from metatrain.types import Params, ShardRequest
 
 
@@ -48,7 +49,11 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
     if (other := worker.other_normalization) is not None:
         learners.append((trained._replace(normalization=other), params, settings.tasks))
     if settings.baselines:
-        learners.append((trained._replace(learner="untrained"), worker.initial(), settings.tasks))
+        size = session.config.executor.shard_size
+        untrained = worker.initial()
+        if worker.samples_training_tasks:
+            untrained = with_statistics(worker.algorithm, session.executor, untrained, size)
+        learners.append((trained._replace(learner="untrained"), untrained, settings.tasks))
         for name in applicable_baselines(session):
             most = settings.from_scratch_tasks if name == "from_scratch" else settings.tasks
             learners.append((trained._replace(learner=name), {}, min(settings.tasks, most)))

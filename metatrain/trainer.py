@@ -32,7 +32,7 @@ from metatrain.testing import (
     write_results,
 )
 from metatrain.training.initial import Initial, save_initial
-from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, train
+from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, set_statistics, train
 from metatrain.training.snapshots import check_snapshot
 from metatrain.training.worker import Worker
 from metatrain.types import URGENT, Executor, Metrics, Recorder, ShardRequest
@@ -214,9 +214,11 @@ def _validate(session: Session, state: TrainState) -> bool:
 
     A stop leaves the validation due.
     """
+    config = session.config
     try:
+        set_statistics(state, config.algorithm, session.executor, config.executor.shard_size)
         request = ShardRequest("score", "validation", 0)
-        result = score_learner(session, request, state.params, session.config.evaluation.validation_tasks)
+        result = score_learner(session, request, state.params, config.evaluation.validation_tasks)
     except EvaluationStopped:
         return False
     state.validation_due = False

@@ -71,7 +71,7 @@ class Shard(NamedTuple):
 class ShardRequest(NamedTuple):
     """What to compute for every shard of one call. Small and picklable; the parameters are sent separately."""
 
-    kind: Literal["gradient", "score"]
+    kind: Literal["gradient", "statistics", "score"]
     split: Split
     step: int
     learner: str = "trained"

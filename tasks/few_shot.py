@@ -81,6 +81,11 @@ class FewShot:
         """Return the spec of a classification of images."""
         return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
 
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes that tasks are drawn from."""
+        return self.pool.num_classes
+
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return the tasks at `indices`, stacked: support.x [B, N·K, C, H, W], support.y [B, N·K]; query with Q."""
         classes, members = self.draw(indices)

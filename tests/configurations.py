@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from metatrain.algorithms import ALGORITHMS
 from metatrain.config.load import read_config
 from metatrain.runs import describe_environment
 from metatrain.settings import Config
@@ -32,6 +33,12 @@ TINY: dict[str, Any] = {
 
 def tiny(*overrides: str) -> Config:
     return read_config(apply_overrides(TINY, overrides))
+
+
+def method(name: str) -> tuple[str, ...]:
+    """Return the overrides that choose a method by its defaults; one that tells all classes apart gets few."""
+    few = ("tasks.classes=20",) if getattr(ALGORITHMS[name], "trains_on_classes", False) else ()
+    return (f"algorithm={{name: {name}}}", *few)
 
 
 def cpu_kind() -> str:

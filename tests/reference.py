@@ -207,3 +207,25 @@ def ridge(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -
     penalty = torch.exp(theta["ridge.log_lambda"]) * torch.eye(support.shape[1], dtype=support.dtype)
     weights = torch.linalg.inv(support.T @ support + penalty) @ support.T @ F.one_hot(y).to(support.dtype)
     return theta["ridge.scale"] * (query @ weights)
+
+
+def classification(
+    params: dict[str, Tensor], tasks, blocks: int, stride: int, *, inductive: bool, scale: float | None = None
+) -> dict[str, Tensor]:
+    """Sum over minibatches of the gradient of a classifier's cross-entropy on support and query as one batch.
+
+    scale: of a cosine classifier; None: a linear one. `inductive` changes nothing: a minibatch has its own statistics.
+    """
+    theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
+    for sx, sy, qx, qy in tasks:
+        f, w = conv_net(theta, torch.cat([sx, qx]), blocks, stride), theta["classifier.weight"]
+        if scale is None:
+            scores = f @ w.T + theta["classifier.bias"]
+        else:
+            scores = scale * (f @ w.T) / (f.pow(2).sum(1).sqrt()[:, None] * w.pow(2).sum(1).sqrt())
+        loss = log_softmax_loss(scores, torch.cat([sy, qy]))
+        slopes = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+        for name, slope in zip(theta, slopes, strict=True):
+            total[name] += 0 if slope is None else slope
+    return total

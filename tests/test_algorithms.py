@@ -47,6 +47,11 @@ ROWS = [
     Row("protonet", {}, 0),
     Row("r2d2", {}, 0),
     Row("meta_opt_net", {}, 0),
+    Row("nearest_centroid", {}, 0),
+    Row("simple_shot", {}, 0),
+    Row("logistic_regression", {}, 0),
+    Row("baseline_plus_plus", {"inner_steps": 3}, 3),
+    Row("fine_tune", {"inner_steps": 3}, 3),
 ]
 TASKS = 4
 

@@ -24,7 +24,7 @@ from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, train
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, ShardRequest
-from tests.configurations import tiny
+from tests.configurations import method, tiny
 
 CPU = torch.device("cpu")
 Make = Callable[[Config], Executor]
@@ -80,7 +80,7 @@ ON_RAY = "maml"
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_trains_in_process(algorithm):
-    config = tiny(f"algorithm={{name: {algorithm}}}")
+    config = tiny(*method(algorithm))
     assert trained(in_process(config), config) == trained(in_process(config), config)
 
 
@@ -89,7 +89,7 @@ def test_every_algorithm_trains_in_process(algorithm):
     [name if name == ON_RAY else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
 )
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
-    config = tiny(f"algorithm={{name: {algorithm}}}")
+    config = tiny(*method(algorithm))
     executor = make(config)
     assert trained(executor, config) == trained(in_process(config), config)
     assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step

@@ -63,6 +63,11 @@ ROWS = {
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
     "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),
+    "nearest_centroid": Row({}, reference.classification),
+    "simple_shot": Row({}, reference.classification),
+    "logistic_regression": Row({}, reference.classification),
+    "baseline_plus_plus": Row({"scale": 5.0}, partial(reference.classification, scale=10.0)),
+    "fine_tune": Row({}, reference.classification),
 }
 
 

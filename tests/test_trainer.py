@@ -21,7 +21,7 @@ from metatrain.tracking.jsonl import PROGRESS, CompositeRecorder, JsonlRecorder,
 from metatrain.trainer import RunResult, new_run, run
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from tests.configurations import cpu_kind, tiny
+from tests.configurations import cpu_kind, method, tiny
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parent / "golden"
@@ -111,7 +111,7 @@ QUICK = ("maml", "reptile")
     ],
 )
 def test_a_run_stopped_anywhere_ends_as_the_undisturbed_one(tmp_path, algorithm, steps):
-    config = config_in(tmp_path, f"algorithm={{name: {algorithm}}}")
+    config = config_in(tmp_path, *method(algorithm))
     undisturbed, whole = go(config)
     first, home = go(config, None, steps)
     assert not first.finished

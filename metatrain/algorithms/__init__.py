@@ -3,17 +3,22 @@
 from typing import Any
 
 from metatrain.algorithms.anil import ANIL
+from metatrain.algorithms.baseline_plus_plus import BaselinePlusPlus
 from metatrain.algorithms.boil import BOIL
+from metatrain.algorithms.fine_tune import FineTune
 from metatrain.algorithms.fomaml import FOMAML
 from metatrain.algorithms.imaml import IMAML
+from metatrain.algorithms.logistic_regression import LogisticRegression
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.meta_curvature import MetaCurvature
 from metatrain.algorithms.meta_opt_net import MetaOptNet
 from metatrain.algorithms.meta_sgd import MetaSGD
+from metatrain.algorithms.nearest_centroid import NearestCentroid
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.r2d2 import R2D2
 from metatrain.algorithms.reptile import Reptile
+from metatrain.algorithms.simple_shot import SimpleShot
 
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
@@ -28,6 +33,11 @@ ALGORITHMS: dict[str, type[Any]] = {
     "protonet": ProtoNet,
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
+    "nearest_centroid": NearestCentroid,
+    "simple_shot": SimpleShot,
+    "logistic_regression": LogisticRegression,
+    "baseline_plus_plus": BaselinePlusPlus,
+    "fine_tune": FineTune,
 }
 
 __all__ = [
@@ -38,10 +48,15 @@ __all__ = [
     "IMAML",
     "MAML",
     "R2D2",
+    "BaselinePlusPlus",
+    "FineTune",
+    "LogisticRegression",
     "MAMLPlusPlus",
     "MetaCurvature",
     "MetaOptNet",
     "MetaSGD",
+    "NearestCentroid",
     "ProtoNet",
     "Reptile",
+    "SimpleShot",
 ]

@@ -14,6 +14,7 @@ from metatrain.config.best_params import best_params
 from metatrain.config.dry_run import require_same
 from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config
+from metatrain.config.other_algorithm import add_statistics, select_params
 from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.runs.checkpoints import params_sha256
@@ -45,8 +46,10 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     show_notes(data)
     require_same_examples(settings, noted["spec"])
     worker = set_up(settings, home)
+    params, incomplete = select_params(params, worker, trained, overrides)
     require_same(params, worker)
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
+        params = add_statistics(params, worker, executor) if incomplete else params
         session = Session(worker, executor, CompositeRecorder(), home)
         results = with_overlap(_score(session, params), overlap)
         for line in (*format_results(results), *describe_test_classes(kept, data, overlap)):

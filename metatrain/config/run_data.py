@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from metatrain.config.dry_run import explain_user_errors
 from metatrain.config.load import as_plain, read_config, resolve_paths
+from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
@@ -49,8 +50,11 @@ def split_as_before(config: Config) -> Config:
 
 
 def read_evaluation_config(trained: Config, overrides: Sequence[str]) -> Config:
-    """Apply overrides to a run's configuration. Another source of tasks starts from its own settings, not the run's."""
-    plain = as_plain(trained)
+    """Apply overrides to a run's configuration. Another source of tasks starts from its own settings, not the run's.
+
+    So does another algorithm.
+    """
+    plain = with_other_algorithm(as_plain(trained), overrides)
     pairs = (override.partition("=") for override in overrides)
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
     if named and named[-1] != trained.names.tasks:

@@ -159,6 +159,25 @@ def apply(state: TrainState, gradient: MetaGradient, settings: OuterSettings) ->
     return mean_metrics(gradient) | {"gradient_norm": norm} | rates
 
 
+def with_statistics(algorithm: Any, executor: Executor, params: Params, shard_size: int) -> Params:
+    """Return `params` with what the algorithm keeps of the training tasks at them: means over tasks 0, 1, ….
+
+    They are the same for any number of workers, as sums of gradients are. Most algorithms keep nothing.
+    """
+    if not hasattr(algorithm, "statistics"):
+        return params
+    shards = make_shards(0, algorithm.statistics_tasks, shard_size)
+    total = executor.sum(ShardRequest("statistics", "train", 0), params, shards)
+    return params | {name: (total.grads[name] / total.num_tasks).to(params[name]) for name in algorithm.kept}
+
+
+def set_statistics(state: TrainState, algorithm: Any, executor: Executor, shard_size: int) -> None:
+    """Set what the algorithm keeps of the training tasks: parameters that no gradient moves."""
+    for name, value in with_statistics(algorithm, executor, state.params, shard_size).items():
+        if value is not state.params[name]:
+            state.params[name].copy_(value)
+
+
 def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:
     """Train `state` to step `settings.steps`; yield each step's {"loss", "accuracy", "gradient_norm", "lr"}.
 

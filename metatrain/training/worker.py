@@ -31,6 +31,8 @@ from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
+from tasks.class_labels import label_classes
+from tasks.few_shot import EmptySplit
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.random import random_words, stream
 from tasks.types import SPLITS, Split, TaskDistribution
@@ -83,7 +85,15 @@ class Worker:
         )
         asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
         found: TaskDistribution[Any] = config.tasks.source.distribution(split, asked, seed)
+        # A split without classes is that of an evaluation, which trains on none.
+        if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
+            return label_classes(found, config.names.tasks)
         return found
+
+    @property
+    def samples_training_tasks(self) -> bool:
+        """Return False for an evaluation on data without classes for training."""
+        return not isinstance(self._distributions["train"], EmptySplit)
 
     @cached_property
     def convolves(self) -> bool:
@@ -116,21 +126,25 @@ class Worker:
     def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
         """Return the sum of the meta-gradients of a shard's tasks, on the CPU, at `params` on this worker's device.
 
+        Of a request for statistics it is the sum of what the algorithm keeps of training tasks, in the same form.
         Raises TaskFailed when the code of the tasks, model or algorithm raises.
         """
         tasks = self.tasks(request, shard) if tasks is None else tasks
         with _explain_failure(request, shard):
-            context = Context(torch.tensor(request.step, device=self.device), self._noise(shard))
+            statistics = request.kind == "statistics"
+            noise = self._silence(shard) if statistics else self._noise(shard)
+            context = Context(torch.tensor(request.step, device=self.device), noise)
+            algorithm: Any = self.algorithm
+            compute = algorithm.statistics if statistics else algorithm.meta_gradient
             with self.meter.part("adapt"):
-                gradient = self.algorithm.meta_gradient(self.model, params, tasks, context, self.engine)
+                gradient = compute(self.model, params, tasks, context, self.engine)
                 return to_cpu(gradient)  # type: ignore[no-any-return]
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
         tasks = self.tasks(request, shard) if tasks is None else tasks
         with _explain_failure(request, shard):
-            silent = torch.full((len(shard.indices),), NO_NOISE, device=self.device)
-            context = Context(torch.tensor(request.step, device=self.device), silent)
+            context = Context(torch.tensor(request.step, device=self.device), self._silence(shard))
             algorithm, model = self._learner(request, params)
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
@@ -158,7 +172,7 @@ class Worker:
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
         """Return what `request` asks for, of `tasks` if they have been sampled already."""
-        if request.kind == "gradient":
+        if request.kind != "score":
             return self.gradient(request, params, shard, tasks)
         return self.score(request, params, shard, tasks)
 
@@ -186,6 +200,10 @@ class Worker:
         told = getattr(self._distributions[split], "task_classes", None)
         return None if told is None else told(range(tasks))
 
+    def _silence(self, shard: Shard) -> Tensor:
+        """Return the keys of tasks that are computed without noise."""
+        return torch.full((len(shard.indices),), NO_NOISE, device=self.device)
+
     def _noise(self, shard: Shard) -> Tensor:
         """Return each task's key to the generator: 62 bits of (seed, "noise", index)."""
         low, high = random_words(self.config.seed, stream("noise"), shard.indices, 2).astype("int64").T
@@ -197,6 +215,11 @@ class Worker:
             return tree
         # From pinned memory the copy does not wait for what the device is computing.
         return tree_map(lambda leaf: leaf.pin_memory().to(self.device, non_blocking=True), tree)
+
+
+def trains_on_classes(algorithm: Algorithm) -> bool:
+    """Return whether an algorithm trains on minibatches that are labelled by the classes of the whole split."""
+    return bool(getattr(algorithm, "trains_on_classes", False))
 
 
 @contextmanager
