@@ -356,6 +356,21 @@ def test_a_part_is_a_pure_function_of_its_own_parameters_in_every_thread():
     assert torch.allclose(slopes["relation.bias"], torch.full((2,), 5.0))
 
 
+def test_a_part_is_built_once_also_within_transforms():
+    built = []
+
+    class Counted(nn.Linear):
+        def __init__(self, *sizes: int) -> None:
+            built.append(sizes)
+            super().__init__(*sizes)
+
+    params, x = Part("p.", partial(Counted, 3, 2)).initial(0), torch.randn(4, 5, 3)
+    slopes = torch.func.vmap(torch.func.grad(lambda p, x: Part("p.", partial(Counted, 3, 2))(p, x).sum()), (None, 0))
+    assert torch.equal(slopes(params, x)["p.bias"], torch.full((4, 2), 5.0))
+    Part("p.", partial(Counted, 3, 2))(params, x)
+    assert built == [(3, 2), (3, 2)], "once for values, once to be applied"
+
+
 def test_a_part_with_buffers_is_refused():
     with pytest.raises(ValueError, match="buffers"):
         Part("norm.", partial(nn.BatchNorm1d, 3)).initial(0)

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,10 +55,18 @@ class Part:
         return functional_call(self._module(), given, inputs, strict=True)
 
     def _module(self) -> nn.Module:
-        built = _built.modules
-        if self.build not in built:
+        built, build = _built.modules, self.build
+        # Two partials are never equal.
+        key = (build.func, build.args, *sorted(build.keywords.items())) if isinstance(build, partial) else build
+        if key not in built:
             if len(built) >= _MAX_BUILT:
                 built.clear()
-            with torch.device("meta"):  # its own values are never read
-                built[self.build] = self.build()
-        return built[self.build]
+            # In a thread of its own, where no transform of the caller (vmap, grad, tracing) takes part.
+            with ThreadPoolExecutor(1) as outside:
+                built[key] = outside.submit(self._build_without_values).result()
+        return built[key]
+
+    def _build_without_values(self) -> nn.Module:
+        """Build the module on the meta device: its own values are never read."""
+        with torch.device("meta"):
+            return self.build()
