@@ -13,7 +13,7 @@ from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
-from tests import reference, reference_descent, reference_svm
+from tests import reference, reference_descent, reference_metric, reference_svm
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.reference import log_softmax_loss
 
@@ -63,6 +63,8 @@ ROWS = {
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
     "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),
+    "matching": comparison(partial(reference_metric.attention, scale=4.0), scale=4.0),
+    "matching, full context": comparison(reference_metric.full_context, full_context=True, processing_steps=2),
     "nearest_centroid": Row({}, reference.classification),
     "simple_shot": Row({}, reference.classification),
     "logistic_regression": Row({}, reference.classification),
@@ -72,7 +74,7 @@ ROWS = {
 
 
 def test_every_algorithm_has_a_reference():
-    assert list(ROWS) == list(ALGORITHMS)
+    assert list(dict.fromkeys(name.split(",")[0] for name in ROWS)) == list(ALGORITHMS)
 
 
 @pytest.fixture(params=["pool", "stride"])
@@ -87,7 +89,7 @@ def test_gradients_through_convolution_and_normalisation(name, normalization, ve
     spec, count, row = classification_spec(), 3, ROWS[name]
     architecture = Conv4(width=4, depth=BLOCKS, downsample=downsample, normalization=normalization)
     model = build_model(architecture, spec, seed=1).to(torch.device("cpu"), torch.float64)
-    algorithm = ALGORITHMS[name](**row.settings)
+    algorithm = ALGORITHMS[name.split(",")[0]](**row.settings)
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
     differ = ("inner_lr.", "step_norm.")  # from each other, as they will once learned
     params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith(differ)}

@@ -11,6 +11,7 @@ from metatrain.algorithms.imaml import IMAML
 from metatrain.algorithms.logistic_regression import LogisticRegression
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
+from metatrain.algorithms.matching import Matching
 from metatrain.algorithms.meta_curvature import MetaCurvature
 from metatrain.algorithms.meta_opt_net import MetaOptNet
 from metatrain.algorithms.meta_sgd import MetaSGD
@@ -33,6 +34,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "protonet": ProtoNet,
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
+    "matching": Matching,
     "nearest_centroid": NearestCentroid,
     "simple_shot": SimpleShot,
     "logistic_regression": LogisticRegression,
@@ -52,6 +54,7 @@ __all__ = [
     "FineTune",
     "LogisticRegression",
     "MAMLPlusPlus",
+    "Matching",
     "MetaCurvature",
     "MetaOptNet",
     "MetaSGD",

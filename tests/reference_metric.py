@@ -1,0 +1,45 @@
+"""Compute the predictions of metric-based methods naively, for the gradients of `tests/reference.py`.
+
+Imports nothing of metatrain: example by example and pair by pair, by torch's own LSTM cell.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attention(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor, scale: float = 1.0) -> Tensor:
+    """Compute log p, p the sum over each class of softmax(scale · cosine)."""
+    near = F.cosine_similarity(query[:, None, :], support[None, :, :], dim=2)
+    return torch.log(torch.softmax(scale * near, dim=1) @ F.one_hot(y).to(near.dtype))
+
+
+def full_context(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor, steps: int = 2) -> Tensor:
+    """Compute the same of features that LSTMs have put into the context of the support set."""
+    features = support.shape[1]
+
+    def cell(name: str, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Our gates are i, f, o, u of [x, h, rest]; torch's are i, f, u, o, of the input [x, rest] and the state h."""
+        weight, bias = theta[f"context.{name}.gates.weight"], theta[f"context.{name}.gates.bias"]
+        i, f, o, u = weight.chunk(4)
+        ordered = torch.cat([i, f, u, o])
+        inputs = torch.cat([ordered[:, :features], ordered[:, 2 * features :]], 1)
+        b = torch.cat([bias.chunk(4)[k] for k in (0, 1, 3, 2)])
+        return torch.lstm_cell(x, (h, c), inputs, ordered[:, features : 2 * features], b, torch.zeros_like(b))
+
+    g = [0.0] * len(y)
+    for name, order in (("forwards", range(len(y))), ("backwards", reversed(range(len(y))))):
+        h = c = torch.zeros(1, features, dtype=support.dtype)
+        for i in order:
+            h, c = cell(name, support[i][None], h, c)
+            g[i] = g[i] + h
+    memory = torch.cat(g) + support
+    found = []
+    for x in query:
+        h = c = r = torch.zeros(1, features, dtype=support.dtype)
+        for _ in range(steps):
+            h, c = cell("attending", torch.cat([x[None], r], 1), h, c)
+            h = h + x
+            r = torch.softmax(h @ memory.T, dim=1) @ memory
+        found.append(h)
+    return attention(theta, memory, y, torch.cat(found))
