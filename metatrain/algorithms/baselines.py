@@ -43,7 +43,7 @@ class NearestNeighbour:
 
 @dataclass(frozen=True)
 class FromScratch:
-    """Train the run's network from its initial weights on the support set only, by full-batch Adam."""
+    """Train the run's network from random weights on the support set only, by full-batch Adam; never given weights."""
 
     lr: float = 1e-3
     steps: int = 20
@@ -72,4 +72,5 @@ def _is_shape(x: object) -> bool:
 
 
 BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}
-"""The baselines by name; the untrained network is the run's own algorithm at its initial parameters instead."""
+"""The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or those
+that `model.weights` or `initialize` gave it."""
