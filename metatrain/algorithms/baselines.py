@@ -72,5 +72,5 @@ def _is_shape(x: object) -> bool:
 
 
 BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}
-"""The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or those
-that `model.weights` or `initialize` gave it."""
+"""The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or
+those that `model.weights` or `initialize` gave it."""
