@@ -43,3 +43,34 @@ def full_context(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Te
             r = torch.softmax(h @ memory.T, dim=1) @ memory
         found.append(h)
     return attention(theta, memory, y, torch.cat(found))
+
+
+def pairs(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log-odds of (query, support) pairs, of (support, support) pairs, and the support's labels."""
+
+    def odds(a: Tensor, b: Tensor) -> Tensor:
+        return (theta["siamese.weight"] * (a - b).abs()).sum() + theta["siamese.bias"]
+
+    return (
+        torch.stack([torch.stack([odds(a, b) for b in support]) for a in query]),
+        torch.stack([torch.stack([odds(a, b) for b in support]) for a in support]),
+        y,
+    )
+
+
+def pair_loss(found: tuple[Tensor, Tensor, Tensor], query_y: Tensor, balanced: bool = True) -> Tensor:
+    """Compute the mean binary cross-entropy of all pairs of different examples, or the mean of those of both kinds."""
+    between, within, y = found
+    n = len(y)
+    same, other = [], []
+    for q in range(len(query_y)):
+        for i in range(n):
+            (same if query_y[q] == y[i] else other).append(between[q, i])
+    for i in range(n):
+        for j in range(i):
+            (same if y[i] == y[j] else other).append(within[i, j])
+    of_same = [torch.log1p(torch.exp(-odds)) for odds in same]
+    of_other = [torch.log1p(torch.exp(odds)) for odds in other]
+    if balanced:
+        return (torch.stack(of_same).mean() + torch.stack(of_other).mean()) / 2
+    return torch.stack(of_same + of_other).mean()

@@ -65,6 +65,10 @@ ROWS = {
     "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),
     "matching": comparison(partial(reference_metric.attention, scale=4.0), scale=4.0),
     "matching, full context": comparison(reference_metric.full_context, full_context=True, processing_steps=2),
+    "siamese": comparison(reference_metric.pairs, reference_metric.pair_loss),
+    "siamese, unbalanced": comparison(
+        reference_metric.pairs, partial(reference_metric.pair_loss, balanced=False), balanced=False
+    ),
     "nearest_centroid": Row({}, reference.classification),
     "simple_shot": Row({}, reference.classification),
     "logistic_regression": Row({}, reference.classification),

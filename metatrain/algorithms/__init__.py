@@ -19,6 +19,7 @@ from metatrain.algorithms.nearest_centroid import NearestCentroid
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.r2d2 import R2D2
 from metatrain.algorithms.reptile import Reptile
+from metatrain.algorithms.siamese import Siamese
 from metatrain.algorithms.simple_shot import SimpleShot
 
 ALGORITHMS: dict[str, type[Any]] = {
@@ -35,6 +36,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
     "matching": Matching,
+    "siamese": Siamese,
     "nearest_centroid": NearestCentroid,
     "simple_shot": SimpleShot,
     "logistic_regression": LogisticRegression,
@@ -61,5 +63,6 @@ __all__ = [
     "NearestCentroid",
     "ProtoNet",
     "Reptile",
+    "Siamese",
     "SimpleShot",
 ]

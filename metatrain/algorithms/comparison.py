@@ -5,7 +5,7 @@ from theirs (`predict`); `query_gradient` is the `meta_gradient` of its `Algorit
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ class Compares(Protocol):
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Any]: ...
 
     def predict(self, model: Model, params: Params, adapted: Any, x: Tree, context: Context) -> Prediction: ...
+
+
+class EmbeddedSupport(NamedTuple):
+    """The support set's features [n, D] and labels, and its inputs, which an inductive normalisation needs."""
+
+    features: Tensor
+    y: Tensor
+    support_x: Tree
 
 
 def embed_support(model: Model, params: Params, support: Examples, context: Context) -> Tensor:

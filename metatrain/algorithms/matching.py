@@ -4,25 +4,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metatrain.algorithms import comparison
+from metatrain.algorithms.comparison import EmbeddedSupport
 from metatrain.models import Model, Part
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require, require_positive
 from tasks.types import Examples, TaskSpec, Tree
-
-
-class Memory(NamedTuple):
-    """The support set's embeddings g [n, D] and labels, and its inputs, for an inductive normalisation."""
-
-    embedded: Tensor
-    y: Tensor
-    support_x: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,17 +40,19 @@ class Matching:
         weights = model.initial(head=False)
         return weights | self._context(model).initial(seed) if self.full_context else weights
 
-    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Memory]:
+    def trajectory(
+        self, model: Model, params: Params, support: Examples, context: Context
+    ) -> Iterator[EmbeddedSupport]:
         embedded = comparison.embed_support(model, params, support, context)
         if self.full_context:
             embedded = self._context(model)(params, embedded)
-        yield Memory(embedded, support.y, support.x)
+        yield EmbeddedSupport(embedded, support.y, support.x)
 
-    def predict(self, model: Model, params: Params, adapted: Memory, x: Tree, context: Context) -> Prediction:
+    def predict(self, model: Model, params: Params, adapted: EmbeddedSupport, x: Tree, context: Context) -> Prediction:
         embedded = comparison.embed_queries(model, params, x, adapted.support_x, context)
         if self.full_context:
-            embedded = self._context(model)(params, adapted.embedded, embedded)
-        near = self.scale * F.normalize(embedded) @ F.normalize(adapted.embedded).T
+            embedded = self._context(model)(params, adapted.features, embedded)
+        near = self.scale * F.normalize(embedded) @ F.normalize(adapted.features).T
         own = comparison.one_hot(adapted.y, model.spec.ways or 0, torch.bool)
         # The log of the sum of exp(near) over each class: softmax over classes then gives Σ a.
         return torch.where(own, near[:, :, None], -torch.inf).logsumexp(1)
