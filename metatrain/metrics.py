@@ -149,13 +149,13 @@ _CLASSES, _VALUES = ("classification",), ("regression",)
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("loss", "loss", False, kinds=_CLASSES + _VALUES),  # by `task_loss`
         Metric("accuracy", "accuracy", True, 100.0, "%", _CLASSES, accuracy),
+        Metric("mse", "mean squared error", False, 1.0, "", _VALUES, squared_error),
+        Metric("loss", "loss", False, kinds=_CLASSES + _VALUES),  # by `task_loss`
         Metric("balanced_accuracy", "balanced accuracy", True, 100.0, "%", _CLASSES, balanced_accuracy),
         Metric("log_likelihood", "log-likelihood", True, 1.0, "nats", _CLASSES, log_likelihood),
         Metric("brier", "Brier score", False, 1.0, "", _CLASSES, brier),
         Metric("ece", "expected calibration error", False, 100.0, "%", _CLASSES, calibration_sums, calibration_error),
-        Metric("mse", "mean squared error", False, 1.0, "", _VALUES, squared_error),
         Metric("return", "return", True),  # of a task that is an environment
     )
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metatrain.config.load import as_plain, as_yaml
+from metatrain.metrics import METRICS, Metric
 from metatrain.runs import Run, replace_text
 from metatrain.setup import labels
 from metatrain.tracking.console import Display
@@ -138,7 +139,9 @@ class SearchStatus(NamedTuple):
             return ""
         budget, value = best.results[-1]
         name = self.metric.partition("/")[2]
-        value_text = f"{100 * value:.2f} %" if name == "accuracy" else f"{name} {value:.4g}"
+        metric = METRICS.get(name, Metric(name, name, higher_is_better=False))
+        shown = f"{metric.scale * value:.2f} %" if metric.unit == "%" else f"{value:.4g}"
+        value_text = shown if name == "accuracy" else f"{name} {shown}"
         return f"best {value_text} by trial {best.number} at step {budget}"
 
 

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from metatrain import metrics
 from metatrain.validation import require, require_not_negative, require_positive
 from tune.history.trials import Mode
 
-METRICS: dict[str, Mode] = {"validation/accuracy": "max", "validation/loss": "min", "validation/mse": "min"}
-"""The metrics that every validation records, and which way is better."""
+METRICS: dict[str, Mode] = {
+    f"validation/{name}": "max" if metric.higher_is_better else "min" for name, metric in metrics.METRICS.items()
+}
+"""The metrics that validations record, and which way is better."""
 Cost = Literal["parameters", "operations", "adaptation_seconds"]
 """What a trial costs, minimised: numbers in the model; multiplications and additions of adapting to one test task and
 predicting its queries; the seconds of that.

@@ -2,8 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from metatrain.metrics import METRICS
 from tasks.io.json_documents import check_json
 
 Settings = TypedDict(
@@ -30,18 +31,24 @@ class Curve(TypedDict):
     ci95: list[float | None]
 
 
+class MetricRow(TypedDict):
+    """A metric over all tasks."""
+
+    value: float
+    ci95: float | None
+
+
 class Row(TypedDict):
-    """One learner's result; its score stands under the score's own name."""
+    """One learner's result; its score, a metric of the registry, stands under the score's own name."""
 
     learner: str
-    score: Literal["accuracy", "mse"]
+    score: str
     ci95: float | None
     tasks: int
     ci95_classes: NotRequired[float | None]
     classes: NotRequired[int | None]
-    accuracy: NotRequired[float]
-    mse: NotRequired[float]
-    loss: NotRequired[float]
+    loss: NotRequired[float | None]
+    metrics: NotRequired[dict[str, MetricRow]]
     split: NotRequired[str]
     transductive: NotRequired[bool]
     curve: NotRequired[Curve]
@@ -78,7 +85,10 @@ def check_results(found: object, path: Path) -> list[dict[str, Any]]:
     for row in rows:
         curve = row.get("curve")
         row.setdefault("transductive", False)
-        sound = row["score"] in row and (curve is None or len({len(part) for part in curve.values()}) == 1)
+        row["metrics"] = {name: one for name, one in row.get("metrics", {}).items() if name in METRICS}
+        score = row.get(row["score"])
+        sound = row["score"] in METRICS and isinstance(score, (int, float)) and not isinstance(score, bool)
+        sound = sound and (curve is None or len({len(part) for part in curve.values()}) == 1)
         sound = sound and (curve is None or all(step >= 0 for step in curve["steps"]))
         sound = sound and all(math.isnan(value) or abs(value) < 1e30 for value in _numbers(row))
         if not sound:
@@ -89,5 +99,6 @@ def check_results(found: object, path: Path) -> list[dict[str, Any]]:
 def _numbers(row: dict[str, Any]) -> list[float]:
     curve = row.get("curve") or {"mean": [], "ci95": []}
     margins = [row["ci95"], row.get("ci95_classes"), *curve["ci95"]]
-    numbers = [row[row["score"]], row.get("loss", 0.0), *curve["mean"]]
+    numbers = [row[row["score"]], row.get("loss"), *curve["mean"]]
+    numbers += [number for metric in row["metrics"].values() for number in (metric["value"], metric["ci95"])]
     return [value for value in [*numbers, *margins] if value is not None]

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from metatrain.evaluation.predictions import TaskPredictions
+from metatrain.metrics import METRICS, PRIMARY, Metric
 from metatrain.report.plots import (
     COLOURS,
     DASHES,
@@ -31,31 +32,20 @@ Labelled = Sequence[tuple[str, Mapping[str, Series]]]
 """Runs by their labels, with their metrics by key."""
 
 
-class Metric(NamedTuple):
-    """A metric's key, its label, what to multiply its values by, and its unit."""
-
-    key: str
-    label: str
-    scale: float
-    unit: str
-
-
-LOSS = Metric("loss", "Loss", 1.0, "")
-SCORES = {
-    "accuracy": Metric("accuracy", "Accuracy (%)", 100.0, "%"),
-    "mse": Metric("mse", "Mean squared error", 1.0, ""),
-}
+LOSS = METRICS["loss"]
+DRAWN = (LOSS, *(METRICS[name] for name in PRIMARY))
+"""The metrics that are drawn by outer step."""
 
 
 def training(runs: Labelled) -> list[Panel]:
-    """Return loss and score by outer step: of one run, training and validation together; of several, each apart.
+    """Return loss and primary metric by outer step: of one run training and validation together, of several apart.
 
     Training is smoothed, of one run with the raw values behind; validation has the 95 % interval of its score.
     """
-    together = [(f"{metric.label}", metric, ("train", "validation")) for metric in (LOSS, *SCORES.values())]
+    together = [(f"{metric.label}", metric, ("train", "validation")) for metric in DRAWN]
     apart = [
         (f"{title}: {metric.label[0].lower()}{metric.label[1:]}", metric, (split,))
-        for metric in (LOSS, *SCORES.values())
+        for metric in DRAWN
         for split, title in (("train", "Training"), ("validation", "Validation"))
     ]
     size = (5.2, 3.6 + 0.2 * max(0, len(runs) - 3))
@@ -70,7 +60,7 @@ def _find(series: Mapping[str, Series], metric: Metric, split: str) -> Series | 
     """Return what a run recorded of a metric. For regression the loss is the score, and is drawn once."""
     if metric is LOSS and series.keys() & {"train/mse", "validation/mse"}:
         return None
-    points = series.get(f"{split}/{metric.key}")
+    points = series.get(f"{split}/{metric.name}")
     return points.scale(metric.scale) if points else None
 
 
@@ -109,13 +99,13 @@ def _margins(series: Mapping[str, Series], points: Series, metric: Metric) -> Se
 def adaptation(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Panel:
     """Return the score after 0, 1, … k inner steps, of labelled rows of an evaluation that are scored alike.
 
-    A row has "score" ("accuracy" or "mse") and "curve": {"steps", "mean", "ci95"}. A learner without inner steps is a
+    A row has "score" (the name of a metric) and "curve": {"steps", "mean", "ci95"}. A learner without inner steps is a
     level line. ValueError: the three lists of a curve differ in length.
     """
     if any(len({len(values) for values in row["curve"].values()}) > 1 for _, row in rows):
         raise ValueError("an adaptation curve needs as many means and intervals as steps: evaluate the run again")
-    metric = SCORES[rows[0][1]["score"]]
-    alike = [(label, row["curve"]) for label, row in rows if row["score"] == metric.key]
+    metric = METRICS[rows[0][1]["score"]]
+    alike = [(label, row["curve"]) for label, row in rows if row["score"] == metric.name]
     size = (5.2, 3.6 + 0.2 * max(0, len(alike) - 3))
     return Panel(f"{metric.label}, {title}", partial(_draw_adaptation, metric=metric, curves=alike), metric.unit, size)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from metatrain.errors import RunOwnedError
+from metatrain.metrics import METRICS
 from metatrain.report import figures, metadata, text
 from metatrain.report.collect import AS_TRAINED, RunRecord, add_pictures, collect, newest_step, read_settings
 from metatrain.report.plots import Panel, draw_each, to_svg
@@ -90,6 +91,11 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
     runs = list(zip(labels, records, strict=True))
     differences = _differences(records)
     drawn = [runs[number] for number in drawn_runs(records)]
+    evaluations = [
+        (tested.name if one else f"{label}, {tested.name}", tested.rows)
+        for label, record in runs
+        for tested in record.evaluations
+    ]
     return {
         "title": records[0].name if one else f"{len(records)} runs compared",
         "one": one,
@@ -102,11 +108,8 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
         "comparison": text.comparison(records, labels),
         "differences": differences,
         "differing": [key for key, *_ in differences if key != "runs.name"],
-        "groups": [
-            (tested.name if one else f"{label}, {tested.name}", [_cells(row) for row in tested.rows])
-            for label, record in runs
-            for tested in record.evaluations
-        ],
+        "groups": [(heading, [_cells(row) for row in rows]) for heading, rows in evaluations],
+        "metrics": _other_metrics(evaluations),
         "curves": figures.training([(label, record.series) for label, record in drawn]),
         "drawn": drawn,
         "undrawn": text.explain_drawn(len(drawn), len(runs)),
@@ -149,11 +152,28 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         text.learner_name(row["learner"]),
         text.format_score(row),
         text.format_over_classes(row),
-        f"{row['loss']:.4g}" if "loss" in row else "–",
+        "–" if row.get("loss") is None else f"{row['loss']:.4g}",
         str(max(row["curve"]["steps"], default=0) if "curve" in row else 0),
         text.count(row["tasks"]),
         text.kind(row),
     ]
+
+
+def _other_metrics(evaluations: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
+    """Return the table of the metrics beside the score and the loss: columns, and (heading, rows) of each evaluation.
+
+    No groups where there are no others: of regression, the score and the loss are all there is.
+    """
+    rows = [row for _, found in evaluations for row in found]
+    scores = {"loss", *(row["score"] for row in rows)}
+    names = [name for name in METRICS if name not in scores and any(name in row["metrics"] for row in rows)]
+    columns = [("learner", ""), *((METRICS[name].title, "number") for name in names)]
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        return [text.learner_name(row["learner"]), *(text.format_metric(row, name) for name in names)]
+
+    groups = [(heading, [cells(row) for row in found]) for heading, found in evaluations] if names else []
+    return {"columns": columns, "groups": groups}
 
 
 def _other_kind(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metatrain.metrics import METRICS, PRIMARY
 from metatrain.report.collect import AS_TRAINED, RunRecord
 
 LEARNER_NAMES = {
@@ -12,22 +13,29 @@ LEARNER_NAMES = {
     "nearest_neighbour": "nearest neighbour",
     "from_scratch": "learning each task from scratch",
 }
-CASES = {"accuracy": ("accuracy", 100.0, "%"), "mse": ("mean squared error", 1.0, "")}
-"""What a score is called, what to multiply it by, its unit."""
 
 
 def format_score(row: Mapping[str, Any]) -> str:
     """Return a score with half its 95 % interval over tasks: 97.31 ± 0.23 %."""
-    _, scale, unit = CASES[row["score"]]
-    return format_interval(scale * row[row["score"]], scale * margin(row), unit)
+    metric = METRICS[row["score"]]
+    return format_interval(metric.scale * row[row["score"]], metric.scale * margin(row), metric.unit)
+
+
+def format_metric(row: Mapping[str, Any], name: str) -> str:
+    """Return another metric of a row with half its interval over tasks; "–" where it was not computed."""
+    found = row["metrics"].get(name)
+    if found is None:
+        return "–"
+    metric = METRICS[name]
+    return format_interval(metric.scale * found["value"], metric.scale * margin(found), metric.unit)
 
 
 def format_over_classes(row: Mapping[str, Any]) -> str:
     """Return half the 95 % interval over classes, ± 8.40 %; "–" where there is none."""
     if row.get("ci95_classes") is None:
         return "–"
-    _, scale, unit = CASES[row["score"]]
-    return f"± {scale * row['ci95_classes']:.2f} {unit}".strip().replace(" ", "\N{NO-BREAK SPACE}")
+    metric = METRICS[row["score"]]
+    return f"± {metric.scale * row['ci95_classes']:.2f} {metric.unit}".strip().replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def margin(row: Mapping[str, Any]) -> float:
@@ -36,15 +44,17 @@ def margin(row: Mapping[str, Any]) -> float:
 
 
 def format_interval(value: float, margin: float, unit: str) -> str:
-    """Return 93.40 ± 0.51 %, or 0.259 ± 0.051, two figures of the margin, on one line; a margin of nan is left out."""
+    """Return 93.40 ± 0.51 %, or 0.259 ± 0.051 nats, two figures of the margin, on one line; a margin of nan is left
+    out.
+    """
     if math.isnan(margin):
-        text = f"{value:.2f} {unit}" if unit else f"{value:.4g}"
-    elif unit:
-        text = f"{value:.2f} ± {margin:.2f} {unit}"
+        text = f"{value:.2f}" if unit == "%" else f"{value:.4g}"
+    elif unit == "%":
+        text = f"{value:.2f} ± {margin:.2f}"
     else:
         decimals = min(9, max(0, 1 - math.floor(math.log10(margin)))) if 0 < margin < math.inf else 4
         text = f"{value:.{decimals}f} ± {margin:.{decimals}f}"
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{text} {unit}".strip().replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def learner_name(learner: str) -> str:
@@ -90,7 +100,7 @@ def _result(record: RunRecord) -> list[str]:
     if not rows:
         return ["It has not been tested yet: there is no result to report."]
     trained, others = rows[0], [row for row in rows[1:] if row["learner"] != "trained"]
-    name, _, _ = CASES[trained["score"]]
+    name = METRICS[trained["score"]].title
     sentence = (
         f"On {count(trained['tasks'])} held-out test tasks, {_shape(record, 'test')} each, it reaches "
         f"{'an' if name[0] in 'aeiou' else 'a'} {name} "
@@ -127,7 +137,7 @@ def best_first(records: Sequence[RunRecord]) -> list[int]:
         value = rows[number][0][rows[number][0]["score"]] if rows[number] else math.nan
         if math.isnan(value):
             return math.inf
-        return -value if rows[number][0]["score"] == "accuracy" else value
+        return -METRICS[rows[number][0]["score"]].sign * value
 
     return sorted(range(len(records)), key=rank)
 
@@ -152,13 +162,12 @@ def comparison(records: Sequence[RunRecord], labels: Sequence[str]) -> str:
     if len({_tested_on(record, row) for _, record, row in tested}) > 1:
         return "They were not tested on the same tasks: their scores cannot be compared."
     key = tested[0][2]["score"]
-    in_order = sorted(tested, key=lambda each: each[2][key], reverse=key == "accuracy")
-    name, _, _ = CASES[key]
+    in_order = sorted(tested, key=lambda each: each[2][key], reverse=METRICS[key].higher_is_better)
     scores = ", ".join(f"{label} {format_score(row)}" for label, _, row in in_order)
     first, second = (row for *_, row in in_order[:2])
     apart = abs(first[key] - second[key]) > margin(first) + margin(second)
     close = "" if apart else " The intervals of the first two meet."
-    return f"Tested on the same {count(first['tasks'])} tasks, best first by {name}: {scores}.{close}"
+    return f"Tested on the same {count(first['tasks'])} tasks, best first by {METRICS[key].title}: {scores}.{close}"
 
 
 def _tested_on(record: RunRecord, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -175,12 +184,11 @@ def _tested_on(record: RunRecord, row: Mapping[str, Any]) -> tuple[str, ...]:
 def _verdict(trained: Mapping[str, Any], others: list[dict[str, Any]]) -> str:
     """Compare the trained learner with the best of the others: by how much, and whether that may be chance."""
     key = trained["score"]
-    _, scale, _ = CASES[key]
-    sign = 1 if key == "accuracy" else -1
+    metric, sign = METRICS[key], METRICS[key].sign
     best = max(others, key=lambda row: sign * row[key] if math.isfinite(row[key]) else -math.inf)
     ahead = sign * (trained[key] - best[key])
     apart = abs(ahead) > margin(trained) + margin(best)
-    amount = f"{scale * abs(ahead):.1f} points" if key == "accuracy" else f"{abs(ahead):.3g}"
+    amount = f"{metric.scale * abs(ahead):.1f} points" if metric.unit == "%" else f"{abs(ahead):.3g}"
     if not apart:
         return f"That is no clear difference from {learner_name(best['learner'])}: the two intervals meet."
     among = ", the best of these" if len(others) > 1 else ""
@@ -224,10 +232,11 @@ def explain_mismatch(records: Sequence[RunRecord]) -> str:
 
 def best_step(record: RunRecord) -> int | None:
     """Return the step whose parameters did best in validation, the earlier of equals; None without validation."""
-    for key, sign in (("accuracy", 1), ("mse", -1)):
-        series = record.series.get(f"validation/{key}")
+    for name in PRIMARY:
+        series = record.series.get(f"validation/{name}")
         if series is not None:
-            scored = [(sign * value, -step) for step, value in zip(*series, strict=True) if math.isfinite(value)]
+            sign, points = METRICS[name].sign, zip(*series, strict=True)
+            scored = [(sign * value, -step) for step, value in points if math.isfinite(value)]
             return -max(scored)[1] if scored else None
     return None
 

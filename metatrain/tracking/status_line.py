@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from metatrain.metrics import METRICS, PRIMARY
 from metatrain.tracking.jsonl import read_lines
 from tasks.io.json_documents import check_json, parse_json, read_json
 
@@ -185,10 +186,10 @@ def merge_metrics(known: Mapping[str, float], step: int, metrics: Mapping[str, f
         for name, value in metrics.items()
         if name.startswith(("train/", "validation/", "time/", "cluster/")) and isinstance(value, (int, float))
     }
-    if "validation/accuracy" in metrics or "validation/mse" in metrics:
-        score = "accuracy" if "validation/accuracy" in metrics else "mse"
-        new, best = merged.get(f"validation/{score}"), known.get(f"best/{score}")
-        if new is not None and (best is None or (new > best if score == "accuracy" else new < best)):
+    score = _primary(metrics, "validation")
+    if score is not None:
+        new, best, sign = merged.get(f"validation/{score}"), known.get(f"best/{score}"), METRICS[score].sign
+        if new is not None and (best is None or sign * new > sign * best):
             names = [name for name in (score, "ci95") if f"validation/{name}" in merged]
             merged |= {f"best/{name}": merged[f"validation/{name}"] for name in names} | {"best/step": step}
     return merged
@@ -225,11 +226,17 @@ def format_duration(seconds: float) -> str:
 
 
 def _format_score(metrics: Mapping[str, float], split: str) -> list[str]:
-    ci95 = metrics.get(f"{split}/ci95")
-    if f"{split}/accuracy" in metrics:
-        interval = "" if ci95 is None else f" ± {100 * ci95:.2f}"
-        return [f"{100 * metrics[f'{split}/accuracy']:.2f}{interval} %"]
-    if f"{split}/mse" in metrics:
-        interval = "" if ci95 is None else f" ± {ci95:.2g}"
-        return [f"mse {metrics[f'{split}/mse']:.4g}{interval}"]
-    return []
+    name, ci95 = _primary(metrics, split), metrics.get(f"{split}/ci95")
+    if name is None:
+        return []
+    metric, value = METRICS[name], metrics[f"{split}/{name}"]
+    if metric.unit == "%":
+        interval = "" if ci95 is None else f" ± {metric.scale * ci95:.2f}"
+        return [f"{metric.scale * value:.2f}{interval} %"]
+    interval = "" if ci95 is None else f" ± {ci95:.2g}"
+    return [f"{name} {value:.4g}{interval}"]
+
+
+def _primary(metrics: Mapping[str, float | None], split: str) -> str | None:
+    """Return the name of the primary metric among those of a split; None where there is none."""
+    return next((name for name in PRIMARY if f"{split}/{name}" in metrics), None)

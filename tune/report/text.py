@@ -4,8 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from metatrain.metrics import METRICS, Metric
 from metatrain.report.metadata import moment
-from metatrain.report.text import CASES, count, cut, format_interval
+from metatrain.report.text import count, cut, format_interval
 from metatrain.yaml_config import dump_inline
 from tune.history.trials import Trial
 from tune.report.collect import SearchRecord
@@ -34,8 +35,8 @@ LONG = 36
 def describe_metric(metric: str) -> tuple[str, float, str]:
     """Return the name of a metric, what to multiply its values by, and the unit."""
     split, _, key = metric.rpartition("/")
-    name, scale, unit = CASES.get(key, (key, 1.0, ""))
-    return f"{split} {name}".strip(), scale, unit
+    known = METRICS.get(key, Metric(key, key, higher_is_better=False))
+    return f"{split} {known.title}".strip(), known.scale, known.unit
 
 
 def metric_label(record: SearchRecord) -> str:

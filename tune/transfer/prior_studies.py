@@ -170,7 +170,7 @@ def gather_prior_studies(
     sources: list[PriorStudy] = []
     notes: list[str] = []
     for experiment in experiments:
-        runs = list(read_records(uri, experiment, FILES, tuple(METRICS)))
+        runs = list(read_records(uri, experiment, FILES, (metric,)))
         searches = [run for run in runs if run.search]
         found = [_try_read(run, lambda run: _read_search(run, space, signature)) for run in searches]
         alone = [run for run in runs if not run.search]
