@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import Algorithm, predicts
 from metatrain.config.best_params import best_params
@@ -26,10 +28,10 @@ from metatrain.training.snapshots import check_params
 from metatrain.training.worker import with_inner_steps
 from metatrain.types import Context, Params
 from metatrain.user_folders import FilePrediction, Place, describe_predictions, read_queries, read_support
-from metatrain.user_inputs import as_inputs, as_labels, as_targets, split_support
+from metatrain.user_inputs import as_inputs, as_labels, as_support, as_targets, count_of, split_support
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.types import Examples, TaskSpec, Tree
+from tasks.types import Examples, Shape, TaskSpec, Tree, as_shapes, map_shapes, shapes_in
 
 Choice = Literal["inductive", "transductive"]
 """How a learner normalises queries."""
@@ -122,15 +124,17 @@ class Learner:
     def adapt(self, support: tuple[Any, Any], *rest: Any) -> AdaptedLearner:
         """Adapt to support = (x, y): x [n, *x] as numpy or torch; y n labels of any kind, or values [n, *y].
 
+        Where the run's support examples are no queries (`TaskSpec.support`), x has their shape, or is a dict of such.
+
         Images are uint8 or in [0, 1]; what the run normalised by (tasks.mean, tasks.std) is applied here.
         """
         given, y = split_support(support, *rest)
         model, labels = self.model, None
-        x = as_inputs(given, model.spec, self.source)
+        x = as_support(given, model.spec, self.source)
         if model.spec.ways is None:
-            targets = as_targets(y, len(x), model.spec)
+            targets = as_targets(y, count_of(x), model.spec)
         else:
-            each = as_labels(y, len(x))
+            each = as_labels(y, count_of(x))
             labels = list(dict.fromkeys(each))
             targets = torch.tensor([labels.index(label) for label in each])
             model = model.for_tasks(model.spec._replace(ways=len(labels)), self.params)
@@ -201,15 +205,19 @@ def _look_for_mixing(learner: Learner) -> Model:
     if not model.can_be_inductive:
         return model
     model, shown = model.with_normalization("inductive"), spec.ways or 2
-    numbers = uniform(torch.tensor(1), torch.Size((shown + 2, *spec.x)), torch.device("cpu"))
-    x = numbers.to(torch.get_default_dtype())
+    support, x = (map_shapes(partial(_draw, shown + 2), shapes) for shapes in (spec.support_x, spec.x))
+    seen, asked = tree_map(lambda leaf: leaf[:shown], support), tree_map(lambda leaf: leaf[shown:], x)
     y = torch.arange(shown) if spec.ways else torch.zeros(shown, *spec.y)
     algorithm, params = learner.algorithm, learner.params
     with torch.no_grad(), _explain_errors("load"):
-        *_, adapted = algorithm.trajectory(model, params, Examples(x[:shown], y), _CONTEXT)
-        mixes = mixes_examples(lambda two: algorithm.predict(model, params, adapted, two, _CONTEXT), x[shown:])
+        *_, adapted = algorithm.trajectory(model, params, Examples(seen, y), _CONTEXT)
+        mixes = mixes_examples(lambda two: algorithm.predict(model, params, adapted, two, _CONTEXT), asked)
     found = f"in the forward of {type(model.body).__name__} or in {type(algorithm).__name__}"
     return replace(model, normalization="transductive", mixing=found) if mixes else model
+
+
+def _draw(count: int, shape: Shape) -> Tensor:
+    return uniform(torch.tensor(1), torch.Size((count, *shape)), torch.device("cpu")).to(torch.get_default_dtype())
 
 
 @contextmanager
@@ -225,8 +233,10 @@ def _explain_errors(what: str) -> Iterator[None]:
 def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
     """Build the model of a run. ValueError: it cannot be, or its checkpoint holds other parameters."""
     classes = spec.ways if spec.kind == "classification" else 1
-    sizes = (*spec.x, *spec.y, classes)
-    sound = all(size is not None and 0 < size < _LARGEST for size in sizes) and math.prod(spec.x) < _LARGEST
+    inputs = [*shapes_in(spec.x), *shapes_in(spec.support_x)]
+    sizes = (*(size for shape in inputs for size in shape), *spec.y, classes)
+    sound = all(size is not None and 0 < size < _LARGEST for size in sizes)
+    sound = sound and all(math.prod(shape) < _LARGEST for shape in inputs)
     require(sound, f"the checkpoint of step {step}: was made on examples of shape {spec.x}: restore its manifest")
     with _explain_errors("load"):
         model = build_model(config.model, spec, config.seed)
@@ -236,4 +246,6 @@ def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
 
 
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:
-    return TaskSpec(plain["kind"], plain["ways"], tuple(plain["x"]), tuple(plain["y"]))
+    support = plain.get("support")
+    shapes = as_shapes(plain["x"]), tuple(plain["y"]), None if support is None else as_shapes(support)
+    return TaskSpec(plain["kind"], plain["ways"], *shapes)

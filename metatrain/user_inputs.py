@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from metatrain.validation import require
-from tasks.types import Shape, TaskSpec
+from tasks.types import Shape, Shapes, TaskSpec, Tree, is_shape
 
 _PAIR = "use a pair of examples and labels, adapt((x, y))"
 
@@ -46,6 +47,31 @@ def as_inputs(x: Any, spec: TaskSpec, source: Any = None) -> Tensor:
         return inputs
     shift, scale = (torch.tensor(v or (d,), dtype=inputs.dtype)[:, None, None] for v, d in ((mean, 0.0), (std, 1.0)))
     return (inputs - shift) / scale
+
+
+def as_support(x: Any, spec: TaskSpec, source: Any = None) -> Tree:
+    """Return the support examples: as `as_inputs`, or tensors of the shapes in `spec.support`, a dict if that is."""
+    return as_inputs(x, spec, source) if spec.support is None else _as_tree("x", x, spec.support)
+
+
+def _as_tree(what: str, given: Any, shapes: Shapes) -> Tree:
+    if is_shape(shapes):
+        found = _as_tensor(what, given, f"examples of shape {shapes}").to(torch.get_default_dtype())
+        fits = found.dim() > 0 and len(found) > 0 and tuple(found.shape[1:]) == shapes
+        require(fits, f"{what}: of shape {tuple(found.shape)}: use [n, {', '.join(map(str, shapes))}], n of 1 or more")
+        _require_finite(what, found, "examples")
+        return found
+    named = isinstance(given, Mapping) and given.keys() == shapes.keys()
+    require(named, f"{what}: a {type(given).__name__}: use a dict with the keys {', '.join(map(str, shapes))}")
+    parts = {name: _as_tree(f"{what}[{name!r}]", given[name], shape) for name, shape in shapes.items()}
+    counts = {len(leaf) for leaf in tree_leaves(parts)}
+    require(len(counts) == 1, f"{what}: parts of {sorted(counts)} examples: use as many of each")
+    return parts
+
+
+def count_of(x: Tree) -> int:
+    """Return the number of examples in a tensor, or in the tensors of a tree."""
+    return len(tree_leaves(x)[0])
 
 
 def as_labels(y: Any, count: int) -> list[Any]:

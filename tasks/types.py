@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 Tree = Any
 """A tensor, or a (nested) dict, tuple or NamedTuple of tensors."""
 
 Shape = tuple[int, ...]
+
+Shapes = Any
+"""A Shape, or a (nested) dict or tuple of shapes: those of a tree of tensors."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -27,20 +31,50 @@ def no_progress(done: int, total: int) -> None:
     """Ignore the progress: a `Progress` for callers that show none."""
 
 
+def is_shape(shapes: Shapes) -> bool:
+    """Return whether `shapes` is that of one tensor: the leaf of a tree of shapes."""
+    return isinstance(shapes, tuple) and all(isinstance(size, int) for size in shapes)
+
+
+def map_shapes(function: Callable[..., Any], shapes: Shapes, *trees: Tree) -> Tree:
+    """Return the tree of `function(shape, *leaves)` for each shape and the leaves of `trees` at its place."""
+    return tree_map(function, shapes, *trees, is_leaf=is_shape)
+
+
+def as_shapes(plain: Any) -> Shapes:
+    """Return the shape or shapes that were kept as JSON, which has lists for tuples."""
+    if isinstance(plain, dict):
+        return {name: as_shapes(value) for name, value in plain.items()}
+    return tuple(plain)
+
+
+def shapes_in(shapes: Shapes) -> list[Shape]:
+    """Return the shapes of a tree, in order."""
+    return tree_leaves(shapes, is_leaf=is_shape)
+
+
 class TaskSpec(NamedTuple):
     """Properties that all tasks of a distribution share; static, so that vmap and compilation can use them."""
 
     kind: Literal["classification", "regression"]
     ways: int | None
     """Classes per task; None for tasks without classes (regression)."""
-    x: Shape
-    """Shape of one example, without any batch dimension: (C, H, W) for images."""
+    x: Shapes
+    """Shape of one query example, without any batch dimension, (C, H, W) for images; or a dict of such shapes."""
     y: Shape
     """Shape of one target: () for a class label."""
+    support: Shapes = None
+    """Shape or shapes of one support example where it is no other x, such as (312,) for attributes that describe the
+    class of images; None where support and query examples are alike."""
+
+    @property
+    def support_x(self) -> Shapes:
+        """Return the shape or shapes of one support example."""
+        return self.x if self.support is None else self.support
 
 
 class Examples(NamedTuple):
-    """Labelled examples: x is a tensor (or a tree of them) [n, *spec.x], y is [n, *spec.y]."""
+    """Labelled examples: x is a tensor (or a tree of them) [n, *spec.x], or *spec.support_x; y is [n, *spec.y]."""
 
     x: Tree
     y: Tensor

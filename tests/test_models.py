@@ -352,6 +352,9 @@ def test_a_part_is_a_pure_function_of_its_own_parameters_in_every_thread():
         doubled = {name: 2 * value for name, value in params.items()}
         found = list(pool.map(lambda number: part(doubled if number % 2 else params, x), range(64)))
     assert all(torch.allclose(y, expected * (1 + number % 2)) for number, y in enumerate(found))
+    fresh = Part("relation.", partial(nn.Linear, 3, 2, True))  # which no call has built yet
+    lifted = torch.func.vmap(lambda row: fresh(params, row[None]), randomness="error")(x)
+    assert torch.allclose(lifted[:, 0], expected)
     slopes = torch.func.grad(lambda p: part(p, x).sum())(params)
     assert torch.allclose(slopes["relation.bias"], torch.full((2,), 5.0))
 

@@ -49,7 +49,9 @@ class Algorithm(Protocol):
     """A meta-learning method: pure functions for ONE task, beside the settings they close over.
 
     Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
-    They may have a `score` of their own (`ScoresItself`).
+    Optional: a `score` of their own (`ScoresItself`); `separate_support = True` if support examples may have another
+    shape than queries (`TaskSpec.support`); `phases`, the outer steps at which what is computed changes, each to be
+    compiled.
     """
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

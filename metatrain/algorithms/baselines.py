@@ -13,7 +13,7 @@ from metatrain.algorithms.gradient_descent import Adapted, descend
 from metatrain.algorithms.protonet import squared_distances
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
-from tasks.types import Examples, TaskSpec, Tree
+from tasks.types import Examples, TaskSpec, Tree, is_shape
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class NearestNeighbour:
     """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance)."""
 
     def refusal(self, spec: TaskSpec) -> str | None:
-        return None if _is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
+        if spec.support is not None:
+            return "it compares queries with support examples, and these have other shapes"
+        return None if is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return {}
@@ -48,6 +50,9 @@ class FromScratch:
     lr: float = 1e-3
     steps: int = 20
 
+    def refusal(self, spec: TaskSpec) -> str | None:
+        return None if spec.support is None else "it trains on support examples, and queries have another shape"
+
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return model.initial()
 
@@ -64,11 +69,6 @@ class FromScratch:
 
     def meta_gradient(self, *_: object) -> MetaGradient:
         raise ValueError("algorithm.name: from_scratch learns nothing from other tasks: evaluate it, or train another")
-
-
-def _is_shape(x: object) -> bool:
-    """Return whether a spec's inputs are one array, not a tree of them."""
-    return isinstance(x, tuple) and all(isinstance(size, int) for size in x)
 
 
 BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}

@@ -11,7 +11,7 @@ from metatrain.report.plots import save_png
 from metatrain.tracking.console import progress_bar
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides
-from tasks.types import SPLITS, Episode, EpisodeShape
+from tasks.types import SPLITS, Episode, EpisodeShape, is_shape
 
 
 def prepare_command(name: str, overrides: list[str]) -> None:
@@ -33,7 +33,8 @@ def show_command(
     require(out.suffix.lower() == ".png", f"--out: '{out}' is no PNG: use a name that ends in .png")
     require(out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or write to another")
     distribution = _source(name, overrides).distribution(split, EpisodeShape(*shape), 0)
-    pictured = len(distribution.spec.x) == 3 and distribution.spec.x[0] in (1, 3)
+    spec = distribution.spec
+    pictured = spec.support is None and is_shape(spec.x) and len(spec.x) == 3 and spec.x[0] in (1, 3)
     require(pictured, f"NAME: the examples of {name} are no images: `data show` draws images [1 or 3, H, W] alone")
     batch = distribution.episodes([index])
     episode = Episode(*(type(part)(*(tensor[0] for tensor in part)) for part in batch))

@@ -27,7 +27,7 @@ from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.few_shot import EmptySplit
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.types import SPLITS, Episode, EpisodeShape, Examples, Split, TaskSpec
+from tasks.types import SPLITS, Episode, EpisodeShape, Examples, Shapes, Split, TaskSpec, Tree, is_shape, shapes_in
 
 _COPIES = 4
 """A parameter is held as itself, a gradient and two moments of Adam; an example at least as itself, in a batch, and as
@@ -46,6 +46,7 @@ def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Wo
     with explain_user_errors(config):
         _check_memory(config)
         worker = Worker(config, device)
+        _check_support(worker)
         worker.given = find_initial(worker, home)
         group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
@@ -87,6 +88,17 @@ def explain_user_errors(config: Config) -> Iterator[None]:
         raise ValueError(f"{fields}: {describe_error(error)}: fix that code") from error
 
 
+def _check_support(worker: Worker) -> None:
+    """Check that the algorithm reads support examples of another shape than queries, if there are such."""
+    spec, config = worker.distribution("train").spec, worker.config
+    reads = spec.support is None or getattr(config.algorithm, "separate_support", False)
+    require(
+        reads,
+        f"algorithm.name: {config.names.algorithm} reads support examples of the shape of queries, {spec.x}, and those "
+        f"of {config.names.tasks} have {spec.support}: set an algorithm with separate_support",
+    )
+
+
 def _check_memory(config: Config) -> None:
     """Check that this machine's memory holds the parameters and the tasks of a shard. ValueError: it is too small."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -116,8 +128,12 @@ def _check_memory(config: Config) -> None:
 
 
 def _bytes_of(shape: EpisodeShape, spec: TaskSpec) -> int:
-    examples = (shape.ways or 1) * (shape.shots + shape.queries)
-    return examples * math.prod(spec.x) * torch.get_default_dtype().itemsize
+    sizes = shape.shots * _size_of(spec.support_x) + shape.queries * _size_of(spec.x)
+    return (shape.ways or 1) * sizes * torch.get_default_dtype().itemsize
+
+
+def _size_of(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes_in(shapes))
 
 
 def _size(count: int) -> str:
@@ -158,8 +174,19 @@ def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
         if spec.ways is not None:
             fits = int(part.y.min()) >= 0 and int(part.y.max()) < spec.ways
             require(fits, f"{who}: {name}.y has labels beyond the task's {spec.ways} ways: use 0 to {spec.ways - 1}")
-        if isinstance(part.x, Tensor):
-            _check_tensor(part.x, spec.x, torch.get_default_dtype(), f"{who}: {name}.x")
+        _check_inputs(part.x, spec.support_x if name == "support" else spec.x, f"{who}: {name}.x")
+
+
+def _check_inputs(found: Tree, shapes: Shapes, what: str) -> None:
+    """Check a tensor, or the tensors of a dict, by shape. ValueError: they are not of these shapes."""
+    if is_shape(shapes):
+        if isinstance(found, Tensor):
+            _check_tensor(found, shapes, torch.get_default_dtype(), what)
+        return
+    named = isinstance(shapes, Mapping) and isinstance(found, Mapping) and found.keys() == shapes.keys()
+    require(named, f"{what} is a {type(found).__name__} for shapes {shapes}: return a dict of tensors with these keys")
+    for name, shape in shapes.items():
+        _check_inputs(found[name], shape, f"{what}[{name!r}]")
 
 
 def _check_tensor(found: Tensor, shape: tuple[int, ...], dtype: torch.dtype, what: str) -> None:

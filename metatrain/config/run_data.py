@@ -8,10 +8,11 @@ from metatrain.config.dry_run import explain_user_errors
 from metatrain.config.load import as_plain, read_config, resolve_paths
 from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
+from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.image_folder import ImageFolder
-from tasks.types import DataRecord
+from tasks.types import DataRecord, as_shapes, is_shape
 
 
 class EvaluationData(NamedTuple):
@@ -136,12 +137,15 @@ def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:
     """
     source = config.tasks.source
     with explain_user_errors(config):
-        found = source.distribution("test", config.tasks.test, config.evaluation.seed).spec.x
-    wanted = tuple(spec["x"])
+        tested = source.distribution("test", config.tasks.test, config.evaluation.seed).spec
+    support = spec.get("support")
+    kinds = (tested.support, None if support is None else as_shapes(support))
+    require(kinds[0] == kinds[1], f"tasks: their support is of {kinds[0]}, and the run's was of {kinds[1]}: use such")
+    found, wanted = tested.x, as_shapes(spec["x"])
     if found == wanted:
         return
     remedies = []
-    if len(wanted) == len(found) == 3:
+    if is_shape(wanted) and is_shape(found) and len(wanted) == len(found) == 3:
         channels = {1: "grey", 3: "rgb"}.get(wanted[0])
         if hasattr(source, "channels") and wanted[0] != found[0] and channels is not None:
             remedies.append(f"tasks.channels={channels}")

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.models.dropout import ADDRESSED, fold
 from metatrain.models.normalization import TaskNorm, reference_statistics
@@ -14,7 +15,7 @@ from metatrain.models.probe import describe_mixing, probe
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
 from metatrain.types import Params
 from metatrain.validation import require
-from tasks.types import Shape, TaskSpec
+from tasks.types import Shape, TaskSpec, Tree
 
 BODY, HEAD = "model.body.", "model.head."
 
@@ -67,27 +68,29 @@ class Model:
         )
         return self if self.normalization == "none" else replace(self, normalization=normalization)
 
-    def embed(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
+    def embed(self, params: Params, x: Tree, noise: Tensor, reference: Tree | None = None) -> Tensor:
         """Embed `x`; an inductive model normalises by the statistics of `reference`, the support inputs."""
         return self._apply(self._body_only, params, x, noise, reference)
 
-    def predict(self, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None = None) -> Tensor:
+    def predict(self, params: Params, x: Tree, noise: Tensor, reference: Tree | None = None) -> Tensor:
         """Return logits or regressed values of `x`; `reference` as in `embed`. Fewer ways: the first outputs."""
         return self._apply(self._with_head, params, x, noise, reference)
 
-    def _apply(self, function, params: Params, x: Tensor, noise: Tensor, reference: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
+    def _apply(self, function, params: Params, x: Tree, noise: Tensor, reference: Tree | None) -> Tensor:  # type: ignore[no-untyped-def]
         if reference is None or self.normalization != "inductive":
             return function(params, x, noise)  # type: ignore[no-any-return]
-        with reference_statistics(len(reference)):
-            return function(params, torch.cat([reference, x]), noise)[len(reference) :]  # type: ignore[no-any-return]
+        rows = len(tree_leaves(reference)[0])
+        with reference_statistics(rows):
+            both = tree_map(lambda *leaves: torch.cat(leaves), reference, x)
+            return function(params, both, noise)[rows:]  # type: ignore[no-any-return]
 
-    def _body_only(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
+    def _body_only(self, params: Params, x: Tree, noise: Tensor) -> Tensor:
         given = {name.removeprefix(BODY): value for name, value in params.items() if name.startswith(BODY)}
         for layer, name in enumerate(_noise_buffers(self.body)):
             given[name] = fold(noise, layer)
         return functional_call(self.body, given, (x,))  # type: ignore[no-any-return]
 
-    def _with_head(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
+    def _with_head(self, params: Params, x: Tree, noise: Tensor) -> Tensor:
         return self.apply_head(params, self._body_only(params, x, noise))
 
     def apply_head(self, params: Params, features: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from tasks.types import Tree
 
 _reference_rows: ContextVar[int | None] = ContextVar("reference_rows", default=None)
 _fused: ContextVar[bool] = ContextVar("fused", default=True)
@@ -39,12 +42,12 @@ def unfused_norm() -> Iterator[None]:
         _fused.reset(token)
 
 
-def mixes_examples(outputs: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Return whether another last example moves the outputs of those before it. x: [n, ...], n at least 2.
+def mixes_examples(outputs: Callable[[Tree], Tensor], x: Tree) -> bool:
+    """Return whether another last example moves the outputs of those before it. x: [n, ...], n at least 2, or a tree.
 
     `outputs` maps x to [n, ...]. It sees equal shapes twice, so that an output of one example alone is equal twice.
     """
-    changed = torch.cat([x[:-1], 2 * x[-1:] + 1])
+    changed = tree_map(lambda leaf: torch.cat([leaf[:-1], 2 * leaf[-1:] + 1]), x)
     with torch.no_grad():
         before, after = outputs(x)[:-1], outputs(changed)[:-1]
     return bool((after - before).abs().max() > 1e-5 * before.abs().max())

@@ -1,5 +1,6 @@
 """Try a module as built: is it a pure function of parameters and input, and does one example move another's output?"""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from metatrain.models.dropout import uniform
 from metatrain.models.normalization import mixes_examples, reference_statistics
@@ -14,14 +16,14 @@ from metatrain.models.protocol import Architecture
 from metatrain.types import Params
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.types import TaskSpec
+from tasks.types import Shape, Shapes, TaskSpec, Tree, map_shapes
 
 
 def probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     """Return `body`'s outputs for two examples; ValueError unless it maps [B, *x] to [B, D] without side effects."""
     before = {name: buffer.clone() for name, buffer in body.named_buffers()}
     scratch = {name: buffer.clone() for name, buffer in before.items()}
-    x = torch.linspace(0, 1, 2 * torch.Size(spec.x).numel()).view(2, *spec.x)
+    x = map_shapes(lambda shape: torch.linspace(0, 1, 2 * math.prod(shape)).view(2, *shape), spec.x)
     with _Draws() as draws:
         y = _call(body, x, scratch)
     written = [name for name in before if not torch.equal(before[name], scratch[name])]
@@ -38,13 +40,17 @@ def probe(body: nn.Module, spec: TaskSpec) -> Tensor:
     )
     require(
         isinstance(y, Tensor) and y.dim() == 2 and len(y) == 2,
-        f"model.name: the module maps {tuple(x.shape)} to {tuple(getattr(y, 'shape', ()))}; it must return [B, D]: end "
+        f"model.name: the module maps {_shapes_of(x)} to {tuple(getattr(y, 'shape', ()))}; it must return [B, D]: end "
         "it with nn.Flatten()",
     )
     return y
 
 
-def _call(body: nn.Module, x: Tensor, buffers: Params | None = None) -> Tensor:
+def _shapes_of(x: Tree) -> Shapes:
+    return tree_map(lambda leaf: tuple(leaf.shape), x)
+
+
+def _call(body: nn.Module, x: Tree, buffers: Params | None = None) -> Tensor:
     """Return the outputs of a module as built. ValueError: it raises."""
     try:
         with torch.no_grad():
@@ -52,7 +58,7 @@ def _call(body: nn.Module, x: Tensor, buffers: Params | None = None) -> Tensor:
     except USER_CODE_ERRORS as error:
         remedy = "fix it, or set a model that reads such tasks"
         raise ValueError(
-            f"model.name: the module does not accept a batch {tuple(x.shape)} ({describe_error(error)}): {remedy}"
+            f"model.name: the module does not accept a batch {_shapes_of(x)} ({describe_error(error)}): {remedy}"
         ) from error
 
 
@@ -79,6 +85,10 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return outputs
 
 
+def _draw(shape: Shape) -> Tensor:
+    return uniform(torch.tensor(1), torch.Size((4, *shape)), torch.device("cpu")).to(torch.get_default_dtype())
+
+
 def describe_mixing(architecture: Architecture, body: nn.Module, spec: TaskSpec) -> str:
     """Return the part of a module by which examples influence each other even with given statistics; "" if none."""
     if hasattr(architecture, "normalization"):  # of ours: TaskNorm is the one layer that reads several examples
@@ -88,7 +98,11 @@ def describe_mixing(architecture: Architecture, body: nn.Module, spec: TaskSpec)
     ]
     if layers:
         return ", ".join(layers[:3])
-    x = uniform(torch.tensor(1), torch.Size((4, *spec.x)), torch.device("cpu")).to(torch.get_default_dtype())
+    x = map_shapes(_draw, spec.x)
+
+    def after_the_first_two(queries: Tree) -> Tensor:
+        return _call(body, tree_map(lambda leaf, query: torch.cat([leaf[:2], query]), x, queries))[2:]
+
     with reference_statistics(2):
-        mixes = mixes_examples(lambda queries: _call(body, torch.cat([x[:2], queries]))[2:], x[2:])
+        mixes = mixes_examples(after_the_first_two, tree_map(lambda leaf: leaf[2:], x))
     return "somewhere in its forward" if mixes else ""

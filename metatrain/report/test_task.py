@@ -14,7 +14,7 @@ from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
-from tasks.types import Episode, TaskDistribution
+from tasks.types import Episode, TaskDistribution, is_shape
 
 TASK = 0
 """Index of the task that is shown, in the test split."""
@@ -33,6 +33,8 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
         return None
     distribution = worker.distribution("test")
     spec, title = distribution.spec, f"{worker.config.names.tasks}, test task {TASK}"
+    if spec.support is not None or not is_shape(spec.x):
+        return None
     if spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3):
         chart, kind = _draw_images(worker, params, distribution, title), "episode"
     elif spec.kind == "regression" and spec.x == spec.y == (1,):
