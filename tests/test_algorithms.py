@@ -44,6 +44,7 @@ ROWS = [
     Row("boil", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_sgd", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_curvature", {"inner_lr": 0.1, "inner_steps": 3}, 3),
+    Row("meta_lstm", {"inner_lr": 0.1, "inner_steps": 3, "hidden": 4}, 3),
     Row("protonet", {}, 0),
     Row("r2d2", {}, 0),
     Row("meta_opt_net", {}, 0),

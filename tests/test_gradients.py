@@ -44,6 +44,7 @@ def comparison(scores: Callable[..., Tensor], loss: Callable[..., Tensor] = log_
     return Row(settings, partial(reference.comparison, scores=scores, loss=loss))
 
 
+TWO_OF_LSTM = {"inner_lr": 0.3, "inner_steps": 2, "hidden": 3}
 ROWS = {
     "maml": descent(0.3, second=True),
     "fomaml": descent(0.3, second=False),
@@ -60,6 +61,10 @@ ROWS = {
     "boil": descent(0.3, second=True, adapted="body."),
     "meta_sgd": descent(0.3, second=True, lr=1, move=reference_descent.by_own_rates),
     "meta_curvature": descent(0.3, second=True, move=reference_descent.by_curvature),
+    "meta_lstm": Row(TWO_OF_LSTM, partial(reference_descent.meta_lstm, steps=2, second=False)),
+    "meta_lstm, second order": Row(
+        TWO_OF_LSTM | {"second_order": True}, partial(reference_descent.meta_lstm, steps=2, second=True)
+    ),
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
     "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),
@@ -97,8 +102,8 @@ def test_gradients_through_convolution_and_normalisation(name, normalization, ve
     params = {key: value.double() for key, value in algorithm.init(model, spec, 1).items()}
     differ = ("inner_lr.", "step_norm.")  # from each other, as they will once learned
     params |= {key: value * torch.rand_like(value) for key, value in params.items() if key.startswith(differ)}
-    matrices = {key: value for key, value in params.items() if key.startswith("curvature.")}
-    params |= {key: value + 0.3 * torch.rand_like(value) for key, value in matrices.items()}
+    learned = {key: value for key, value in params.items() if key.startswith(("curvature.", "update_rule."))}
+    params |= {key: value + 0.3 * torch.rand_like(value) for key, value in learned.items()}
     tasks = random_episodes(spec, count)
     found = algorithm.meta_gradient(model, params, tasks, context_of(count), Engine(vectorize))
 

@@ -13,6 +13,7 @@ from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
 from metatrain.algorithms.matching import Matching
 from metatrain.algorithms.meta_curvature import MetaCurvature
+from metatrain.algorithms.meta_lstm import MetaLSTM
 from metatrain.algorithms.meta_opt_net import MetaOptNet
 from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.nearest_centroid import NearestCentroid
@@ -32,6 +33,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "boil": BOIL,
     "meta_sgd": MetaSGD,
     "meta_curvature": MetaCurvature,
+    "meta_lstm": MetaLSTM,
     "protonet": ProtoNet,
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
@@ -58,6 +60,7 @@ __all__ = [
     "MAMLPlusPlus",
     "Matching",
     "MetaCurvature",
+    "MetaLSTM",
     "MetaOptNet",
     "MetaSGD",
     "NearestCentroid",
