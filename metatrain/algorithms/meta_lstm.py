@@ -133,5 +133,5 @@ def flatten(weights: Params) -> Tensor:
 
 def unflatten(theta: Tensor, like: Params) -> Params:
     """Return the weights in `theta` [P], named and shaped as `like`."""
-    parts = theta.split([value.numel() for value in like.values()])
+    parts = torch.split(theta, [value.numel() for value in like.values()])
     return {name: part.view(value.shape) for part, (name, value) in zip(parts, like.items(), strict=True)}
