@@ -146,6 +146,7 @@ WRONG: dict[str, list[Row]] = {
         train("algorithm={name: protonet}", LINES, says=("algorithm.name", "set maml"), given=mine),
         train("model={name: conv4}", LINES, says=("model.name", "set mlp"), given=mine),
         train("model={name: conv4, depth: 9}", says=("model.depth", "lower it")),
+        train("model={name: conv4, halvings: 5}", says=("model.halvings", "lower it")),
         own(HEADLESS, "anil", "head", also=("algorithm={name: anil}",)),
         own(HEADLESS, "boil", "head", also=("algorithm={name: boil}",)),
     ],

@@ -88,6 +88,8 @@ def custom(kind: type[nn.Module], **settings) -> Custom:
         (Conv4(width=8, downsample="pool"), 8),
         (Conv4(width=8, downsample="stride"), 8),
         (Conv4(width=8, normalization="none"), 8),
+        (Conv4(width=8, halvings=2), 8 * 7 * 7),
+        (Conv4(width=8, downsample="stride", halvings=0), 8),
     ],
 )
 def test_embeds_and_predicts(architecture, features):
@@ -323,6 +325,7 @@ def test_without_a_head_the_modules_outputs_are_the_predictions():
         (Custom("metatrain.models:Nothing"), "has no class 'Nothing'"),
         (Custom("pathlib:Path"), "not a torch.nn.Module"),
         (Conv4(depth=6), "halvings leave nothing"),
+        (Conv4(depth=6, halvings=5), "model.halvings: 5 halvings leave nothing"),
     ],
 )
 def test_invalid_models_are_refused_with_the_remedy(architecture, message):
@@ -381,6 +384,7 @@ def test_a_part_with_buffers_is_refused():
 
 def test_features_have_the_shape_before_they_were_flattened():
     assert build_model(Conv4(width=4, depth=2), SPEC, seed=0).feature_shape == (4, 7, 7)
+    assert build_model(Conv4(width=4, halvings=2), SPEC, seed=0).feature_shape == (4, 7, 7)
     assert build_model(Conv4(width=4, downsample="stride"), SPEC, seed=0).feature_shape == (4,)
     assert build_model(MLP(width=6), SPEC, seed=0).feature_shape == (6,)
     assert build_model(custom(WithOwnHead, head="classifier"), SPEC, seed=0).feature_shape == (8,)

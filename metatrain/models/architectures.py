@@ -11,7 +11,7 @@ from metatrain.models.normalization import TaskNorm
 from metatrain.models.protocol import ADDED, Normalization
 from metatrain.models.resnet12 import ResNet12
 from metatrain.models.torchvision_classifiers import Torchvision
-from metatrain.validation import require, require_at_most, require_positive
+from metatrain.validation import require, require_at_most, require_not_negative, require_positive
 from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target
 from tasks.types import TaskSpec
 
@@ -47,6 +47,9 @@ class Conv4:
 
     `downsample`: "pool" is 2×2 max-pooling, the result flattened; "stride" is a strided convolution, the result
     averaged over positions (Finn et al. 2017, for Omniglot). On 28×28 images both embed in `width` dimensions.
+
+    `halvings`: how many blocks downsample, from the first on; None: all. Relation networks use 2, so that maps of
+    7×7 positions are left of 28×28 images.
     """
 
     width: int = 64
@@ -54,10 +57,15 @@ class Conv4:
     kernel: int = 3
     downsample: Literal["pool", "stride"] = "pool"
     normalization: Normalization = "transductive"
+    halvings: int | None = None
 
     def __post_init__(self) -> None:
         require_positive("model", width=self.width, depth=self.depth, kernel=self.kernel)
+        require_at_most("model", 1000, depth=self.depth)
+        require_not_negative("model", halvings=self.halvings)
         require(self.kernel % 2 == 1, f"model.kernel: {self.kernel} is even: set an odd size, such as 3")
+        too_many = f"model.halvings: {self.halvings} is more than the {self.depth} blocks: lower it"
+        require(self.halvings is None or self.halvings <= self.depth, too_many)
 
     @property
     def head(self) -> str:
@@ -66,14 +74,19 @@ class Conv4:
     def build(self, spec: TaskSpec) -> nn.Module:
         require(len(spec.x) == 3, f"model.name: conv4 reads images [C, H, W]; these tasks have x of {spec.x}: set mlp")
         pool = self.downsample == "pool"
-        smallest = min(spec.x[1:]) >> (self.depth if pool else self.depth - 1)
-        require(smallest >= 1, f"model.depth: {self.depth} halvings leave nothing of {spec.x[1]}×{spec.x[2]}: lower it")
-        blocks = [self._block(spec.x[0] if layer == 0 else self.width, pool) for layer in range(self.depth)]
+        halvings = self.depth if self.halvings is None else self.halvings
+        smallest = min(spec.x[1:]) >> (halvings if pool else max(halvings - 1, 0))
+        named = "depth" if self.halvings is None else "halvings"
+        require(smallest >= 1, f"model.{named}: {halvings} halvings leave nothing of {spec.x[1]}×{spec.x[2]}: lower it")
+        inputs = [spec.x[0], *[self.width] * (self.depth - 1)]
+        blocks = [self._block(channels, layer < halvings) for layer, channels in enumerate(inputs)]
         return nn.Sequential(*blocks, nn.Flatten() if pool else GlobalMean())
 
-    def _block(self, inputs: int, pool: bool) -> nn.Module:
+    def _block(self, inputs: int, halve: bool) -> nn.Module:
+        pool = halve and self.downsample == "pool"
+        stride = 2 if halve and not pool else 1
         # Without normalisation the convolution needs the bias that normalisation would add.
-        convolution = nn.Conv2d(inputs, self.width, self.kernel, stride=1 if pool else 2, padding=self.kernel // 2)
+        convolution = nn.Conv2d(inputs, self.width, self.kernel, stride=stride, padding=self.kernel // 2)
         layers: list[nn.Module] = [convolution]
         if self.normalization != "none":
             layers.append(TaskNorm(self.width))
