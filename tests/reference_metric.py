@@ -74,3 +74,37 @@ def pair_loss(found: tuple[Tensor, Tensor, Tensor], query_y: Tensor, balanced: b
     if balanced:
         return (torch.stack(of_same).mean() + torch.stack(of_other).mean()) / 2
     return torch.stack(of_same + of_other).mean()
+
+
+def relation(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+    """Score each pair by itself: its two feature maps (or vectors) are stacked, and convolved by both weights."""
+    w = {name.removeprefix("relation."): value for name, value in theta.items() if name.startswith("relation.")}
+    weight = torch.cat([w["of_class.weight"], w["of_query.weight"]], 1)
+    shape = [-1]
+    if weight.dim() == 4:
+        channels = weight.shape[1] // 2
+        side = round((support.shape[1] // channels) ** 0.5)
+        shape = [channels, side, side]
+
+    def block(x: Tensor, weight: Tensor, bias: Tensor, norm: str) -> Tensor:
+        x = F.conv2d(x[None], weight, bias, padding=1)[0] if weight.dim() == 4 else weight @ x + bias
+        x = (x - x.mean()) / torch.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
+        each = [-1] + [1] * (x.dim() - 1)
+        x = torch.clamp(x * w[f"{norm}.weight"].reshape(each) + w[f"{norm}.bias"].reshape(each), min=0)
+        return F.max_pool2d(x[None], 2)[0] if x.dim() == 3 and x.shape[1] > 1 else x
+
+    rows = []
+    for x in query:
+        row = []
+        for n in range(int(y.max()) + 1):
+            pair = torch.cat([support[y == n].sum(dim=0).reshape(shape), x.reshape(shape)])
+            pair = block(pair, weight, w["of_class.bias"], "first_norm")
+            pair = block(pair, w["second.weight"], w["second.bias"], "second_norm")
+            hidden = torch.clamp(w["hidden.weight"] @ pair.flatten() + w["hidden.bias"], min=0)
+            row.append(w["score.weight"] @ hidden + w["score.bias"])
+        rows.append(torch.cat(row))
+    return torch.stack(rows)
+
+
+def sigmoid_mse(found: Tensor, y: Tensor) -> Tensor:
+    return ((1 / (1 + torch.exp(-found)) - F.one_hot(y, found.shape[1])) ** 2).mean()

@@ -50,6 +50,7 @@ ROWS = [
     Row("meta_opt_net", {}, 0),
     Row("matching", {"scale": 4.0}, 0),
     Row("siamese", {}, 0),
+    Row("relation", {"width": 4}, 0, outer_lr=1.0),
     Row("nearest_centroid", {}, 0),
     Row("simple_shot", {}, 0),
     Row("logistic_regression", {}, 0),

@@ -74,6 +74,7 @@ ROWS = {
     "siamese, unbalanced": comparison(
         reference_metric.pairs, partial(reference_metric.pair_loss, balanced=False), balanced=False
     ),
+    "relation": comparison(reference_metric.relation, reference_metric.sigmoid_mse, width=4, hidden=3),
     "nearest_centroid": Row({}, reference.classification),
     "simple_shot": Row({}, reference.classification),
     "logistic_regression": Row({}, reference.classification),

@@ -51,7 +51,7 @@ def test_larger_tasks_meet_the_conditions_of_optimality_all_at_once(seed):
 
 @pytest.mark.parametrize("c", [0.1, 10.0])
 def test_the_gradient_is_that_of_finite_differences(c):
-    kernel, y = kernel_and_labels(3, 3, 1.0)
+    kernel, y = kernel_and_labels(3, 2, 1.0)
     weights = torch.randn(len(y), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def value(kernel):

@@ -19,6 +19,7 @@ from metatrain.algorithms.meta_sgd import MetaSGD
 from metatrain.algorithms.nearest_centroid import NearestCentroid
 from metatrain.algorithms.protonet import ProtoNet
 from metatrain.algorithms.r2d2 import R2D2
+from metatrain.algorithms.relation import Relation
 from metatrain.algorithms.reptile import Reptile
 from metatrain.algorithms.siamese import Siamese
 from metatrain.algorithms.simple_shot import SimpleShot
@@ -39,6 +40,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "meta_opt_net": MetaOptNet,
     "matching": Matching,
     "siamese": Siamese,
+    "relation": Relation,
     "nearest_centroid": NearestCentroid,
     "simple_shot": SimpleShot,
     "logistic_regression": LogisticRegression,
@@ -65,6 +67,7 @@ __all__ = [
     "MetaSGD",
     "NearestCentroid",
     "ProtoNet",
+    "Relation",
     "Reptile",
     "Siamese",
     "SimpleShot",

@@ -71,8 +71,8 @@ class MetaOptNet:
 
 
 def smoothed_loss(smoothing: float, prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the cross-entropy to labels of 1 − ε, and ε / (N − 1) on the others, and the metrics without smoothing."""
+    """Return the cross-entropy to labels of 1 − ε, and ε / (N − 1) on the others, and metrics."""
     ways = prediction.shape[1]
     # torch spreads its ε over all classes, the own one included.
     loss = F.cross_entropy(prediction, y, label_smoothing=smoothing * ways / (ways - 1))
-    return loss, task_loss(prediction, y)[1]
+    return loss, task_loss(prediction, y)[1] | {"loss": loss}

@@ -64,7 +64,8 @@ class Siamese:
             between = log_odds(params, embedded, support.features)
             within = log_odds(params, support.features, support.features)
             metrics = task_loss(self._by_class(model, between, support.y), task.query.y)[1]
-            return self._pair_loss(between, within, task.query.y, support.y), metrics
+            of_pairs = self._pair_loss(between, within, task.query.y, support.y)
+            return of_pairs, metrics | {"loss": of_pairs}
 
         return loss_gradient(loss, params, tasks, context, engine)
 
