@@ -87,7 +87,17 @@ def process_arguments(*arguments: str) -> list[str]:
 _IMPORTED_ONCE = (
     *(
         f"metatrain.cli.{name}"
-        for name in ("comparison", "data", "evaluation", "inspect", "jobs", "search", "submission", "training")
+        for name in (
+            "ablation",
+            "comparison",
+            "data",
+            "evaluation",
+            "inspect",
+            "jobs",
+            "search",
+            "submission",
+            "training",
+        )
     ),
     *(
         "metatrain.tracking.mlflow_recorder",

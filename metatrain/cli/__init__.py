@@ -1,9 +1,9 @@
 """Define the `metatrain` command: every subcommand's arguments, options and help, and the exit codes.
 
 This module imports nothing heavy, so that `--help` is fast: each command imports what does its work when it is called.
-Reading order: `training.py` (train), `evaluation.py`, `comparison.py`, `prediction.py`, `search.py`, `submission.py`
-and `jobs.py` (the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`.
-`metatrain.cli` is the one package of metatrain that imports `cluster` and `tune`.
+Reading order: `training.py` (train), `evaluation.py`, `comparison.py`, `prediction.py`, `search.py`, `ablation.py`,
+`submission.py` and `jobs.py` (the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list),
+`data.py`. `metatrain.cli` is the one package of metatrain that imports `cluster` and `tune`.
 """
 
 import os
@@ -182,6 +182,48 @@ def search(
     from metatrain.cli.search import search_command
 
     search_command(file, overrides or [], resume, take_over, as_json, trust)
+
+
+@app.command()
+def ablate(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="A YAML file, or a name of `metatrain config list`.", metavar="[CONFIG]", callback=expand_paths
+        ),
+    ] = None,
+    axes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings to change, one at a time, with the values to try.", metavar="[AXIS=VALUE,VALUE…]…"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of all runs, the base's too.", metavar="KEY=VALUE")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Train everything with each of these seeds: 0,1.", metavar="SEED,SEED…")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="All combinations of the values, not one change at a time.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="Go on with the ablation in this folder, or s3://….", callback=expand_paths),
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="With --resume: take it over from a driver presumed dead.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; FOLDER/ablation.html.", callback=expand_paths)
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a configuration and changes of it, and compare each with the unchanged one on the same tasks."""
+    from metatrain.cli.ablation import ablate_command
+
+    ablate_command(config, axes or [], settings or [], seeds, grid, resume, take_over, out, as_json, trust)
 
 
 @app.command()

@@ -29,9 +29,10 @@ class Candidate(NamedTuple):
     """Its record of the data it was trained on."""
 
 
-def open_candidates(places: Sequence[str], trust: bool = False) -> list[Candidate]:
+def open_candidates(places: Sequence[str], trust: bool = False, labels: Sequence[str] = ()) -> list[Candidate]:
     """Open the runs at `places`, folders or s3://…, each labelled by its name, or by its id where two share a name.
 
+    labels: others, one for each.
     ValueError: one is named twice, is a search or holds no checkpoint; or this user did not make it and it names code
     to import, without `trust`.
     """
@@ -46,9 +47,10 @@ def open_candidates(places: Sequence[str], trust: bool = False) -> list[Candidat
     names = Counter(config.runs.name for config in configs)
     ids = Counter(home.run_id for home in homes)
     found = []
-    for home, config in zip(homes, configs, strict=True):
+    for number, (home, config) in enumerate(zip(homes, configs, strict=True)):
         unique = home.run_id if ids[home.run_id] == 1 else home.where
         label = config.runs.name if names[config.runs.name] == 1 else unique
+        label = labels[number] if labels else label
         params, _, noted = best_params(home)
         found.append(Candidate(label, home, config, params, noted["spec"], read_data(home)))
     return found

@@ -54,10 +54,10 @@ def compare(
         require(not isinstance(refused, str), str(refused))
     for tasks, found in zip(others, further, strict=True):
         require(any(isinstance(one, Config) for one in found), f"--also {tasks.name}: {found[0]}")
-    main = _score_all(setting, candidates, common, planned)
+    main = score_all(setting, candidates, common, planned, BOTH, timed=True)
     kind = choose_kind([one for one in main if isinstance(one, Scored)])
     columns = [
-        Column(tasks, _score_all(setting, candidates, tasks, found, kind))
+        Column(tasks, score_all(setting, candidates, tasks, found, (kind,)))
         for tasks, found in zip(others, further, strict=True)
     ]
     training = [_on_training_classes(setting, candidate, common, overrides, kind) for candidate in candidates]
@@ -81,22 +81,22 @@ def plan(
     return found
 
 
-def _score_all(
+def score_all(
     setting: Setting,
     candidates: Sequence[Candidate],
     tasks: TaskSet,
     planned: Sequence[Config | str],
-    kind: Kind | None = None,
+    wanted: Sequence[Kind],
+    timed: bool = False,
 ) -> list[Scored | str]:
-    """Score every run that can be on `tasks`: in both kinds and timed, or in one `kind`."""
+    """Score every run that can be on `tasks`, as `plan` has them; `wanted` and `timed` are as in `score_candidate`."""
     found: list[Scored | str] = []
     for candidate, config in zip(candidates, planned, strict=True):
         if isinstance(config, str):
             found.append(config)
             continue
         with about(candidate):
-            wanted = BOTH if kind is None else (kind,)
-            found.append(score_candidate(setting, candidate, config, tasks.name, wanted, timed=kind is None))
+            found.append(score_candidate(setting, candidate, config, tasks.name, wanted, timed))
     return found
 
 

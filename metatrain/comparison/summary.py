@@ -49,7 +49,7 @@ def summarize(
     ranked = [runs[i] for i in order]
     pairs, groups = compare_scores([scored[i] for i in order], [runs[i]["label"] for i in order], kind, score)
     return {
-        "tasks": _describe_tasks(main.tasks),
+        "tasks": describe_tasks(main.tasks),
         "kind": kind,
         "score": score,
         "runs": ranked,
@@ -171,7 +171,8 @@ def _best_first(runs: Sequence[Mapping[str, Any]], kind: Kind, score: str) -> li
     return sorted(range(len(runs)), key=rank)
 
 
-def _describe_tasks(tasks: TaskSet) -> dict[str, Any]:
+def describe_tasks(tasks: TaskSet) -> dict[str, Any]:
+    """Return what tasks are: source, shape, number and seed."""
     shape, evaluation = tasks.shape, tasks.config.evaluation
     return {
         "name": tasks.name,
@@ -189,4 +190,4 @@ def _describe_column(column: Column, runs: Sequence[Mapping[str, Any]], score: s
     name, sign = column.tasks.name, -METRICS[score].sign
     there = [run for run in runs if "refused" not in run["also"][name]]
     order = sorted(there, key=lambda run: sign * run["also"][name]["value"])
-    return {**_describe_tasks(column.tasks), "order": [run["label"] for run in order]}
+    return {**describe_tasks(column.tasks), "order": [run["label"] for run in order]}

@@ -143,7 +143,7 @@ def format_result(result: Mapping[str, Any], metric: Metric) -> str:
 def format_over_classes(result: Mapping[str, Any], metric: Metric) -> str:
     """Return half the interval over classes."""
     half = result.get("ci95_classes")
-    return NONE if half is None else _half(half, metric)
+    return NONE if half is None else format_half(half, metric)
 
 
 def format_difference(value: float, half: float, metric: Metric) -> str:
@@ -153,7 +153,8 @@ def format_difference(value: float, half: float, metric: Metric) -> str:
     return sign + format_interval(metric.scale * value, metric.scale * half, unit)
 
 
-def _half(half: float, metric: Metric) -> str:
+def format_half(half: float, metric: Metric) -> str:
+    """Return half the width of an interval: ± 0.40."""
     text = f"{metric.scale * half:.2f}" if metric.unit else f"{metric.scale * half:.2g}"
     return f"±\N{NO-BREAK SPACE}{text}"
 
@@ -177,8 +178,8 @@ def pair_rows(found: Mapping[str, Any]) -> list[list[str]]:
         [
             f"{pair['first']} − {pair['second']}",
             format_difference(pair["value"], pair["ci95"], metric),
-            _half(pair["simultaneous"], metric),
-            NONE if pair["ci95_classes"] is None else _half(pair["ci95_classes"], metric),
+            format_half(pair["simultaneous"], metric),
+            NONE if pair["ci95_classes"] is None else format_half(pair["ci95_classes"], metric),
             format_p(pair["p_holm"]),
             format_p(pair["p_classes_holm"]),
             told_apart(pair),

@@ -35,10 +35,10 @@ from tune.study import StudySpec
 from tune.transfer.prior_studies import PriorStudies
 
 _OURS = ("base", "search", "space")
-_FIXED = {
+FIXED = {
     "outer.steps": "the method decides how long a trial lasts: set it for all of them in the configuration",
     "tasks": "trials must be judged on the same tasks: only tasks.train may be searched over",
-    "seed": "a seed chosen for its result predicts nothing: remove it",
+    "seed": "a seed chosen for its result predicts nothing: remove it, or list all trials under search.first",
     **dict.fromkeys(
         ("executor", "runs", "checkpoint", "tracking", "evaluation"),
         "it says how trials are computed, kept or judged, the same for all: set it in the configuration",
@@ -178,9 +178,12 @@ def _read_search(section: Any, base: Config, space: Space) -> SearchSettings:
 
 def _check_space(config: SearchConfig) -> None:
     """Raise ValueError for a field that does not exist, must stay fixed, or accepts no value of its distribution."""
-    space = config.space
+    space, search = config.space, config.search
+    listed = search.trials is not None and search.trials <= len(search.first)
     for parameter in space.parameters:
-        for fixed, reason in _FIXED.items():
+        for fixed, reason in FIXED.items():
+            if fixed == "seed" and listed:
+                continue
             within = parameter.name == fixed or parameter.name.startswith(f"{fixed}.")
             require(not within or parameter.name.startswith("tasks.train."), f"space.{parameter.name}: {reason}")
     draws = [space.sample(0, number, "rehearsal") for number in range(_DRAWS)]
