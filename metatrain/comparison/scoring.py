@@ -44,7 +44,8 @@ class Setting(NamedTuple):
 class Timing(NamedTuple):
     """Seconds of one task on this machine, medians over `TIMED_TASKS` tasks, one at a time in one thread.
 
-    seconds: of adapting by `steps` inner steps. predicting: of predicting all queries of a task after the last.
+    On a CPU they are processor time, so that other processes hardly change them. seconds: of adapting by `steps` inner
+    steps. predicting: of predicting all queries of a task after the last.
     """
 
     steps: list[int]
@@ -114,7 +115,7 @@ def _watch(setting: Setting, stage: str) -> Callable[[int, int], None]:
 def time_adaptation(worker: Worker, candidate: Candidate) -> Timing:
     """Measure how long the run takes to adapt to one test task, eagerly, in this process, and to predict its queries.
 
-    Depends on the machine and on what else it does. Steps are those after which tasks are scored.
+    Depends on the machine. Steps are those after which tasks are scored.
     """
     device = worker.device
     params = worker.to_device(candidate.params)
@@ -143,8 +144,9 @@ def _time_one(
     algorithm, device = worker.evaluated, worker.device
 
     def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type == "cpu":
+            return time.thread_time()  # what others compute meanwhile does not count
+        torch.cuda.synchronize(device)
         return time.perf_counter()
 
     with torch.no_grad(), matmul_precision(worker.engine.precision, device):

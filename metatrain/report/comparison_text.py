@@ -203,8 +203,8 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
     timings = [run["adaptation"] for run in found["runs"] if run["adaptation"]]
     if timings:
         yield (
-            f"Adaptation: seconds of one task on this machine, measured (median of {timings[0]['tasks']} tasks, one "
-            "thread, eagerly), without predicting the queries."
+            "Adaptation: seconds of one task on this machine, measured (processor time, median of "
+            f"{timings[0]['tasks']} tasks, one thread, eagerly), without predicting the queries."
         )
     yield (
         "Gap: how much better on tasks of the same shape from classes that the run was trained on; far above zero, it "
