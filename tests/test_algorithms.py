@@ -45,6 +45,7 @@ ROWS = [
     Row("meta_sgd", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_curvature", {"inner_lr": 0.1, "inner_steps": 3}, 3),
     Row("meta_lstm", {"inner_lr": 0.1, "inner_steps": 3, "hidden": 4}, 3),
+    Row("leo", {"inner_lr": 0.1, "inner_steps": 2, "finetuning_steps": 1, "latents": 4}, 3),
     Row("protonet", {}, 0),
     Row("r2d2", {}, 0),
     Row("meta_opt_net", {}, 0),

@@ -13,7 +13,7 @@ from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
-from tests import reference, reference_descent, reference_metric, reference_svm
+from tests import reference, reference_descent, reference_leo, reference_metric, reference_svm
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.reference import log_softmax_loss
 
@@ -45,6 +45,7 @@ def comparison(scores: Callable[..., Tensor], loss: Callable[..., Tensor] = log_
 
 
 TWO_OF_LSTM = {"inner_lr": 0.3, "inner_steps": 2, "hidden": 3}
+LEO = {"inner_steps": 2, "finetuning_lr": 0.1, "finetuning_steps": 2, "latents": 3, "encoder_penalty_weight": 0.1}
 ROWS = {
     "maml": descent(0.3, second=True),
     "fomaml": descent(0.3, second=False),
@@ -65,6 +66,7 @@ ROWS = {
     "meta_lstm, second order": Row(
         TWO_OF_LSTM | {"second_order": True}, partial(reference_descent.meta_lstm, steps=2, second=True)
     ),
+    "leo": comparison(reference_leo.scores, reference_leo.loss, **LEO),
     "protonet": comparison(reference.nearest_centre),
     "r2d2": comparison(reference.ridge),
     "meta_opt_net": comparison(reference_svm.scores, reference_svm.smoothed_loss),

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metatrain.algorithms import ANIL, BOIL, MetaSGD, Reptile
+from metatrain.algorithms import ANIL, BOIL, MAML, MetaCurvature, MetaLSTM, MetaSGD, Reptile
 from metatrain.algorithms.adam import batch_order
-from metatrain.algorithms.inner_optimizers import InnerOptimizer
+from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine
 from metatrain.models import Conv4, build_model
 from metatrain.types import Context
@@ -79,6 +79,31 @@ def test_meta_sgd_has_a_rate_for_each_weight_and_moves_by_it():
     one = type(support)(support.x[0], support.y[0])
     *_, still = MetaSGD(0.1, 3).trajectory(model, frozen, one, NO_NOISE)
     assert all(torch.equal(still.fast[name], params[name]) for name in weights)
+
+
+def after_one_step(algorithm, model, params):
+    support = torch.utils._pytree.tree_map(lambda leaf: leaf[0], random_episodes(SPEC, 1, dtype=torch.float32)).support
+    *_, adapted = algorithm.trajectory(model, params, support, NO_NOISE)
+    return fast_weights(adapted.fast)
+
+
+def test_meta_curvature_and_meta_lstm_begin_as_gradient_descent():
+    model = build_model(Conv4(width=4, depth=2), SPEC, seed=0)
+    expected = after_one_step(MAML(0.3), model, model.initial())
+    curvature, rule = MetaCurvature(0.3), MetaLSTM(0.3, 1, forget=0.5)
+    found = after_one_step(curvature, model, curvature.init(model, SPEC, 0))
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected.items())
+    params = rule.init(model, SPEC, 0)
+    gates = {name: torch.zeros_like(value) for name, value in params.items() if "gate.weight" in name}
+    found = after_one_step(rule, model, params | gates)
+    begun = model.initial()
+    assert all(torch.allclose(found[name], value - 0.5 * begun[name], atol=1e-6) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("settings", [{"inner_lr": 1.0}, {"forget": 1.5}])
+def test_meta_lstm_refuses_gates_outside_of_0_to_1(settings):
+    with pytest.raises(ValueError, match=r"algorithm\.\w+: .* is not between 0 and 1"):
+        MetaLSTM(**settings)
 
 
 def test_reptile_moves_to_adams_weights_whatever_the_queries():

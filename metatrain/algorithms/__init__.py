@@ -8,6 +8,7 @@ from metatrain.algorithms.boil import BOIL
 from metatrain.algorithms.fine_tune import FineTune
 from metatrain.algorithms.fomaml import FOMAML
 from metatrain.algorithms.imaml import IMAML
+from metatrain.algorithms.leo import LEO
 from metatrain.algorithms.logistic_regression import LogisticRegression
 from metatrain.algorithms.maml import MAML
 from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -35,6 +36,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "meta_sgd": MetaSGD,
     "meta_curvature": MetaCurvature,
     "meta_lstm": MetaLSTM,
+    "leo": LEO,
     "protonet": ProtoNet,
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
@@ -54,6 +56,7 @@ __all__ = [
     "BOIL",
     "FOMAML",
     "IMAML",
+    "LEO",
     "MAML",
     "R2D2",
     "BaselinePlusPlus",

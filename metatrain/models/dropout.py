@@ -55,6 +55,16 @@ def uniform(noise: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
     return _shift_right(splitmix64(splitmix64(position) ^ noise), 11).to(torch.float64) * 2.0**-53
 
 
+def normal(noise: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
+    """Return float64 numbers of `shape`, standard normal and determined by `noise`; zeros for NO_NOISE.
+
+    √(−2 ln(1 − u)) cos(2π v), u and v uniform (Box & Muller 1958).
+    """
+    u, v = (uniform(fold(noise, number), shape, device) for number in (0, 1))
+    drawn = (-2 * (1 - u).log()).sqrt() * (2 * math.pi * v).cos()
+    return torch.where(noise < 0, torch.zeros_like(drawn), drawn)
+
+
 def _probability(p: float) -> float:
     if not 0 <= p < 1:
         raise ValueError(f"p: {p} is no probability of dropping: set 0 <= p < 1")
