@@ -48,6 +48,8 @@ def test_equal_scores_are_no_difference_and_constant_ones_are_certain():
     same, less = paired_differences(np.array([[1.0, 1.0, 0.5], [0.0, 0.0, -0.5]]), [(0, 1), (0, 2)])
     assert same.value == 0 and same.p == 1.0 and not same.apart
     assert less.value == 0.5 and less.p == 0.0 and less.apart
+    (unknown,) = paired_differences(np.array([[math.nan, 1.0], [2.0, 1.0], [3.0, 2.0]]))
+    assert math.isnan(unknown.value) and not unknown.apart
     with pytest.raises(ValueError, match=r"set evaluation\.tasks to 2 or more"):
         paired_differences(np.zeros((1, 2)))
 

@@ -17,10 +17,12 @@ from metatrain.comparison.scoring import BOTH, Kind, Scored, Setting, score_cand
 from metatrain.comparison.summary import Column, choose_kind, summarize
 from metatrain.config.dry_run import dry_run, require_same
 from metatrain.config.evaluation_overrides import IN_COMPARISON, require_effect
+from metatrain.config.load import as_plain
 from metatrain.runs.data_record import find_overlap
 from metatrain.settings import Config
 from metatrain.training.worker import driver_device
 from metatrain.validation import require
+from metatrain.yaml_config import changed_keys
 
 
 def compare(
@@ -65,6 +67,14 @@ def compare(
     return summary | {"overrides": list(overrides), "asked": list(also)}
 
 
+def own_tasks(candidate: Candidate) -> dict[str, Any]:
+    """Return the settings that decide which tasks a run tests on by itself; where they are stored does not."""
+    settings = dict(as_plain(candidate.trained)["tasks"])
+    for elsewhere in ("train", "root", "cache"):
+        settings.pop(elsewhere, None)
+    return {"tasks": settings}
+
+
 def plan(
     setting: Setting, candidates: Sequence[Candidate], tasks: TaskSet, overrides: Sequence[str]
 ) -> list[Config | str]:
@@ -101,12 +111,13 @@ def score_all(
 
 
 def describe_common_tasks(candidates: Sequence[Candidate], sets: Sequence[TaskSet]) -> list[str]:
-    """Return a line for each run whose own test tasks are others, or that was trained on classes of a test."""
-    lines, common = [], sets[0]
-    for candidate in candidates:
-        own = TaskSet("", candidate.trained, candidate.kept).describe()
-        if own != common.describe():
-            lines.append(f"{candidate.label} is scored on {common.describe()}; its own tasks are {own}")
+    """Return a line for each run whose own tasks are not the first's, or that was trained on classes of a test."""
+    lines, (first, *rest) = [], candidates
+    for candidate in rest:
+        keys = changed_keys(own_tasks(first), own_tasks(candidate))
+        if keys:
+            on = f"{candidate.label} is scored on the tasks of {first.label}, {sets[0].describe()}"
+            lines.append(f"{on}; its own differ in {', '.join(keys)}")
     for tasks in sets:
         for candidate in candidates:
             found = None if tasks.data is None else find_overlap(candidate.kept, tasks.data)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metatrain.algorithms.base import predicts
 from metatrain.comparison.candidates import Candidate
 from metatrain.comparison.common_tasks import Prepare
 from metatrain.config.dry_run import dry_run, require_same
@@ -84,7 +85,7 @@ def score_candidate(
         for kind, request in _requests(worker, candidate, wanted):
             progress = _watch(setting, f"{candidate.label}, {what}, {kind}")
             by_kind[kind] = gather_scores(executor, request, candidate.params, tasks, size, progress)
-    timing = time_adaptation(worker, candidate) if timed else None
+    timing = time_adaptation(worker, candidate) if timed and predicts(worker.evaluated) else None
     return Scored(by_kind, worker.task_classes("test", tasks), timing)
 
 

@@ -24,6 +24,7 @@ from metatrain.evaluation.intervals import ci95_over_classes
 from metatrain.evaluation.paired import Difference, indistinct_groups, paired_differences
 from metatrain.metrics import METRICS, primary_of
 from metatrain.runs.checkpoints import params_sha256
+from metatrain.validation import require
 
 
 class Column(NamedTuple):
@@ -38,7 +39,10 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the whole comparison. main: of all runs; training: on tasks of the classes that each was trained on."""
     scored = [one for one in main.scored if isinstance(one, Scored)]
-    kind, score = choose_kind(scored), primary_of(next(iter(scored[0].by_kind.values()))).name
+    kind, scores = choose_kind(scored), [primary_of(next(iter(one.by_kind.values()))).name for one in scored]
+    score = scores[0]
+    unlike = f"RUN…: these are scored by {' and '.join(sorted(set(scores)))}: name runs that are scored alike"
+    require(len(set(scores)) == 1, unlike)
     runs = [
         _describe_run(i, candidate, one, kind, score)
         | _training(one, of_training, kind, score)

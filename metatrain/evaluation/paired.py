@@ -94,6 +94,8 @@ def _over_classes(each: Array, classes: Array | None) -> tuple[float | None, flo
 
 def _p_value(value: float, error: float, degrees: int) -> float:
     """Return P(|T| ≥ |value| / error); two scores that never differ are no different."""
+    if not math.isfinite(value / error if error else value):
+        return 1.0  # scores that are not finite say nothing
     if error == 0:
         return 1.0 if value == 0 else 0.0
     return student_tail(abs(value) / error, degrees)
