@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from tests.report_pages import EVIL, Page
 from tune.ablation.plan import axes_of, plan_ablation, read_axes, read_variants
 from tune.ablation.results import by_axis, summarize_ablation
 from tune.config.search_config import read_search_config
+from tune.execution.trial import run_trial
 from tune.report import ablation_page
+from tune.search_dir import create_search, make_trial_spec
+from tune.study import Study
 
 STEPS = "algorithm.inner_steps=1,2,3"
 """Of which two is the base's own."""
@@ -132,6 +136,28 @@ def test_a_page_escapes_what_it_shows():
 
 
 @pytest.mark.ray
+def test_an_ablation_goes_on_where_it_was_interrupted(local_ray, tmp_path, capsys):
+    base = tiny(f"runs={{root: {tmp_path}, name: tiny}}", "outer.steps=2", "model.width=4", "evaluation.tasks=6")
+    config = plan_ablation(base, read_axes(["outer.lr=0.5"], base), (5,))
+    home = create_search(config, {})
+    with Study(config.study_spec(), home.path / "journal.jsonl") as study:
+        for report in run_trial(make_trial_spec(home, config, study.next_trial(), None), threading.Event()):
+            study.report(0, report.step, report.value)
+    with pytest.raises(ValueError, match=r"outer\.lr=1: cannot change in an ablation that is resumed: remove it"):
+        ablate_command(None, ["outer.lr=1"], [], None, False, home.where, False, None, True)
+    before = (home.path / "trials/0000/metrics.jsonl").read_bytes()
+    ablate_command(None, [], [], None, False, home.where, False, None, True)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["label"] for row in found["variants"]] == ["base", "outer.lr=0.5"]
+    assert found["variants"][1]["difference"]["p"] <= 1 and found["seeds"] == [5]
+    assert (home.path / "trials/0000/metrics.jsonl").read_bytes() == before, "what was trained is not trained again"
+    assert json.loads((home.path / "ablation.json").read_text()) == found
+    page = Page((home.path / "ablation.html").read_text())
+    assert [section["id"] for section in page.all("section")] == ["summary", "results", "differences", "use"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_an_ablation_is_trained_compared_and_resumed(local_ray, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = {"evaluation": {"tasks": 6, "validation_tasks": 2, "baselines": False}, "runs": {"name": "tiny"}}
