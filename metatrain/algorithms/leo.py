@@ -63,7 +63,7 @@ class LEO:
     latent_std: the standard deviation of q at a log std of zero.
     """
 
-    inner_lr: float = 1.0
+    inner_lr: float = 0.1
     inner_steps: int = 5
     finetuning_lr: float = 0.001
     finetuning_steps: int = 5
