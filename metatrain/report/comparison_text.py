@@ -148,9 +148,11 @@ def format_over_classes(result: Mapping[str, Any], metric: Metric) -> str:
 
 def format_difference(value: float, half: float, metric: Metric) -> str:
     """Return a difference with its sign: +1.20 ± 0.40 points."""
-    unit = "points" if metric.unit == "%" else metric.unit
+    if metric.unit == "%":
+        text = f"{metric.scale * value:+.2f} ± {metric.scale * half:.2f} points"
+        return text.replace(" ", "\N{NO-BREAK SPACE}")
     sign = "+" if value >= 0 else ""
-    return sign + format_interval(metric.scale * value, metric.scale * half, unit)
+    return sign + format_interval(metric.scale * value, metric.scale * half, metric.unit)
 
 
 def format_half(half: float, metric: Metric) -> str:
