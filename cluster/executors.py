@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 
 from metatrain.signals import deferred_signals
@@ -50,3 +50,18 @@ EXECUTORS: Mapping[str, Callable[[Worker], AbstractContextManager[Executor]]] = 
 def open_executor(worker: Worker) -> AbstractContextManager[Executor]:
     """Open the executor that `worker.config` names, for the duration of a block. `worker` is this process's own."""
     return EXECUTORS[worker.config.executor.name](worker)
+
+
+@contextmanager
+def one_cluster() -> Iterator[Callable[[Worker], AbstractContextManager[Executor]]]:
+    """Yield `open_executor` for several workers in turn: Ray, which takes seconds to start, stays up between them."""
+    with ExitStack() as kept:
+
+        def open_next(worker: Worker) -> AbstractContextManager[Executor]:
+            if worker.config.executor.name == "ray":
+                from cluster.connection import connect_ray
+
+                kept.enter_context(connect_ray(worker.config.executor))
+            return open_executor(worker)
+
+        yield open_next

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import typer
 
-from cluster.executors import open_executor
+from cluster.executors import one_cluster
 from metatrain.cli.interruptible import interruptible
 from metatrain.comparison.scoring import Setting
 from metatrain.comparison.table import align
@@ -121,7 +121,7 @@ def _hint(place: str) -> str:
 def _compare(home: Run, config: "SearchConfig", trust: bool) -> dict[str, Any]:
     from tune.ablation.runs import compare_variants
 
-    with interruptible(_hint(home.where)) as watched:
+    with interruptible(_hint(home.where)) as watched, one_cluster() as open_executor:
         setting = Setting(open_executor, prepare, watched.recorder, watched.stop)
         return compare_variants(setting, home, config, trust)
 

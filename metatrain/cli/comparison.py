@@ -6,7 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cluster.executors import open_executor
+from cluster.executors import one_cluster
 from metatrain.cli.interruptible import interruptible
 from metatrain.comparison.candidates import open_candidates
 from metatrain.comparison.compare import compare
@@ -24,7 +24,7 @@ def compare_command(
     began = time.monotonic()
     candidates = open_candidates(run_dirs, trust)
     say = partial(print, file=sys.stderr, flush=True)
-    with interruptible("compare again") as watched:
+    with interruptible("compare again") as watched, one_cluster() as open_executor:
         setting = Setting(open_executor, prepare, watched.recorder, watched.stop)
         found = compare(setting, candidates, overrides, also, say, trust)
     found |= {"seconds": round(time.monotonic() - began, 3)}

@@ -117,7 +117,8 @@ def describe_common_tasks(candidates: Sequence[Candidate], sets: Sequence[TaskSe
         keys = changed_keys(own_tasks(first), own_tasks(candidate))
         if keys:
             on = f"{candidate.label} is scored on the tasks of {first.label}, {sets[0].describe()}"
-            lines.append(f"{on}; its own differ in {', '.join(keys)}")
+            other = "tasks.name" in keys  # of which every setting differs
+            lines.append(f"{on}; its own differ in {'tasks.name' if other else ', '.join(keys)}")
     for tasks in sets:
         for candidate in candidates:
             found = None if tasks.data is None else find_overlap(candidate.kept, tasks.data)
