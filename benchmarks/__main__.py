@@ -10,6 +10,7 @@ PARTS = {
     "race": "seconds for one exact meta-gradient, metatrain and other libraries in turn",
     "memory": "peak memory against the number of inner steps",
     "long": "error and memory of inner loops of up to 1000 steps",
+    "implicit": "peak memory of implicit meta-gradients against the number of inner steps",
     "precision": "the meta-gradient's error by floating-point precision",
     "episodes": "episodes sampled per second",
     "workers": "training speed by number of workers",
@@ -26,7 +27,7 @@ PARTS = {
 """Modules of this package with `main(argv)`, imported when needed: none requires the libraries of another."""
 
 GROUPS = {
-    "all": ("race", "memory", "long", "precision", "episodes", "workers", "driver", "overhead", "stopped"),
+    "all": ("race", "memory", "long", "implicit", "precision", "episodes", "workers", "driver", "overhead", "stopped"),
     "gpu": ("accelerator", "precision", "minutes"),
 }
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from benchmarks.cases import Case, config_of, model_of
+from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.maml import MAML
 from metatrain.engine import Engine, resolve_vectorize
 from metatrain.evaluation.evaluate import make_shards
@@ -53,10 +54,17 @@ def _vectorize(case: Case) -> Literal["vmap", "loop"]:
 
 def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Callable[[], Params]:
     """Return the meta-gradient function of a worker for given tasks, on the device of `params`."""
+    return compute_with(MAML(case.inner_lr, case.inner_steps), case, params, tasks, engine)
+
+
+def compute_with(
+    algorithm: Algorithm, case: Case, params: Params, tasks: Episode, engine: Engine
+) -> Callable[[], Params]:
+    """Return the meta-gradient function of an algorithm on the network and the tasks of a case."""
     like = next(iter(params.values()))
     model = model_of(case).to(like.device, like.dtype)
     silent = torch.full((case.meta_batch,), NO_NOISE, device=like.device)
-    context, algorithm = Context(torch.tensor(0, device=like.device), silent), MAML(case.inner_lr, case.inner_steps)
+    context = Context(torch.tensor(0, device=like.device), silent)
     return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads
 
 
