@@ -85,6 +85,7 @@ def test_other_tasks_and_training_classes_have_columns_of_their_own(compared):
     for run in found["runs"]:
         seen, held_out = run["training_classes"], run["results"]["inductive"]
         assert seen["kind"] == "inductive" and seen["tasks"] == 12
+        assert seen["metrics"]["loss"] != held_out["metrics"]["loss"], "they are other tasks"
         assert run["gap"]["value"] == pytest.approx(seen["value"] - held_out["value"])
         assert run["gap"]["ci95"] == pytest.approx((seen["ci95"] ** 2 + held_out["ci95"] ** 2) ** 0.5)
     assert by_name["maml"]["adaptation"]["steps"] == [0, 1, 2] and by_name["proto"]["adaptation"]["steps"] == [0]
