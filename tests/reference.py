@@ -210,16 +210,25 @@ def ridge(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -
 
 
 def classification(
-    params: dict[str, Tensor], tasks, blocks: int, stride: int, *, inductive: bool, scale: float | None = None
+    params: dict[str, Tensor],
+    tasks,
+    blocks: int,
+    stride: int,
+    *,
+    inductive: bool,
+    scale: float | None = None,
+    centred: bool = True,
 ) -> dict[str, Tensor]:
     """Sum over minibatches of the gradient of a classifier's cross-entropy on support and query as one batch.
 
-    scale: of a cosine classifier; None: a linear one. `inductive` changes nothing: a minibatch has its own statistics.
+    scale: of a cosine classifier; None: a linear one. centred: features minus their mean. `inductive` changes nothing:
+    a minibatch has its own statistics.
     """
     theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value.detach()) for name, value in theta.items()}
     for sx, sy, qx, qy in tasks:
         f, w = conv_net(theta, torch.cat([sx, qx]), blocks, stride), theta["classifier.weight"]
+        f = f - f.sum(dim=0) / len(f) if centred else f
         if scale is None:
             scores = f @ w.T + theta["classifier.bias"]
         else:

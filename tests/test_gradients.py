@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.algorithms.pretraining import Classifier
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
@@ -78,9 +79,9 @@ ROWS = {
     ),
     "relation": comparison(reference_metric.relation, reference_metric.sigmoid_mse, width=4, hidden=3),
     "nearest_centroid": Row({}, reference.classification),
-    "simple_shot": Row({}, reference.classification),
+    "simple_shot": Row({"classifier": Classifier(centred=False)}, partial(reference.classification, centred=False)),
     "logistic_regression": Row({}, reference.classification),
-    "baseline_plus_plus": Row({"scale": 5.0}, partial(reference.classification, scale=10.0)),
+    "baseline_plus_plus": Row({"scale": 5.0}, partial(reference.classification, scale=20.0)),
     "fine_tune": Row({}, reference.classification),
 }
 
