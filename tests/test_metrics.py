@@ -1,6 +1,7 @@
 """Test the registry of metrics: each against numpy, how it is pooled over tasks, and that its direction is read."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,10 +12,15 @@ from torch.func import vmap
 from metatrain.evaluation.evaluate import estimate, evaluate
 from metatrain.evaluation.intervals import mean_and_ci95, pooled_and_ci95
 from metatrain.metrics import BINS, METRICS, PRIMARY, calibration_error, measure, primary_of, task_loss
+from metatrain.report import collect
+from metatrain.report.series import Series
+from metatrain.report.text import best_first, best_step
+from metatrain.tracking.status_line import format_metrics, merge_metrics
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
 from metatrain.types import ShardRequest
 from tests.configurations import tiny
+from tune.settings import NamedMethod, SearchSettings
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -141,6 +147,42 @@ def test_the_primary_metric_is_the_one_that_decides():
     assert primary_of(["return"]).name == "return"
     with pytest.raises(ValueError, match=r"^scores of brier, loss do not say .*: return one of accuracy, mse, return"):
         primary_of(["loss", "brier"])
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_the_status_line_and_the_report_know_which_way_is_better(name):
+    values = [0.5, 0.9, 0.2, 0.9]
+    wanted = 2 if METRICS[name].higher_is_better else 3
+    shown: dict[str, float] = {}
+    for step, value in enumerate(values, start=1):
+        shown = merge_metrics(shown, step, {f"validation/{name}": value, "validation/ci95": 0.01})
+    assert (shown["best/step"], shown[f"best/{name}"]) == (wanted, values[wanted - 1])
+    assert f"best {'90.00 ± 1.00 %' if name == 'accuracy' else f'{name} {values[wanted - 1]} ± 0.01'}" in " ".join(
+        format_metrics(shown)
+    )
+    rows = [{"learner": "trained", "score": name, name: value, "ci95": 0.0, "metrics": {}} for value in values]
+    records = [a_record(name, row) for row in rows]
+    assert best_first(records)[0] == wanted - 1
+    assert best_step(replace(records[0], series={f"validation/{name}": Series([1, 2, 3, 4], values)})) == wanted
+
+
+def a_record(name: str, row: dict) -> collect.RunRecord:
+    empty = {"where": "", "run_id": "", "created": "", "settings": {}, "config_text": "", "environment": {}}
+    return collect.RunRecord(
+        **empty,
+        series={},
+        events=[],
+        clock=None,
+        evaluations=[collect.Evaluation(collect.AS_TRAINED, [row])],
+        pictures=[],
+        kept=0,
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_search_optimises_every_metric_in_its_direction(name):
+    settings = SearchSettings(NamedMethod("random", None), f"validation/{name}", trials=1)
+    assert settings.mode == ("max" if METRICS[name].higher_is_better else "min")
 
 
 def test_an_evaluation_holds_all_metrics_and_the_primary_one_as_before():

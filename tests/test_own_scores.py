@@ -14,7 +14,9 @@ from metatrain.report.page import write
 from metatrain.runs.locations import open_run
 from metatrain.session import Session
 from metatrain.testing import score_test_tasks
+from metatrain.trainer import _validate
 from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import initial_state
 from metatrain.training.worker import Worker
 from metatrain.types import ShardRequest
 from tests.configurations import tiny
@@ -69,6 +71,20 @@ def test_an_algorithm_without_predictions_trains_is_tested_and_reported_and_pred
         metatrain.load(result.run_dir, trust=True)
 
 
+@pytest.mark.parametrize(("metric", "best"), [("return", 2), ("mse", 3)])
+def test_the_best_checkpoint_is_that_of_the_primary_metric_in_its_direction(metric, best):
+    worker = Worker(tiny(f"algorithm={{name: 'tests.own_scores:Length', metric: {metric}}}"), torch.device("cpu"))
+    recorder = Events()
+    session = Session(worker, InProcess(worker), recorder, None)
+    initial = worker.initial()
+    state = initial_state(initial, worker.config.outer)
+    for step, scale in ((1, 1.0), (2, 2.0), (3, 0.5), (4, 1.0)):
+        state.step, state.params = step, {name: scale * value for name, value in initial.items()}
+        _validate(session, state)
+    assert state.best.step == best
+    assert [set(found) for _, found in recorder.recorded] == [{f"validation/{metric}", "validation/ci95"}] * 4
+
+
 @dataclass(frozen=True)
 class Refuses(NearestNeighbour):
     def refusal(self, spec):
@@ -77,7 +93,10 @@ class Refuses(NearestNeighbour):
 
 class Events:
     def __init__(self):
-        self.seen = []
+        self.seen, self.recorded = [], []
+
+    def record(self, step, metrics):
+        self.recorded.append((step, metrics))
 
     def event(self, step, kind, text):
         self.seen.append((step, kind, text))
