@@ -46,7 +46,8 @@ def _free_variables(kernel: Tensor, labels: Tensor, c: float) -> Tensor:
         length = torch.where(mu > _CONVERGED * c, length, torch.zeros_like(length))
         a, nu, z = a + length * da, nu + length * dnu, z + length * dz
         slack = slack - length * da
-    ratio = slack * kernel.diagonal().mean() / z  # both in the unit of a gradient
+    # Both in the unit of a gradient. Inductor cannot lower `diagonal` without a deprecated call (torch 2.14).
+    ratio = slack * (kernel * torch.eye(len(kernel), device=kernel.device)).sum() / len(kernel) / z
     # The most certain one of each example is free, as at the optimum, where its row sums to zero.
     return (ratio > 1) | (ratio == ratio.amax(1, keepdim=True))
 
