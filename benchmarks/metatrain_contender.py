@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.cases import Case, config_of, model_of
 from metatrain.algorithms.base import Algorithm
-from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.optimization.maml import MAML
 from metatrain.engine import Engine, resolve_vectorize
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.models.dropout import NO_NOISE

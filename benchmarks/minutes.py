@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import results
-from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.optimization.maml import MAML
 from metatrain.evaluation.evaluate import Evaluation, evaluate, make_shards
 from metatrain.models import Conv4
 from metatrain.settings import (

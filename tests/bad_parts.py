@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.optimization.maml import MAML
 from metatrain.types import MetaGradient
 from tasks.sources.strokes import Strokes
 from tasks.types import Episode, Examples, TaskSpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.protonet import squared_distances
+from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import measure, task_loss
 from metatrain.models import Model

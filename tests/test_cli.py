@@ -267,7 +267,7 @@ def test_on_ray_a_signal_to_the_whole_process_group_checkpoints_too(folder):
 
 OWN = """
 from dataclasses import dataclass
-from metatrain.algorithms.maml import MAML
+from metatrain.algorithms.optimization.maml import MAML
 from tasks.sources.strokes import Strokes
 from torch import nn
 

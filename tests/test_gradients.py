@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.algorithms.pretraining import Classifier
+from metatrain.algorithms.pretrained.pretraining import Classifier
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metatrain.algorithms import IMAML
-from metatrain.algorithms.inner_optimizers import InnerOptimizer
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer
 from metatrain.engine import Engine, ProximalProblem, implicit_gradient
 from metatrain.models import MLP, build_model
 from tasks.types import Episode, Examples

@@ -5,7 +5,7 @@ import torch
 from torch.func import grad
 
 from metatrain.algorithms import ANIL, BOIL, FOMAML, MAML
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights, root
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights, root
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop

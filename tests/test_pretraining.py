@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from metatrain.algorithms import ALGORITHMS, SimpleShot
-from metatrain.algorithms.logistic_regression import fit
-from metatrain.algorithms.pretraining import Classifier
+from metatrain.algorithms.pretrained.logistic_regression import fit
+from metatrain.algorithms.pretrained.pretraining import Classifier
 from metatrain.engine import Engine
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.models import Conv4, build_model

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metatrain.algorithms.svm import solve_svm
+from metatrain.algorithms.metric.svm import solve_svm
 from tests import reference_svm
 
 

@@ -1,29 +1,29 @@
-"""Register meta-learning methods by name; one file each, close to its equations. Start with `maml.py`."""
+"""Register meta-learning methods by name; one file each, close to its equations. Start with `optimization/maml.py`."""
 
 from typing import Any
 
-from metatrain.algorithms.anil import ANIL
-from metatrain.algorithms.baseline_plus_plus import BaselinePlusPlus
-from metatrain.algorithms.boil import BOIL
-from metatrain.algorithms.fine_tune import FineTune
-from metatrain.algorithms.fomaml import FOMAML
-from metatrain.algorithms.imaml import IMAML
-from metatrain.algorithms.leo import LEO
-from metatrain.algorithms.logistic_regression import LogisticRegression
-from metatrain.algorithms.maml import MAML
-from metatrain.algorithms.maml_plus_plus import MAMLPlusPlus
-from metatrain.algorithms.matching import Matching
-from metatrain.algorithms.meta_curvature import MetaCurvature
-from metatrain.algorithms.meta_lstm import MetaLSTM
-from metatrain.algorithms.meta_opt_net import MetaOptNet
-from metatrain.algorithms.meta_sgd import MetaSGD
-from metatrain.algorithms.nearest_centroid import NearestCentroid
-from metatrain.algorithms.protonet import ProtoNet
-from metatrain.algorithms.r2d2 import R2D2
-from metatrain.algorithms.relation import Relation
-from metatrain.algorithms.reptile import Reptile
-from metatrain.algorithms.siamese import Siamese
-from metatrain.algorithms.simple_shot import SimpleShot
+from metatrain.algorithms.metric.matching import Matching
+from metatrain.algorithms.metric.meta_opt_net import MetaOptNet
+from metatrain.algorithms.metric.protonet import ProtoNet
+from metatrain.algorithms.metric.r2d2 import R2D2
+from metatrain.algorithms.metric.relation import Relation
+from metatrain.algorithms.metric.siamese import Siamese
+from metatrain.algorithms.optimization.anil import ANIL
+from metatrain.algorithms.optimization.boil import BOIL
+from metatrain.algorithms.optimization.fomaml import FOMAML
+from metatrain.algorithms.optimization.imaml import IMAML
+from metatrain.algorithms.optimization.leo import LEO
+from metatrain.algorithms.optimization.maml import MAML
+from metatrain.algorithms.optimization.maml_plus_plus import MAMLPlusPlus
+from metatrain.algorithms.optimization.meta_curvature import MetaCurvature
+from metatrain.algorithms.optimization.meta_lstm import MetaLSTM
+from metatrain.algorithms.optimization.meta_sgd import MetaSGD
+from metatrain.algorithms.optimization.reptile import Reptile
+from metatrain.algorithms.pretrained.baseline_plus_plus import BaselinePlusPlus
+from metatrain.algorithms.pretrained.fine_tune import FineTune
+from metatrain.algorithms.pretrained.logistic_regression import LogisticRegression
+from metatrain.algorithms.pretrained.nearest_centroid import NearestCentroid
+from metatrain.algorithms.pretrained.simple_shot import SimpleShot
 
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.adam import adam_on_batches
 from metatrain.algorithms.base import Algorithm
-from metatrain.algorithms.gradient_descent import Adapted, descend
-from metatrain.algorithms.protonet import squared_distances
+from metatrain.algorithms.metric.protonet import squared_distances
+from metatrain.algorithms.optimization.adam import adam_on_batches
+from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Examples, TaskSpec, Tree, is_shape

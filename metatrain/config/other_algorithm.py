@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metatrain.algorithms.pretraining import CLASSIFIER
+from metatrain.algorithms.pretrained.pretraining import CLASSIFIER
 from metatrain.settings import Config
 from metatrain.training.outer_loop import with_statistics
 from metatrain.training.worker import Worker, trains_on_classes

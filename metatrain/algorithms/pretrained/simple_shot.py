@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metatrain.algorithms import pretraining as pre
-from metatrain.algorithms.nearest_centroid import Centroids
-from metatrain.algorithms.protonet import squared_distances
+from metatrain.algorithms.metric.protonet import squared_distances
+from metatrain.algorithms.pretrained import pretraining as pre
+from metatrain.algorithms.pretrained.nearest_centroid import Centroids
 from metatrain.engine import Engine, loss_gradient
 from metatrain.models import Model
 from metatrain.types import Context, MetaGradient, Params, Prediction

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metatrain.algorithms import comparison
-from metatrain.algorithms.comparison import EmbeddedSupport
+from metatrain.algorithms.metric import comparison
+from metatrain.algorithms.metric.comparison import EmbeddedSupport
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model

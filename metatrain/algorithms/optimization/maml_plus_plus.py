@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metatrain.algorithms import gradient_descent as gd
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization import gradient_descent as gd
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params

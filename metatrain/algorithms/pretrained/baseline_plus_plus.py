@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn import functional as F
 
-from metatrain.algorithms import pretraining as pre
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.pretrained import pretraining as pre
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.types import Context, Params, Prediction

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 from torch.utils._pytree import tree_map
 
-from metatrain.algorithms import gradient_descent as gd
+from metatrain.algorithms.optimization import gradient_descent as gd
 from metatrain.metrics import task_loss
 from metatrain.models import Model, Part
 from metatrain.models.dropout import fold

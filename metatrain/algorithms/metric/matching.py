@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metatrain.algorithms import comparison
-from metatrain.algorithms.comparison import EmbeddedSupport
+from metatrain.algorithms.metric import comparison
+from metatrain.algorithms.metric.comparison import EmbeddedSupport
 from metatrain.models import Model, Part
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require, require_positive

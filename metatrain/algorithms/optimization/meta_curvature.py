@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from metatrain.algorithms import gradient_descent as gd
-from metatrain.algorithms.inner_optimizers import InnerOptimizer
+from metatrain.algorithms.optimization import gradient_descent as gd
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
 from metatrain.validation import require_positive

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metatrain.algorithms import pretraining as pre
+from metatrain.algorithms.pretrained import pretraining as pre
 from metatrain.models import Model
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require_positive

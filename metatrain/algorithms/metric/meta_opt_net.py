@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metatrain.algorithms import comparison
-from metatrain.algorithms.svm import solve_svm
+from metatrain.algorithms.metric import comparison
+from metatrain.algorithms.metric.svm import solve_svm
 from metatrain.engine import Engine
 from metatrain.metrics import task_loss
 from metatrain.models import Model

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.adam import adam_on_batches, descend_on_batches
-from metatrain.algorithms.gradient_descent import descend, init_weights, predict_adapted
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.adam import adam_on_batches, descend_on_batches
+from metatrain.algorithms.optimization.gradient_descent import descend, init_weights, predict_adapted
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params

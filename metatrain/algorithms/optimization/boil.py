@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms import gradient_descent as gd
-from metatrain.algorithms.inner_optimizers import InnerOptimizer
+from metatrain.algorithms.optimization import gradient_descent as gd
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer
 from metatrain.models import Model
 from metatrain.models.model import BODY
 from metatrain.types import InnerLoop

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metatrain.algorithms import gradient_descent as gd
+from metatrain.algorithms.optimization import gradient_descent as gd
 from metatrain.models import Model
 from metatrain.types import InnerLoop, Params
 from metatrain.validation import require_positive

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from metatrain.algorithms import pretraining as pre
+from metatrain.algorithms.pretrained import pretraining as pre
 from metatrain.models import Model
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require_positive
@@ -25,7 +25,7 @@ class Centroids(NamedTuple):
 class NearestCentroid:
     """Predict p(y = n | x) ∝ exp(τ cos(f(x), w_n)), w_n the mean of f over the support of class n (§3.1).
 
-    f is pretrained by classifying all training classes (`metatrain.algorithms.pretraining`); nothing is learned from
+    f is pretrained by classifying all training classes (`pretraining.py`); nothing is learned from
     episodes. τ is `scale`, which decides probabilities but not classes.
     """
 

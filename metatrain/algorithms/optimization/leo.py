@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metatrain.algorithms import comparison
+from metatrain.algorithms.metric import comparison
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model, Part

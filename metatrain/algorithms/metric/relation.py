@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metatrain.algorithms import comparison
+from metatrain.algorithms.metric import comparison
 from metatrain.engine import Engine
 from metatrain.metrics import task_loss
 from metatrain.models import Model, Part

@@ -6,8 +6,8 @@ from functools import partial
 from torch import Tensor
 from torch.func import grad
 
-from metatrain.algorithms import gradient_descent as gd
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization import gradient_descent as gd
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, ProximalProblem, implicit_gradient
 from metatrain.engine.implicit import Solver
 from metatrain.metrics import task_loss

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metatrain.algorithms.gradient_descent import query_loss
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.gradient_descent import query_loss
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold, positions, splitmix64

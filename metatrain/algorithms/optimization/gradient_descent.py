@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils._pytree import tree_map
 
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.engine import Engine, unrolled_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model

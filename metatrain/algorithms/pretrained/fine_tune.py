@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metatrain.algorithms import pretraining as pre
-from metatrain.algorithms.gradient_descent import Adapted
-from metatrain.algorithms.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.gradient_descent import Adapted
+from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.pretrained import pretraining as pre
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold

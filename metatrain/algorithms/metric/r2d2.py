@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.algorithms import comparison
+from metatrain.algorithms.metric import comparison
 from metatrain.models import Model
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require_positive

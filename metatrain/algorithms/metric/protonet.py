@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metatrain.algorithms import comparison
+from metatrain.algorithms.metric import comparison
 from metatrain.models import Model
 from metatrain.types import Context, Params, Prediction
 from tasks.types import Examples, TaskSpec, Tree
