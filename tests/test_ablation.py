@@ -136,6 +136,7 @@ def test_a_page_escapes_what_it_shows():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_ablation_goes_on_where_it_was_interrupted(local_ray, tmp_path, capsys):
     base = tiny(f"runs={{root: {tmp_path}, name: tiny}}", "outer.steps=2", "model.width=4", "evaluation.tasks=6")
     config = plan_ablation(base, read_axes(["outer.lr=0.5"], base), (5,))

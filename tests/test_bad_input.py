@@ -137,9 +137,16 @@ def test_checkpoints_of_another_configuration_are_refused(command, run):
     refused(command, run.parent, "evaluate", "run", says=says)
 
 
-@pytest.mark.parametrize("setting", ["model.width=5", "tasks.train.ways=5", "algorithm={name: protonet}"])
-def test_an_evaluation_of_another_model_is_refused(command, run, setting):
-    refused(command, run.parent, "evaluate", "run", setting, says=("model", "leave them as the run was trained"))
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("model.width=5", "leave them as the run was trained"),
+        ("tasks.train.ways=5", "leave them as the run was trained"),
+        ("algorithm={name: meta_sgd}", "train meta_sgd with initialize"),
+    ],
+)
+def test_an_evaluation_of_another_model_is_refused(command, run, setting, remedy):
+    refused(command, run.parent, "evaluate", "run", setting, says=("model", remedy))
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_where_all_are_nothing_is_lost(command, run):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.sources.sinusoid import Sinusoid
-from tasks.types import EpisodeShape
+from tasks.types import EpisodeShape, TaskSpec
 from tests import conformance_distributions as conformance
 
 SHAPE = EpisodeShape(ways=None, shots=5, queries=7)
@@ -18,7 +18,7 @@ def test_a_distribution_conforms():
 def test_shapes_and_ranges():
     distribution = Sinusoid().distribution("train", SHAPE, 0)
     episode = distribution.episodes(range(2000))
-    assert distribution.spec == ("regression", None, (1,), (1,))
+    assert distribution.spec == TaskSpec("regression", None, (1,), (1,))
     for part, count in ((episode.support, 5), (episode.query, 7)):
         assert part.x.shape == part.y.shape == (2000, count, 1)
         assert part.x.dtype == part.y.dtype == torch.float32

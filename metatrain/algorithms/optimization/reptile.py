@@ -19,9 +19,8 @@ class Reptile:
     The gradient given to the outer loop is θ − φ_K, so that ε is the rate of `outer.optimizer: sgd`. The query set is
     used for metrics only. Adam restarts with every task; the authors' code keeps its moments across tasks.
 
-    `inner_optimizer`: moves φ instead of this Adam. With gradient descent of a rate as high as MAML's, and
-    `outer.optimizer: adam`, fewer tasks suffice: after the first step, the displacement sums first-order
-    meta-gradients (§5.1), which Adam scales.
+    `inner_optimizer`: moves φ instead of this Adam. With gradient descent the displacement sums, after the first step,
+    first-order meta-gradients (§5.1), which `outer.optimizer: adam` scales.
     """
 
     inner_lr: float = 1e-3
