@@ -7,6 +7,7 @@ from metatrain.algorithms import IMAML
 from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer
 from metatrain.engine import Engine, ProximalProblem, implicit_gradient
 from metatrain.models import MLP, build_model
+from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
 from tests.episodes import classification_spec, context_of, random_episodes
 
@@ -23,12 +24,12 @@ def quadratic(curvature, target, steps):
     def step(params, fast, support, t, context):
         return {"w": fast["w"] - 0.1 * (curvature @ fast["w"] + STRENGTH * (fast["w"] - params["w"]))}
 
-    def loss(params, found, task, context):
-        value = 0.5 * ((found["w"] - target) ** 2).sum()
+    def loss(params, fast, support, query, t, context):
+        value = 0.5 * ((fast["w"] - target) ** 2).sum()
         return value, {"loss": value}
 
     start = lambda params, support, context: {"w": params["w"]}  # noqa: E731
-    return ProximalProblem(start, step, steps, lambda fast: fast, support_loss, loss, STRENGTH)
+    return ProximalProblem(InnerLoop(start, step, loss, steps), lambda fast: fast, support_loss, STRENGTH)
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ def unrolled_gradient(
     if inner.length < 1:
         raise ValueError(f"InnerLoop.length: {inner.length} steps: set 1 or more")
     stages = _UnrolledStages(
-        partial(_start, inner),
-        partial(_step, inner),
+        partial(start, inner),
+        partial(step, inner),
         partial(_last_step, inner),
         partial(_backward_step, inner),
         partial(_finish, inner),
@@ -83,7 +83,7 @@ def displacement(
     engine: Engine,
 ) -> MetaGradient:
     """Compute Σ_tasks θ − φ_K(θ) (Reptile); `weights` selects the parameters within φ."""
-    stages = _DisplacementStages(partial(_start, inner), partial(_step, inner), partial(_displacement, inner, weights))
+    stages = _DisplacementStages(partial(start, inner), partial(step, inner), partial(_displacement, inner, weights))
     return engine.sum(stages, partial(_run_forward, inner.length), params, tasks, context)  # type: ignore[no-any-return]
 
 
@@ -131,11 +131,13 @@ def step_numbers(length: int, params: Params) -> list[Tensor]:
     return [torch.full((), t, dtype=torch.int64, device=device_of(params)) for t in range(length)]
 
 
-def _start(inner: InnerLoop, params: Params, t: Tensor, context: Context, support: Examples) -> Tree:
+def start(inner: InnerLoop, params: Params, t: Tensor, context: Context, support: Examples) -> Tree:
+    """Return φ_0 = start(θ): the stage that begins every inner loop."""
     return inner.start(params, support, context)
 
 
-def _step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, support: Examples) -> Tree:
+def step(inner: InnerLoop, params: Params, t: Tensor, context: Context, fast: Tree, support: Examples) -> Tree:
+    """Return φ_{t+1} = step(θ, φ_t)."""
     return inner.step(params, fast, support, t, context)
 
 
@@ -144,7 +146,7 @@ def _last_step(
 ) -> tuple[Gradients, dict[str, Tensor]]:
     """Run the last step and transpose it at once: this keeps the graph of one step, and of no other."""
     after, pull = _step_and_transpose(inner, params, fast, task.support, t, context)
-    grads, adjoint, metrics = _loss_gradients(inner, params, after, task, t + 1, context)
+    grads, adjoint, metrics = loss_gradients(inner, params, after, task, t + 1, context)
     weights = _loss_weights(inner, context)
     if weights is not None:
         grads, adjoint = _scale((grads, adjoint), weights[inner.length])
@@ -209,11 +211,11 @@ def _add_loss_at(
         return gradients
     grads, adjoint = gradients
     weight = weights.index_select(0, t.view(1)).squeeze(0)
-    to_params, to_fast, _ = _loss_gradients(inner, params, fast, task, t, context)
+    to_params, to_fast, _ = loss_gradients(inner, params, fast, task, t, context)
     return _add(grads, _scale(to_params, weight)), _add(adjoint, _scale(to_fast, weight))
 
 
-def _loss_gradients(
+def loss_gradients(
     inner: InnerLoop, params: Params, fast: Tree, task: Episode, t: Tensor, context: Context
 ) -> tuple[Params, Tree, dict[str, Tensor]]:
     """Return (∂L/∂θ, ∂L/∂φ, metrics) of the query loss after t steps."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import grad, vjp
 from torch.utils._pytree import tree_map
 
-from metatrain.engine.gradients import single_task_gradient, step_numbers
+from metatrain.engine.gradients import loss_gradients, single_task_gradient, start, step, step_numbers
 from metatrain.engine.vectorize import Engine
-from metatrain.types import Context, MetaGradient, Params
+from metatrain.types import Context, InnerLoop, MetaGradient, Params
 from tasks.types import Episode, Examples, Tree
 
 Solver = Literal["conjugate_gradient", "neumann"]
@@ -23,17 +23,12 @@ Solver = Literal["conjugate_gradient", "neumann"]
 class ProximalProblem(NamedTuple):
     """The inner problem φ*(θ) = argmin_φ L_S(φ) + λ/2 ‖φ − θ‖² and an iteration that approaches its solution."""
 
-    start: Callable[[Params, Examples, Context], Tree]
-    """(params, support, context) -> fast weights, any tree of tensors."""
-    step: Callable[[Params, Tree, Examples, Tensor, Context], Tree]
-    """(params, fast, support, t, context) -> fast weights after inner step t."""
-    length: int
+    inner: InnerLoop
+    """The iteration, and the query loss after it; no gradient is taken through its steps."""
     weights: Callable[[Tree], Params]
     """fast weights -> φ, the parameters among them, which are those of θ of the same names."""
     support_loss: Callable[[Params, Params, Examples, Context], Tensor]
     """(params, φ, support, context) -> L_S(φ), without the proximal term."""
-    loss: Callable[[Params, Params, Episode, Context], tuple[Tensor, dict[str, Tensor]]]
-    """(params, φ, task, context) -> (query loss L_Q, metrics)."""
     strength: float
     """λ as the linear system has it"""
 
@@ -54,7 +49,7 @@ class _ImplicitStages(NamedTuple):
     start: Callable[..., Tree]
     step: Callable[..., Tree]
     query: Callable[..., tuple[Params, dict[str, Tensor]]]
-    """(θ, t, context, φ, task) -> (v = ∇L_Q(φ), metrics)"""
+    """(θ, t, context, fast, task) -> (v = ∇L_Q(φ), metrics)"""
     solve: Callable[..., _Iterate]
     """(θ, t, context, φ, support, iterate) -> the next iterate"""
     finish: Callable[..., MetaGradient]
@@ -77,8 +72,8 @@ def implicit_gradient(
     (Lorraine et al. 2020). The parameters of θ that φ does not hold get the gradient zero.
     """
     stages = _ImplicitStages(
-        partial(_start, problem),
-        partial(_step, problem),
+        partial(start, problem.inner),
+        partial(step, problem.inner),
         partial(_query, problem),
         partial(_conjugate_gradient if solver == "conjugate_gradient" else _neumann, problem),
         _finish,
@@ -96,12 +91,13 @@ def _run(
     task: Episode,
     context: Context,
 ) -> MetaGradient:
-    at = step_numbers(max(problem.length, 1), params)
+    length = problem.inner.length
+    at = step_numbers(length + 1, params)
     fast = stages.start(params, at[0], context, task.support)
-    for t in range(problem.length):
+    for t in range(length):
         fast = stages.step(params, at[t], context, fast, task.support)
     found = problem.weights(fast)
-    slope, metrics = stages.query(params, at[0], context, found, task)
+    slope, metrics = stages.query(params, at[length], context, fast, task)
     begins = tree_map(torch.zeros_like, slope) if solver == "conjugate_gradient" else slope
     iterate = _Iterate(begins, slope, slope)
     for _ in range(iterations):
@@ -109,22 +105,11 @@ def _run(
     return stages.finish(params, at[0], context, iterate.x, metrics)
 
 
-def _start(problem: ProximalProblem, params: Params, t: Tensor, context: Context, support: Examples) -> Tree:
-    return problem.start(params, support, context)
-
-
-def _step(problem: ProximalProblem, params: Params, t: Tensor, context: Context, fast: Tree, support: Examples) -> Tree:
-    return problem.step(params, fast, support, t, context)
-
-
 def _query(
-    problem: ProximalProblem, params: Params, t: Tensor, context: Context, found: Params, task: Episode
+    problem: ProximalProblem, params: Params, t: Tensor, context: Context, fast: Tree, task: Episode
 ) -> tuple[Params, dict[str, Tensor]]:
-    def loss(found: Params) -> tuple[Tensor, dict[str, Tensor]]:
-        return problem.loss(params, found, task, context)
-
-    slope, metrics = grad(loss, has_aux=True)(found)
-    return slope, metrics
+    slope, metrics = loss_gradients(problem.inner, params, fast, task, t, context)[1:]
+    return problem.weights(slope), metrics
 
 
 def _conjugate_gradient(

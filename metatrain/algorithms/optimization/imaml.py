@@ -17,10 +17,6 @@ from metatrain.types import Context, InnerLoop, MetaGradient, Params
 from metatrain.validation import require_not_negative, require_positive
 from tasks.types import Episode, Examples, Tree
 
-_QUERY = 1
-"""What a task's noise key is folded with for queries; 0 for the support set, one mask for all inner steps: the inner
-problem is a fixed function of φ."""
-
 
 @dataclass(frozen=True)
 class IMAML:
@@ -62,21 +58,8 @@ class IMAML:
 
     def problem(self, model: Model) -> ProximalProblem:
         """Return the inner problem for the engine."""
-
-        def loss(params: Params, found: Params, task: Episode, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-            noise = fold(context.noise, _QUERY)
-            prediction = model.predict(params | found, task.query.x, noise, reference=task.support.x)
-            return task_loss(prediction, task.query.y)
-
-        loop = self.inner(model)
         return ProximalProblem(
-            loop.start,
-            loop.step,
-            loop.length,
-            fast_weights,
-            partial(support_loss, model),
-            loss,
-            self.regularization + self.damping,
+            self.inner(model), fast_weights, partial(support_loss, model), self.regularization + self.damping
         )
 
     def meta_gradient(
@@ -88,5 +71,5 @@ class IMAML:
 
 
 def support_loss(model: Model, params: Params, weights: Params, support: Examples, context: Context) -> Tensor:
-    """Return L_S(φ), without the proximal term."""
+    """Return L_S(φ), without the proximal term: one mask in all inner steps, so that it is one function of φ."""
     return task_loss(model.predict(params | weights, support.x, fold(context.noise, 0)), support.y)[0]
