@@ -9,7 +9,8 @@ import typer
 import yaml
 
 import metatrain
-from metatrain.cli import app, expand_paths, profiles
+from metatrain.cli import app, profiles
+from metatrain.cli.arguments import expand_paths
 from metatrain.config.load import is_path, load_config, read_config, resolve_paths
 from metatrain.runs.locations import create_run, open_run
 from metatrain.settings import SECTIONS, Config
