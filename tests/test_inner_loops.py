@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metatrain.algorithms import ANIL, BOIL, MAML, MetaCurvature, MetaLSTM, MetaSGD, Reptile
-from metatrain.algorithms.optimization.adam import batch_order
 from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.minibatches import batch_order
 from metatrain.engine import Engine
 from metatrain.models import Conv4, build_model
 from metatrain.types import Context

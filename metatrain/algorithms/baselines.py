@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.metric.protonet import squared_distances
-from metatrain.algorithms.optimization.adam import adam_on_batches
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
+from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Examples, TaskSpec, Tree, is_shape
@@ -57,7 +57,7 @@ class FromScratch:
         return model.initial()
 
     def inner(self, model: Model) -> InnerLoop:
-        return adam_on_batches(model, self.lr, self.steps, inner_batch=sys.maxsize)
+        return descend_on_batches(model, ReptileAdam(), self.lr, self.steps, inner_batch=sys.maxsize)
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Adapted]:
         like = support.x if isinstance(support.x, Tensor) else support.y

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from metatrain.algorithms.optimization.adam import adam_on_batches, descend_on_batches
 from metatrain.algorithms.optimization.gradient_descent import descend, init_weights, predict_adapted
 from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
 from metatrain.engine import Engine, displacement
 from metatrain.models import Model
 from metatrain.types import Context, InnerLoop, MetaGradient, Params
@@ -34,10 +34,8 @@ class Reptile:
         )
 
     def inner(self, model: Model) -> InnerLoop:
-        settings = self.inner_lr, self.inner_steps, self.inner_batch
-        if self.inner_optimizer is None:
-            return adam_on_batches(model, *settings)
-        return descend_on_batches(model, self.inner_optimizer, *settings)
+        optimizer = self.inner_optimizer or ReptileAdam()
+        return descend_on_batches(model, optimizer, self.inner_lr, self.inner_steps, self.inner_batch)
 
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine

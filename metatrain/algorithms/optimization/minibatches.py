@@ -1,13 +1,14 @@
-"""Adapt on minibatches, by Adam or another optimiser: the inner loops of Reptile and of the from-scratch baseline."""
+"""Adapt on minibatches of the support set: the inner loop of Reptile and of the from-scratch baseline."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
 from metatrain.algorithms.optimization.gradient_descent import query_loss
-from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
+from metatrain.algorithms.optimization.inner_optimizers import fast_weights
 from metatrain.metrics import task_loss
 from metatrain.models import Model
 from metatrain.models.dropout import fold, positions, splitmix64
@@ -18,6 +19,14 @@ _BETA2, _EPS = 0.999, 1e-8
 _ORDER = 0x5EED
 
 
+class MovesWeights(Protocol):
+    """An optimiser of the inner loop: `InnerOptimizer`, which is differentiable, or `ReptileAdam`."""
+
+    def start(self, weights: Params) -> Tree: ...
+
+    def step(self, fast: Tree, slope: Params, rate: Callable[[str], float | Tensor], t: Tensor) -> Tree: ...
+
+
 class AdamState(NamedTuple):
     """Weights φ_t and the running mean v_t of their squared gradients."""
 
@@ -25,32 +34,30 @@ class AdamState(NamedTuple):
     squares: Params
 
 
-def adam_on_batches(model: Model, inner_lr: float, inner_steps: int, inner_batch: int) -> InnerLoop:
-    """Build Adam's inner loop, β1 = 0: v_t = β2 v_{t−1} + (1 − β2) g²,  φ_t = φ_{t−1} − α √(1 − β2^t) g / (√v_t + ε).
+class ReptileAdam:
+    """Adam with β1 = 0: v_t = β2 v_{t−1} + (1 − β2) g²,  φ_t = φ_{t−1} − α √(1 − β2^t) g / (√v_t + ε).
 
-    g is the gradient of the loss on `inner_batch` examples of the support set. This is the second form in Kingma & Ba
-    (2015, §2), and TensorFlow's; its ε keeps a gradient that is pure rounding error (such as that of a bias before a
-    normalisation) from becoming a full step.
+    This is the second form in Kingma & Ba (2015, §2), and TensorFlow's, which Reptile's authors used; its ε keeps a
+    gradient that is pure rounding error (such as that of a bias before a normalisation) from becoming a full step.
     """
 
-    def start(params: Params, support: Examples, context: Context) -> AdamState:
-        weights = {name: value for name, value in params.items() if name.startswith("model.")}
+    def start(self, weights: Params) -> AdamState:
+        """Return the weights before the first step, with v_0 = 0."""
         return AdamState(weights, {name: torch.zeros_like(value) for name, value in weights.items()})
 
-    def step(params: Params, fast: AdamState, support: Examples, t: Tensor, context: Context) -> AdamState:
-        slope = batch_gradient(model, fast.weights, support, inner_batch, t, context)
+    def step(self, fast: AdamState, slope: Params, rate: Callable[[str], float | Tensor], t: Tensor) -> AdamState:
+        """Return the weights after step t, counted from 0, along the gradient `slope`; `rate` gives α by name."""
         squares = {name: _BETA2 * v + (1 - _BETA2) * slope[name] ** 2 for name, v in fast.squares.items()}
-        rate = inner_lr * (1 - _BETA2 ** (t + 1).double()) ** 0.5
+        corrected = (1 - _BETA2 ** (t + 1).double()) ** 0.5
         weights = {
-            name: value - rate * slope[name] / (squares[name].sqrt() + _EPS) for name, value in fast.weights.items()
+            name: value - rate(name) * corrected * slope[name] / (squares[name].sqrt() + _EPS)
+            for name, value in fast.weights.items()
         }
         return AdamState(weights, squares)
 
-    return InnerLoop(start, step, query_loss(model, inner_steps), inner_steps)
-
 
 def descend_on_batches(
-    model: Model, optimizer: InnerOptimizer, inner_lr: float, inner_steps: int, inner_batch: int
+    model: Model, optimizer: MovesWeights, inner_lr: float, inner_steps: int, inner_batch: int
 ) -> InnerLoop:
     """Build the inner loop in which `optimizer` moves all weights along the gradient on minibatches of the support."""
 
