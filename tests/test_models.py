@@ -1,6 +1,7 @@
 """Test networks as pure functions: their outputs, and the modules that are refused."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from tests.episodes import classification_spec, context_of, random_episodes
 
 SPEC = classification_spec(ways=4, size=28, channels=1)
 NO_NOISE = torch.tensor(-1)
+LAST = torch.channels_last
 
 
 class WithRunningStatistics(nn.Sequential):
@@ -51,6 +53,16 @@ class WithOwnHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(torch.relu(self.trunk(x.flatten(1))))
+
+
+class WithView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return y.view(len(y), -1)
 
 
 class WrongShape(nn.Module):
@@ -261,7 +273,7 @@ def test_drop_block_replays_and_differs_by_task_and_layer_and_is_silent_in_evalu
     assert not torch.equal(one == 0, other == 0)
     assert (one == 0).any()
     plain = nn.Sequential(model.body[1], nn.Flatten())
-    assert torch.equal(model.embed(params, x, NO_NOISE), plain(x))
+    torch.testing.assert_close(model.embed(params, x, NO_NOISE), plain(x))
     seen = []
     for layer in (model.body[0], model.body[2]):
         layer.register_forward_pre_hook(lambda module, _: seen.append(int(module.noise)))
@@ -388,3 +400,32 @@ def test_features_have_the_shape_before_they_were_flattened():
     assert build_model(Conv4(width=4, downsample="stride"), SPEC, seed=0).feature_shape == (4,)
     assert build_model(MLP(width=6), SPEC, seed=0).feature_shape == (6,)
     assert build_model(custom(WithOwnHead, head="classifier"), SPEC, seed=0).feature_shape == (8,)
+
+
+@pytest.mark.parametrize("vectorize", ["loop", "vmap"])
+def test_channels_last_changes_no_gradient_and_no_layout(vectorize):
+    model = build_model(Conv4(width=4), SPEC, 0)
+    assert model.channels_last
+    tasks, method = random_episodes(SPEC, 3, dtype=torch.float32), MAML(inner_lr=0.1, inner_steps=2)
+    params = method.init(model, SPEC, 0)
+    engine = Engine(vectorize)  # type: ignore[arg-type]
+    found = method.meta_gradient(model, params, tasks, context_of(3), engine)
+    plain = method.meta_gradient(replace(model, channels_last=False), params, tasks, context_of(3), engine)
+    for name, expected in plain.grads.items():
+        torch.testing.assert_close(found.grads[name], expected, rtol=1e-3, atol=1e-4)
+        assert found.grads[name].is_contiguous()
+
+
+def test_images_reach_convolutions_channels_last():
+    model = build_model(Conv4(width=4, depth=1), SPEC, 0)
+    seen = []
+    model.body[0].register_forward_hook(lambda layer, given, y: seen.append(y.is_contiguous(memory_format=LAST)))
+    model.embed(model.initial(), torch.rand(2, *SPEC.x), NO_NOISE)
+    replace(model, channels_last=False).embed(model.initial(), torch.rand(2, *SPEC.x), NO_NOISE)
+    assert seen == [True, False]
+
+
+def test_a_module_that_views_its_activations_keeps_its_layout():
+    model = build_model(custom(WithView), SPEC, 0)
+    assert not model.channels_last
+    assert model.embed(model.initial(), torch.rand(2, *SPEC.x), NO_NOISE).shape == (2, 3 * 26 * 26)

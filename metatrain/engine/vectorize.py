@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.engine.compilation import Stage, compile_stages
 from metatrain.engine.precision import Precision, matmul_precision
+from metatrain.models.memory_format import default_memory_format
 from metatrain.models.normalization import unfused_norm
 from metatrain.types import Context, Params
 from tasks.types import Tree
@@ -61,7 +62,9 @@ class Engine:
             if self.compile:
                 one = tree_map(lambda leaf: leaf[0], tasks)
                 stages = compile_stages(stages, _keep_stage, params, one, self.precision)
-            return _add_in_order(run(stages, params, *one) for one in _iterate_tasks(tasks, context))
+            total = _add_in_order(run(stages, params, *one) for one in _iterate_tasks(tasks, context))
+            # Gradients of images laid out channels last are laid out so as well.
+            return tree_map(torch.Tensor.contiguous, total)
 
     def _sum_of_chunk(
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
@@ -81,12 +84,18 @@ class Engine:
 
 
 def _apply_vmap(function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
-    with unfused_norm():
+    with unfused_norm(), default_memory_format():
         return vmap(function, in_dims=(None, 0, Context(None, 0)))(params, tasks, context)  # type: ignore[arg-type]
 
 
 def _keep_stage(stage: Stage) -> Stage:
-    return stage
+    """Return `stage` of one task, for compiling."""
+
+    def of_one(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
+        with default_memory_format():
+            return stage(params, t, context, *others)
+
+    return of_one
 
 
 def _vmap_stage(stage: Stage) -> Stage:
@@ -94,7 +103,7 @@ def _vmap_stage(stage: Stage) -> Stage:
 
     def of_many(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
         dims = (None, None, Context(None, 0), *(0 for _ in others))  # type: ignore[arg-type]
-        with unfused_norm():
+        with unfused_norm(), default_memory_format():
             return vmap(stage, in_dims=dims)(params, t, context, *others)
 
     return of_many

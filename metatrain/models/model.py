@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.models.dropout import ADDRESSED, fold
+from metatrain.models.memory_format import as_channels_last, runs_channels_last
 from metatrain.models.normalization import TaskNorm, reference_statistics
 from metatrain.models.probe import describe_mixing, probe
 from metatrain.models.protocol import ADDED, NONE, Architecture, Normalization, num_outputs
@@ -36,6 +37,8 @@ class Model:
 
     `feature_shape` is the shape of one example's features before they were flattened: (C, H, W) of a convolutional
     body that ends in `nn.Flatten`, else (D,).
+
+    `channels_last`: convolutions on CPUs get images laid out channels last.
     """
 
     body: nn.Module
@@ -44,6 +47,7 @@ class Model:
     normalization: Normalization
     mixing: str = ""
     feature_shape: Shape = ()
+    channels_last: bool = False
 
     @property
     def can_be_inductive(self) -> bool:
@@ -86,6 +90,8 @@ class Model:
 
     def _body_only(self, params: Params, x: Tree, noise: Tensor) -> Tensor:
         given = {name.removeprefix(BODY): value for name, value in params.items() if name.startswith(BODY)}
+        if self.channels_last:
+            given, x = as_channels_last(given, x)
         for layer, name in enumerate(_noise_buffers(self.body)):
             given[name] = fold(noise, layer)
         return functional_call(self.body, given, (x,))  # type: ignore[no-any-return]
@@ -152,9 +158,10 @@ def build_model(architecture: Architecture, spec: TaskSpec, seed: int) -> Model:
         )
     mixing = describe_mixing(architecture, body, spec)
     normalization = "transductive" if mixing else _normalization(architecture, body)
+    channels_last = runs_channels_last(body, spec)
     if architecture.head not in (ADDED, NONE):
         head, whole = _detach_head(body, architecture.head, spec, whole)
-    return Model(body, head, spec, normalization, mixing, _feature_shape(body, spec, whole))
+    return Model(body, head, spec, normalization, mixing, _feature_shape(body, spec, whole), channels_last)
 
 
 def _feature_shape(body: nn.Module, spec: TaskSpec, features: Tensor) -> Shape:
