@@ -132,6 +132,42 @@ def test_a_run_named_twice_and_a_folder_without_a_checkpoint_are_refused(runs, t
     assert "holds no checkpoint yet" in metatrain(tmp_path, "compare", str(runs[1]), str(empty), expect=2).err
 
 
+@pytest.fixture(scope="module")
+def proto(tmp_path_factory) -> str:
+    """Prototypical networks trained on so few classes that a classifier can tell all of them apart."""
+    return str(tiny_run(tmp_path_factory.mktemp("few"), "proto", "algorithm={name: protonet}", "tasks.classes=20"))
+
+
+def test_a_run_is_compared_with_itself_under_settings_of_its_own(proto, runs, tmp_path):
+    places = [proto, f"{proto},algorithm.name=nearest_centroid", f"{runs[0]},algorithm.inner_lr=0.3"]
+    done = metatrain(tmp_path, "compare", *places, "evaluation.tasks=6", "--json")
+    found = {run["label"]: run for run in last_json(done)["runs"]}
+    assert set(found) == {"proto", "proto nearest_centroid", "maml 0.3"}
+    assert found["proto nearest_centroid"]["algorithm"] == "nearest_centroid"
+    assert found["proto nearest_centroid"]["settings"] == ["algorithm.name=nearest_centroid"]
+    by_itself = metatrain(
+        tmp_path, "evaluate", proto, "algorithm.name=nearest_centroid", "evaluation.tasks=6", "--json"
+    )
+    scored = found["proto nearest_centroid"]["results"]["transductive"]["value"]
+    assert scored == pytest.approx(last_json(by_itself)["test"]["accuracy"])
+    assert f"{proto},algorithm.name=nearest_centroid" in (tmp_path / "compare.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ("tasks.test.ways=2", "tasks.test.ways cannot differ between runs: set algorithm.* or evaluation.inner_steps"),
+        ("algorithm.name=simple_shot", "simple_shot reads a mean over training tasks that the run does not keep"),
+        ("algorithm.name=relation", "relation reads relation."),
+        ("algorithm.ways=2", "algorithm.ways"),
+    ],
+    ids=str,
+)
+def test_settings_of_one_run_that_cannot_be_are_refused_in_a_line(proto, runs, tmp_path, own, says):
+    done = metatrain(tmp_path, "compare", f"{proto},{own}", str(runs[0]), "evaluation.tasks=2", expect=2)
+    assert says in done.err.splitlines()[-1], done.err
+
+
 def test_runs_of_somebody_else_are_compared_without_their_code(runs, tmp_path):
     theirs = Path(shutil.copytree(runs[0], tmp_path / "run"))
     config = theirs / "config.yaml"

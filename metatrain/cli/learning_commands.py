@@ -44,7 +44,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN… [KEY=VALUE…]",
-            help="Run folders, or s3://…, then settings to change, as key=value.",
+            help="Run folders, or s3://…, each alone or with settings of its own "
+            "(RUN,algorithm.name=nearest_centroid), then settings of all, as key=value.",
             callback=expand_paths,
         ),
     ],

@@ -68,5 +68,11 @@ def command(found: Mapping[str, Any]) -> str:
     """Return the command that makes the comparison again."""
     also = [word for given in found["asked"] for word in ("--also", given)]
     places = sorted(found["runs"], key=lambda run: run["number"])
-    words = ["metatrain", "compare", *(run["run_dir"] for run in places), *found["overrides"], *also]
+    words = [
+        "metatrain",
+        "compare",
+        *(",".join([run["run_dir"], *run["settings"]]) for run in places),
+        *found["overrides"],
+        *also,
+    ]
     return shlex.join(words)
