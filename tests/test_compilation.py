@@ -255,7 +255,7 @@ def test_the_next_process_reuses_the_compiled_code_with_the_same_bits(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("setting", "adapts", "builtin", "tasks", "expected"),
+    ("setting", "adapts", "builtin", "inner_steps", "expected"),
     [
         ("on", False, False, 1, "on"),
         ("off", True, True, 10**9, "off"),
@@ -265,8 +265,8 @@ def test_the_next_process_reuses_the_compiled_code_with_the_same_bits(tmp_path: 
         ("auto", True, False, 10**9, "off"),
     ],
 )
-def test_auto_compiles_long_runs_of_builtin_inner_loops(setting, adapts, builtin, tasks, expected):
-    assert resolve_compile(setting, adapts, builtin, tasks, CPU) == expected
+def test_auto_compiles_long_runs_of_builtin_inner_loops(setting, adapts, builtin, inner_steps, expected):
+    assert resolve_compile(setting, adapts, builtin, inner_steps, CPU) == expected
 
 
 def test_without_a_compiler_auto_stays_eager(monkeypatch):

@@ -7,8 +7,8 @@ import torch
 
 AutoOnOff = Literal["auto", "on", "off"]
 
-_MIN_TASKS_TO_COMPILE = 20_000
-"""The number of tasks from which compiling pays off: it takes up to a minute and saves milliseconds per task."""
+_MIN_STEPS_TO_COMPILE = 20_000
+"""The number of inner steps from which compiling pays off: it takes up to a minute and saves milliseconds per step."""
 
 
 def resolve_vectorize(
@@ -25,17 +25,17 @@ def resolve_vectorize(
 
 
 def resolve_compile(
-    setting: AutoOnOff, adapts: bool, builtin: bool, tasks: int, device: torch.device
+    setting: AutoOnOff, adapts: bool, builtin: bool, inner_steps: int, device: torch.device
 ) -> Literal["on", "off"]:
-    """Resolve `engine.compile`: on if an inner loop runs for enough tasks to repay the time to compile it.
+    """Resolve `engine.compile`: on if an inner loop runs for enough steps to repay the time to compile it.
 
     adapts: the algorithm has an inner loop; without one, the forward and backward passes gain little.
     builtin: the run has no user code, which might branch on values.
-    tasks: the number of tasks that the whole run computes.
+    inner_steps: the number of them in the whole run.
     """
     if setting != "auto":
         return setting
-    worth = adapts and builtin and tasks >= _MIN_TASKS_TO_COMPILE
+    worth = adapts and builtin and inner_steps >= _MIN_STEPS_TO_COMPILE
     return "on" if worth and has_compiler(device) else "off"
 
 

@@ -67,10 +67,10 @@ class Worker:
         # The driver's worker may be on the CPU while those of the executor have GPUs.
         device = torch.device("cuda") if config.executor.gpus_per_worker > 0 else self.device
         vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
-        tasks = config.outer.steps * config.outer.tasks_per_step
+        steps = config.outer.steps * config.outer.tasks_per_step * getattr(self.algorithm, "inner_steps", 1)
         builtin = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
-        chosen = resolve_compile(settings.compile, adapts, builtin, tasks, device)
+        chosen = resolve_compile(settings.compile, adapts, builtin, steps, device)
         precise = (
             "engine.precision: tf32 needs a GPU and the workers have none: set executor.gpus_per_worker, or use float32"
         )
