@@ -153,6 +153,13 @@ def test_a_run_is_compared_with_itself_under_settings_of_its_own(proto, runs, tm
     assert f"{proto},algorithm.name=nearest_centroid" in (tmp_path / "compare.html").read_text()
 
 
+def test_a_pretrained_run_is_compared_on_tasks_of_a_source_with_other_training_classes(proto, tmp_path):
+    pretrained = ("algorithm={name: simple_shot}", "tasks.classes=10", "tasks.train={ways: 4, shots: 1, queries: 1}")
+    simple = str(tiny_run(tmp_path, "simple", *pretrained))
+    done = metatrain(tmp_path, "compare", proto, simple, "evaluation.tasks=6", "--json")
+    assert {run["label"] for run in last_json(done)["runs"]} == {"proto", "simple"}
+
+
 @pytest.mark.parametrize(
     ("own", "says"),
     [

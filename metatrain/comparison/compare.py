@@ -13,9 +13,9 @@ from metatrain.comparison.common_tasks import (
     settings_for,
     training_tasks,
 )
-from metatrain.comparison.scoring import BOTH, Kind, Scored, Setting, score_candidate
+from metatrain.comparison.scoring import BOTH, Kind, Scored, Setting, params_for, score_candidate
 from metatrain.comparison.summary import Column, choose_kind, summarize
-from metatrain.config.dry_run import dry_run, require_same
+from metatrain.config.dry_run import dry_run
 from metatrain.config.evaluation_overrides import IN_COMPARISON, require_effect
 from metatrain.config.load import as_plain
 from metatrain.runs.data_record import find_overlap
@@ -84,7 +84,7 @@ def plan(
         try:
             with about(candidate):
                 config = settings_for(candidate, tasks, overrides, setting.prepare)
-                require_same(candidate.params, dry_run(config, driver_device(config)))
+                params_for(candidate, dry_run(config, driver_device(config)))
                 found.append(config)
         except ValueError as error:
             found.append(str(error))

@@ -15,13 +15,14 @@ from metatrain.algorithms.base import predicts
 from metatrain.comparison.candidates import Candidate
 from metatrain.comparison.common_tasks import Prepare
 from metatrain.config.dry_run import dry_run, require_same
+from metatrain.config.other_algorithm import select_params
 from metatrain.engine.precision import matmul_precision
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import gather_scores, is_scored_step
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.training.worker import Worker, driver_device
-from metatrain.types import Context, Executor, Recorder, Shard, ShardRequest
+from metatrain.types import Context, Executor, Params, Recorder, Shard, ShardRequest
 
 Kind = Literal["transductive", "inductive"]
 """Whether the queries of a task are predicted together, each by the others' help, or each by itself."""
@@ -78,7 +79,7 @@ def score_candidate(
     what: the tasks, for the progress. ValueError: the run cannot be scored on them. EvaluationStopped: `setting.stop`.
     """
     worker = dry_run(config, driver_device(config))
-    require_same(candidate.params, worker)
+    candidate = candidate._replace(params=params_for(candidate, worker))
     tasks, size = config.evaluation.tasks, config.executor.shard_size
     by_kind: dict[Kind, dict[str, Tensor]] = {}
     with setting.open_executor(worker) as executor:
@@ -87,6 +88,16 @@ def score_candidate(
             by_kind[kind] = gather_scores(executor, request, candidate.params, tasks, size, progress)
     timing = time_adaptation(worker, candidate) if timed and predicts(worker.evaluated) else None
     return Scored(by_kind, worker.task_classes("test", tasks), timing)
+
+
+def params_for(candidate: Candidate, worker: Worker) -> Params:
+    """Return the run's parameters that the worker reads: without a classifier of other training classes than it has.
+
+    ValueError: they are those of another network.
+    """
+    params, _ = select_params(candidate.params, worker, candidate.trained, ())
+    require_same(params, worker)
+    return params
 
 
 def _requests(worker: Worker, candidate: Candidate, wanted: Sequence[Kind]) -> Iterator[tuple[Kind, ShardRequest]]:
