@@ -21,6 +21,12 @@ def is_override(given: str) -> bool:
     return bool(equals) and all(part.isidentifier() for part in key.split("."))
 
 
+ConfigFile = Annotated[
+    str | None,
+    typer.Argument(
+        help="A YAML file, or a name of `metatrain config list`.", metavar="[CONFIG]", callback=expand_paths
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….", callback=expand_paths)]

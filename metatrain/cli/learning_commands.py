@@ -5,16 +5,11 @@ from typing import Annotated
 
 import typer
 
-from metatrain.cli.arguments import AsJson, Overrides, RunDir, Trust, expand_paths, is_override
+from metatrain.cli.arguments import AsJson, ConfigFile, Overrides, RunDir, Trust, expand_paths, is_override
 
 
 def train(
-    config: Annotated[
-        str | None,
-        typer.Argument(
-            help="A YAML file, or a name of `metatrain config list`.", metavar="[CONFIG]", callback=expand_paths
-        ),
-    ] = None,
+    config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[
         str | None,
@@ -118,12 +113,7 @@ def search(
 
 
 def ablate(
-    config: Annotated[
-        str | None,
-        typer.Argument(
-            help="A YAML file, or a name of `metatrain config list`.", metavar="[CONFIG]", callback=expand_paths
-        ),
-    ] = None,
+    config: ConfigFile = None,
     axes: Annotated[
         list[str] | None,
         typer.Argument(

@@ -51,15 +51,10 @@ def runs_channels_last(body: nn.Module, spec: TaskSpec) -> bool:
     with torch.no_grad():
         expected = body(x)
         try:
-            found = functional_call(body, *_with_input(body, x))
+            found = functional_call(body, *as_channels_last(dict(body.named_parameters()), x))
         except RuntimeError:
             return False
     return torch.allclose(expected, found, rtol=1e-3, atol=1e-4)
-
-
-def _with_input(body: nn.Module, x: Tensor) -> tuple[Params, tuple[Tensor]]:
-    params = {name: _laid_out(value.detach()) for name, value in body.named_parameters()}
-    return params, (_laid_out(x),)
 
 
 def _laid_out(x: Tensor) -> Tensor:
