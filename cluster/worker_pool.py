@@ -66,6 +66,11 @@ class WorkerHandle:
         return self.starting is None and not self.leaving
 
     @property
+    def compiling(self) -> bool:
+        """Tell whether it is here, and will receive calls once its code is compiled."""
+        return self.info is not None and self.starting is not None and not self.leaving
+
+    @property
     def name(self) -> str:
         """Name the process and the host, for messages."""
         return f"worker {self.info.pid} on {self.info.host}" if self.info else f"worker number {self.number}"
@@ -107,6 +112,9 @@ class WorkerPool:
     _home_leaves: bool = False
     _nodes: NodeWatch = field(default_factory=NodeWatch)
     _short_since: float | None = None
+    """When too few workers were here, ready or compiling; None while enough are."""
+    _waiting_since: float | None = None
+    """When too few workers were ready; None while enough are."""
     _announced: float = 0.0
 
     def ready(self) -> list[WorkerHandle]:
@@ -117,8 +125,8 @@ class WorkerPool:
     def maintain(self) -> None:
         """Start missing workers, replace silent ones, release those on leaving nodes.
 
-        Raises WorkersLost when fewer than `executor.workers.min` were ready for longer than `executor.deadline`, and
-        when Ray itself has failed.
+        Raises WorkersLost when fewer than `executor.workers.min` were here, ready or compiling, for longer than
+        `executor.deadline`, and when Ray itself has failed.
         """
         check_ray()
         now = time.monotonic()
@@ -243,15 +251,15 @@ class WorkerPool:
 
     def _check_shortage(self, now: float) -> None:
         ready, least = len(self.ready()), self.settings.min_workers
-        self._short_since = (self._short_since or now) if ready < least else None
-        if self._short_since is None:
-            return
-        if now - self._short_since > self.settings.deadline:
+        compiling = sum(worker.compiling for worker in self.handles.values())
+        self._short_since = (self._short_since or now) if ready + compiling < least else None
+        if self._short_since is not None and now - self._short_since > self.settings.deadline:
             raise WorkersLost(self.describe_shortage())
-        if now - max(self._short_since, self._announced) > _ANNOUNCE_S:
+        self._waiting_since = (self._waiting_since or now) if ready < least else None
+        if self._waiting_since is not None and now - max(self._waiting_since, self._announced) > _ANNOUNCE_S:
             self._announced = now
             free, total = (ask().get("CPU", 0) for ask in (ray.available_resources, ray.cluster_resources))  # type: ignore[no-untyped-call]
-            few = f"{ready} of at least {least} workers are here"
+            few = f"{ready} of at least {least} workers are ready, {compiling} are compiling"
             self.say(f"waiting for workers: {few}, {free:g} of the cluster's {total:g} CPUs are free")
 
     def _start(self) -> None:

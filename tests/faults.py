@@ -103,7 +103,7 @@ def is_worker() -> bool:
 
 @dataclass(frozen=True)
 class Harmful(Strokes):
-    """Strokes whose task `at` kills or raises when sampled, or whose constructor raises in workers only."""
+    """Strokes whose task `at` kills, raises or takes 18 s when sampled, or whose constructor raises in workers only."""
 
     harm: str = ""
     at: int = 0
@@ -125,6 +125,8 @@ class Sampled:
     def episodes(self, indices: Any) -> Any:
         if self._at in indices and self._harm == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._at in indices and self._harm == "slow":
+            time.sleep(18)
         if self._at in indices and self._harm == "raise":
             raise KeyError("no such task")
         return self._strokes.episodes(indices)

@@ -103,6 +103,16 @@ def test_a_worker_that_cannot_start_is_tried_again_only_where_that_may_help(loca
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
+def test_workers_that_compile_for_longer_than_the_deadline_are_waited_for(local_ray):
+    said: list[str] = []
+    with running(on_ray(harmful("slow", 7), 1, deadline=12.0), say=said.append) as run:
+        run.executor.compile(make_shards(0, 8, 1))
+        assert run.executor.health()["workers"] == 1
+        assert not run.executor.events()
+    assert any("0 of at least 1 workers are ready, 1 are compiling" in line for line in said), said
+
+
 MEMORY = """
 import ray
 from tests.faults import many_steps, on_ray, running
