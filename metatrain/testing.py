@@ -1,7 +1,7 @@
 """Score a run's learner and the baselines on held-out tasks; write and draw the results."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
     return {**named, "baselines": baselines}
 
 
-def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
+def score_test_tasks(session: Session, params: Params) -> Iterator[Evaluation]:
     """Score the learner at `params` on the test tasks, in both ways of normalising if it has them, then the baselines.
 
-    Baselines are left out unless `evaluation.baselines`, and those that do not apply. EvaluationStopped: `session.stop`
-    said so before the end.
+    Yield each learner's result when its tasks are done. Baselines are left out unless `evaluation.baselines`, and those
+    that do not apply. EvaluationStopped: `session.stop` said so before the end.
     """
     settings, worker = session.config.evaluation, session.worker
     trained = ShardRequest("score", "test", 0)
@@ -57,16 +57,9 @@ def score_test_tasks(session: Session, params: Params) -> list[Evaluation]:
         for name in applicable_baselines(session):
             most = settings.from_scratch_tasks if name == "from_scratch" else settings.tasks
             learners.append((trained._replace(learner=name), {}, min(settings.tasks, most)))
-    results: list[Evaluation] = []
     for request, given, tasks in learners:
-        if not tasks:
-            continue
-        try:
-            results.append(score_learner(session, request, given, tasks))
-        except EvaluationStopped as stopped:
-            done = ", ".join(_describe(result.learner, result.kind) for result in results) or "none"
-            raise EvaluationStopped(f"{stopped} (learners done: {done}; results are kept once all are)") from stopped
-    return results
+        if tasks:
+            yield score_learner(session, request, given, tasks)
 
 
 def applicable_baselines(session: Session) -> list[str]:

@@ -35,7 +35,7 @@ from metatrain.training.initial import Initial, save_initial
 from metatrain.training.outer_loop import Best, TrainState, initial_state, restore, set_statistics, train
 from metatrain.training.snapshots import check_snapshot
 from metatrain.training.worker import Worker
-from metatrain.types import URGENT, Executor, Metrics, Recorder, ShardRequest
+from metatrain.types import URGENT, Executor, Metrics, Params, Recorder, ShardRequest
 from tasks.io.files import refuse_links
 
 
@@ -51,7 +51,7 @@ class RunResult:
     params_sha256: str
     finished: bool
     results: list[Evaluation] = field(default_factory=list)
-    """On the test tasks: the trained learner first, then the baselines; empty if the run did not finish."""
+    """On the test tasks: the trained learner first, then the baselines; those that were done before a stop."""
     executor: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,14 +98,14 @@ def run(
     first = state.step
     spent = sum(train_segments(session, state))
     trained = state.step == config.outer.steps and not state.validation_due and not stop()
-    results = _test(session, state, tested) if trained else []
+    results, complete = _test(session, state, tested) if trained else ([], False)
     return RunResult(
         run_id=session.home.run_id,
         run_dir=session.home.where,
         steps=state.step,
         tasks_per_second=round((state.step - first) * config.outer.tasks_per_step / spent, 3) if spent else 0.0,
         params_sha256=checkpoints.params_sha256(state.params),
-        finished=bool(results),
+        finished=complete,
         results=results,
         executor=dict(executor.report()),
         seconds=round(time.monotonic() - began, 3),
@@ -247,22 +247,38 @@ def _checkpoint(session: Session, state: TrainState, milestones: Collection[int]
         session.recorder.event(state.step, "unsent", f"{error}: it goes with the next checkpoint")
 
 
-def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evaluation]], None]) -> list[Evaluation]:
-    """Test the best state by validation and the baselines, and record results, plots and checkpoints; none if stopped.
+def _test(
+    session: Session, state: TrainState, tested: Callable[[Sequence[Evaluation]], None]
+) -> tuple[list[Evaluation], bool]:
+    """Test the best state by validation and the baselines; return the results, and whether all learners were tested.
 
-    tested: called with the results before anything can fail that is done with them.
+    Results, plots and checkpoints are recorded; after a stop, the results are only kept with the run, and a resume
+    tests anew. tested: called with the results before anything can fail that is done with them.
     """
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
     params = check_snapshot(checkpoints.load(home.checkpoints, best), best)["params"]
     require_same(params, session.worker)
+    results: list[Evaluation] = []
+    kept = read_data(home)
+    overlap = kept and find_overlap(kept, kept)
     try:
-        kept = read_data(home)
-        results = with_overlap(score_test_tasks(session, params), kept and find_overlap(kept, kept))
+        for result in score_test_tasks(session, params):
+            results += with_overlap([result], overlap)
     except EvaluationStopped as stopped:
         session.recorder.event(state.step, "stopped", f"{stopped}: a resume tests anew")
-        return []
+        if results:
+            tested(results)
+            write_results(session, params, results, evaluation_name(()))
+        return results, False
     tested(results)
+    _record_test(session, state, best, params, results)
+    return results, True
+
+
+def _record_test(session: Session, state: TrainState, best: int, params: Params, results: Sequence[Evaluation]) -> None:
+    """Record the results on the test tasks, their plots and the curves of training, and the checkpoints they are of."""
+    home = session.home
     for number, result in enumerate(results):
         prefix = "test" if number == 0 else f"test/{result.kind if result.learner == 'trained' else result.learner}"
         named = _named(result)
@@ -278,4 +294,3 @@ def _test(session: Session, state: TrainState, tested: Callable[[Sequence[Evalua
     for step in sorted({state.step, best}):
         for file in checkpoints.files(home.checkpoints, step):
             session.recorder.artifact(file, f"checkpoints/{step:08d}")
-    return results

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from metatrain.cli.evaluation import evaluate_command
+from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import new_run, run
 from metatrain.training.in_process import InProcess
@@ -105,3 +106,20 @@ def test_a_signal_ends_an_evaluation_between_shards_without_a_result(trained, ca
     assert last.startswith("stopped testing trained after ") and last.endswith(": evaluate again")
     assert sorted((trained / "evaluations").iterdir()) == before
     assert signal.getsignal(number) is handler
+
+
+def test_a_signal_among_the_baselines_prints_the_results_so_far(trained, capsys, monkeypatch):
+    shown = ProgressRecorder.progress
+
+    def interrupt_the_untrained(recorder, stage, done, total):
+        shown(recorder, stage, done, total)
+        if stage == "testing untrained" and done:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressRecorder, "progress", interrupt_the_untrained)
+    with pytest.raises(typer.Exit) as ended:
+        evaluate_command(str(trained), ["evaluation.tasks=20", "evaluation.baselines=true"], False)
+    assert ended.value.exit_code == 130
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["trained", "trained"]
+    assert said.err.splitlines()[-1].startswith("stopped testing untrained after ")

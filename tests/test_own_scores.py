@@ -109,7 +109,7 @@ def test_a_baseline_that_does_not_apply_says_so_in_one_line_and_is_left_out(monk
     monkeypatch.setitem(BASELINES, "nearest_neighbour", Refuses())
     worker = Worker(tiny("evaluation={tasks: 2, from_scratch_tasks: 2}"), torch.device("cpu"))
     recorder = Events()
-    results = score_test_tasks(Session(worker, InProcess(worker), recorder, None), worker.initial())
+    results = list(score_test_tasks(Session(worker, InProcess(worker), recorder, None), worker.initial()))
     assert [result.learner for result in results] == ["trained", "trained", "untrained", "from_scratch"]
     (event,) = recorder.seen
     ways = worker.distribution("test").spec.ways

@@ -178,7 +178,7 @@ def test_the_figure_is_stored_with_the_results(tmp_path: Path, overrides: tuple[
     home, worker = new_run(config), Worker(config, CPU)
     session = Session(worker, InProcess(worker), CompositeRecorder(), home)
     params = worker.initial()
-    files = write_results(session, params, score_test_tasks(session, params), "test")
+    files = write_results(session, params, list(score_test_tasks(session, params)), "test")
     assert (home.plots / picture, "plots") in files
     with Image.open(home.plots / picture) as image:
         image.load()

@@ -135,17 +135,20 @@ def test_a_validation_stopped_between_shards_is_made_up_for(tmp_path, step):
     assert second.results == undisturbed.results
 
 
-def test_a_test_stopped_between_shards_keeps_no_result_and_is_made_anew(tmp_path):
+def test_a_test_stopped_among_the_baselines_keeps_the_learner_s_result_and_is_made_anew(tmp_path):
     config = config_in(tmp_path, "algorithm={name: protonet}")
     first, home = go(config, None, 6, "testing untrained", 5)
-    assert (first.finished, first.steps, first.results) == (False, 6, [])
-    assert not list(home.evaluations.iterdir())
+    assert (first.finished, first.steps) == (False, 6)
+    assert [result.learner for result in first.results] == ["trained", "trained"]
+    kept = json.loads((home.evaluations / "test.json").read_text())
+    assert (kept["test"]["tasks"], kept["baselines"]) == (8, [])
     assert not [key for key in recorded(home) if key.startswith("test/")]
     (said,) = [line["text"] for line in read_lines(home.metrics) if line.get("event") == "stopped"]
-    assert said.startswith("testing untrained after 5 of 8 tasks (learners done: trained, transductive, trained, ind")
+    assert said == "testing untrained after 5 of 8 tasks: a resume tests anew"
     second, _ = go(config, home)
     assert second.finished
-    assert json.loads((home.evaluations / "test.json").read_text())["test"]["tasks"] == 8
+    again = json.loads((home.evaluations / "test.json").read_text())
+    assert (again["test"], len(again["baselines"])) == (kept["test"], 3)
     assert not (home.path / PROGRESS).exists()
 
 
@@ -191,7 +194,7 @@ def test_the_test_score_is_of_the_best_state_in_validation(tmp_path):
     assert kept == [best, 8]
     worker = Worker(config, CPU)
     session = Session(worker, InProcess(worker), CompositeRecorder(), home)
-    of_the_best = score_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"])
+    of_the_best = list(score_test_tasks(session, checkpoints.load(home.checkpoints, best)["params"]))
     assert outcome.results == of_the_best
 
 

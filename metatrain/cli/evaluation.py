@@ -16,9 +16,10 @@ from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config
 from metatrain.config.other_algorithm import add_statistics, select_params
 from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
+from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.runs.checkpoints import params_sha256
-from metatrain.runs.data_record import find_overlap, read_data
+from metatrain.runs.data_record import Overlap, find_overlap, read_data
 from metatrain.runs.locations import open_run
 from metatrain.session import Session
 from metatrain.settings import Config
@@ -51,7 +52,7 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     with open_executor(worker) as executor, runs.lock_run(home, guest=True):
         params = add_statistics(params, worker, executor) if incomplete else params
         session = Session(worker, executor, CompositeRecorder(), home)
-        results = with_overlap(_score(session, params), overlap)
+        results = _score(session, params, overlap)
         for line in (*format_results(results), *describe_test_classes(kept, data, overlap)):
             print(line, flush=True)
         if as_json:
@@ -89,7 +90,18 @@ def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], 
     return replace(settings, tracking=replace(settings.tracking, uri=None))
 
 
-def _score(session: Session, params: Params) -> list[Evaluation]:
-    """Score the learners, showing the progress. Exits with 128 plus its number on a signal, between shards."""
+def _score(session: Session, params: Params, overlap: Overlap | None) -> list[Evaluation]:
+    """Score the learners, showing the progress.
+
+    Between shards, a signal prints the results so far and exits with 128 plus its number.
+    """
+    results: list[Evaluation] = []
     with interruptible("evaluate again") as watched:
-        return score_test_tasks(session._replace(recorder=watched.recorder, stop=watched.stop), params)
+        try:
+            for result in score_test_tasks(session._replace(recorder=watched.recorder, stop=watched.stop), params):
+                results += with_overlap([result], overlap)
+        except EvaluationStopped:
+            watched.recorder.release()
+            print("\n".join(format_results(results)), end="\n" if results else "", flush=True)
+            raise
+    return results
