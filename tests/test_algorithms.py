@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.algorithms import ALGORITHMS
@@ -135,6 +136,26 @@ def test_the_trajectory_begins_before_the_first_step_and_ends_after_the_last(row
     scores = score_tasks(algorithm, model, params, random_episodes(SPEC, TASKS), context_of(TASKS), Engine("vmap"))
     assert scores.values["inner_step"].tolist() == [list(range(row.steps + 1))] * TASKS
     assert torch.isfinite(scores.values["loss"]).all()
+
+
+def test_scores_are_those_of_the_predictions_at_every_point(row, setting):
+    algorithm, model, params = setting
+    embeddings = 0
+
+    def count(*_):
+        nonlocal embeddings
+        embeddings += 1
+
+    tasks, context = random_episodes(SPEC, 1, shots=2, queries=3, dtype=torch.float64), context_of(1)
+    with torch.no_grad(), model.body.register_forward_hook(count):
+        scores = score_tasks(algorithm, model, params, tasks, context, Engine())
+    support, query = tree_map(lambda leaf: leaf[0], tasks)
+    at = Context(context.step, context.noise[0])
+    for t, adapted in enumerate(algorithm.trajectory(model, params, support, at)):
+        logits = algorithm.predict(model, params, adapted, query.x, at)
+        torch.testing.assert_close(scores.values["loss"][0, t], cross_entropy(logits, query.y), rtol=1e-9, atol=0)
+    if hasattr(algorithm, "embed_queries"):
+        assert embeddings == 2, "of the support set and of the queries, once each"
 
 
 def test_the_order_of_support_examples_does_not_matter(row, setting):

@@ -27,6 +27,26 @@ class ScoresItself(Protocol):
         """
 
 
+class EmbedsQueries(Protocol):
+    """What an `Algorithm` may have whose features of queries are the same at every point of a trajectory.
+
+    Queries are then embedded once for all points that are scored. `predict_embedded` is such an algorithm's `predict`.
+    """
+
+    def embed_queries(self, model: Model, params: Params, adapted: Any, x: Tree, context: Context) -> Tensor:
+        """Return the features of `x` [n, D], which depend on the support set but not on the inner step."""
+
+    def predict_features(self, model: Model, adapted: Any, features: Tensor) -> Prediction:
+        """Return the predictions of the adapted learner for features [n, D] of queries."""
+
+
+def predict_embedded(
+    self: EmbedsQueries, model: Model, params: Params, adapted: Tree, x: Tree, context: Context
+) -> Prediction:
+    """Return the predictions of the adapted learner for `x` [n, *spec.x], by way of its features."""
+    return self.predict_features(model, adapted, self.embed_queries(model, params, adapted, x, context))
+
+
 class MayRefuse(Protocol):
     """What a baseline may have that is not for all tasks."""
 
@@ -49,9 +69,9 @@ class Algorithm(Protocol):
     """A meta-learning method: pure functions for ONE task, beside the settings they close over.
 
     Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
-    Optional: a `score` of their own (`ScoresItself`); `separate_support = True` if support examples may have another
-    shape than queries (`TaskSpec.support`); `phases`, the outer steps at which what is computed changes, each to be
-    compiled.
+    Optional: a `score` of their own (`ScoresItself`); features of queries that do not adapt (`EmbedsQueries`);
+    `separate_support = True` if support examples may have another shape than queries (`TaskSpec.support`); `phases`,
+    the outer steps at which what is computed changes, each to be compiled.
     """
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

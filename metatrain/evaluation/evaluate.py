@@ -115,10 +115,17 @@ def score_trajectory(
 
     What an algorithm does that has no `score` of its own.
     """
+    embeds: Any = algorithm if hasattr(algorithm, "embed_queries") else None
+    features: Tensor | None = None
     steps, predictions = [], []
     for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
         steps.append(t)
-        predictions.append(algorithm.predict(model, params, adapted, task.query.x, context))
+        if embeds is None:
+            predictions.append(algorithm.predict(model, params, adapted, task.query.x, context))
+            continue
+        if features is None:
+            features = embeds.embed_queries(model, params, adapted, task.query.x, context)
+        predictions.append(embeds.predict_features(model, adapted, features))
     return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.func import grad
 
+from metatrain.algorithms.base import predict_embedded
 from metatrain.algorithms.optimization import gradient_descent as gd
 from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.metrics import task_loss
@@ -56,8 +57,11 @@ class ANIL:
         loss = gd.query_loss(model, self.inner_steps, lambda fast: fast_weights(fast.head))
         return InnerLoop(start, step, loss, self.inner_steps)
 
-    def predict(self, model: Model, params: Params, adapted: gd.Adapted, x: Tree, context: Context) -> Prediction:
-        head = gd.Adapted(adapted.fast.head, adapted.support_x)
-        return gd.predict_adapted(self, model, params, head, x, context)
+    def embed_queries(self, model: Model, params: Params, adapted: gd.Adapted, x: Tree, context: Context) -> Tensor:
+        return model.embed(params, x, context.noise, reference=adapted.support_x)
+
+    def predict_features(self, model: Model, adapted: gd.Adapted, features: Tensor) -> Prediction:
+        return model.apply_head(fast_weights(adapted.fast.head), features)
 
     init, trajectory, meta_gradient = gd.init_weights_with_head, gd.descend, gd.unrolled_meta_gradient
+    predict = predict_embedded

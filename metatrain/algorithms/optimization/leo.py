@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from metatrain.algorithms.base import predict_embedded
 from metatrain.algorithms.metric import comparison
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
@@ -122,9 +123,13 @@ class LEO:
             w = w - params[HEAD_RATE] * grad(support_loss)(w)
             yield Generated(w, z, start, q, support.x)
 
-    def predict(self, model: Model, params: Params, adapted: Generated, x: Tree, context: Context) -> Prediction:
-        embedded = comparison.embed_queries(model, params, x, adapted.support_x, context)
-        return embedded @ adapted.head.T
+    def embed_queries(self, model: Model, params: Params, adapted: Generated, x: Tree, context: Context) -> Tensor:
+        return comparison.embed_queries(model, params, x, adapted.support_x, context)
+
+    def predict_features(self, model: Model, adapted: Generated, features: Tensor) -> Prediction:
+        return features @ adapted.head.T
+
+    predict = predict_embedded
 
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn import functional as F
 
+from metatrain.algorithms.base import predict_embedded
 from metatrain.algorithms.optimization.inner_optimizers import InnerOptimizer, fast_weights
 from metatrain.algorithms.pretrained import pretraining as pre
 from metatrain.metrics import task_loss
@@ -57,11 +58,14 @@ class BaselinePlusPlus:
             fast = optimizer.step(fast, slope_of(fast_weights(fast)), lambda name: self.inner_lr, at)
             yield CosineHead(fast, support_x)
 
-    def predict(self, model: Model, params: Params, adapted: CosineHead, x: Tree, context: Context) -> Prediction:
-        features = pre.embed_queries(model, params, x, adapted.support_x, context)
-        return self._scores(fast_weights(adapted.fast), F.normalize(features, dim=1))
+    def embed_queries(self, model: Model, params: Params, adapted: CosineHead, x: Tree, context: Context) -> Tensor:
+        return F.normalize(pre.embed_queries(model, params, x, adapted.support_x, context), dim=1)
+
+    def predict_features(self, model: Model, adapted: CosineHead, features: Tensor) -> Prediction:
+        return self._scores(fast_weights(adapted.fast), features)
 
     def _scores(self, head: Params, z: Tensor) -> Tensor:
         return self.scale * z @ F.normalize(head["weight"], dim=1).T
 
     init, meta_gradient = pre.init_classifier, pre.classification_gradient
+    predict = predict_embedded
