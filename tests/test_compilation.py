@@ -12,13 +12,16 @@ from torch import nn
 
 from metatrain.algorithms import ALGORITHMS
 from metatrain.engine import Engine, NotCompilable, resolve_compile, unrolled_gradient
+from metatrain.engine.compilation import _compiled as compiled
 from metatrain.engine.compilation import cache_key
+from metatrain.evaluation.evaluate import make_shards
 from metatrain.models import MLP, Conv4, Dropout, Model, build_model
 from metatrain.models.architectures import Custom
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, restore, train
+from metatrain.training.tree_sum import flatten, layout_of, unflatten
 from metatrain.training.worker import Worker
-from metatrain.types import InnerLoop, Params
+from metatrain.types import InnerLoop, Params, ShardRequest
 from tasks.types import Episode, Examples
 from tests.configurations import tiny
 from tests.episodes import classification_spec, context_of, random_episodes
@@ -58,6 +61,18 @@ def test_every_algorithm_compiled_in_float64(row):
     assert difference(compiled.grads, plain.grads) < 1e-12
     assert int(compiled.num_tasks) == 4
     assert all(torch.allclose(compiled.metrics[key], plain.metrics[key]) for key in plain.metrics)
+
+
+def test_a_worker_that_compiled_ahead_compiles_nothing_for_parameters_that_arrive_as_a_vector():
+    network, learner = "model={name: mlp, width: 4, depth: 1}", "algorithm={name: fomaml, inner_steps: 1}"
+    worker = Worker(tiny(network, learner, "engine.compile=on"), CPU)
+    shard = make_shards(0, 2, 2)[0]
+    worker.compile([shard])
+    before, params = len(compiled), worker.initial()
+    arrived = unflatten(flatten(params), layout_of(params))
+    assert list(arrived) != list(params), "the case is of interest only where their order differs"
+    worker.gradient(ShardRequest("gradient", "train", 0), arrived, shard)
+    assert len(compiled) == before
 
 
 @pytest.mark.slow

@@ -53,8 +53,9 @@ class Engine:
     @torch.no_grad()
     def sum(self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """Sum `run(stages, params, task, context)` over all tasks, in index order."""
-        if self.compile:  # compiled code expects one memory layout
+        if self.compile:  # compiled code expects one memory layout, and parameters in one order
             tasks = tree_map(torch.Tensor.contiguous, tasks)
+            params = {name: params[name] for name in sorted(params)}
         with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
                 chunks = self._chunks(tasks, context)
