@@ -55,7 +55,7 @@ def require_no_login(key: str, text: str, remedy: str) -> None:
 
 def require_no_logins(tree: Any, where: str = "") -> None:
     """Check every text in a plain tree. ValueError: an address among them has a password; its key is named."""
-    for key, text in _texts(tree, where):
+    for key, text in find_texts(tree, where):
         s3 = text.startswith("s3://")
         variables = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if s3 else "set it in the environment"
         require_no_login(key, text, variables)
@@ -66,12 +66,14 @@ def _without_query(text: str) -> str:
     return re.sub(r"(://[^\s?]*)\?[^\s\"'<>]*", rf"\1?{HIDDEN}", text)
 
 
-def _texts(tree: Any, where: str) -> Iterator[tuple[str, str]]:
+def find_texts(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in a plain tree, keys included, with the dotted key that it stands at."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _texts(value, f"{where}.{key}" if where else str(key))
+            yield where, str(key)
+            yield from find_texts(value, f"{where}.{key}" if where else str(key))
     elif isinstance(tree, (list, tuple)):
         for value in tree:
-            yield from _texts(value, where)
+            yield from find_texts(value, where)
     elif isinstance(tree, str):
         yield where, tree

@@ -7,11 +7,11 @@ the user says to trust it.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metatrain.redact import mask
+from metatrain.redact import find_texts, mask
 from metatrain.runs.signature import is_own
 from metatrain.yaml_config import load_yaml
 
@@ -40,7 +40,7 @@ def find_code(plain: Any) -> list[tuple[str, str]]:
         if isinstance(section := plain.get(part), Mapping) and ":" in str(section.get("name", ""))
     ]
     # Those of a search are spelt in several ways: as a key's values, in an expression, or as whole sections.
-    texts = [found for part in ("space", "search") for found in _texts(plain.get(part), part)]
+    texts = [found for part in ("space", "search") for found in find_texts(plain.get(part), part)]
     return named + [(key, path) for key, text in texts for path in _IMPORT_PATH.findall(text)]
 
 
@@ -75,7 +75,7 @@ def names_unknown_code(path: Path) -> bool:
 
 def require_same_code(configuration: Mapping[str, Any], known: Any, where: str) -> None:
     """Check that the import paths in one trial's configuration are among the texts of its search. ValueError."""
-    if found := {path for _, text in _texts(configuration, "") for path in _IMPORT_PATH.findall(text)}:
+    if found := {path for _, text in find_texts(configuration, "") for path in _IMPORT_PATH.findall(text)}:
         strange = sorted(found - _paths_in(known))
         if strange:
             raise ValueError(f"{where} names code that its search does not ({strange[0][:100]}): restore that file")
@@ -126,21 +126,8 @@ def _is_harmless(key: str, value: str, plain: Mapping[str, Any]) -> bool:
 
 def _paths_in(tree: Any) -> set[str]:
     """Return what may be an import path in a plain tree, wherever it stands."""
-    texts = [text for _, text in _texts(tree, "") if ":" in text]
+    texts = [text for _, text in find_texts(tree, "") if ":" in text]
     return {*texts, *(path for text in texts for path in _IMPORT_PATH.findall(text))}
-
-
-def _texts(tree: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in a plain tree, keys included, with the dotted key that it stands at."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield where, str(key)
-            yield from _texts(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(tree, (list, tuple)):
-        for value in tree:
-            yield from _texts(value, where)
-    elif isinstance(tree, str):
-        yield where, tree
 
 
 def _shown(value: str) -> str:
