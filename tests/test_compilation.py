@@ -284,6 +284,14 @@ def test_auto_compiles_long_runs_of_builtin_inner_loops(setting, adapts, builtin
     assert resolve_compile(setting, adapts, builtin, inner_steps, CPU) == expected
 
 
+@pytest.mark.parametrize(("multi_step_loss", "expected"), [(0, "on"), (600, "off"), (20_000, "on")])
+def test_auto_counts_the_inner_steps_of_a_phase(multi_step_loss, expected):
+    """30,000 steps in one phase pay for compiling; in two, which are compiled each, they do not."""
+    learner = f"algorithm={{name: maml_plus_plus, inner_steps: 2, multi_step_loss: {multi_step_loss}}}"
+    settings = ("engine.compile=auto", "outer.steps=7500", "outer.tasks_per_step=2")
+    assert Worker(tiny(learner, *settings), CPU).config.engine.compile == expected
+
+
 def test_without_a_compiler_auto_stays_eager(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert resolve_compile("auto", True, True, 10**6, CPU) == "off"

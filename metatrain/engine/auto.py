@@ -8,7 +8,7 @@ import torch
 AutoOnOff = Literal["auto", "on", "off"]
 
 _MIN_STEPS_TO_COMPILE = 20_000
-"""The number of inner steps from which compiling pays off: it takes up to a minute and saves milliseconds per step."""
+"""The number of inner steps from which compiling pays off: it takes a minute or two and saves milliseconds per step."""
 
 
 def resolve_vectorize(
@@ -31,7 +31,7 @@ def resolve_compile(
 
     adapts: the algorithm has an inner loop; without one, the forward and backward passes gain little.
     builtin: the run has no user code, which might branch on values.
-    inner_steps: the number of them in the whole run.
+    inner_steps: the number of them in the whole run, or on average in each of its phases, all of which are compiled.
     """
     if setting != "auto":
         return setting

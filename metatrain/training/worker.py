@@ -68,6 +68,7 @@ class Worker:
         device = torch.device("cuda") if config.executor.gpus_per_worker > 0 else self.device
         vectorize = resolve_vectorize(settings.vectorize, self.convolves, device)
         steps = config.outer.steps * config.outer.tasks_per_step * getattr(self.algorithm, "inner_steps", 1)
+        steps //= len(self._phases) or 1
         builtin = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
         chosen = resolve_compile(settings.compile, adapts, builtin, steps, device)
@@ -89,6 +90,11 @@ class Worker:
         if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
             return label_classes(found, config.names.tasks)
         return found
+
+    @property
+    def _phases(self) -> list[int]:
+        """Return the outer steps of this run from which on another computation is done, each to be compiled."""
+        return [step for step in getattr(self.algorithm, "phases", (0,)) if step < self.config.outer.steps]
 
     @property
     def samples_training_tasks(self) -> bool:
@@ -164,8 +170,7 @@ class Worker:
         """
         sizes = {len(shard.indices): shard for shard in shards}
         params = self.to_device(self.initial())
-        phases: Sequence[int] = getattr(self.algorithm, "phases", (0,))
-        for step in (step for step in phases if step < self.config.outer.steps):
+        for step in self._phases:
             for shard in sizes.values():
                 with self.meter.part("compile"):
                     self.gradient(ShardRequest("gradient", "train", step), params, shard)
