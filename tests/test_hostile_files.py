@@ -272,7 +272,7 @@ YAML = {
 @pytest.mark.parametrize("name", YAML)
 def test_yaml_is_bounded(tmp_path: Path, name: str) -> None:
     text, reason = YAML[name]
-    began = time.monotonic()
+    began = time.process_time()
     for read in (lambda: parse_yaml(text, "x.yaml"), lambda: apply_overrides({}, [f"x={text}"])):
         with pytest.raises(ValueError, match=reason) as refusal:
             read()
@@ -280,7 +280,7 @@ def test_yaml_is_bounded(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=reason):
         load_yaml(tmp_path / "x.yaml", "a configuration")
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_a_device_is_not_read_as_yaml() -> None:

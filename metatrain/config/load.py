@@ -204,7 +204,8 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+        found = error.errors()[0]
+        problem = "should be a list, such as [1, 2]" if found["type"] == "sequence_str" else found["msg"]
         raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {shorten(value)}") from error
     except (OverflowError, PydanticUserError) as error:
         raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): set another value") from error
