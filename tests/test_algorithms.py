@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.algorithms.optimization.anil import ANIL
 from metatrain.engine import Engine
 from metatrain.evaluation.evaluate import score_tasks
 from metatrain.models import Conv4, Model, build_model
@@ -154,8 +155,20 @@ def test_scores_are_those_of_the_predictions_at_every_point(row, setting):
     for t, adapted in enumerate(algorithm.trajectory(model, params, support, at)):
         logits = algorithm.predict(model, params, adapted, query.x, at)
         torch.testing.assert_close(scores.values["loss"][0, t], cross_entropy(logits, query.y), rtol=1e-9, atol=0)
-    if hasattr(algorithm, "embed_queries"):
+    if row.name in ("anil", "leo", "baseline_plus_plus"):
         assert embeddings == 2, "of the support set and of the queries, once each"
+
+
+def test_a_subclass_that_predicts_in_its_own_way_is_scored_so():
+    class Undecided(ANIL):
+        def predict(self, model, params, adapted, x, context):
+            return torch.zeros(len(x), 3, dtype=x.dtype)
+
+    row = next(row for row in ROWS if row.name == "anil")
+    model, tasks = row.model(torch.float64), random_episodes(SPEC, 1)
+    params = {name: value.double() for name, value in Undecided().init(model, SPEC, 0).items()}
+    scores = score_tasks(Undecided(), model, params, tasks, context_of(1), Engine())
+    torch.testing.assert_close(scores.values["loss"], torch.full((1, 6), 3.0, dtype=torch.float64).log())
 
 
 def test_the_order_of_support_examples_does_not_matter(row, setting):

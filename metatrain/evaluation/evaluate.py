@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm
+from metatrain.algorithms.base import Algorithm, predict_embedded
 from metatrain.engine import Engine
 from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
 from metatrain.metrics import METRICS, Metric, measure, primary_of
@@ -115,7 +115,8 @@ def score_trajectory(
 
     What an algorithm does that has no `score` of its own.
     """
-    embeds: Any = algorithm if hasattr(algorithm, "embed_queries") else None
+    # A subclass with a `predict` of its own is asked for that.
+    embeds: Any = algorithm if getattr(type(algorithm), "predict", None) is predict_embedded else None
     features: Tensor | None = None
     steps, predictions = [], []
     for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
