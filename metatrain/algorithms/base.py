@@ -1,6 +1,6 @@
 """The `Algorithm` protocol: what a meta-learning method must implement, and what it may implement beside."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -45,6 +45,28 @@ def predict_embedded(
 ) -> Prediction:
     """Return the predictions of the adapted learner for `x` [n, *spec.x], by way of its features."""
     return self.predict_features(model, adapted, self.embed_queries(model, params, adapted, x, context))
+
+
+def predictor(
+    algorithm: "Algorithm", model: Model, params: Params, x: Tree, context: Context
+) -> Callable[[Tree], Prediction]:
+    """Return the function from adapted learners of one trajectory to their predictions for `x`.
+
+    `x` is embedded once where `predict` is `predict_embedded`; a subclass with a `predict` of its own is asked for it.
+    """
+    if getattr(type(algorithm), "predict", None) is not predict_embedded:
+        return lambda adapted: algorithm.predict(model, params, adapted, x, context)
+    embeds: Any = algorithm
+    features: Tensor | None = None
+
+    def predict(adapted: Tree) -> Prediction:
+        nonlocal features
+        if features is None:
+            features = embeds.embed_queries(model, params, adapted, x, context)
+        prediction: Prediction = embeds.predict_features(model, adapted, features)
+        return prediction
+
+    return predict
 
 
 class MayRefuse(Protocol):

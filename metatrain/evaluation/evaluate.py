@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm, predict_embedded
+from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.engine import Engine
 from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
 from metatrain.metrics import METRICS, Metric, measure, primary_of
@@ -115,18 +115,11 @@ def score_trajectory(
 
     What an algorithm does that has no `score` of its own.
     """
-    # A subclass with a `predict` of its own is asked for that.
-    embeds: Any = algorithm if getattr(type(algorithm), "predict", None) is predict_embedded else None
-    features: Tensor | None = None
+    predict = predictor(algorithm, model, params, task.query.x, context)
     steps, predictions = [], []
     for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
         steps.append(t)
-        if embeds is None:
-            predictions.append(algorithm.predict(model, params, adapted, task.query.x, context))
-            continue
-        if features is None:
-            features = embeds.embed_queries(model, params, adapted, task.query.x, context)
-        predictions.append(embeds.predict_features(model, adapted, features))
+        predictions.append(predict(adapted))
     return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm
+from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.models import Model
 from metatrain.types import Context, Params
 from tasks.types import Episode
@@ -30,9 +30,7 @@ def predict_task(
     algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context
 ) -> TaskPredictions:
     """Adapt to the support set of `task` and predict all its queries together, after each inner step."""
+    predict = predictor(algorithm, model, params, task.query.x, context)
     with torch.no_grad():
-        by_step = [
-            algorithm.predict(model, params, adapted, task.query.x, context)
-            for adapted in algorithm.trajectory(model, params, task.support, context)
-        ]
+        by_step = [predict(adapted) for adapted in algorithm.trajectory(model, params, task.support, context)]
     return TaskPredictions(task, torch.stack(by_step))
