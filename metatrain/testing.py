@@ -37,11 +37,12 @@ def results_as_dict(results: Sequence[Evaluation]) -> dict[str, Any]:
     return {**named, "baselines": baselines}
 
 
-def score_test_tasks(session: Session, params: Params) -> Iterator[Evaluation]:
+def score_test_tasks(session: Session, params: Params, overlap: Overlap | None = None) -> Iterator[Evaluation]:
     """Score the learner at `params` on the test tasks, in both ways of normalising if it has them, then the baselines.
 
     Yield each learner's result when its tasks are done. Baselines are left out unless `evaluation.baselines`, and those
-    that do not apply. EvaluationStopped: `session.stop` said so before the end.
+    that do not apply. overlap: of the classes tested with those trained on, which results then tell.
+    EvaluationStopped: `session.stop` said so before the end.
     """
     settings, worker = session.config.evaluation, session.worker
     trained = ShardRequest("score", "test", 0)
@@ -59,7 +60,7 @@ def score_test_tasks(session: Session, params: Params) -> Iterator[Evaluation]:
             learners.append((trained._replace(learner=name), {}, min(settings.tasks, most)))
     for request, given, tasks in learners:
         if tasks:
-            yield score_learner(session, request, given, tasks)
+            yield _with_overlap(score_learner(session, request, given, tasks), overlap)
 
 
 def applicable_baselines(session: Session) -> list[str]:
@@ -72,11 +73,11 @@ def applicable_baselines(session: Session) -> list[str]:
     return [name for name, reason in refused.items() if reason is None]
 
 
-def with_overlap(results: Sequence[Evaluation], found: Overlap | None) -> list[Evaluation]:
-    """Return the results with how many classes were tested, and of these trained on."""
+def _with_overlap(result: Evaluation, found: Overlap | None) -> Evaluation:
+    """Return the result with how many classes were tested, and of these trained on."""
     if found is None:
-        return list(results)
-    return [replace(one, test_classes=found.test, test_classes_trained_on=found.trained_on) for one in results]
+        return result
+    return replace(result, test_classes=found.test, test_classes_trained_on=found.trained_on)
 
 
 def score_learner(session: Session, request: ShardRequest, params: Params, tasks: int) -> Evaluation:

@@ -28,7 +28,6 @@ from metatrain.testing import (
     results_as_dict,
     score_learner,
     score_test_tasks,
-    with_overlap,
     write_results,
 )
 from metatrain.training.initial import Initial, save_initial
@@ -261,10 +260,9 @@ def _test(
     require_same(params, session.worker)
     results: list[Evaluation] = []
     kept = read_data(home)
-    overlap = kept and find_overlap(kept, kept)
     try:
-        for result in score_test_tasks(session, params):
-            results += with_overlap([result], overlap)
+        for result in score_test_tasks(session, params, kept and find_overlap(kept, kept)):
+            results.append(result)
     except EvaluationStopped as stopped:
         session.recorder.event(state.step, "stopped", f"{stopped}: a resume tests anew")
         if results:

@@ -24,7 +24,7 @@ from metatrain.runs.locations import open_run
 from metatrain.session import Session
 from metatrain.settings import Config
 from metatrain.setup import prepare, set_up, tracked
-from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, with_overlap, write_results
+from metatrain.testing import evaluation_name, results_as_dict, score_test_tasks, write_results
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trust import HOW, require_chosen_places, unchosen_places
 from metatrain.types import Params
@@ -98,8 +98,9 @@ def _score(session: Session, params: Params, overlap: Overlap | None) -> list[Ev
     results: list[Evaluation] = []
     with interruptible("evaluate again") as watched:
         try:
-            for result in score_test_tasks(session._replace(recorder=watched.recorder, stop=watched.stop), params):
-                results += with_overlap([result], overlap)
+            watched_session = session._replace(recorder=watched.recorder, stop=watched.stop)
+            for result in score_test_tasks(watched_session, params, overlap):
+                results.append(result)
         except EvaluationStopped:
             watched.recorder.release()
             print("\n".join(format_results(results)), end="\n" if results else "", flush=True)
