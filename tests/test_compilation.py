@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.engine import Engine, NotCompilable, resolve_compile, unrolled_gradient
-from metatrain.engine.compilation import _compiled as compiled
+from metatrain.engine import Engine, NotCompilable, compilation, resolve_compile, unrolled_gradient
 from metatrain.engine.compilation import cache_key
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.models import MLP, Conv4, Dropout, Model, build_model
@@ -68,11 +67,11 @@ def test_a_worker_that_compiled_ahead_compiles_nothing_for_parameters_that_arriv
     worker = Worker(tiny(network, learner, "engine.compile=on"), CPU)
     shard = make_shards(0, 2, 2)[0]
     worker.compile([shard])
-    before, params = len(compiled), worker.initial()
+    before, params = len(compilation._compiled), worker.initial()
     arrived = unflatten(flatten(params), layout_of(params))
     assert list(arrived) != list(params), "the case is of interest only where their order differs"
     worker.gradient(ShardRequest("gradient", "train", 0), arrived, shard)
-    assert len(compiled) == before
+    assert len(compilation._compiled) == before
 
 
 @pytest.mark.slow
