@@ -237,7 +237,7 @@ def test_a_pickle_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"x\.pkl is not a complete pickle of arrays \(.*\): replace it") as refusal:
         load_arrays(tmp_path / "x.pkl")
     assert str(refusal.value).isprintable()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
@@ -280,7 +280,7 @@ def test_yaml_is_bounded(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=reason):
         load_yaml(tmp_path / "x.yaml", "a configuration")
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 20  # without bounds, aliases and depth take minutes
 
 
 def test_a_device_is_not_read_as_yaml() -> None:
