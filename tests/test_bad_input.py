@@ -78,7 +78,7 @@ def rows(table: dict[str, list[Row]]) -> list:
             group,
             row,
             id=f"{group}: {' '.join(row.arguments)[:60]}",
-            marks=[pytest.mark.slow] if table is RIGHT and group == "place" else [],
+            marks=[pytest.mark.slow] if table is RIGHT else [],
         )
         for group, members in table.items()
         for row in members
@@ -119,6 +119,7 @@ def test_a_resume_refuses_what_would_change_the_run(command, run, setting):
     )
 
 
+@pytest.mark.slow
 def test_a_resume_accepts_who_computes_and_who_is_told(command, run):
     settings = ["executor.workers=2", "checkpoint.keep=9", "tracking.uri=sqlite:///m.db", "outer.lr=0.01"]
     config = (run / "config.yaml").read_bytes()
@@ -249,7 +250,7 @@ def test_a_tracking_uri_that_cannot_work(command, folder, uri, words):
 
 
 @pytest.mark.parametrize("server", [failing_server, silent_server])
-@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("scheme", ["", pytest.param("ray://", marks=pytest.mark.slow)])
 def test_an_address_where_something_else_listens(command, folder, server, scheme):
     with server() as port:
         place = f"executor={{name: ray, address: '{scheme}127.0.0.1:{port}'}}"

@@ -1,5 +1,6 @@
 """Configurations at the edge: what is read is what is written, and whatever is wrong is one line with the remedy."""
 
+import functools
 import re
 from dataclasses import replace
 
@@ -159,6 +160,7 @@ def test_parts_of_ones_own_by_import_path(own):
     schema().validate(as_plain(config))
 
 
+@functools.cache
 def schema() -> jsonschema.Draft202012Validator:
     jsonschema.Draft202012Validator.check_schema(json_schema())
     return jsonschema.Draft202012Validator(json_schema())

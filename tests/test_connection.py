@@ -103,7 +103,13 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize("login", [{"RAY_AUTH_TOKEN": "f" * 32}, {"RAY_AUTH_MODE": "disabled"}], ids=["wrong", "none"])
+@pytest.mark.parametrize(
+    "login",
+    [
+        pytest.param({"RAY_AUTH_TOKEN": "f" * 32}, id="wrong"),
+        pytest.param({"RAY_AUTH_MODE": "disabled"}, id="none", marks=pytest.mark.slow),
+    ],
+)
 def test_a_token_that_a_cluster_does_not_take_is_told_at_once(cluster, token, login):
     began = time.monotonic()
     done = subprocess.run(

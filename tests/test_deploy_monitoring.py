@@ -101,6 +101,7 @@ def samples(text: str) -> dict[str, list[dict[str, str]]]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_every_metric_that_is_named_is_exported(node):
     there = set(samples(node.text))
     counted = {f"ray_{prometheus_name(kind)}" for kind in COUNTED}
@@ -111,6 +112,7 @@ def test_every_metric_that_is_named_is_exported(node):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_every_label_that_is_named_is_exported(node):
     there = samples(node.text)
     for each in d.expressions().values():
@@ -128,6 +130,7 @@ def test_every_label_that_is_named_is_exported(node):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_legend_shows_labels_that_are_there(node):
     there = samples(node.text)
     for panel in d.panels():
@@ -139,6 +142,7 @@ def test_a_legend_shows_labels_that_are_there(node):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_prometheus_looks_where_ray_writes_its_nodes(node):
     (job,) = SCRAPED["scrape_configs"]
     (place,) = job["file_sd_configs"]

@@ -100,6 +100,7 @@ def test_metrics_and_params_of_a_run_lie_in_postgresql(stack, trained):
     assert params["algorithm.inner_steps"] == "2" and params["outer.steps"] == "3"
 
 
+@pytest.mark.slow
 def test_artifacts_of_a_run_lie_in_the_bucket_though_its_driver_has_no_key(stack, trained):
     query = "SELECT artifact_uri FROM runs WHERE name = %s"
     ((uri,),) = stack.rows(query, trained["run_id"])
@@ -109,6 +110,7 @@ def test_artifacts_of_a_run_lie_in_the_bucket_though_its_driver_has_no_key(stack
     assert names >= {"config.yaml", "environment.json", "plots/curves.png"}
 
 
+@pytest.mark.slow
 def test_who_has_not_logged_in_learns_nothing(stack):
     artifacts = "/api/2.0/mlflow-artifacts/artifacts"
     assert asked(stack.uri + "/health") == 200, "health checks and load balancers have no login"
@@ -148,6 +150,7 @@ def test_a_second_person_records_into_an_experiment_that_another_made(stack, tea
     assert key.endswith("/artifacts/plots/curves.png")
 
 
+@pytest.mark.slow
 def test_a_second_person_neither_deletes_nor_gives_rights_away(stack, team):
     experiment = made(stack, team["grace"], "grace's")
     grant = {"resource_type": "experiment", "resource_id": experiment, "permission": "MANAGE"}
@@ -168,6 +171,7 @@ def test_a_second_person_neither_deletes_nor_gives_rights_away(stack, team):
     assert asked(f"{stack.uri}/api/3.0/mlflow/users/permissions/grant", team["grace"], owner) == 200
 
 
+@pytest.mark.slow
 def test_other_names_and_foreign_pages_are_refused(stack):
     login, body = (stack.user, stack.password), json.dumps({"name": "made by a page"}).encode()
     assert asked(stack.uri + SEARCH, login, Host="elsewhere.example.org") == 403
@@ -176,6 +180,7 @@ def test_other_names_and_foreign_pages_are_refused(stack):
     assert asked(create, login, body, Origin="https://mlflow.example.org") == 200
 
 
+@pytest.mark.slow
 def test_the_s3_store_was_tried_before_mlflow_started(stack):
     assert stack.made == "mlflow, runs: made; of 8 conditional writes at once, one is taken\n"
     assert stack.s3.keys("runs") == []
@@ -217,6 +222,7 @@ def test_stores_are_tried_when_buckets_are_made(buckets, monkeypatch):
         buckets.main(["runs"])
 
 
+@pytest.mark.slow
 def test_a_store_that_ignores_only_if_match_is_refused(buckets, stack):
     client = stack.s3.client()
 
@@ -232,6 +238,7 @@ def test_a_store_that_ignores_only_if_match_is_refused(buckets, stack):
     assert stack.s3.keys("runs") == []
 
 
+@pytest.mark.slow
 def test_buckets_can_be_made_twice_and_anywhere(buckets, stack, monkeypatch):
     for name, value in stack.s3.environment().items():
         monkeypatch.setenv(name, value)
@@ -244,6 +251,7 @@ def test_buckets_can_be_made_twice_and_anywhere(buckets, stack, monkeypatch):
         buckets.main([])
 
 
+@pytest.mark.slow
 def test_a_login_that_is_missing_or_wrong_is_told_before_a_run_is_made(stack, monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)

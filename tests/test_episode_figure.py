@@ -137,7 +137,7 @@ def test_the_caption_counts_what_was_right() -> None:
     assert described == f"strokes: {caption(task, predicted)}"
 
 
-@pytest.mark.parametrize(("ways", "queries"), [(20, 15), (5, 60)])
+@pytest.mark.parametrize(("ways", "queries"), [pytest.param(20, 15, marks=pytest.mark.slow), (5, 60)])
 def test_marks_have_room_in_large_tasks(ways: int, queries: int) -> None:
     task = episode(ways, 1, queries)
     chart = draw_episode(task, "large", ["Alphabet_of_the_Magi/character01"] * ways, (task.query.y + 1) % ways)

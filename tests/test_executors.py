@@ -74,10 +74,6 @@ def reference() -> str:
     return trained(in_process(tiny()), tiny())
 
 
-ON_RAY = "maml"
-"""The one algorithm that `make test` trains on Ray: workers run the same code for all of them."""
-
-
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_ends_with_the_same_bits_after_a_resume(algorithm):
     config = tiny(*method(algorithm), "model.width=4", "outer.steps=3", "outer.tasks_per_step=2")
@@ -91,10 +87,8 @@ def test_every_algorithm_ends_with_the_same_bits_after_a_resume(algorithm):
     assert params_sha256(resumed.params) == trained(executor, config)
 
 
-@pytest.mark.parametrize(
-    "algorithm",
-    [name if name == ON_RAY else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS],
-)
+@pytest.mark.slow  # `make test` has one on Ray, which loses a worker on its way
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     config = tiny(*method(algorithm))
     executor = make(config)
@@ -147,9 +141,9 @@ def test_inside_a_placement_group(local_ray, reference):
 
 
 def test_a_worker_killed_with_a_shard_in_flight_changes_no_bit(local_ray):
-    config = tiny("outer.steps=12", "outer.tasks_per_step=12", "model.width=32")
+    config = tiny("outer.steps=8", "outer.tasks_per_step=12", "model.width=32")
     expected = trained(in_process(config), config)
-    executor = RayExecutor(tiny_with(config, 3))
+    executor = RayExecutor(tiny_with(config, 2))
     pids = executor.pids()
     killed = threading.Event()
 
@@ -166,7 +160,7 @@ def test_a_worker_killed_with_a_shard_in_flight_changes_no_bit(local_ray):
     report = executor.report()
     assert killed.is_set()
     assert report["retries"] >= 1
-    assert sum(report["workers"].values()) == 144, "every task counts once"
+    assert sum(report["workers"].values()) == 96, "every task counts once"
     assert report["events"]["worker-lost"] == 1
     assert len(set(executor.pids()) - set(pids)) == 1, "the lost worker was replaced"
     executor.close()

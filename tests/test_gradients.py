@@ -90,12 +90,15 @@ def test_every_algorithm_has_a_reference():
     assert list(dict.fromkeys(name.split(",")[0] for name in ROWS)) == list(ALGORITHMS)
 
 
-@pytest.fixture(params=["pool", "stride"])
-def downsample(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.mark.parametrize("vectorize", ["loop", "vmap"])
+@pytest.mark.parametrize(
+    ("vectorize", "downsample"),
+    [
+        ("loop", "pool"),
+        ("vmap", "stride"),
+        pytest.param("loop", "stride", marks=pytest.mark.slow),
+        pytest.param("vmap", "pool", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("normalization", ["transductive", "inductive"])
 @pytest.mark.parametrize("name", ROWS)
 def test_gradients_through_convolution_and_normalisation(name, normalization, vectorize, downsample):

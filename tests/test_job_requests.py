@@ -16,7 +16,7 @@ import yaml
 from cluster.jobs.dashboard import Dashboard, Token, Unavailable
 from tests.command_line import Done
 from tests.object_store import free_port
-from tests.person import Person, a_person, until
+from tests.person import Person, a_person, result_in, until
 from tests.ray_head import RayHead
 
 pytestmark = pytest.mark.ray
@@ -84,12 +84,23 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
+def test_a_job_s_log_is_followed_and_its_result_is_that_of_a_run_here(person: Person) -> None:
+    few = ("--json", "outer.steps=2", "evaluation.baselines=false", "executor.name=in_process")
+    done = person("submit", "--follow", "--", "train", "tiny.yaml", *few)
+    assert done.code == 0, done.out + done.err
+    assert "training 2/2 " in done.out
+    here = person("train", "tiny.yaml", f"runs.root={person.runs.parent}/here", *few)
+    assert result_in(done.out)["params_sha256"] == result_in(here.out)["params_sha256"]
+    (job,) = person.jobs().values()
+    assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
+
+
 def test_an_address_where_nothing_answers(person: Person) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     done = person("jobs", "--address", nowhere)
     refused(done, f"no Ray cluster answers at {nowhere}")
     assert "profile 'lab' of profiles.yaml is set aside" in done.err
-    for command in (["jobs"], ["submit", "--", "train", "tiny.yaml"], ["stop", "a"], ["status"]):
+    for command in (["submit", "--", "train", "tiny.yaml"], ["stop", "a"]):
         at = command.index("--") if "--" in command else len(command)
         done = person(*command[:at], "--profile", "lab", "--address", nowhere, *command[at:])
         one_line(done, f"no Ray cluster answers at {nowhere}", "Connection refused", "tunnel", "docs/cluster.md")
@@ -276,6 +287,7 @@ def test_a_working_directory_that_is_too_large(person: Person) -> None:
         (person.folder / "birds.zip").unlink()
 
 
+@pytest.mark.slow
 def test_a_cluster_without_our_package(person: Person, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)

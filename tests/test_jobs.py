@@ -47,6 +47,7 @@ def undisturbed(person: Person) -> str:
     return result_in(done.out)["params_sha256"]
 
 
+@pytest.mark.slow
 def test_the_log_is_followed_as_it_comes_and_the_exit_code_is_the_job_s(person: Person, undisturbed: str) -> None:
     arguments = ["--json", f"outer.steps={STEPS}", "executor.name=ray", "executor.workers=2", "evaluation.every=8"]
     with person.process("submit", "--follow", "--", "train", "tiny.yaml", *arguments) as process:

@@ -127,6 +127,7 @@ def test_of_many_who_take_a_run_at_once_one_gets_it(home):
     assert (len(got), len(refused)) == (1, len(homes) - 1)
 
 
+@pytest.mark.slow
 def test_an_owner_without_a_heartbeat_is_presumed_dead_one_with_is_not(home, monkeypatch):
     slow = RemoteRun(home.where, again(home).path, 1.0)
     beating = slow.lock(False, False, None)

@@ -134,8 +134,15 @@ REQUESTS = {
 }
 
 
+STARTS_MORE = [one for one in REQUESTS if "search.cpus=5000" in one or "tracking.uri=sqlite:///m.db" in one]
+"""Requests that are refused once Ray has been asked, or MLflow has made its database."""
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("arguments", REQUESTS, ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in STARTS_MORE), id=" ".join(one)) for one in REQUESTS],
+)
 def test_a_request_that_cannot_be_met_ends_in_one_line_and_leaves_nothing(arguments, tmp_path, command):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY_SEARCH))
     (tmp_path / "plain.yaml").write_text((CONFIGS / "sinusoid-maml.yaml").read_text())

@@ -77,6 +77,21 @@ def is_same(searching: Searching, undisturbed: Searching) -> None:
     assert found.runs[searching.folder.name] == "FINISHED"
 
 
+def test_a_short_search_ends_with_its_best_trial_and_both_are_tracked(tmp_path):
+    searching = Searching(tmp_path / "room")
+    searching.whole("tiny.yaml", "search.trials=2", "search.method=random", "outer.steps=5")
+    events, folder = journal(searching.folder), searching.folder
+    results = {event["trial"]: event["value"] for event in events if event["event"] == "result"}
+    best = min(results, key=lambda trial: results[trial])
+    (began,) = [event for event in events if event["event"] == "began" and event["trial"] == best]
+    assert load_config(folder / "best.yaml").outer.lr == began["configuration"]["outer.lr"]
+    assert (folder / "report.html").exists()
+    tracked = Tracked(searching.room / "mlflow.db")
+    assert tracked.runs == {folder.name: "FINISHED", **{f"{folder.name}-{trial:04d}": "FINISHED" for trial in (0, 1)}}
+    assert tracked.points[folder.name, "search/best"] > 0
+
+
+@pytest.mark.slow
 def test_a_search_keeps_what_it_found(undisturbed):
     folder = undisturbed.folder
     trials = sorted(path.name for path in (folder / "trials").iterdir())
