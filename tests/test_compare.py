@@ -9,9 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from metatrain.cli.comparison import compare_command
+from metatrain.config.best_params import best_params
+from metatrain.config.load import load_config
+from metatrain.evaluation.evaluate import gather_scores
+from metatrain.runs.locations import open_run
+from metatrain.training.in_process import InProcess
+from metatrain.training.worker import Worker
+from metatrain.types import ShardRequest
 from tests.command_line import last_json, metatrain
 from tests.compared_runs import tiny_run
 from tests.report_pages import Page
@@ -41,7 +49,10 @@ def compared(runs, tmp_path_factory) -> tuple[Path, dict, list[str]]:
 def test_all_are_scored_on_the_same_tasks_both_ways(compared):
     _, found, _ = compared
     shape = {"ways": 3, "shots": 1, "queries": 3}
-    assert found["tasks"] == {"name": "the same tasks", "source": "strokes", **shape, "tasks": 12, "seed": 3}
+    assert (
+        found["tasks"]
+        == {"name": "the same tasks", "source": "strokes", "split": "test", "tasks": 12, "seed": 3} | shape
+    )
     by_name = {run["label"]: run for run in found["runs"]}
     assert by_name["maml"]["results"].keys() == by_name["proto"]["results"].keys() == {"transductive", "inductive"}
     assert by_name["mlp"]["results"].keys() == {"inductive"}, "without statistics of batches"
@@ -62,6 +73,19 @@ def test_what_it_says_of_a_run_is_what_evaluate_says(compared, runs):
         assert one["metrics"].keys() == told[key]["metrics"].keys() >= {"accuracy", "ece", "brier"}
         for name, of_one in one["metrics"].items():
             assert of_one == pytest.approx(told[key]["metrics"][name], rel=1e-9)
+
+
+def test_on_validation_classes_the_tasks_are_those_of_training_s_validations(runs, tmp_path):
+    home = open_run(str(runs[0]))
+    worker, params = Worker(load_config(home.config), torch.device("cpu")), best_params(home)[0]
+    scores = gather_scores(InProcess(worker), ShardRequest("score", "validation", 0), params, 6, 2)
+    found = last_json(metatrain(tmp_path, "compare", str(runs[0]), "--split", "validation", "--json"))
+    value = found["runs"][0]["results"]["transductive"]["value"]
+    assert value == pytest.approx(float(scores["accuracy"][:, -1].mean()), abs=1e-7)
+    assert found["tasks"]["split"] == "validation"
+    page = (tmp_path / "compare.html").read_text()
+    assert "6 validation tasks of seed" in page and "validation classes" in page and "test classes" not in page
+    assert "--split validation" in page
 
 
 def test_differences_are_those_of_the_scores(compared):
@@ -96,7 +120,8 @@ def test_other_tasks_and_training_classes_have_columns_of_their_own(compared):
 
 def test_the_terminal_has_a_table_and_the_page_has_all_sections(compared):
     folder, found, lines = compared
-    assert lines[0].startswith("The same tasks for all: strokes, 3-way 1-shot, 3 queries a class, 12 tasks of seed 3.")
+    shape = "3-way 1-shot, 3 queries a class"
+    assert lines[0].startswith(f"The same tasks for all: strokes, {shape}, 12 test tasks of seed 3.")
     assert lines[1].split()[:3] == ["run", "algorithm", "accuracy"]
     assert found["overrides"] == ["evaluation.tasks=12", "evaluation.seed=3"]
     assert [line.split()[0] for line in lines[2:5]] == [run["label"] for run in found["runs"]]
@@ -195,7 +220,7 @@ def test_a_signal_ends_it_between_shards_without_a_page(runs, tmp_path, monkeypa
     killer = threading.Thread(target=kill_once_it_is_heeded)
     killer.start()
     with pytest.raises(typer.Exit) as ended:
-        compare_command([str(runs[0]), str(runs[2])], ["evaluation.tasks=100000"], [], None, False)
+        compare_command([str(runs[0]), str(runs[2])], ["evaluation.tasks=100000"], [], "test", None, False)
     killer.join()
     said = capsys.readouterr()
     assert ended.value.exit_code == 143 and said.out == ""

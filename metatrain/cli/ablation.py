@@ -24,6 +24,7 @@ from metatrain.signals import graceful_shutdown
 from metatrain.trust import require_chosen_places
 from metatrain.validation import require
 from metatrain.yaml_config import flatten, parse_yaml
+from tasks.types import Split
 
 if TYPE_CHECKING:
     from tune.config.search_config import SearchConfig
@@ -37,6 +38,7 @@ def ablate_command(
     grid: bool,
     resume: str | None,
     take_over: bool,
+    split: Split,
     out: Path | None,
     as_json: bool,
     trust: bool = False,
@@ -51,7 +53,7 @@ def ablate_command(
         require(not known, f"{''.join(known[:1])}: cannot change in an ablation that is resumed: remove it")
         home, config = _reopen(resume, settings, trust)
     home = _train(config, home, take_over)
-    found = _compare(home, config, trust)
+    found = _compare(home, config, split, trust)
     _show(found, home, out, as_json)
 
 
@@ -118,12 +120,12 @@ def _hint(place: str) -> str:
     return f"the ablation is kept in {place}: go on with `metatrain ablate --resume {shlex.quote(place)}`"
 
 
-def _compare(home: Run, config: "SearchConfig", trust: bool) -> dict[str, Any]:
+def _compare(home: Run, config: "SearchConfig", split: Split, trust: bool) -> dict[str, Any]:
     from tune.ablation.runs import compare_variants
 
     with interruptible(_hint(home.where)) as watched, one_cluster() as open_executor:
         setting = Setting(open_executor, prepare, watched.recorder, watched.stop)
-        return compare_variants(setting, home, config, trust)
+        return compare_variants(setting, home, config, trust, split)
 
 
 def _show(found: dict[str, Any], home: Run, out: Path | None, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Define the arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,10 @@ ConfigFile = Annotated[
     ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key=value.", metavar="KEY=VALUE…")]
+ComparedSplit = Annotated[
+    Literal["test", "validation"],
+    typer.Option(help="Whose classes the tasks are drawn from: validation to choose, test to report."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://….", callback=expand_paths)]
 TasksName = Annotated[str, typer.Argument(help="A name from `metatrain list`, or package.module:Class of your own.")]

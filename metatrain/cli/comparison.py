@@ -13,10 +13,17 @@ from metatrain.comparison.compare import compare
 from metatrain.comparison.scoring import Setting
 from metatrain.comparison.table import format_comparison
 from metatrain.setup import prepare
+from tasks.types import Split
 
 
 def compare_command(
-    run_dirs: list[str], overrides: list[str], also: list[str], out: Path | None, as_json: bool, trust: bool = False
+    run_dirs: list[str],
+    overrides: list[str],
+    also: list[str],
+    split: Split,
+    out: Path | None,
+    as_json: bool,
+    trust: bool = False,
 ) -> None:
     """Score the runs at `run_dirs` on the same tasks, print a table and the differences, and write a page."""
     from metatrain.report import comparison_page  # jinja2
@@ -26,7 +33,7 @@ def compare_command(
     say = partial(print, file=sys.stderr, flush=True)
     with interruptible("compare again") as watched, one_cluster() as open_executor:
         setting = Setting(open_executor, prepare, watched.recorder, watched.stop)
-        found = compare(setting, candidates, overrides, also, say, trust)
+        found = compare(setting, candidates, overrides, also, say, trust, split)
     found |= {"seconds": round(time.monotonic() - began, 3)}
     for line in format_comparison(found):
         print(line, flush=True)

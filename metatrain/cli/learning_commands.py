@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from metatrain.cli.arguments import AsJson, ConfigFile, Overrides, RunDir, Trust, expand_paths, is_override
+from metatrain.cli.arguments import (
+    AsJson,
+    ComparedSplit,
+    ConfigFile,
+    Overrides,
+    RunDir,
+    Trust,
+    expand_paths,
+    is_override,
+)
 
 
 def train(
@@ -52,6 +61,7 @@ def compare(
             callback=expand_paths,
         ),
     ] = None,
+    split: ComparedSplit = "test",
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; compare.html in this folder.", callback=expand_paths)
     ] = None,
@@ -63,7 +73,7 @@ def compare(
 
     places = [given for given in run_dirs if not is_override(given)]
     overrides = [given for given in run_dirs if is_override(given)]
-    compare_command(places, overrides, also or [], out, as_json, trust)
+    compare_command(places, overrides, also or [], split, out, as_json, trust)
 
 
 def predict(
@@ -136,6 +146,7 @@ def ablate(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take it over from a driver presumed dead.")
     ] = False,
+    split: ComparedSplit = "test",
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; FOLDER/ablation.html.", callback=expand_paths)
     ] = None,
@@ -145,4 +156,4 @@ def ablate(
     """Train a configuration and changes of it, and compare each with the unchanged one on the same tasks."""
     from metatrain.cli.ablation import ablate_command
 
-    ablate_command(config, axes or [], settings or [], seeds, grid, resume, take_over, out, as_json, trust)
+    ablate_command(config, axes or [], settings or [], seeds, grid, resume, take_over, split, out, as_json, trust)

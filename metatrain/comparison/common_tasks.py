@@ -34,6 +34,8 @@ class TaskSet(NamedTuple):
     config: Config
     data: DataRecord | None
     """What they are drawn from; None for a source that does not say."""
+    split: Split = "test"
+    """Whose classes they are drawn from."""
 
     @property
     def shape(self) -> EpisodeShape:
@@ -54,11 +56,11 @@ def require_trusted(candidate: Candidate, overrides: Sequence[str], trust: bool 
     require_chosen_places(candidate.home.config, flatten(as_plain(settings)), overrides, trust)
 
 
-def first_tasks(first: Candidate, overrides: Sequence[str], prepare: Prepare) -> TaskSet:
-    """Return the test tasks of the first run, with `overrides`, as `metatrain evaluate` has them."""
+def first_tasks(first: Candidate, overrides: Sequence[str], prepare: Prepare, split: Split = "test") -> TaskSet:
+    """Return the test tasks of the first run, with `overrides`, as `metatrain evaluate` has them; or of `split`."""
     settings = untracked(read_evaluation_config(first.trained, overrides))
     found = choose_test_classes(first.trained, first.kept, settings, overrides, prepare)
-    return TaskSet("the same tasks", *found)
+    return _drawn_from(TaskSet("the same tasks", *found), split)
 
 
 def other_tasks(
@@ -66,13 +68,14 @@ def other_tasks(
 ) -> TaskSet:
     """Return the tasks that `--also` names: settings beside `overrides`, or the tasks of another configuration.
 
-    They are as many as those of `common`, by the same seed, unless the settings say otherwise.
+    They are as many as those of `common`, of the same split, by the same seed, unless the settings say otherwise.
     """
     given = split_settings(also)
     if given is not None:
         both = [*overrides, *given]
         settings = untracked(read_evaluation_config(first.trained, both))
-        return TaskSet(also, *choose_test_classes(first.trained, first.kept, settings, both, prepare))
+        found = choose_test_classes(first.trained, first.kept, settings, both, prepare)
+        return _drawn_from(TaskSet(also, *found), common.split)
     path, _ = load_raw(also)
     other = load_config(path, trust=trust)
     placed = {key: value for key, value in flatten(as_plain(other)).items() if key.startswith("tasks.")}
@@ -81,7 +84,8 @@ def other_tasks(
     names = replace(common.config.names, tasks=other.names.tasks)
     config = resolve_paths(replace(common.config, tasks=tasks, names=names))
     prepare(config)
-    return TaskSet(Path(also).stem, *without_unused_splits(EvaluationData(config, data_of(config)), prepare))
+    drawn = without_unused_splits(EvaluationData(config, data_of(config)), prepare)
+    return _drawn_from(TaskSet(Path(also).stem, *drawn), common.split)
 
 
 def split_settings(text: str) -> list[str] | None:
@@ -121,24 +125,36 @@ def training_tasks(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str
     if data is not None and candidate.kept is not None:
         gone = list(data.classes["train"]) != list(candidate.kept.classes["train"])
         require(not gone, "its training classes are not all there: set tasks.root to the folder that holds them")
-    trained_on = Tasks(TrainingClasses(config.tasks.source), config.tasks.train, tasks.shape)
     evaluation = replace(config.evaluation, seed=tasks.config.evaluation.seed, tasks=tasks.config.evaluation.tasks)
-    return TaskSet("training classes", replace(config, tasks=trained_on, evaluation=evaluation), None)
+    shaped = replace(config, tasks=replace(config.tasks, test=tasks.shape), evaluation=evaluation)
+    return _drawn_from(TaskSet("training classes", shaped, None), "train")
+
+
+def _drawn_from(tasks: TaskSet, split: Split) -> TaskSet:
+    """Return the tasks drawn from the classes of `split` in place of the test classes."""
+    if split == "test":
+        return tasks
+    given, data = tasks.config.tasks, tasks.data
+    config = replace(tasks.config, tasks=replace(given, source=OtherSplit(given.source, split)))
+    if data is not None:
+        data = data._replace(classes={**data.classes, "test": data.classes[split]})
+    return TaskSet(tasks.name, config, data, split)
 
 
 @dataclass(frozen=True)
-class TrainingClasses:
-    """A source whose test tasks are drawn from the training classes of another."""
+class OtherSplit:
+    """A source whose test tasks are drawn from another split of `source`."""
 
     source: TaskSource
+    split: Split
 
     def prepare(self, progress: Progress) -> str:
         """Prepare the other source."""
         return self.source.prepare(progress)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
-        """Return the tasks of `split`; for testing those of the training classes."""
-        return self.source.distribution("train" if split == "test" else split, episode, seed)
+        """Return the tasks of `split`; for testing those of the other split."""
+        return self.source.distribution(self.split if split == "test" else split, episode, seed)
 
 
 @contextmanager

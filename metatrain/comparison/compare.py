@@ -23,6 +23,7 @@ from metatrain.settings import Config
 from metatrain.training.worker import driver_device
 from metatrain.validation import require
 from metatrain.yaml_config import changed_keys
+from tasks.types import Split
 
 
 def compare(
@@ -32,11 +33,13 @@ def compare(
     also: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
     trust: bool = False,
+    split: Split = "test",
 ) -> dict[str, Any]:
     """Return the comparison of `candidates`, as plain values (see `summary`).
 
     overrides: settings of the tasks and of how all runs are scored. also: further tasks, each as settings or as the
-    file of a configuration. say: receives a line on what may make the comparison wrong, before it is made.
+    file of a configuration. say: receives a line on what may make the comparison wrong, before it is made. split:
+    whose classes the tasks are drawn from: "validation" to choose among runs, "test" to report.
     ValueError: a run cannot be scored on the tasks. EvaluationStopped: `setting.stop` said so.
     """
     require_effect(overrides, "a comparison", IN_COMPARISON, "evaluation.*, tasks.*, executor.* and engine.*")
@@ -44,7 +47,7 @@ def compare(
         with about(candidate):
             require_trusted(candidate, overrides, trust)
     first = candidates[0]
-    common = first_tasks(first, overrides, setting.prepare)
+    common = first_tasks(first, overrides, setting.prepare, split)
     others = [other_tasks(first, common, overrides, one, setting.prepare, trust) for one in also]
     names = [tasks.name for tasks in others]
     require(len(set(names)) == len(names), "--also: names the same tasks twice: name each once")
@@ -123,7 +126,7 @@ def describe_common_tasks(candidates: Sequence[Candidate], sets: Sequence[TaskSe
         for candidate in candidates:
             found = None if tasks.data is None else find_overlap(candidate.kept, tasks.data)
             if found is not None and found.trained_on:
-                of = f"{found.trained_on} of the {found.test} test classes of {tasks.name}"
+                of = f"{found.trained_on} of the {found.test} {tasks.split} classes of {tasks.name}"
                 lines.append(f"WARNING: {candidate.label} was trained on {of}: its score there is no test")
     return lines
 

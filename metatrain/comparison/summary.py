@@ -2,7 +2,7 @@
 
 What `summarize` returns is what `--json` prints and `metatrain.report.comparison_page` shows:
 
-    tasks      what all runs were scored on: source, shape, number, seed
+    tasks      what all runs were scored on: source, split, shape, number, seed
     kind       how the scores that are compared were predicted; score: which; higher_is_better
     runs       the best first; each with "results" by kind, "also" by name, "training_classes", "gap", "adaptation"
     pairs      differences of two runs, the better one first; groups: runs that cannot be told apart
@@ -177,11 +177,12 @@ def _best_first(runs: Sequence[Mapping[str, Any]], kind: Kind, score: str) -> li
 
 
 def describe_tasks(tasks: TaskSet) -> dict[str, Any]:
-    """Return what tasks are: source, shape, number and seed."""
+    """Return what tasks are: source, split, shape, number and seed."""
     shape, evaluation = tasks.shape, tasks.config.evaluation
     return {
         "name": tasks.name,
         "source": tasks.config.names.tasks,
+        "split": tasks.split,
         "ways": shape.ways,
         "shots": shape.shots,
         "queries": shape.queries,

@@ -123,7 +123,7 @@ def _draw_calibration(axes: "Axes", curves: Sequence[tuple[str, Mapping[str, Seq
 
 
 def training_and_test(found: Mapping[str, Any]) -> list[Panel]:
-    """Return the scores on classes trained on beside those on test classes; none where no run has both."""
+    """Return the scores on classes trained on beside those on held-out ones; none where no run has both."""
     runs = [run for run in found["runs"] if run["gap"] is not None]
     if not runs:
         return []
@@ -131,12 +131,13 @@ def training_and_test(found: Mapping[str, Any]) -> list[Panel]:
     told = "; ".join(
         f"{run['label']}: {format_difference(run['gap']['value'], run['gap']['ci95'], metric)}" for run in runs
     )
-    title = f"{metric.label} on training and test classes"
-    draw = partial(_draw_training_and_test, runs=runs, metric=metric)
+    split = found["tasks"]["split"]
+    title = f"{metric.label} on training and {split} classes"
+    draw = partial(_draw_training_and_test, runs=runs, metric=metric, split=split)
     return [Panel(title, draw, metric.unit, (5.2, 1.2 + 0.28 * len(runs)), f"{title}. Gap: {told}.")]
 
 
-def _draw_training_and_test(axes: "Axes", runs: Sequence[Mapping[str, Any]], metric: Any) -> None:
+def _draw_training_and_test(axes: "Axes", runs: Sequence[Mapping[str, Any]], metric: Any, split: str) -> None:
     for place, run in enumerate(runs):
         both = [run["results"].get(run["training_classes"]["kind"]), run["training_classes"]]
         if both[0] is None:
@@ -144,7 +145,7 @@ def _draw_training_and_test(axes: "Axes", runs: Sequence[Mapping[str, Any]], met
         values = [metric.scale * one["value"] for one in both]
         halves = [metric.scale * (0.0 if math.isnan(one["ci95"]) else one["ci95"]) for one in both]
         axes.plot(values, [place, place], color=COLOURS["line"], linewidth=2, zorder=1)
-        for value, half, look, name in zip(values, halves, (1, 2), ("test", "training"), strict=True):
+        for value, half, look, name in zip(values, halves, (1, 2), (split, "training"), strict=True):
             axes.plot([value - half, value + half], [place, place], color=colour(look), linewidth=4, alpha=0.35)
             label = f"{name} classes" if place == 0 else None
             style: dict[str, Any] = {"marker": "o" if look == 1 else "D", "markersize": 6, "linestyle": "none"}

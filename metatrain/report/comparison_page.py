@@ -67,6 +67,7 @@ def lead(found: Mapping[str, Any]) -> list[str]:
 def command(found: Mapping[str, Any]) -> str:
     """Return the command that makes the comparison again."""
     also = [word for given in found["asked"] for word in ("--also", given)]
+    split = found["tasks"]["split"]
     places = sorted(found["runs"], key=lambda run: run["number"])
     words = [
         "metatrain",
@@ -74,5 +75,6 @@ def command(found: Mapping[str, Any]) -> str:
         *(",".join([run["run_dir"], *run["settings"]]) for run in places),
         *found["overrides"],
         *also,
+        *(() if split == "test" else ("--split", split)),
     ]
     return shlex.join(words)

@@ -28,10 +28,10 @@ def introduction(found: Mapping[str, Any]) -> str:
 
 
 def describe_tasks(tasks: Mapping[str, Any]) -> str:
-    """Say what tasks are: strokes, 5-way 1-shot, 15 queries a class, 600 tasks of seed 0."""
+    """Say what tasks are: strokes, 5-way 1-shot, 15 queries a class, 600 test tasks of seed 0."""
     size = f"{tasks['shots']}-shot, {tasks['queries']} queries"
     size = size if tasks["ways"] is None else f"{tasks['ways']}-way {size} a class"
-    return f"{tasks['source']}, {size}, {count(tasks['tasks'])} tasks of seed {tasks['seed']}"
+    return f"{tasks['source']}, {size}, {count(tasks['tasks'])} {tasks['split']} tasks of seed {tasks['seed']}"
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
@@ -106,7 +106,7 @@ def calibration_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def training_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table of scores on test classes and on classes trained on, its headings first."""
+    """Return the table of scores on held-out classes and on classes trained on, its headings first."""
     metric = METRICS[found["score"]]
     rows = [
         [
@@ -117,7 +117,7 @@ def training_table(found: Mapping[str, Any]) -> list[list[str]]:
         ]
         for run in found["runs"]
     ]
-    return [["run", "test classes", "training classes", "gap"], *rows]
+    return [["run", f"{found['tasks']['split']} classes", "training classes", "gap"], *rows]
 
 
 def _gap(run: Mapping[str, Any], metric: Metric) -> str:

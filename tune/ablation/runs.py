@@ -8,6 +8,7 @@ from metatrain.comparison.compare import plan, score_all
 from metatrain.comparison.scoring import Scored, Setting
 from metatrain.runs import Run, write_json
 from metatrain.validation import require
+from tasks.types import Split
 from tune.ablation.plan import axes_of, read_variants
 from tune.ablation.results import Key, by_axis, summarize_ablation
 from tune.config.search_config import SearchConfig
@@ -28,8 +29,12 @@ def _history(home: Run) -> History:
     return collect(home).history
 
 
-def compare_variants(setting: Setting, home: Run, config: SearchConfig, trust: bool = False) -> dict[str, Any]:
-    """Score the runs of an ablation on the test tasks of the base, and keep the comparison with it, as ablation.json.
+def compare_variants(
+    setting: Setting, home: Run, config: SearchConfig, trust: bool = False, split: Split = "test"
+) -> dict[str, Any]:
+    """Score the runs of an ablation on tasks of the base, and keep the comparison with it, as ablation.json.
+
+    split: whose classes the tasks are drawn from.
 
     EvaluationStopped: `setting.stop` said so. ValueError: nothing can be compared.
     """
@@ -43,7 +48,7 @@ def compare_variants(setting: Setting, home: Run, config: SearchConfig, trust: b
     places = [trial_location(home, ended[key].number) for key in trained]
     names = [f"{label}, seed {seed}" for label, seed in trained]
     candidates = open_candidates(places, trust, names)
-    common = first_tasks(candidates[0], (), setting.prepare)
+    common = first_tasks(candidates[0], (), setting.prepare, split)
     planned = plan(setting, candidates, common, ())
     scored: dict[Key, Scored] = {}
     for key, one in zip(trained, score_all(setting, candidates, common, planned, ()), strict=True):
