@@ -67,6 +67,11 @@ class TaskSpec(NamedTuple):
     """Shape or shapes of one support example where it is no other x, such as (312,) for attributes that describe the
     class of images; None where support and query examples are alike."""
 
+    masked: bool = False
+    """Whether support sets differ in size: `PaddedExamples`."""
+    posterior: bool = False
+    """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`."""
+
     @property
     def support_x(self) -> Shapes:
         """Return the shape or shapes of one support example."""
@@ -80,6 +85,14 @@ class Examples(NamedTuple):
     y: Tensor
 
 
+class PaddedExamples(NamedTuple):
+    """Examples [n] of which those with `mask` False are padding: sets of several sizes in one batch."""
+
+    x: Tree
+    y: Tensor
+    mask: Tensor
+
+
 class Episode(NamedTuple):
     """One task: a model adapts to the support set and is evaluated on the query set.
 
@@ -89,6 +102,17 @@ class Episode(NamedTuple):
 
     support: Examples
     query: Examples
+
+
+class OracleEpisode(NamedTuple):
+    """An episode with mean and standard deviation of each query target given the support set, [n, *spec.y].
+
+    They are of the exact posterior of the tasks' own distribution. No learner is given them.
+    """
+
+    support: Examples | PaddedExamples
+    query: Examples
+    posterior: tuple[Tensor, Tensor]
 
 
 Task_co = TypeVar("Task_co", covariant=True)

@@ -27,7 +27,20 @@ from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.few_shot import EmptySplit
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.types import SPLITS, Episode, EpisodeShape, Examples, Shapes, Split, TaskSpec, Tree, is_shape, shapes_in
+from tasks.types import (
+    SPLITS,
+    Episode,
+    EpisodeShape,
+    Examples,
+    OracleEpisode,
+    PaddedExamples,
+    Shapes,
+    Split,
+    TaskSpec,
+    Tree,
+    is_shape,
+    shapes_in,
+)
 
 _COPIES = 4
 """A parameter is held as itself, a gradient and two moments of Adam; an example at least as itself, in a batch, and as
@@ -47,6 +60,7 @@ def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Wo
         _check_memory(config)
         worker = Worker(config, device)
         _check_support(worker)
+        _check_masks(worker)
         worker.given = find_initial(worker, home)
         group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
@@ -96,6 +110,17 @@ def _check_support(worker: Worker) -> None:
         reads,
         f"algorithm.name: {config.names.algorithm} reads support examples of the shape of queries, {spec.x}, and those "
         f"of {config.names.tasks} have {spec.support}: set an algorithm with separate_support",
+    )
+
+
+def _check_masks(worker: Worker) -> None:
+    """Check that the algorithm reads padded support sets, if there are such."""
+    config = worker.config
+    padded = any(worker.distribution(split).spec.masked for split in SPLITS)
+    require(
+        not padded or getattr(config.algorithm, "reads_masks", False),
+        f"algorithm.name: {config.names.algorithm} takes support sets of one size, and those of {config.names.tasks} "
+        "differ: set tasks.fewest=null, or cnp, np, anp, conv_cnp or tnp",
     )
 
 
@@ -165,8 +190,9 @@ def _try_one_task(worker: Worker) -> None:
 
 def _check_episodes(found: Any, spec: TaskSpec, who: str) -> None:
     """Check that `found` is a batch of `_TASKS` tasks of `spec`. ValueError: it is not."""
-    parts = found if isinstance(found, Episode) else ()
-    whole = bool(parts) and all(isinstance(part, Examples) and isinstance(part.y, Tensor) for part in parts)
+    parts = found[:2] if isinstance(found, Episode | OracleEpisode) else ()
+    known = (Examples, PaddedExamples)
+    whole = bool(parts) and all(isinstance(part, known) and isinstance(part.y, Tensor) for part in parts)
     require(whole, f"{who} returns a {type(found).__name__}: return a tasks.types.Episode of two Examples")
     for name, part in zip(Episode._fields, parts, strict=True):
         dtype = torch.int64 if spec.kind == "classification" else torch.get_default_dtype()
