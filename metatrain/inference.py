@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from metatrain.algorithms.base import Algorithm, predicts
 from metatrain.config.best_params import best_params
 from metatrain.config.load import load_config
+from metatrain.densities import mean_of, std_of
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE, uniform
 from metatrain.models.normalization import mixes_examples
@@ -26,7 +27,7 @@ from metatrain.runs.locations import open_run
 from metatrain.settings import Config
 from metatrain.training.snapshots import check_params
 from metatrain.training.worker import with_inner_steps
-from metatrain.types import Context, Params
+from metatrain.types import Context, Params, Prediction
 from metatrain.user_folders import FilePrediction, Place, describe_predictions, read_queries, read_support
 from metatrain.user_inputs import as_inputs, as_labels, as_support, as_targets, count_of, split_support
 from metatrain.validation import require
@@ -80,6 +81,13 @@ class AdaptedLearner:
         outputs = self._outputs(x)
         return outputs if self.labels is None else [self.labels[i] for i in outputs.argmax(1)]
 
+    def std(self, x: Any) -> Tensor:
+        """Return the standard deviation of each value of x, [n, *y], of a learner that predicts densities."""
+        prediction = self._predictions(x)
+        if isinstance(prediction, Tensor):
+            raise ValueError("std: this learner predicts values without a density: use predict, or train cnp or tnp")
+        return std_of(prediction)
+
     def predict_folder(self, folder: Place) -> list[FilePrediction]:
         """Say of each image file below a folder, or in a zip, which class it shows: see `Learner.adapt_folder`."""
         found = read_queries(self.source, self.model.spec, folder)
@@ -87,18 +95,21 @@ class AdaptedLearner:
         return describe_predictions(found.files, labels, self.probabilities(found.images))
 
     def _outputs(self, x: Any) -> Tensor:
+        """Return logits [n, ways], or values [n, *y]: of densities their means."""
+        return mean_of(self._predictions(x))
+
+    def _predictions(self, x: Any) -> Prediction:
         inputs = as_inputs(x, self.model.spec, self.source)
         if self.normalization == "transductive" and len(inputs) < (enough := max(2, len(self.labels or ()))):
             warnings.warn(_describe_few(len(inputs), enough, self.model), stacklevel=3)
         # Queries that influence each other are predicted together, others in parts, which bounds memory.
         parts = [inputs] if self.normalization == "transductive" else torch.split(inputs, _TOGETHER)
         with torch.no_grad(), alone(self.model) as model, _explain_errors("predict"):
-            outputs = torch.cat(
-                [self.algorithm.predict(model, self.params, self.adapted, part, _CONTEXT) for part in parts]
-            )
-        finite = bool(torch.isfinite(outputs).all())
+            found = [self.algorithm.predict(model, self.params, self.adapted, part, _CONTEXT) for part in parts]
+            together: Prediction = tree_map(lambda *parts: torch.cat(parts), *found)
+        finite = bool(torch.isfinite(mean_of(together)).all())
         require(finite, "predictions are not finite: check the scale of the support set and of x, or train on such")
-        return outputs
+        return together
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -211,7 +222,7 @@ def _look_for_mixing(learner: Learner) -> Model:
     algorithm, params = learner.algorithm, learner.params
     with torch.no_grad(), _explain_errors("load"):
         *_, adapted = algorithm.trajectory(model, params, Examples(seen, y), _CONTEXT)
-        mixes = mixes_examples(lambda two: algorithm.predict(model, params, adapted, two, _CONTEXT), asked)
+        mixes = mixes_examples(lambda two: mean_of(algorithm.predict(model, params, adapted, two, _CONTEXT)), asked)
     found = f"in the forward of {type(model.body).__name__} or in {type(algorithm).__name__}"
     return replace(model, normalization="transductive", mixing=found) if mixes else model
 

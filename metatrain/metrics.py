@@ -4,16 +4,20 @@ A new metric is one entry of `METRICS`: results, records, reports and searches r
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
-from metatrain.types import Prediction
+from metatrain.densities import log_density, mean_of, probability_below
+from metatrain.types import Density, Gaussian, Prediction
 
 BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
+QUANTILES = 20
+"""Bins of equal width of the calibration error of quantiles (Kuleshov et al. 2018)."""
 
 
 class Metric(NamedTuple):
@@ -28,8 +32,9 @@ class Metric(NamedTuple):
     scale: float = 1.0
     unit: str = ""
     kinds: tuple[str, ...] = ()
-    """The kinds of tasks whose predictions have it; for others an algorithm has to score itself."""
-    of_task: Callable[[Prediction, Tensor], Tensor] | None = None
+    """The kinds of predictions that have it: "classification" (logits), "regression" (values), "density" (of values);
+    for others an algorithm has to score itself."""
+    of_task: Callable[[Any, Tensor], Tensor] | None = None
     """(predictions [points, n, ...], targets [n, ...]) of a task's queries -> its value at each point [points], or the
     sums that are pooled over tasks [points, *shape]. Batched by hand: vmap would cost more than the numbers do."""
     of_sums: Callable[[Tensor], Tensor] | None = None
@@ -49,31 +54,48 @@ class Metric(NamedTuple):
 def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (loss, metrics) of predictions [n, ...]; integer targets are labels, float targets values.
 
-    ValueError: the shapes of predictions and values differ, so that one would be repeated over the other.
+    The loss is the mean cross-entropy of labels, the mean squared error of values, or minus the mean log-density of
+    values. ValueError: the shapes of predictions and values differ, so that one would be repeated over the other.
     """
     if y.is_floating_point():
-        if prediction.shape != y.shape:
-            found, wanted = tuple(prediction.shape), tuple(y.shape)
+        values = mean_of(prediction)
+        if values.shape != y.shape:
+            found, wanted = tuple(values.shape), tuple(y.shape)
             raise ValueError(f"predictions of shape {found} for targets of shape {wanted}: make both [n, *y]")
-        error = F.mse_loss(prediction, y)
-        return error, {"loss": error, "mse": error}
+        error = F.mse_loss(values, y)
+        if isinstance(prediction, Tensor):
+            return error, {"loss": error, "mse": error}
+        likelihood = log_density(prediction, y).mean()
+        return -likelihood, {"loss": -likelihood, "log_likelihood": likelihood, "mse": error}
+    assert isinstance(prediction, Tensor), "logits"
     loss = F.cross_entropy(prediction, y)
     return loss, {"loss": loss, "accuracy": accuracy(prediction, y)}
 
 
-def measure(predictions: Sequence[Prediction], y: Tensor) -> dict[str, Tensor]:
+def measure(
+    predictions: Sequence[Prediction], y: Tensor, posterior: tuple[Tensor, Tensor] | tuple[()] = ()
+) -> dict[str, Tensor]:
     """Return every metric of the registry of a task's predictions at several points: name -> [points, ...].
 
+    posterior: mean and std of the targets by the exact posterior (`tasks.types.OracleEpisode`), for the gap to it.
     More than a training step computes (`task_loss`), so for scoring alone.
     """
-    kind = "regression" if y.is_floating_point() else "classification"
+    kind = _kind_of(predictions[0], y)
     losses = [task_loss(prediction, y)[1] for prediction in predictions]
     found = {name: torch.stack([each[name] for each in losses]) for name in losses[0]}
-    together = torch.stack(list(predictions))
+    together = tree_map(lambda *points: torch.stack(points), *predictions)
     for metric in METRICS.values():
         if metric.name not in found and kind in metric.kinds and metric.of_task is not None:
             found[metric.name] = metric.of_task(together, y)
+    if posterior and "log_likelihood" in found:
+        found["oracle_gap"] = log_density(Gaussian(*posterior), y).mean() - found["log_likelihood"]
     return found
+
+
+def _kind_of(prediction: Prediction, y: Tensor) -> str:
+    if not y.is_floating_point():
+        return "classification"
+    return "regression" if isinstance(prediction, Tensor) else "density"
 
 
 def primary_of(names: Iterable[str]) -> Metric:
@@ -102,8 +124,10 @@ def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return (right / of_class.clamp(min=1)).sum(-1) / (of_class > 0).sum()
 
 
-def log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean of log p(y | x) over the queries, in nats."""
+def log_likelihood(logits: Prediction, y: Tensor) -> Tensor:
+    """Return the mean of log p(y | x) over the queries, in nats. logits, or a density of values."""
+    if not isinstance(logits, Tensor):
+        return log_density(logits, y).mean(-1)
     rows = torch.arange(len(y), device=y.device)
     return logits.log_softmax(-1)[..., rows, y].mean(-1)
 
@@ -113,9 +137,9 @@ def brier(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.softmax(-1) - _one_hot(y, logits.shape[-1], logits)).square().sum(-1).mean(-1)
 
 
-def squared_error(values: Tensor, y: Tensor) -> Tensor:
-    """Return the mean of (f(x) − y)² over the queries and the parts of y. values: [..., n, *y]."""
-    return (values - y).square().flatten(-y.dim()).mean(-1)
+def squared_error(values: Prediction, y: Tensor) -> Tensor:
+    """Return the mean of (f(x) − y)² over queries and the parts of y. values: [..., n, *y], or densities of them."""
+    return (mean_of(values) - y).square().flatten(-y.dim()).mean(-1)
 
 
 def calibration_sums(logits: Tensor, y: Tensor) -> Tensor:
@@ -139,26 +163,55 @@ def calibration_error(sums: Tensor) -> Tensor:
     return (confidence - right).abs().sum(-1) / count.sum(-1)
 
 
+def quantile_sums(density: Density, y: Tensor) -> Tensor:
+    """Return [..., QUANTILES]: how many values lie between the predicted quantiles (m − 1)/M and m/M, for each m."""
+    below = probability_below(density, y).flatten(-y.dim())
+    number = ((below * QUANTILES).ceil().long() - 1).clamp(0, QUANTILES - 1)
+    return _one_hot(number, QUANTILES, below).sum(-2)
+
+
+def quantile_error(sums: Tensor) -> Tensor:
+    """Return the mean over levels p = m/M of |share of values below the predicted p-quantile − p|.
+
+    Of sums over all queries of all tasks (Kuleshov et al. 2018, eq. 9, with absolute for squared differences).
+    sums: [..., QUANTILES].
+    """
+    below = sums.cumsum(-1)[..., :-1] / sums.sum(-1, keepdim=True)
+    levels = torch.arange(1, QUANTILES, device=sums.device) / QUANTILES
+    return (below - levels).abs().mean(-1)
+
+
 def _one_hot(numbers: Tensor, count: int, like: Tensor) -> Tensor:
     """Return rows of I [..., count], by comparison: F.one_hot reads its values, which vmap does not allow."""
     return (numbers[..., None] == torch.arange(count, device=like.device)).to(like.dtype)
 
 
-_CLASSES, _VALUES = ("classification",), ("regression",)
+_CLASSES, _VALUES, _DENSITIES = ("classification",), ("regression",), ("density",)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "accuracy", True, 100.0, "%", _CLASSES, accuracy),
-        Metric("mse", "mean squared error", False, 1.0, "", _VALUES, squared_error),
-        Metric("loss", "loss", False, kinds=_CLASSES + _VALUES),  # by `task_loss`
+        Metric("mse", "mean squared error", False, 1.0, "", _VALUES + _DENSITIES, squared_error),
+        Metric("loss", "loss", False, kinds=_CLASSES + _VALUES + _DENSITIES),  # by `task_loss`
         Metric("balanced_accuracy", "balanced accuracy", True, 100.0, "%", _CLASSES, balanced_accuracy),
-        Metric("log_likelihood", "log-likelihood", True, 1.0, "nats", _CLASSES, log_likelihood),
+        Metric("log_likelihood", "log-likelihood", True, 1.0, "nats", _CLASSES + _DENSITIES, log_likelihood),
         Metric("brier", "Brier score", False, 1.0, "", _CLASSES, brier),
         Metric("ece", "expected calibration error", False, 100.0, "%", _CLASSES, calibration_sums, calibration_error),
+        Metric(
+            "quantile_error",
+            "calibration error of quantiles",
+            False,
+            100.0,
+            "%",
+            _DENSITIES,
+            quantile_sums,
+            quantile_error,
+        ),
+        Metric("oracle_gap", "gap to the exact posterior", False, 1.0, "nats"),  # by `measure`
         Metric("return", "return", True),  # of a task that is an environment
     )
 }
 """The metrics by name."""
-PRIMARY = ("accuracy", "mse", "return")
-"""The metrics that decide which of two learners is better; a task has one of them."""
+PRIMARY = ("accuracy", "log_likelihood", "mse", "return")
+"""The metrics that decide which of two learners is better: the first of them that was scored."""

@@ -19,8 +19,25 @@ Params = dict[str, Tensor]
 
 Metrics = dict[str, float]
 
-Prediction = Tensor
-"""[n, ways] logits for classes, [n, *spec.y] for regression."""
+
+class Gaussian(NamedTuple):
+    """A density for each query's value: independent normal distributions with this mean and std, [n, *spec.y]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class GaussianMixture(NamedTuple):
+    """A density for each query's value [d]: S normal distributions of equal weight, of mean and std [n, S, d]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+Density = Gaussian | GaussianMixture
+
+Prediction = Tensor | Density
+"""[n, ways] logits for classes; for regression [n, *spec.y] values, or a density of them."""
 
 
 class Context(NamedTuple):

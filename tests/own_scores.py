@@ -51,7 +51,7 @@ class SoftKMeans:
 
 @dataclass(frozen=True)
 class Renamed(SoftKMeans):
-    """Returns its scores under another `name`, without the `left_out` one, cut to `points`."""
+    """Returns its scores under another `name`, without those `left_out` (a+b), cut to `points`."""
 
     name_of_accuracy: str = "accuracy"
     left_out: str = ""
@@ -60,7 +60,7 @@ class Renamed(SoftKMeans):
     def score(self, model: Model, params: Params, task: Episode, context: Context) -> dict[str, Tensor]:
         found = super().score(model, params, task, context)
         found[self.name_of_accuracy] = found.pop("accuracy")[: self.points]
-        return {name: values for name, values in found.items() if name != self.left_out}
+        return {name: values for name, values in found.items() if name not in self.left_out.split("+")}
 
 
 @dataclass(frozen=True)

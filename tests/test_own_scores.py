@@ -44,7 +44,7 @@ def test_an_algorithm_that_reads_support_and_query_together_scores_itself(vector
 WRONG = {
     "name_of_accuracy: top_one": "no metric top_one: use names of metatrain.metrics.METRICS",
     "left_out: inner_step": "returns no inner_step: return the inner steps before each point",
-    "left_out: accuracy": "do not say which learner is better: return one of accuracy, mse, return too",
+    "left_out: accuracy+log_likelihood": "do not say which learner is better: return one of accuracy, log_likelihood",
     "points: 2": r"accuracy has shape \(2,\): return \[points\], as many as of inner_step",
 }
 

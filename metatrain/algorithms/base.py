@@ -92,8 +92,9 @@ class Algorithm(Protocol):
 
     Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
     Optional: a `score` of their own (`ScoresItself`); features of queries that do not adapt (`EmbedsQueries`);
-    `separate_support = True` if support examples may have another shape than queries (`TaskSpec.support`); `phases`,
-    the outer steps at which what is computed changes, each to be compiled.
+    `reads_masks = True` if support sets may be padded (`PaddedExamples`); `separate_support = True` if support examples
+    may have another shape than queries (`TaskSpec.support`); `phases`, the outer steps at which what is computed
+    changes, each to be compiled.
     """
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

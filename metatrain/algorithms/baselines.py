@@ -3,17 +3,18 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
+from metatrain.metrics import measure
 from metatrain.models import Model
-from metatrain.types import Context, InnerLoop, MetaGradient, Params, Prediction
-from tasks.types import Examples, TaskSpec, Tree, is_shape
+from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
+from tasks.types import Examples, OracleEpisode, TaskSpec, Tree, is_shape
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class NearestNeighbour:
     def refusal(self, spec: TaskSpec) -> str | None:
         if spec.support is not None:
             return "it compares queries with support examples, and these have other shapes"
+        if spec.masked:
+            return "it reads support sets of one size, and these differ"
         return None if is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
@@ -51,6 +54,8 @@ class FromScratch:
     steps: int = 20
 
     def refusal(self, spec: TaskSpec) -> str | None:
+        if spec.masked:
+            return "it reads support sets of one size, and these differ"
         return None if spec.support is None else "it trains on support examples, and queries have another shape"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
@@ -71,6 +76,24 @@ class FromScratch:
         raise ValueError("algorithm.name: from_scratch learns nothing from other tasks: evaluate it, or train another")
 
 
-BASELINES: dict[str, Algorithm] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch()}
+@dataclass(frozen=True)
+class Oracle:
+    """Predict by the exact posterior of the tasks' own distribution, as no learner can: the best density there is."""
+
+    def refusal(self, spec: TaskSpec) -> str | None:
+        return None if spec.posterior else "the exact posterior of these tasks is not known"
+
+    def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
+        return {}
+
+    def score(self, model: Model, params: Params, task: OracleEpisode, context: Context) -> dict[str, Tensor]:
+        return {"inner_step": torch.tensor([0])} | measure([Gaussian(*task.posterior)], task.query.y)
+
+    def meta_gradient(self, *_: object) -> MetaGradient:
+        raise ValueError("algorithm.name: oracle has nothing to learn: train another")
+
+
+ORACLE = "oracle"
+BASELINES: dict[str, Any] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch(), ORACLE: Oracle()}
 """The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or
 those that `model.weights` or `initialize` gave it."""

@@ -120,7 +120,7 @@ def score_trajectory(
     for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
         steps.append(t)
         predictions.append(predict(adapted))
-    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y)
+    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y, getattr(task, "posterior", ()))
 
 
 def check_scores(found: Mapping[str, Tensor], who: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm, predicts
+from metatrain.densities import mean_of
 from metatrain.models import Model
 from metatrain.models.normalization import mixes_examples
 from metatrain.types import Context, Params
@@ -27,4 +28,4 @@ def is_transductive(algorithm: Algorithm, model: Model, params: Params, task: Ep
     with torch.no_grad():
         *_, adapted = islice(algorithm.trajectory(model, params, task.support, context), 2)
         x = task.query.x if model.spec.support is not None else torch.cat([task.query.x, task.support.x])
-        return mixes_examples(lambda x: algorithm.predict(model, params, adapted, x, context), x)
+        return mixes_examples(lambda x: mean_of(algorithm.predict(model, params, adapted, x, context)), x)

@@ -18,7 +18,7 @@ from metatrain.types import Context, MetaGradient, Params, Prediction
 from metatrain.validation import require
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
-PredictionLoss = Callable[[Prediction, Tensor], tuple[Tensor, dict[str, Tensor]]]
+PredictionLoss = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """(prediction, y) -> (loss, metrics)."""
 
 

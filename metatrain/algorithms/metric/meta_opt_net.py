@@ -70,7 +70,7 @@ class MetaOptNet:
         return comparison.query_gradient_of(loss, self, model, params, tasks, context, engine)
 
 
-def smoothed_loss(smoothing: float, prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def smoothed_loss(smoothing: float, prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the cross-entropy to labels of 1 − ε, and ε / (N − 1) on the others, and metrics."""
     ways = prediction.shape[1]
     # torch spreads its ε over all classes, the own one included.

@@ -69,7 +69,7 @@ class Relation:
         return Part("relation.", partial(RelationModule, model.feature_shape, self.width, self.hidden))
 
 
-def squared_error_of_scores(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def squared_error_of_scores(prediction: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the mean of (σ(g) − 1[own class])² over queries and classes (eq. 2), and metrics."""
     error = F.mse_loss(prediction.sigmoid(), comparison.one_hot(y, prediction.shape[1], prediction.dtype))
     return error, task_loss(prediction, y)[1] | {"loss": error}
