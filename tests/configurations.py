@@ -35,8 +35,19 @@ def tiny(*overrides: str) -> Config:
     return read_config(apply_overrides(TINY, overrides))
 
 
+NEURAL_PROCESSES = [name for name, one in ALGORITHMS.items() if getattr(one, "reads_masks", False)]
+"""The methods that predict densities of values, from support sets that may be padded."""
+FUNCTIONS = "tasks={name: gaussian_process, fewest: 0, train: {shots: 3, queries: 2}, test: {shots: 3, queries: 3}}"
+
+
 def method(name: str) -> tuple[str, ...]:
-    """Return the overrides that choose a method by its defaults; one that tells all classes apart gets few."""
+    """Return the overrides that choose a method by its defaults; one that tells all classes apart gets few.
+
+    They come last: a neural process gets other tasks and no network.
+    """
+    if name in NEURAL_PROCESSES:
+        no_classes = ("tasks.train.ways=null", "tasks.test.ways=null")
+        return (f"algorithm={{name: {name}}}", FUNCTIONS, *no_classes, "model={name: identity}")
     few = ("tasks.classes=20",) if getattr(ALGORITHMS[name], "trains_on_classes", False) else ()
     return (f"algorithm={{name: {name}}}", *few)
 

@@ -76,7 +76,7 @@ def reference() -> str:
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_every_algorithm_ends_with_the_same_bits_after_a_resume(algorithm):
-    config = tiny(*method(algorithm), "model.width=4", "outer.steps=3", "outer.tasks_per_step=2")
+    config = tiny("model.width=4", *method(algorithm), "outer.steps=3", "outer.tasks_per_step=2")
     executor = in_process(config)
     state = initial_state(Worker(config, CPU).initial(), config.outer)
     for _ in train(state, executor, config.outer, config.executor.shard_size):

@@ -15,6 +15,7 @@ from metatrain.models import Conv4, build_model
 from metatrain.types import InnerLoop
 from tasks.types import Episode, Examples
 from tests import reference, reference_descent, reference_leo, reference_metric, reference_svm
+from tests.configurations import NEURAL_PROCESSES
 from tests.episodes import classification_spec, context_of, random_episodes
 from tests.reference import log_softmax_loss
 
@@ -87,7 +88,8 @@ ROWS = {
 
 
 def test_every_algorithm_has_a_reference():
-    assert list(dict.fromkeys(name.split(",")[0] for name in ROWS)) == list(ALGORITHMS)
+    found = list(dict.fromkeys(name.split(",")[0] for name in ROWS))
+    assert found == [name for name in ALGORITHMS if name not in NEURAL_PROCESSES], "which test_neural_processes has"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,11 @@ from metatrain.algorithms.metric.protonet import ProtoNet
 from metatrain.algorithms.metric.r2d2 import R2D2
 from metatrain.algorithms.metric.relation import Relation
 from metatrain.algorithms.metric.siamese import Siamese
+from metatrain.algorithms.neural_processes.anp import ANP
+from metatrain.algorithms.neural_processes.cnp import CNP
+from metatrain.algorithms.neural_processes.conv_cnp import ConvCNP
+from metatrain.algorithms.neural_processes.np import NP
+from metatrain.algorithms.neural_processes.tnp import TNP
 from metatrain.algorithms.optimization.anil import ANIL
 from metatrain.algorithms.optimization.boil import BOIL
 from metatrain.algorithms.optimization.fomaml import FOMAML
@@ -43,6 +48,11 @@ ALGORITHMS: dict[str, type[Any]] = {
     "matching": Matching,
     "siamese": Siamese,
     "relation": Relation,
+    "cnp": CNP,
+    "np": NP,
+    "anp": ANP,
+    "conv_cnp": ConvCNP,
+    "tnp": TNP,
     "nearest_centroid": NearestCentroid,
     "simple_shot": SimpleShot,
     "logistic_regression": LogisticRegression,

@@ -42,6 +42,18 @@ class MLP:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """No network: features are the inputs, flattened. For methods that bring networks of their own."""
+
+    @property
+    def head(self) -> str:
+        return ADDED
+
+    def build(self, spec: TaskSpec) -> nn.Module:
+        return nn.Sequential(nn.Flatten())
+
+
+@dataclass(frozen=True)
 class Conv4:
     """Four blocks of 3×3 convolution, normalisation, ReLU and downsampling by 2 (Vinyals et al. 2016).
 
@@ -121,6 +133,7 @@ class Custom:
 
 
 ARCHITECTURES: dict[str, type[Any]] = {
+    "identity": Identity,
     "mlp": MLP,
     "conv4": Conv4,
     "resnet12": ResNet12,

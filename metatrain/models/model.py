@@ -1,5 +1,6 @@
 """Wrap a network and its head as a pure function of parameters."""
 
+import math
 import threading
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -53,6 +54,11 @@ class Model:
     def can_be_inductive(self) -> bool:
         """Return True if the network can normalise queries by statistics of the support set, or has no statistics."""
         return not self.mixing
+
+    @property
+    def num_features(self) -> int:
+        """Return D, the number of features of an example."""
+        return math.prod(self.feature_shape)
 
     @property
     def norm_names(self) -> list[str]:

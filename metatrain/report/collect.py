@@ -204,7 +204,11 @@ def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
     from PIL import Image
 
     stem, _, kind = path.stem.rpartition("-")
-    titles = {"episode": "Images of a test task", "fit": "Curve of a test task"}
+    titles = {
+        "episode": "Images of a test task",
+        "fit": "Curve of a test task",
+        "densities": "Densities of test tasks",
+    }
     title = f"{titles[kind]}, {names.get(stem, stem)}" if kind in titles else path.stem
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:

@@ -2,14 +2,17 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import predicts
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
+from metatrain.report.density_figure import draw_densities
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
@@ -18,6 +21,8 @@ from tasks.types import Episode, TaskDistribution, is_shape
 
 TASK = 0
 """Index of the task that is shown, in the test split."""
+TASKS = 4
+"""Tasks whose predicted densities are shown, from the first on."""
 FINE = 200
 """Queries on a fitted curve, whatever number of them the run is judged on."""
 
@@ -26,8 +31,8 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
     """Draw the first test task; the PNG, or None for tasks that are neither images nor curves, and for an algorithm
     that scores itself and predicts no examples.
 
-    `folder`/`name`-episode.png for images [1 or 3, H, W] in classes, `folder`/`name`-fit.png for one number of one
-    number.
+    `folder`/`name`-episode.png for images [1 or 3, H, W] in classes; for one number of one number
+    `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted.
     """
     if not predicts(worker.evaluated):
         return None
@@ -40,7 +45,12 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
     elif spec.kind == "regression" and spec.x == spec.y == (1,):
         with suppress(ValueError):  # a source may have no more queries than it was asked for
             distribution = worker.distribution("test", queries=FINE)
-        chart, kind = figures.fit(_predict(worker, params, distribution), title), "fit"
+        shown = _predict(worker, params, distribution)
+        if isinstance(shown.predictions, Tensor):
+            chart, kind = figures.fit(shown, title), "fit"
+        else:
+            others = [_predict(worker, params, distribution, task) for task in range(1, TASKS)]
+            chart, kind = draw_densities([shown, *others], title), "densities"
     else:
         return None
     path = folder / f"{name}-{kind}.png"
@@ -50,7 +60,7 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
 
 def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[Episode], title: str) -> Chart:
     shown = _predict(worker, params, distribution)
-    episode = shown.episode
+    episode: Any = shown.episode
     denormalize = getattr(distribution, "denormalize", None)  # of sources that deliver images normalised
     if denormalize is not None:
         episode = Episode(*(part._replace(x=denormalize(part.x)) for part in episode))
@@ -58,8 +68,10 @@ def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[
     return draw_episode(episode, title, names(TASK) if names else None, shown.classes)
 
 
-def _predict(worker: Worker, params: Params, distribution: TaskDistribution[Episode]) -> TaskPredictions:
-    task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([TASK]))
+def _predict(
+    worker: Worker, params: Params, distribution: TaskDistribution[Episode], index: int = TASK
+) -> TaskPredictions:
+    task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([index]))
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
     model = worker.model.for_tasks(distribution.spec, params)
     return predict_task(worker.evaluated, model, worker.to_device(params), task, context)

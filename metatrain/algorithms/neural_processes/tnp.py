@@ -1,0 +1,117 @@
+"""Transformer neural processes, with independent predictions (TNP-D; Nguyen & Grover 2022)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metatrain.algorithms.metric.comparison import query_gradient
+from metatrain.algorithms.neural_processes import networks
+from metatrain.models import Model, Part
+from metatrain.types import Context, Gaussian, Params
+from metatrain.validation import require, require_positive
+from tasks.types import Examples, TaskSpec, Tree
+
+
+class SupportTokens(NamedTuple):
+    """The tokens that queries attend to in each layer [layers, n + 1, width], and which are members [n + 1]."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class TNP:
+    """Predict N(μ, σ²) of each query by a Transformer whose queries attend to the support set and to nothing else.
+
+    Tokens are e(f(x_i), y_i) of support examples and e(f(x), 0) of queries. Support tokens attend to each other, and a
+    query changes no other prediction (TNP-D, section 3.3). A learned token stands in every support set, so that an
+    empty one can be read. The weights are parameters "transformer.…".
+    """
+
+    width: int = 64
+    layers: int = 6
+    heads: int = 4
+    hidden: int = 128
+    embedding_depth: int = 4
+    min_std: float = 0.01
+
+    reads_masks = True
+
+    def __post_init__(self) -> None:
+        require_positive("algorithm", width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
+        require_positive("algorithm", embedding_depth=self.embedding_depth, min_std=self.min_std)
+        whole = self.width % self.heads == 0
+        require(
+            whole, f"algorithm.heads: {self.width} is no multiple of {self.heads}: set a divisor of algorithm.width"
+        )
+
+    def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
+        networks.require_densities("tnp", model, spec)
+        return model.initial(head=False) | self._network(model).initial(seed)
+
+    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[SupportTokens]:
+        features = networks.embed(model, params, support.x, context, networks.SUPPORT)
+        members = networks.members(support)
+        mask = torch.cat([members, torch.ones_like(members[:1])])
+        tokens = self._network(model)(params, networks.pairs_of(features, support.y), mask, ())
+        yield SupportTokens(tokens, mask)
+
+    def predict(self, model: Model, params: Params, adapted: SupportTokens, x: Tree, context: Context) -> Gaussian:
+        features = networks.embed(model, params, x, context, networks.QUERY)
+        unknown = networks.pairs_of(features, features.new_zeros(len(features), model.spec.y[0]))
+        outputs = self._network(model)(params, unknown, adapted.mask, adapted.tokens)
+        return networks.gaussian_of(outputs, self.min_std)
+
+    meta_gradient = query_gradient
+
+    def _network(self, model: Model) -> Part:
+        inputs, outputs = model.num_features + model.spec.y[0], 2 * model.spec.y[0]
+        sizes = (inputs, self.width, outputs, self.layers, self.heads, self.hidden, self.embedding_depth)
+        return Part("transformer.", partial(Transformer, *sizes))
+
+
+class Transformer(nn.Module):
+    """Layers in which tokens attend to a set: the support tokens of the same layer, and a learned one."""
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, layers: int, heads: int, hidden: int, embedding_depth: int
+    ) -> None:
+        super().__init__()
+        self.embedding = networks.FeedForward(inputs, width, width, embedding_depth)
+        self.start = nn.Parameter(torch.zeros(1, width))
+        self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
+        self.output = networks.FeedForward(width, hidden, outputs, 2)
+
+    def forward(self, pairs: Tensor, mask: Tensor, given: Tensor | tuple[()]) -> Tensor:
+        """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, 2d] where these are `given`."""
+        tokens = self.embedding(pairs)
+        if not isinstance(given, Tensor):
+            tokens, kept = torch.cat([tokens, self.start]), []
+            for layer in self.layers:
+                kept.append(tokens)
+                tokens = layer(tokens, tokens, mask)
+            return torch.stack(kept)
+        for layer, others in zip(self.layers, given, strict=True):
+            tokens = layer(tokens, others, mask)
+        outputs: Tensor = self.output(tokens)
+        return outputs
+
+
+class Layer(nn.Module):
+    """Attention and two linear layers, each added to its input and normalised after (as in Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.attention = networks.Attention(width, width, width, heads)
+        self.linear = networks.FeedForward(width, hidden, width, 2)
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+        """Return tokens [n, width] that have attended to `others` [m, width], of which `mask` [m] are members."""
+        tokens = self.first_norm(tokens + self.attention(tokens, others, others, mask))
+        normed: Tensor = self.second_norm(tokens + self.linear(tokens))
+        return normed
