@@ -157,6 +157,18 @@ def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(str(svg).replace("<svg ", '<svg xmlns:xlink="x" ', 1))
 
 
+@pytest.mark.parametrize("length", [3, 9, 14, 20, 30, 44])
+def test_the_legend_has_room(length: int) -> None:
+    """Six learners: none is cut off, whatever the length of their names."""
+    curve = {"steps": [0], "mean": [0.9], "ci95": [0.1]}
+    rows = [(f"{number}{'a run of a name' * 3}"[:length], {"score": "accuracy", "curve": curve}) for number in range(6)]
+    figure = draw_panels([figures.adaptation("title", rows)]).figure
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
 def test_svg_is_self_contained_deterministic_and_has_identifiers_of_its_own() -> None:
     def draw() -> Chart:
         return draw_panels([figures.adaptation("as trained", [("maml", EVALUATION)])])

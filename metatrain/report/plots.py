@@ -48,6 +48,8 @@ MARKED = 40
 """A curve with no more points than this has a marker on each."""
 LABEL_LENGTH = 44
 """Characters of a legend's entry; longer ones are cut."""
+ENTRY, CHARACTER = 0.6, 0.078
+"""Inches that a legend's entry takes, and each of its characters beside."""
 
 
 class Chart(NamedTuple):
@@ -236,6 +238,7 @@ def _add_legend(figure: "Figure") -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     if entries:
-        columns = 1 if max(map(len, entries)) > 24 else 3
+        width = ENTRY + CHARACTER * max(map(len, entries))
+        columns = max(1, min(3, int(figure.get_figwidth() / width)))
         style = {"frameon": False, "fontsize": 9, "labelcolor": INK, "ncols": columns}
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
