@@ -29,6 +29,7 @@ def test_results_have_the_likelihood_as_score_and_the_exact_posterior_beside_it(
     assert found["test"]["metrics"].keys() == {"log_likelihood", "loss", "mse", "quantile_error", "oracle_gap"}
     by_name = {one["learner"]: one for one in found["baselines"]}
     assert by_name.keys() == {"untrained", "oracle"}
+    assert not by_name["oracle"]["transductive"]
     gap = by_name["oracle"]["log_likelihood"] - found["test"]["log_likelihood"]
     assert found["test"]["metrics"]["oracle_gap"]["value"] == pytest.approx(gap) and gap > 0
     results = json.loads((folder / found["run_dir"] / "evaluations" / "test.json").read_text())

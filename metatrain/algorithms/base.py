@@ -23,7 +23,8 @@ class ScoresItself(Protocol):
 
         name -> [points], or [points, *shape] of a metric that is pooled over tasks. "inner_step": int64, the inner
         steps before each point, the same for all tasks. Other names are those of `metatrain.metrics.METRICS`, a
-        primary one among them; `metatrain.metrics.measure` gives them for predictions. Passes through vmap.
+        primary one among them; `metatrain.metrics.measure` gives them for predictions. Passes through vmap. A method
+        whose predictions of a query do not depend on the other queries says `transductive = False`.
         """
 
 

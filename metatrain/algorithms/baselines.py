@@ -80,6 +80,8 @@ class FromScratch:
 class Oracle:
     """Predict by the exact posterior of the tasks' own distribution, as no learner can: the best density there is."""
 
+    transductive = False
+
     def refusal(self, spec: TaskSpec) -> str | None:
         return None if spec.posterior else "the exact posterior of these tasks is not known"
 

@@ -16,12 +16,13 @@ from tasks.types import Episode
 def is_transductive(algorithm: Algorithm, model: Model, params: Params, task: Episode, context: Context) -> bool:
     """Return True if changing one query of `task`, which has no batch dimension, moves the predictions of others.
 
-    One inner step is enough to see it, and an untrained head may be all zeros before it. What is predicted are queries
-    and support examples together, since there may be a single query; queries alone where support examples are of
-    another kind. An algorithm that predicts no single examples reads a task as a whole, its queries together.
+    One inner step is enough to see it, and an untrained head may be all zeros before it. What is predicted are
+    queries and support examples together, since there may be a single query; queries alone where support examples
+    are of another kind. An algorithm that predicts no single examples reads a task as a whole, its queries
+    together, unless it says `transductive = False`.
     """
     if not predicts(algorithm):
-        return True
+        return bool(getattr(algorithm, "transductive", True))
     trees = not isinstance(task.query.x, Tensor)  # of which only the user's own network knows what they may hold
     if trees or (model.spec.support is not None and len(task.query.y) < 2):
         return model.normalization == "transductive"

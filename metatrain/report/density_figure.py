@@ -21,8 +21,8 @@ SAMPLES = 5
 """Functions drawn of a mixture: the means of so many of its components."""
 
 
-def draw_densities(shown: Sequence[TaskPredictions], title: str) -> Chart:
-    """Draw tasks side by side: support points, query targets, and mean ± 2 standard deviations of what is predicted.
+def draw_densities(shown: Sequence[TaskPredictions], tasks: str) -> Chart:
+    """Draw tasks 0, 1, … of the source `tasks` side by side: points, and mean ± 2 standard deviations of predictions.
 
     Support and queries: x [n, 1], y [n, 1]. Predictions: densities [points, n, 1], of which the last point is drawn.
     """
@@ -30,8 +30,8 @@ def draw_densities(shown: Sequence[TaskPredictions], title: str) -> Chart:
     for number, one in enumerate(shown):
         count = int(members(one.episode.support).sum())
         likelihood = float(log_density(last_of(one), one.episode.query.y).mean())
-        name = f"{title if number == 0 else f'test task {number}'}, {count} support points"
-        told = f"{name}: predicted density with a log-likelihood of {likelihood:.3g} nats"
+        name = f"test task {number}, {count} support points"
+        told = f"{tasks}, {name}: predicted density with a log-likelihood of {likelihood:.3g} nats"
         panels.append(Panel(name, partial(_draw, shown=one), size=(5.6, 3.6), description=told))
     return draw_panels(panels)
 

@@ -50,7 +50,7 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
             chart, kind = figures.fit(shown, title), "fit"
         else:
             others = [_predict(worker, params, distribution, task) for task in range(1, TASKS)]
-            chart, kind = draw_densities([shown, *others], title), "densities"
+            chart, kind = draw_densities([shown, *others], worker.config.names.tasks), "densities"
     else:
         return None
     path = folder / f"{name}-{kind}.png"
