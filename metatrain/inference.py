@@ -101,7 +101,7 @@ class AdaptedLearner:
     def _predictions(self, x: Any) -> Prediction:
         inputs = as_inputs(x, self.model.spec, self.source)
         if self.normalization == "transductive" and len(inputs) < (enough := max(2, len(self.labels or ()))):
-            warnings.warn(_describe_few(len(inputs), enough, self.model), stacklevel=3)
+            warnings.warn(_describe_few(len(inputs), enough, self.model), stacklevel=4)
         # Queries that influence each other are predicted together, others in parts, which bounds memory.
         parts = [inputs] if self.normalization == "transductive" else torch.split(inputs, _TOGETHER)
         with torch.no_grad(), alone(self.model) as model, _explain_errors("predict"):

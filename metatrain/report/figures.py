@@ -33,8 +33,6 @@ Labelled = Sequence[tuple[str, Mapping[str, Series]]]
 
 
 LOSS = METRICS["loss"]
-DRAWN = (LOSS, *(METRICS[name] for name in PRIMARY))
-"""The metrics that are drawn by outer step."""
 
 
 def training(runs: Labelled) -> list[Panel]:
@@ -42,10 +40,12 @@ def training(runs: Labelled) -> list[Panel]:
 
     Training is smoothed, of one run with the raw values behind; validation has the 95 % interval of its score.
     """
-    together = [(f"{metric.label}", metric, ("train", "validation")) for metric in DRAWN]
+    scores = {score for _, series in runs if (score := _score_of(series)) is not None}
+    drawn = (LOSS, *(METRICS[name] for name in PRIMARY if name in scores))
+    together = [(f"{metric.label}", metric, ("train", "validation")) for metric in drawn]
     apart = [
         (f"{title}: {metric.label[0].lower()}{metric.label[1:]}", metric, (split,))
-        for metric in DRAWN
+        for metric in drawn
         for split, title in (("train", "Training"), ("validation", "Validation"))
     ]
     size = (5.2, 3.6 + 0.2 * max(0, len(runs) - 3))
@@ -54,6 +54,11 @@ def training(runs: Labelled) -> list[Panel]:
         for title, metric, splits in (together if len(runs) == 1 else apart)
         if any(_find(series, metric, split) for _, series in runs for split in splits)
     ]
+
+
+def _score_of(series: Mapping[str, Series]) -> str | None:
+    """Return the name of the primary metric that a run recorded; None before it has recorded any."""
+    return next((name for name in PRIMARY if {f"train/{name}", f"validation/{name}"} & series.keys()), None)
 
 
 def _find(series: Mapping[str, Series], metric: Metric, split: str) -> Series | None:
