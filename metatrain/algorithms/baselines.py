@@ -16,6 +16,8 @@ from metatrain.models import Model
 from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Examples, OracleEpisode, TaskSpec, Tree, is_shape
 
+_PADDED = "it reads support sets of one size, and these differ"
+
 
 @dataclass(frozen=True)
 class NearestNeighbour:
@@ -25,7 +27,7 @@ class NearestNeighbour:
         if spec.support is not None:
             return "it compares queries with support examples, and these have other shapes"
         if spec.masked:
-            return "it reads support sets of one size, and these differ"
+            return _PADDED
         return None if is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
@@ -55,7 +57,7 @@ class FromScratch:
 
     def refusal(self, spec: TaskSpec) -> str | None:
         if spec.masked:
-            return "it reads support sets of one size, and these differ"
+            return _PADDED
         return None if spec.support is None else "it trains on support examples, and queries have another shape"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
 from metatrain.types import Params
-from metatrain.validation import require, require_positive
+from metatrain.validation import require_positive
 from tasks.types import TaskSpec
 
 
@@ -46,10 +46,7 @@ class ANP:
         require_positive("algorithm", width=self.width, heads=self.heads, latents=self.latents, samples=self.samples)
         require_positive("algorithm", encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         require_positive("algorithm", key_depth=self.key_depth, min_std=self.min_std)
-        whole = self.width % self.heads == 0
-        require(
-            whole, f"algorithm.heads: {self.width} is no multiple of {self.heads}: set a divisor of algorithm.width"
-        )
+        networks.require_divisor(self.width, self.heads)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         networks.require_densities("anp", model, spec)

@@ -58,6 +58,11 @@ def require_densities(name: str, model: Model, spec: TaskSpec) -> None:
     require(alone, f"model: {name} reads support sets of many sizes, without statistics of batches: set model.name=mlp")
 
 
+def require_divisor(width: int, heads: int) -> None:
+    """Check that attention of `width` can be split into `heads`. ValueError: it cannot."""
+    require(width % heads == 0, f"algorithm.heads: {width} is no multiple of {heads}: set a divisor of algorithm.width")
+
+
 def embed(model: Model, params: Params, x: Tree, context: Context, which: int) -> Tensor:
     """Return the features of inputs [n, D]: those of the run's network."""
     return model.embed(params, x, fold(context.noise, which))

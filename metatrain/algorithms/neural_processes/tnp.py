@@ -12,7 +12,7 @@ from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
 from metatrain.types import Context, Gaussian, Params
-from metatrain.validation import require, require_positive
+from metatrain.validation import require_positive
 from tasks.types import Examples, TaskSpec, Tree
 
 
@@ -44,10 +44,7 @@ class TNP:
     def __post_init__(self) -> None:
         require_positive("algorithm", width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
         require_positive("algorithm", embedding_depth=self.embedding_depth, min_std=self.min_std)
-        whole = self.width % self.heads == 0
-        require(
-            whole, f"algorithm.heads: {self.width} is no multiple of {self.heads}: set a divisor of algorithm.width"
-        )
+        networks.require_divisor(self.width, self.heads)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         networks.require_densities("tnp", model, spec)
