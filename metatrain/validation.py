@@ -46,3 +46,8 @@ def format_number(value: float | int) -> str:
 def _path(section: str, name: str) -> str:
     """Join section and name; a nested section passes "" and its reader adds the prefix."""
     return f"{section}.{name}" if section else name
+
+
+def require_divisor(width: int, heads: int) -> None:
+    """Check that attention of `width` can be split into `heads`. ValueError: it cannot."""
+    require(width % heads == 0, f"algorithm.heads: {width} is no multiple of {heads}: set a divisor of algorithm.width")

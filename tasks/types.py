@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -69,6 +70,8 @@ class TaskSpec(NamedTuple):
 
     masked: bool = False
     """Whether support sets differ in size: `PaddedExamples`."""
+    missing: bool = False
+    """Whether inputs may be nan: values that were not measured."""
     posterior: bool = False
     """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`."""
 
@@ -91,6 +94,13 @@ class PaddedExamples(NamedTuple):
     x: Tree
     y: Tensor
     mask: Tensor
+
+
+def members(examples: Examples | PaddedExamples) -> Tensor:
+    """Return which rows are examples [n], where padding is False."""
+    if isinstance(examples, PaddedExamples):
+        return examples.mask
+    return torch.ones(examples.y.shape[:1], dtype=torch.bool, device=examples.y.device)
 
 
 class Episode(NamedTuple):

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metatrain.algorithms.neural_processes.networks import members
 from metatrain.densities import log_density, mean_of, std_of
 from metatrain.evaluation.predictions import TaskPredictions
 from metatrain.report.plots import COLOURS, INK, ORANGE, Chart, Panel, draw_panels
 from metatrain.types import Density, Gaussian, GaussianMixture
-from tasks.types import OracleEpisode
+from tasks.types import OracleEpisode, members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward, SetAttention
 from metatrain.types import Params
-from metatrain.validation import require_positive
+from metatrain.validation import require_divisor, require_positive
 from tasks.types import TaskSpec
 
 
@@ -46,7 +47,7 @@ class ANP:
         require_positive("algorithm", width=self.width, heads=self.heads, latents=self.latents, samples=self.samples)
         require_positive("algorithm", encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         require_positive("algorithm", key_depth=self.key_depth, min_std=self.min_std)
-        networks.require_divisor(self.width, self.heads)
+        require_divisor(self.width, self.heads)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         networks.require_densities("anp", model, spec)
@@ -75,8 +76,8 @@ class PairEncoder(nn.Module):
 
     def __init__(self, inputs: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.layers = networks.FeedForward(inputs, width, width, depth)
-        self.attention = networks.Attention(width, width, width, heads) if heads else None
+        self.layers = FeedForward(inputs, width, width, depth)
+        self.attention = SetAttention(width, width, width, heads) if heads else None
 
     def forward(self, pairs: Tensor, mask: Tensor) -> Tensor:
         """Return encodings [n, width] of pairs [n, D + d]; those of padding mean nothing."""
@@ -94,8 +95,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, inputs: int, width: int, heads: int, depth: int) -> None:
         super().__init__()
-        self.keys = networks.FeedForward(inputs, width, width, depth)
-        self.attention = networks.Attention(width, width, width, heads)
+        self.keys = FeedForward(inputs, width, width, depth)
+        self.attention = SetAttention(width, width, width, heads)
         self.nobody = nn.Parameter(torch.zeros(2, width))
 
     def forward(self, queries: Tensor, features: Tensor, encoded: Tensor, mask: Tensor) -> Tensor:

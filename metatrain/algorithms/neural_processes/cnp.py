@@ -10,9 +10,10 @@ from torch import Tensor
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward
 from metatrain.types import Context, Gaussian, Params
 from metatrain.validation import require_positive
-from tasks.types import Examples, TaskSpec, Tree
+from tasks.types import Examples, TaskSpec, Tree, members
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CNP:
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Tensor]:
         features = networks.embed(model, params, support.x, context, networks.SUPPORT)
         encoded = self._encoder(model)(params, networks.pairs_of(features, support.y))
-        yield networks.masked_mean(encoded, networks.members(support))
+        yield networks.masked_mean(encoded, members(support))
 
     def predict(self, model: Model, params: Params, adapted: Tensor, x: Tree, context: Context) -> Gaussian:
         features = networks.embed(model, params, x, context, networks.QUERY)
@@ -52,8 +53,8 @@ class CNP:
 
     def _encoder(self, model: Model) -> Part:
         sizes = (model.num_features + model.spec.y[0], self.width, self.width, self.encoder_depth)
-        return Part("encoder.", partial(networks.FeedForward, *sizes))
+        return Part("encoder.", partial(FeedForward, *sizes))
 
     def _decoder(self, model: Model) -> Part:
         sizes = (model.num_features + self.width, self.width, 2 * model.spec.y[0], self.decoder_depth)
-        return Part("decoder.", partial(networks.FeedForward, *sizes))
+        return Part("decoder.", partial(FeedForward, *sizes))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward
 from metatrain.types import Context, Gaussian, Params
 from metatrain.validation import require, require_positive
-from tasks.types import Examples, TaskSpec, Tree
+from tasks.types import Examples, TaskSpec, Tree, members
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ConvCNP:
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Tensor]:
         x = networks.embed(model, params, support.x, context, networks.SUPPORT)
-        put = self._set_encoder(model)(params, self._points(x), x, support.y, networks.members(support))
+        put = self._set_encoder(model)(params, self._points(x), x, support.y, members(support))
         yield self._convolutions()(params, put)
 
     def predict(self, model: Model, params: Params, adapted: Tensor, x: Tree, context: Context) -> Gaussian:
@@ -122,7 +123,7 @@ class SetDecoder(nn.Module):
     def __init__(self, width: int, outputs: int, spacing: float) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(2 * spacing).log())
-        self.output = networks.FeedForward(width, width, outputs, 2)
+        self.output = FeedForward(width, width, outputs, 2)
 
     def forward(self, x: Tensor, grid: Tensor, values: Tensor) -> Tensor:
         """Return [n, outputs]. x: [n, 1]; grid: [G]; values: [width, G]."""

@@ -12,9 +12,10 @@ from metatrain.densities import log_density
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward
 from metatrain.models.dropout import fold, normal
 from metatrain.types import Context, Gaussian, GaussianMixture, MetaGradient, Params
-from tasks.types import Episode, Examples, Tree
+from tasks.types import Episode, Examples, Tree, members
 
 _LATENT = 2
 """Under which number the noise of z is folded; 0 and 1 are those of the network's two passes."""
@@ -60,7 +61,7 @@ def initial(method: HasLatent, model: Model, seed: int) -> Params:
 def read(self: HasLatent, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Read]:
     """Yield the support set as both paths read it."""
     features = networks.embed(model, params, support.x, context, networks.SUPPORT)
-    mask = networks.members(support)
+    mask = members(support)
     path = self.read_path(model, params, features, support.y, mask)
     yield Read(path, _latent(self, model, params, features, support.y, mask))
 
@@ -84,8 +85,8 @@ def negative_elbo(
         networks.embed(model, params, part.x, context, which)
         for which, part in ((networks.SUPPORT, task.support), (networks.QUERY, task.query))
     ]
-    y, mask = torch.cat([task.support.y, task.query.y]), networks.members(task.support)
-    everyone = torch.cat([mask, networks.members(task.query)])
+    y, mask = torch.cat([task.support.y, task.query.y]), members(task.support)
+    everyone = torch.cat([mask, members(task.query)])
     posterior = _latent(method, model, params, torch.cat(features), y, everyone)
     z = draw(posterior, context.noise, 1)
     prediction = _decode(method, model, params, adapted, z, features[1])
@@ -132,11 +133,9 @@ def _decode(
 
 def _encoder(method: HasLatent, model: Model) -> Part:
     sizes = (model.num_features + model.spec.y[0], method.width, 2 * method.latents, method.encoder_depth)
-    return Part("latent_encoder.", partial(networks.FeedForward, *sizes))
+    return Part("latent_encoder.", partial(FeedForward, *sizes))
 
 
 def _decoder(method: HasLatent, model: Model) -> Part:
     inputs = model.num_features + method.width + method.latents
-    return Part(
-        "decoder.", partial(networks.FeedForward, inputs, method.width, 2 * model.spec.y[0], method.decoder_depth)
-    )
+    return Part("decoder.", partial(FeedForward, inputs, method.width, 2 * model.spec.y[0], method.decoder_depth))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward
 from metatrain.types import Params
 from metatrain.validation import require_positive
 from tasks.types import TaskSpec
@@ -48,4 +49,4 @@ class NP:
 
     def _encoder(self, model: Model) -> Part:
         sizes = (model.num_features + model.spec.y[0], self.width, self.width, self.encoder_depth)
-        return Part("encoder.", partial(networks.FeedForward, *sizes))
+        return Part("encoder.", partial(FeedForward, *sizes))

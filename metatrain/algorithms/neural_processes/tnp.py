@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
+from metatrain.models.attention import FeedForward, SetAttention
 from metatrain.types import Context, Gaussian, Params
-from metatrain.validation import require_positive
-from tasks.types import Examples, TaskSpec, Tree
+from metatrain.validation import require_divisor, require_positive
+from tasks.types import Examples, TaskSpec, Tree, members
 
 
 class SupportTokens(NamedTuple):
@@ -44,7 +45,7 @@ class TNP:
     def __post_init__(self) -> None:
         require_positive("algorithm", width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
         require_positive("algorithm", embedding_depth=self.embedding_depth, min_std=self.min_std)
-        networks.require_divisor(self.width, self.heads)
+        require_divisor(self.width, self.heads)
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         networks.require_densities("tnp", model, spec)
@@ -52,8 +53,8 @@ class TNP:
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[SupportTokens]:
         features = networks.embed(model, params, support.x, context, networks.SUPPORT)
-        members = networks.members(support)
-        mask = torch.cat([members, torch.ones_like(members[:1])])
+        inside = members(support)
+        mask = torch.cat([inside, torch.ones_like(inside[:1])])
         tokens = self._network(model)(params, networks.pairs_of(features, support.y), mask, ())
         yield SupportTokens(tokens, mask)
 
@@ -78,10 +79,10 @@ class Transformer(nn.Module):
         self, inputs: int, width: int, outputs: int, layers: int, heads: int, hidden: int, embedding_depth: int
     ) -> None:
         super().__init__()
-        self.embedding = networks.FeedForward(inputs, width, width, embedding_depth)
+        self.embedding = FeedForward(inputs, width, width, embedding_depth)
         self.start = nn.Parameter(torch.zeros(1, width))
         self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
-        self.output = networks.FeedForward(width, hidden, outputs, 2)
+        self.output = FeedForward(width, hidden, outputs, 2)
 
     def forward(self, pairs: Tensor, mask: Tensor, given: Tensor | tuple[()]) -> Tensor:
         """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, 2d] where these are `given`."""
@@ -103,8 +104,8 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.attention = networks.Attention(width, width, width, heads)
-        self.linear = networks.FeedForward(width, hidden, width, 2)
+        self.attention = SetAttention(width, width, width, heads)
+        self.linear = FeedForward(width, hidden, width, 2)
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, others: Tensor, mask: Tensor) -> Tensor:
