@@ -55,7 +55,7 @@ class EngineSettings:
 class GroupSettings:
     """Optimiser settings of one group of meta-parameters. A schedule goes from `lr` to `final_lr`."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
     final_lr: float = 0.0
     momentum: float = 0.0
@@ -75,16 +75,18 @@ class OuterSettings:
     """Settings of the outer loop and of the optimiser of all meta-parameters outside `groups`.
 
     groups: keyed by a prefix of parameter names, such as "inner_lr" or "model.head", each with its own optimiser.
-    The schedule is shared: it takes each group's rate from its `lr` to its `final_lr`, or halves it.
+    The schedule is shared: it takes each group's rate from its `lr` to its `final_lr`, or halves it. In the first
+    `warmup` steps the rate rises to it in proportion.
     """
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
     steps: int = 1000
     tasks_per_step: int = 16
     schedule: Literal["constant", "linear", "cosine", "halving"] = "constant"
     final_lr: float = 0.0
     halve_every: int = 2000
+    warmup: int = 0
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip_value: float | None = None
@@ -94,6 +96,7 @@ class OuterSettings:
     def __post_init__(self) -> None:
         require_positive("outer", steps=self.steps, tasks_per_step=self.tasks_per_step, halve_every=self.halve_every)
         require_positive("outer", clip_value=self.clip_value, clip_norm=self.clip_norm)
+        require_not_negative("outer", warmup=self.warmup)
         require_at_most("outer", _MOST_TASKS, tasks_per_step=self.tasks_per_step)
         ends = any(group.final_lr for group in (self.default_group, *self.groups.values()))
         require(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from tests.ray_head import RayHead
 
 torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # an example may wait for other processes
+hypothesis.settings.load_profile("shared machine")
 
 if "METATRAIN_STATE" not in os.environ:  # the key that runs are signed with: not the one of who runs the tests
     os.environ["METATRAIN_STATE"] = tempfile.mkdtemp(prefix="metatrain-state-")

@@ -80,6 +80,24 @@ def test_schedules(schedule, step, expected):
     assert learning_rate(settings, step) == pytest.approx(expected, rel=1e-12)
 
 
+def test_rates_rise_in_proportion_during_the_first_steps():
+    settings = OuterSettings(lr=0.4, steps=100, warmup=3, groups={"a": GroupSettings(lr=2.0)})
+    assert [learning_rate(settings, step) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert learning_rate(settings, 0, "a") == pytest.approx(0.5)
+    falling = OuterSettings(lr=0.4, steps=100, warmup=3, schedule="cosine")
+    assert learning_rate(falling, 1) == pytest.approx(0.5 * 0.2 * (1 + math.cos(math.pi / 100)))
+    with pytest.raises(ValueError, match=r"outer\.warmup"):
+        OuterSettings(warmup=-1)
+
+
+def test_weight_decay_of_adamw_is_apart_from_the_gradient():
+    """θ ← θ − λ·w·θ, whatever the gradient's moments (Loshchilov & Hutter 2019)."""
+    settings = OuterSettings(optimizer="adamw", lr=0.1, weight_decay=0.5, steps=1)
+    state = initial_state({"w": torch.tensor(2.0)}, settings)
+    apply(state, MetaGradient({"w": torch.zeros(())}, {}, torch.tensor(1)), settings)
+    assert float(state.params["w"]) == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+
+
 def test_the_rate_of_each_step_is_the_one_that_it_is_taken_with():
     settings = OuterSettings(optimizer="sgd", lr=0.5, schedule="halving", halve_every=1, steps=3)
     state = initial_state({"w": torch.zeros(())}, settings)

@@ -112,13 +112,19 @@ def group_settings(settings: OuterSettings, group: str) -> GroupSettings:
 
 def build_optimizer(leaves: list[Tensor], settings: GroupSettings) -> torch.optim.Optimizer:
     """Build a `torch.optim` optimiser over `leaves`."""
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(leaves, lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.optimizer in ("adam", "adamw"):
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        return kind(leaves, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(leaves, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def learning_rate(settings: OuterSettings, step: int, group: str = REST) -> float:
     """Return the learning rate at step 0, 1, …: a pure function, so that a resumed run needs no scheduler state."""
+    risen = 1.0 if step >= settings.warmup else (step + 1) / (settings.warmup + 1)
+    return risen * _scheduled(settings, step, group)
+
+
+def _scheduled(settings: OuterSettings, step: int, group: str) -> float:
     done = step / settings.steps
     first, last = group_settings(settings, group).lr, group_settings(settings, group).final_lr
     match settings.schedule:
