@@ -95,3 +95,15 @@ def sample_without_replacement(uniforms: Reals, population: ArrayLike) -> Intege
         later = picks[i + 1 :]
         later += later >= picks[i]
     return np.ascontiguousarray(picks.T)
+
+
+def generator(seed: int, stream: int, index: int) -> np.random.Generator:
+    """Return numpy's generator for one address: for tasks that draw no fixed number of numbers.
+
+    It is a Philox generator (4×64) whose key is (seed, stream) and whose counter begins at the index, in its highest
+    word: generators of two addresses share no numbers. seed and index are taken modulo 2**64.
+    """
+    word = 2**64 - 1
+    return np.random.Generator(
+        np.random.Philox(key=[seed & word, stream], counter=[0, 0, 0, index & word])  # the highest word comes last
+    )

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from tasks.plugins import import_target, suggest_name
+from tasks.sources.causal_tables import CausalTables
 from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
@@ -12,6 +13,7 @@ from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.strokes import Strokes
 
 TASK_SOURCES: dict[str, type[Any]] = {
+    "causal_tables": CausalTables,
     "gaussian_process": GaussianProcess,
     "image_folder": ImageFolder,
     "mini_imagenet": MiniImageNet,

@@ -35,19 +35,27 @@ def tiny(*overrides: str) -> Config:
     return read_config(apply_overrides(TINY, overrides))
 
 
-NEURAL_PROCESSES = [name for name, one in ALGORITHMS.items() if getattr(one, "reads_masks", False)]
+NEURAL_PROCESSES = [name for name, one in ALGORITHMS.items() if ".neural_processes." in one.__module__]
 """The methods that predict densities of values, from support sets that may be padded."""
+ON_TABLES = ["in_context_table"]
+"""The methods that read rows of numbers, and classes that differ from task to task."""
+ON_PICTURES = [name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES)]
+TABLES = (
+    "tasks={name: causal_tables, features: [1, 4], classes: [2, 3], fewest: 3, train: {shots: 6, queries: 2}, "
+    "test: {shots: 6, queries: 3}}"
+)
 FUNCTIONS = "tasks={name: gaussian_process, fewest: 0, train: {shots: 3, queries: 2}, test: {shots: 3, queries: 3}}"
 
 
 def method(name: str) -> tuple[str, ...]:
     """Return the overrides that choose a method by its defaults; one that tells all classes apart gets few.
 
-    They come last: a neural process gets other tasks and no network.
+    They come last: a method that is not for pictures gets other tasks and no network.
     """
-    if name in NEURAL_PROCESSES:
-        no_classes = ("tasks.train.ways=null", "tasks.test.ways=null")
-        return (f"algorithm={{name: {name}}}", FUNCTIONS, *no_classes, "model={name: identity}")
+    if name not in ON_PICTURES:
+        tasks = TABLES if name in ON_TABLES else FUNCTIONS
+        no_ways = ("tasks.train.ways=null", "tasks.test.ways=null")
+        return (f"algorithm={{name: {name}}}", tasks, *no_ways, "model={name: identity}")
     few = ("tasks.classes=20",) if getattr(ALGORITHMS[name], "trains_on_classes", False) else ()
     return (f"algorithm={{name: {name}}}", *few)
 

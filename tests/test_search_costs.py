@@ -8,7 +8,7 @@ from metatrain.config.load import read_config
 from metatrain.metrics import task_loss
 from metatrain.training.worker import Worker
 from metatrain.types import Shard, ShardRequest
-from tests.configurations import NEURAL_PROCESSES, method, tiny
+from tests.configurations import NEURAL_PROCESSES, ON_PICTURES, ON_TABLES, method, tiny
 from tune.execution.costs import COSTS, build_adaptation, measure_costs
 
 SIZES = [(1, 16), (16, 16), (16, 1)]
@@ -91,7 +91,7 @@ def test_adaptation_takes_time_that_grows_with_the_steps():
 
 
 @pytest.mark.parametrize("model", ["{name: conv4, width: 8}", "{name: mlp, width: 8}"], ids=["conv4", "mlp"])
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in NEURAL_PROCESSES])
+@pytest.mark.parametrize("name", ON_PICTURES)
 def test_every_method_and_network_has_its_costs_on_pictures(name, model):
     """What is counted is what the evaluation computes."""
     one = worker(*method(name), f"model={model}")
@@ -109,9 +109,7 @@ def test_every_method_and_network_has_its_costs_on_pictures(name, model):
 
 COMPARES_CLASSES = ("leo", "protonet", "meta_opt_net", "matching", "siamese", "relation")
 REGRESS = [
-    name
-    for name, one in ALGORITHMS.items()
-    if name not in (*COMPARES_CLASSES, *NEURAL_PROCESSES) and not hasattr(one, "trains_on_classes")
+    name for name in ON_PICTURES if name not in COMPARES_CLASSES and not hasattr(ALGORITHMS[name], "trains_on_classes")
 ]
 
 
@@ -121,8 +119,8 @@ def test_every_method_that_regresses_has_its_costs_on_curves(name):
     assert all(number > 0 for number in found.values())
 
 
-@pytest.mark.parametrize("name", NEURAL_PROCESSES)
-def test_every_neural_process_has_its_costs(name):
+@pytest.mark.parametrize("name", [*NEURAL_PROCESSES, *ON_TABLES])
+def test_every_method_that_is_not_for_pictures_has_its_costs(name):
     found = measure_costs(worker(*method(name)), list(COSTS))
     assert all(number > 0 for number in found.values())
 

@@ -16,7 +16,12 @@ from metatrain.models import Model
 from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
 from tasks.types import Examples, OracleEpisode, TaskSpec, Tree, is_shape
 
-_PADDED = "it reads support sets of one size, and these differ"
+
+def _unread(spec: TaskSpec) -> str | None:
+    """Return why a baseline of plain networks and distances cannot read tasks of `spec`; None if it can."""
+    if spec.masked:
+        return "it reads support sets of one size, and these differ"
+    return "it reads no missing values" if spec.missing else None
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class NearestNeighbour:
     def refusal(self, spec: TaskSpec) -> str | None:
         if spec.support is not None:
             return "it compares queries with support examples, and these have other shapes"
-        if spec.masked:
-            return _PADDED
+        if (reason := _unread(spec)) is not None:
+            return reason
         return None if is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
@@ -56,8 +61,8 @@ class FromScratch:
     steps: int = 20
 
     def refusal(self, spec: TaskSpec) -> str | None:
-        if spec.masked:
-            return _PADDED
+        if (reason := _unread(spec)) is not None:
+            return reason
         return None if spec.support is None else "it trains on support examples, and queries have another shape"
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:

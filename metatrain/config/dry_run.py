@@ -60,7 +60,7 @@ def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Wo
         _check_memory(config)
         worker = Worker(config, device)
         _check_support(worker)
-        _check_masks(worker)
+        _check_examples(worker)
         worker.given = find_initial(worker, home)
         group_names(worker.initial(), config.outer)
         if config.names.of_user_code:
@@ -113,14 +113,19 @@ def _check_support(worker: Worker) -> None:
     )
 
 
-def _check_masks(worker: Worker) -> None:
-    """Check that the algorithm reads padded support sets, if there are such."""
+def _check_examples(worker: Worker) -> None:
+    """Check that the algorithm reads padded support sets and missing values, if there are such."""
     config = worker.config
-    padded = any(worker.distribution(split).spec.masked for split in SPLITS)
+    specs = [worker.distribution(split).spec for split in SPLITS]
     require(
-        not padded or getattr(config.algorithm, "reads_masks", False),
+        getattr(config.algorithm, "reads_masks", False) or not any(spec.masked for spec in specs),
         f"algorithm.name: {config.names.algorithm} takes support sets of one size, and those of {config.names.tasks} "
-        "differ: set tasks.fewest=null, or cnp, np, anp, conv_cnp or tnp",
+        "differ: set tasks.fewest=null, or an algorithm that reads padded sets, such as tnp or in_context_table",
+    )
+    require(
+        getattr(config.algorithm, "reads_missing", False) or not any(spec.missing for spec in specs),
+        f"algorithm.name: {config.names.algorithm} reads no missing values, and {config.names.tasks} has some: set "
+        "in_context_table",
     )
 
 

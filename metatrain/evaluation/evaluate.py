@@ -102,10 +102,15 @@ def score_tasks(
     ValueError: what the algorithm's own `score` returns are no scores.
     """
     one = getattr(algorithm, "score", None) or partial(score_trajectory, algorithm)
+    tasks = getattr(algorithm, "trim", _whole)(tasks)
     with torch.no_grad():
         found = engine.map(partial(one, model), params, tasks, context)
     check_scores(found, type(algorithm).__name__)
     return Scores(found)
+
+
+def _whole(tasks: Episode) -> Episode:
+    return tasks
 
 
 def score_trajectory(

@@ -1,0 +1,175 @@
+"""Serve tables drawn from a prior as a task source: the endless tasks on which prior-fitted networks are trained.
+
+Each task is a table of its own: a random structural causal model gives its columns, one of which, or a few together,
+decides the class of each row. Support and query are rows of the same table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tasks.random import Integers, Reals, generator, stream
+from tasks.sources import causal_models, table_columns
+from tasks.types import Episode, EpisodeShape, Examples, PaddedExamples, Progress, Split, TaskSpec
+
+_ATTEMPTS = 8
+"""How many targets of one table are drawn until one has two classes."""
+
+
+@dataclass(frozen=True)
+class CausalTables:
+    """A source without any files: tables with numeric, ordinal and categorical features, and classes as targets.
+
+    features, classes: the fewest and the most of a table; few are more frequent than many. Features that a table does
+    not have are missing (nan) in all of its rows. fewest: the smallest support set; each task has between `fewest` and
+    `shots` support rows, padded to `shots`; None: all have `shots`. missing: the share of tables with missing values.
+    together: so many tables with consecutive indices have equal numbers of features and of support rows, which spares
+    a shard of them the padding.
+    """
+
+    features: tuple[int, int] = (1, 20)
+    classes: tuple[int, int] = (2, 10)
+    fewest: int | None = None
+    missing: float = 0.2
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("features", 1), ("classes", 2)):
+            low, high = getattr(self, name)
+            if not least <= low <= high:
+                raise ValueError(f"{name}: {low} to {high} is no range: set two numbers, {least} or more")
+        if not 0 <= self.missing <= 1:
+            raise ValueError(f"missing: {self.missing:g} is no share of tables: set a number between 0 and 1")
+        if self.together < 1:
+            raise ValueError(f"together: {self.together} tables of one size: set 1 or more")
+        if self.fewest is not None and self.fewest < 2:
+            raise ValueError(f"fewest: {self.fewest} rows show no two classes: set 2 or more")
+
+    def prepare(self, progress: Progress) -> str:
+        """Return a description; there is nothing to prepare."""
+        low, high = self.features
+        return f"causal_tables: endlessly many tables of {low} to {high} features"
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "Tables":
+        """Return the tables of one split; splits differ in their draws only."""
+        return Tables(self, split, episode, seed)
+
+
+class _Sizes(NamedTuple):
+    features: int
+    support: int
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One split's tables, addressed by (seed, split, index).
+
+    Every class of a table is in its support set, whose labels are a random order of 0, 1, …
+    """
+
+    source: CausalTables
+    split: Split
+    episode: EpisodeShape
+    seed: int
+
+    def __post_init__(self) -> None:
+        part = "train" if self.split == "train" else "test"
+        if self.episode.ways is not None:
+            remedy = f"set tasks.{part}.ways=null, and tasks.classes"
+            raise ValueError(f"tasks.{part}.ways: tables differ in their number of classes: {remedy}")
+        fewest = self.episode.shots if self.source.fewest is None else self.source.fewest
+        if fewest > self.episode.shots:
+            raise ValueError(f"tasks.fewest: {fewest} rows at least, and {self.episode.shots} at most: lower it")
+        if fewest < self.source.classes[0]:
+            short = f"{fewest} rows cannot show {self.source.classes[0]} classes"
+            raise ValueError(f"tasks.{part}.shots: {short}: raise it (and tasks.fewest), or lower tasks.classes")
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Return the spec of tables of the most features and classes."""
+        most = self.source.features[1], self.source.classes[1]
+        padded = self.source.fewest is not None
+        return TaskSpec("classification", most[1], (most[0],), (), masked=padded, missing=True)
+
+    def episodes(self, indices: Sequence[int]) -> Episode:
+        """Return the tables at `indices`, stacked: support.x [B, shots, features], .y [B, shots]; query.x, .y alike.
+
+        Missing values, and rows that pad the support set, are nan in x, float32; y is int64, 0 where padded.
+        """
+        shots, queries, most = self.episode.shots, self.episode.queries, self.source.features[1]
+        x = np.full((len(indices), shots + queries, most), np.nan, np.float32)
+        y = np.zeros((len(indices), shots + queries), np.int64)
+        mask = np.zeros((len(indices), shots), bool)
+        for at, index in enumerate(indices):
+            sizes = self._sizes(index)
+            features, target = self._table(index, sizes)
+            rows = np.r_[: sizes.support, shots : shots + queries]
+            x[at, rows, : sizes.features], y[at, rows] = features, target
+            mask[at, : sizes.support] = True
+        whole_x, whole_y = torch.from_numpy(x), torch.from_numpy(y)
+        shown = whole_x[:, :shots].contiguous(), whole_y[:, :shots].contiguous()
+        query = Examples(whole_x[:, shots:].contiguous(), whole_y[:, shots:].contiguous())
+        if self.source.fewest is None:
+            return Episode(Examples(*shown), query)
+        padded: Any = PaddedExamples(*shown, torch.from_numpy(mask))
+        return Episode(padded, query)
+
+    def _sizes(self, index: int) -> _Sizes:
+        """Return the size of a table: that of all in its group of `together`."""
+        draw = generator(self.seed, stream("causal-tables", self.split, "sizes"), index // self.source.together)
+        low, high = self.source.features
+        shots = self.episode.shots
+        fewest = shots if self.source.fewest is None else self.source.fewest
+        features = int(np.exp(draw.uniform(np.log(low), np.log(high + 1))))
+        return _Sizes(min(features, high), int(draw.integers(fewest, shots + 1)))
+
+    def _table(self, index: int, sizes: _Sizes) -> tuple[Reals, Integers]:
+        """Return the features [rows, d] and classes [rows] of a table, its support rows first."""
+        draw = generator(self.seed, stream("causal-tables", self.split), index)
+        rows = sizes.support + self.episode.queries
+        low, high = self.source.classes
+        high = min(high, sizes.support)
+        classes = low + int((high - low + 1) * draw.random() ** 2)
+        features, target = _draw_table(draw, rows, sizes.features, classes)
+        order = _support_first(draw, target, sizes.support)
+        target = _numbered(draw, target)
+        features = table_columns.as_measured(draw, features)
+        if draw.random() < self.source.missing:
+            features = table_columns.with_missing(draw, features)
+        return features[order], target[order]
+
+
+def _draw_table(draw: np.random.Generator, rows: int, features: int, classes: int) -> tuple[Reals, Integers]:
+    """Return features [rows, d] and the class of each row, two at least, some of `classes`."""
+    count = features + 3 + int(draw.integers(0, 2 * features + 4))
+    width = int(draw.integers(1, max(2, count // 3) + 1))
+    roots, target = table_columns.draw_roots(draw, rows, width, classes)
+    nodes = causal_models.grow(draw, roots, count)
+    for _ in range(_ATTEMPTS):
+        if target is not None:
+            break
+        deciding = draw.integers(0, count, int(draw.integers(1, 4)))
+        found = table_columns.draw_classes(draw, nodes[:, deciding], classes)
+        target = found if len(np.unique(found)) > 1 else None
+    if target is None:  # every node that was tried is constant
+        target = np.arange(rows) % 2
+    return nodes[:, draw.permutation(count)[:features]], target
+
+
+def _support_first(draw: np.random.Generator, target: Integers, support: int) -> Integers:
+    """Return an order of the rows in which one row of every class is among the first `support`, shuffled there."""
+    order = draw.permutation(len(target))
+    _, first = np.unique(target[order], return_index=True)
+    rest = np.delete(order, first)
+    shown = np.concatenate([order[first], rest])[:support]
+    left = np.concatenate([order[first], rest])[support:]
+    return np.concatenate([draw.permutation(shown), left])
+
+
+def _numbered(draw: np.random.Generator, target: Integers) -> Integers:
+    """Return the classes under the numbers 0, 1, … in random order."""
+    names, found = np.unique(target, return_inverse=True)
+    return draw.permutation(len(names))[found].astype(np.int64)
