@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from metatrain.user_inputs import as_inputs, as_labels, as_support, as_targets, 
 from metatrain.validation import require
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import Examples, Shape, TaskSpec, Tree, as_shapes, map_shapes, shapes_in
+
+if TYPE_CHECKING:
+    from metatrain.estimator import RowClassifier
 
 Choice = Literal["inductive", "transductive"]
 """How a learner normalises queries."""
@@ -132,6 +135,9 @@ class Learner:
         trained = "" if spec.ways is None else f", trained on {spec.ways} classes"
         return f"Learner({_describe(self.algorithm, self.model)}, x={spec.x}{trained})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Learner":
+        return self  # nothing in it ever changes, and scikit-learn copies the parameters of estimators
+
     def adapt(self, support: tuple[Any, Any], *rest: Any) -> AdaptedLearner:
         """Adapt to support = (x, y): x [n, *x] as numpy or torch; y n labels of any kind, or values [n, *y].
 
@@ -152,6 +158,18 @@ class Learner:
         with torch.no_grad(), alone(model) as own, _explain_errors("adapt"):
             *_, adapted = self.algorithm.trajectory(own, self.params, Examples(x, targets), _CONTEXT)
         return AdaptedLearner(self.algorithm, model, self.params, adapted, labels, self.source)
+
+    def estimator(self) -> "RowClassifier":
+        """Return this learner as a scikit-learn classifier of rows of numbers, which adapts in `fit`.
+
+        ValueError: the run's tasks are no such rows, or have no classes.
+        """
+        from metatrain.estimator import RowClassifier
+
+        spec = self.model.spec
+        rows = spec.ways is not None and spec.support is None and isinstance(spec.x, tuple) and len(spec.x) == 1
+        require(rows, f"estimator: this learner reads examples of shape {spec.x}, not rows of numbers: use adapt")
+        return RowClassifier(self)
 
     def adapt_folder(self, folder: Place) -> AdaptedLearner:
         """Adapt to the images of a folder, or a zip, that holds a folder for each class, decoded as the run's own.
@@ -259,4 +277,4 @@ def _build(config: Config, spec: TaskSpec, params: Params, step: int) -> Model:
 def _spec_of(plain: dict[str, Any]) -> TaskSpec:
     support = plain.get("support")
     shapes = as_shapes(plain["x"]), tuple(plain["y"]), None if support is None else as_shapes(support)
-    return TaskSpec(plain["kind"], plain["ways"], *shapes)
+    return TaskSpec(plain["kind"], plain["ways"], *shapes, missing=plain.get("missing", False))

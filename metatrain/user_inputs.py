@@ -1,5 +1,6 @@
 """Check what a user gives to a learner: examples, labels and targets. Each mistake is one line with the remedy."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from metatrain.validation import require
@@ -30,6 +32,7 @@ def split_support(support: Any, *rest: Any) -> tuple[Any, Any]:
 def as_inputs(x: Any, spec: TaskSpec, source: Any = None) -> Tensor:
     """Return x as a float tensor [n, *spec.x], n ≥ 1; add a missing channel of one.
 
+    Where tasks have missing values (`spec.missing`), nan is one, and rows may have fewer features than `spec.x`.
     Images of bytes (uint8) are divided by 255. The settings `mean` and `std` of the run's task source are applied:
     (x − mean) / std. A source that decodes images has them in [0, 1], so that others are refused.
     """
@@ -38,8 +41,10 @@ def as_inputs(x: Any, spec: TaskSpec, source: Any = None) -> Tensor:
     require(inputs.dim() == 0 or len(inputs) > 0, "x: holds no examples: use one or more")
     if inputs.dim() > 0 and inputs.shape[1:] == spec.x[1:] and spec.x[:1] == (1,):
         inputs = inputs[:, None]
+    if spec.missing and inputs.dim() == 2 and inputs.shape[1] < spec.x[0]:
+        inputs = F.pad(inputs, (0, spec.x[0] - inputs.shape[1]), value=math.nan)
     require(inputs.dim() > 0 and tuple(inputs.shape[1:]) == spec.x, _describe_shape(tuple(array.shape), spec.x))
-    _require_finite("x", inputs, "examples")
+    _require_finite("x", inputs.nan_to_num(nan=0.0) if spec.missing else inputs, "examples")
     if hasattr(source, "decode"):
         _require_unit(float(inputs.min()), float(inputs.max()))
     mean, std = getattr(source, "mean", ()), getattr(source, "std", ())
