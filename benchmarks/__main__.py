@@ -22,6 +22,7 @@ PARTS = {
     "found": "the best configuration of a search against a shipped one, on the same tasks",
     "startup": "seconds from command to first step, and of metatrain --help",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against a lower bound",
+    "tables": "a run that learns tables in context against scikit-learn's classifiers",
     "minutes": "minutes until an accuracy is reached on Omniglot",
 }
 """Modules of this package with `main(argv)`, imported when needed: none requires the libraries of another."""

@@ -34,7 +34,18 @@ class GaussianMixture(NamedTuple):
     std: Tensor
 
 
-Density = Gaussian | GaussianMixture
+class Histogram(NamedTuple):
+    """A density for each query's value [1]: uniform within bins of equal width, and a half of a normal at both ends.
+
+    logits: of the bins from below, [n, B], the first and last of which are those ends; span: where the inner bins begin
+    and end, [n, 2]. The ends have a standard deviation of an eighth of the span.
+    """
+
+    logits: Tensor
+    span: Tensor
+
+
+Density = Gaussian | GaussianMixture | Histogram
 
 Prediction = Tensor | Density
 """[n, ways] logits for classes; for regression [n, *spec.y] values, or a density of them."""

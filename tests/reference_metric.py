@@ -108,3 +108,36 @@ def relation(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor
 
 def sigmoid_mse(found: Tensor, y: Tensor) -> Tensor:
     return ((1 / (1 + torch.exp(-found)) - F.one_hot(y, found.shape[1])) ** 2).mean()
+
+
+def in_context(theta: dict[str, Tensor], support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+    """Return the logits of a Transformer in which each query stands alone behind the support set; one by one."""
+    found = []
+    for x in query:
+        labels = torch.cat([F.one_hot(y).to(x.dtype), torch.zeros(1, int(y.max()) + 1).to(x.dtype)])
+        pairs = torch.cat([torch.cat([support, x[None]]), labels], 1)
+        tokens = pairs @ theta["transformer.embedding.0.weight"].T + theta["transformer.embedding.0.bias"]
+        tokens = torch.cat([tokens[:-1], theta["transformer.start"], tokens[-1:]])
+        barred = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+        barred[:, -1] = True
+        for layer in range(sum(name.endswith("first_norm.bias") for name in theta)):
+            tokens = _encoder_layer(theta, f"transformer.layers.{layer}.", tokens, barred)
+        hidden = tokens[-1] @ theta["transformer.output.0.weight"].T + theta["transformer.output.0.bias"]
+        found.append(hidden.clamp(min=0) @ theta["transformer.output.2.weight"].T + theta["transformer.output.2.bias"])
+    return torch.stack(found)
+
+
+def _encoder_layer(theta: dict[str, Tensor], prefix: str, tokens: Tensor, barred: Tensor) -> Tensor:
+    """Apply torch's own layer of an encoder, with two heads, at these weights."""
+    own = {name.removeprefix(prefix): value for name, value in theta.items() if name.startswith(prefix)}
+    width, hidden = len(own["first_norm.bias"]), len(own["linear.0.bias"])
+    layer = torch.nn.TransformerEncoderLayer(width, 2, hidden, 0.0, batch_first=True).double()
+    given = {
+        "self_attn.in_proj_weight": torch.cat([own[f"attention.{part}.weight"] for part in ("query", "key", "value")]),
+        "self_attn.in_proj_bias": torch.zeros(3 * width, dtype=tokens.dtype),
+        "self_attn.out_proj.weight": own["attention.output.weight"],
+        "self_attn.out_proj.bias": own["attention.output.bias"],
+    }
+    theirs = {"linear.0": "linear1", "linear.2": "linear2", "first_norm": "norm1", "second_norm": "norm2"}
+    given |= {f"{theirs[ours]}.{kind}": own[f"{ours}.{kind}"] for ours in theirs for kind in ("weight", "bias")}
+    return torch.func.functional_call(layer, given, (tokens[None], barred))[0]

@@ -55,6 +55,7 @@ ROWS = [
     Row("matching", {"scale": 4.0}, 0),
     Row("siamese", {}, 0),
     Row("relation", {"width": 4}, 0, outer_lr=1.0),
+    Row("in_context", {"width": 8, "layers": 2, "heads": 2, "hidden": 8}, 0, outer_lr=0.3),
     Row("nearest_centroid", {}, 0),
     Row("simple_shot", {}, 0),
     Row("logistic_regression", {}, 0),
@@ -186,13 +187,24 @@ def test_the_order_of_support_examples_does_not_matter(row, setting):
     assert torch.allclose(predict(support), predict(pick(support, order.tolist())), rtol=1e-8, atol=1e-10)
 
 
+LABELS = "transformer.embedding.0.weight"
+"""Of an in-context learner: [width, features + labels]."""
+
+
 def relabelled(params: Params, order: list[int]) -> Params:
-    """Head rows (and what is learned beside them) in another order of classes."""
+    """Head rows (and what is learned beside them, or reads and tells labels) in another order of classes."""
 
     def of_classes(name: str, value: torch.Tensor) -> torch.Tensor:
         rows = value[order]
         return rows[:, order] if name.endswith("weight.out") else rows  # Meta-Curvature's matrix from class to class
 
+    def of_labels(value: torch.Tensor) -> torch.Tensor:
+        features = value.shape[1] - len(order)
+        return torch.cat([value[:, :features], value[:, features:][:, order]], 1)
+
+    if LABELS in params:
+        told = {name: value[order] for name, value in params.items() if name.startswith("transformer.output.2.")}
+        return params | told | {LABELS: of_labels(params[LABELS])}
     not_classes = (".in", ".position")
     return {
         name: of_classes(name, value) if ".head." in name and not name.endswith(not_classes) else value
@@ -216,7 +228,7 @@ def test_classes_may_change_names_as_far_as_the_head_does_too(row, setting):
     followed = predict(relabelled(params, back), renamed)[:, order]
     assert torch.allclose(plain, followed, rtol=1e-8, atol=1e-10)
     indifferent = torch.allclose(plain, predict(params, renamed)[:, order], rtol=1e-8, atol=1e-10)
-    assert indifferent == (not any(".head." in name for name in params))
+    assert indifferent == (not any(".head." in name or name == LABELS for name in params))
 
 
 def test_steps_along_the_gradient_lower_the_loss(row, setting):

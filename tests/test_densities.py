@@ -8,7 +8,7 @@ from torch import distributions as td
 
 from metatrain.densities import log_density, mean_of, probability_below, std_of
 from metatrain.metrics import METRICS, QUANTILES, measure, primary_of, quantile_error, quantile_sums, task_loss
-from metatrain.types import Gaussian, GaussianMixture
+from metatrain.types import Gaussian, GaussianMixture, Histogram
 
 N, S, D = 7, 5, 2
 
@@ -92,3 +92,37 @@ def test_gradients_of_far_mixtures_are_finite():
     loss = task_loss(far, torch.zeros(1, 1))[0]
     (slope,) = torch.autograd.grad(loss, far.mean)
     assert math.isfinite(float(loss.detach())) and bool(slope.isfinite().all())
+
+
+def histogram(*leading: int) -> Histogram:
+    torch.manual_seed(2)
+    return Histogram(torch.randn(*leading, 5, 6).double(), torch.tensor([-1.0, 3.0]).double().expand(*leading, 5, 2))
+
+
+def test_a_histogram_is_what_its_integral_says():
+    """Mean, deviation and probabilities, by summing its density over a fine grid."""
+    density = histogram()
+    grid = torch.linspace(-8, 10, 180_001).double()
+    p = torch.stack([log_density(density, y.expand(5, 1)) for y in grid[::20]], 1).exp()
+    step, at = float(grid[20] - grid[0]), grid[::20]
+    torch.testing.assert_close(p.sum(1) * step, torch.ones(5).double(), atol=2e-3, rtol=0)
+    mean = (p * at).sum(1) * step
+    torch.testing.assert_close(mean_of(density)[:, 0], mean, atol=5e-3, rtol=0)
+    std = ((p * (at - mean[:, None]).square()).sum(1) * step).sqrt()
+    torch.testing.assert_close(std_of(density)[:, 0], std, atol=5e-3, rtol=0)
+    for y in (-2.0, -1.0, -0.3, 1.0, 2.99, 3.0, 4.2):
+        below = (p * (at <= y)).sum(1) * step
+        found = probability_below(density, torch.full((5, 1), y).double())
+        torch.testing.assert_close(found[:, 0], below, atol=5e-3, rtol=0)
+
+
+def test_histograms_at_several_points_and_their_slopes():
+    y = torch.tensor([[-3.0], [-1.0], [0.4], [2.9], [5.0]]).double()
+    many = histogram(3)
+    for kind in (log_density, mean_of, std_of, probability_below):
+        given = (y,) if kind in (log_density, probability_below) else ()
+        for at in range(3):
+            torch.testing.assert_close(kind(many, *given)[at], kind(Histogram(many.logits[at], many.span[at]), *given))
+    logits = histogram().logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: log_density(Histogram(x, histogram().span), y), logits)
+    assert measure([histogram()], y).keys() == {"loss", "log_likelihood", "mse", "quantile_error"}

@@ -79,6 +79,7 @@ ROWS = {
         reference_metric.pairs, partial(reference_metric.pair_loss, balanced=False), balanced=False
     ),
     "relation": comparison(reference_metric.relation, reference_metric.sigmoid_mse, width=4, hidden=3),
+    "in_context": comparison(reference_metric.in_context, width=4, layers=2, heads=2, hidden=3),
     "nearest_centroid": Row({}, reference.classification),
     "simple_shot": Row({"classifier": Classifier(centred=False)}, partial(reference.classification, centred=False)),
     "logistic_regression": Row({}, reference.classification),

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from metatrain.algorithms.in_context.table import InContextTable, known_mean_and_std
 from metatrain.engine import Engine
 from metatrain.metrics import task_loss
-from metatrain.models import Model, attention, build_model
+from metatrain.models import Model, build_model, transformer
 from metatrain.models.architectures import MLP, Identity
 from metatrain.types import Context
 from tasks.sources.causal_tables import CausalTables
@@ -114,7 +114,7 @@ def test_trimming_a_batch_changes_no_prediction():
 def test_fused_attention_is_that_written_out(monkeypatch):
     one = table()
     expected = predict(one.support, one.query.x)
-    monkeypatch.setattr(attention, "_LARGE", 0)
+    monkeypatch.setattr(transformer, "_LARGE", 0)
     same(predict(one.support, one.query.x), expected)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from metatrain.algorithms.in_context.in_context import InContext
 from metatrain.algorithms.in_context.table import InContextTable
 from metatrain.algorithms.metric.matching import Matching
 from metatrain.algorithms.metric.meta_opt_net import MetaOptNet
@@ -54,6 +55,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "anp": ANP,
     "conv_cnp": ConvCNP,
     "tnp": TNP,
+    "in_context": InContext,
     "in_context_table": InContextTable,
     "nearest_centroid": NearestCentroid,
     "simple_shot": SimpleShot,

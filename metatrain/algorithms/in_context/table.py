@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metatrain.algorithms.in_context.classes import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import one_hot, query_gradient, require_classes
 from metatrain.engine import Engine
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward, SetAttention
+from metatrain.models.transformer import FeedForward, SetAttention
 from metatrain.types import Context, MetaGradient, Params
 from metatrain.validation import require, require_divisor, require_positive
 from tasks.types import Episode, Examples, PaddedExamples, TaskSpec, members
@@ -22,8 +23,6 @@ from tasks.types import Episode, Examples, PaddedExamples, TaskSpec, members
 PREFIX = "table."
 LEAST_STD = 1e-6
 """Standard deviation, beside a mean of 1, below which a column is constant but for rounding."""
-_ABSENT = -1e4
-"""The logit of a class that no support row has: its probability is zero, and it is finite."""
 
 
 class ReadTable(NamedTuple):
@@ -39,7 +38,7 @@ class ReadTable(NamedTuple):
     mean: Tensor
     std: Tensor
     """Of the known values of each feature [F]."""
-    shown: Tensor
+    seen: Tensor
     """Which classes are in it [classes]."""
 
 
@@ -85,14 +84,13 @@ class InContextTable:
         labels = one_hot(support.y, classes, mean.dtype)
         values = self._values(support.x, mean, std)
         cells = self._network(classes)(params, values, labels, columns, rows, ())
-        shown = (labels * rows[:, None].to(labels.dtype)).sum(0) > 0
-        yield ReadTable(cells, rows, columns, mean, std, shown)
+        yield ReadTable(cells, rows, columns, mean, std, seen_classes(support, classes))
 
     def predict(self, model: Model, params: Params, adapted: ReadTable, x: Tensor, context: Context) -> Tensor:
         values = self._values(x, adapted.mean, adapted.std)
         network = self._network(self._classes(model, params))
         logits: Tensor = network(params, values, (), adapted.columns, adapted.rows, adapted.cells)
-        return torch.where(adapted.shown, logits, _ABSENT)[:, : model.spec.ways]
+        return without_unseen(logits, adapted.seen, model.spec.ways)
 
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine
@@ -119,8 +117,7 @@ class InContextTable:
     def _classes(self, model: Model, params: Params) -> int:
         """Return the number of classes that the weights were made for. ValueError: tasks have more."""
         classes = len(params[f"{PREFIX}classes"])
-        most = f"ways: {model.spec.ways} classes, and the network was trained for {classes} at most"
-        require((model.spec.ways or 0) <= classes, f"{most}: leave out classes, or train with more (tasks.classes)")
+        require_labels(model, classes)
         return classes
 
     def _network(self, classes: int) -> Part:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward, SetAttention
+from metatrain.models.transformer import FeedForward, SetAttention
 from metatrain.types import Params
 from metatrain.validation import require_divisor, require_positive
 from tasks.types import TaskSpec

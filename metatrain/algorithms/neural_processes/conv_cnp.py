@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward
+from metatrain.models.transformer import FeedForward
 from metatrain.types import Context, Gaussian, Params
 from metatrain.validation import require, require_positive
 from tasks.types import Examples, TaskSpec, Tree, members

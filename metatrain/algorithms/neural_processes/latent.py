@@ -12,8 +12,8 @@ from metatrain.densities import log_density
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import task_loss
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward
 from metatrain.models.dropout import fold, normal
+from metatrain.models.transformer import FeedForward
 from metatrain.types import Context, Gaussian, GaussianMixture, MetaGradient, Params
 from tasks.types import Episode, Examples, Tree, members
 

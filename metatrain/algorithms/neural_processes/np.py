@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward
+from metatrain.models.transformer import FeedForward
 from metatrain.types import Params
 from metatrain.validation import require_positive
 from tasks.types import TaskSpec

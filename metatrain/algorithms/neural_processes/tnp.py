@@ -6,12 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
-from metatrain.models.attention import FeedForward, SetAttention
+from metatrain.models.transformer import SetTransformer
 from metatrain.types import Context, Gaussian, Params
 from metatrain.validation import require_divisor, require_positive
 from tasks.types import Examples, TaskSpec, Tree, members
@@ -69,47 +69,4 @@ class TNP:
     def _network(self, model: Model) -> Part:
         inputs, outputs = model.num_features + model.spec.y[0], 2 * model.spec.y[0]
         sizes = (inputs, self.width, outputs, self.layers, self.heads, self.hidden, self.embedding_depth)
-        return Part("transformer.", partial(Transformer, *sizes))
-
-
-class Transformer(nn.Module):
-    """Layers in which tokens attend to a set: the support tokens of the same layer, and a learned one."""
-
-    def __init__(
-        self, inputs: int, width: int, outputs: int, layers: int, heads: int, hidden: int, embedding_depth: int
-    ) -> None:
-        super().__init__()
-        self.embedding = FeedForward(inputs, width, width, embedding_depth)
-        self.start = nn.Parameter(torch.zeros(1, width))
-        self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
-        self.output = FeedForward(width, hidden, outputs, 2)
-
-    def forward(self, pairs: Tensor, mask: Tensor, given: Tensor | tuple[()]) -> Tensor:
-        """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, 2d] where these are `given`."""
-        tokens = self.embedding(pairs)
-        if not isinstance(given, Tensor):
-            tokens, kept = torch.cat([tokens, self.start]), []
-            for layer in self.layers:
-                kept.append(tokens)
-                tokens = layer(tokens, tokens, mask)
-            return torch.stack(kept)
-        for layer, others in zip(self.layers, given, strict=True):
-            tokens = layer(tokens, others, mask)
-        outputs: Tensor = self.output(tokens)
-        return outputs
-
-
-class Layer(nn.Module):
-    """Attention and two linear layers, each added to its input and normalised after (as in Vaswani et al. 2017)."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.attention = SetAttention(width, width, width, heads)
-        self.linear = FeedForward(width, hidden, width, 2)
-        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-
-    def forward(self, tokens: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-        """Return tokens [n, width] that have attended to `others` [m, width], of which `mask` [m] are members."""
-        tokens = self.first_norm(tokens + self.attention(tokens, others, others, mask))
-        normed: Tensor = self.second_norm(tokens + self.linear(tokens))
-        return normed
+        return Part("transformer.", partial(SetTransformer, *sizes))

@@ -48,3 +48,46 @@ class SetAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         """Return [..., heads, n, width / heads]."""
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
+
+
+class SetTransformer(nn.Module):
+    """Layers in which tokens attend to a set: the support tokens of the same layer, and a learned one."""
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, layers: int, heads: int, hidden: int, embedding_depth: int
+    ) -> None:
+        super().__init__()
+        self.embedding = FeedForward(inputs, width, width, embedding_depth)
+        self.start = nn.Parameter(torch.zeros(1, width))
+        self.layers = nn.ModuleList(SetLayer(width, heads, hidden) for _ in range(layers))
+        self.output = FeedForward(width, hidden, outputs, 2)
+
+    def forward(self, pairs: Tensor, mask: Tensor, given: Tensor | tuple[()]) -> Tensor:
+        """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, 2d] where these are `given`."""
+        tokens = self.embedding(pairs)
+        if not isinstance(given, Tensor):
+            tokens, kept = torch.cat([tokens, self.start]), []
+            for layer in self.layers:
+                kept.append(tokens)
+                tokens = layer(tokens, tokens, mask)
+            return torch.stack(kept)
+        for layer, others in zip(self.layers, given, strict=True):
+            tokens = layer(tokens, others, mask)
+        outputs: Tensor = self.output(tokens)
+        return outputs
+
+
+class SetLayer(nn.Module):
+    """Attention and two linear layers, each added to its input and normalised after (as in Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.attention = SetAttention(width, width, width, heads)
+        self.linear = FeedForward(width, hidden, width, 2)
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+        """Return tokens [n, width] that have attended to `others` [m, width], of which `mask` [m] are members."""
+        tokens = self.first_norm(tokens + self.attention(tokens, others, others, mask))
+        normed: Tensor = self.second_norm(tokens + self.linear(tokens))
+        return normed
