@@ -11,7 +11,8 @@ import yaml
 import metatrain
 from metatrain.cli import app, profiles
 from metatrain.cli.arguments import expand_paths
-from metatrain.config.load import is_path, load_config, read_config, resolve_paths
+from metatrain.config.load import load_config, read_config, resolve_paths
+from metatrain.config.sections import is_path
 from metatrain.runs.locations import create_run, open_run
 from metatrain.settings import SECTIONS, Config
 from metatrain.tracking.mlflow_connection import resolve_uri

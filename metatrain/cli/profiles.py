@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.jobs.dashboard import Token, normalize_address
-from metatrain.config.load import read_settings
+from metatrain.config.sections import read_settings
 from metatrain.redact import is_secret
 from metatrain.validation import require, require_positive
 from metatrain.yaml_config import dump_inline, load_yaml, parse_yaml

@@ -7,11 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
-
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from typing import Any, get_type_hints
 
 from metatrain.algorithms import ALGORITHMS
+from metatrain.config.sections import LOCATIONS, checked, is_path, read_settings, read_value, refuse_unknown, section_of
 from metatrain.config.shipped import find_config
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.redact import require_no_logins
@@ -19,9 +18,9 @@ from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
-from tasks.io.home import ExpandsHome, PathText, expand_home, home_path
+from tasks.io.home import PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
-from tasks.plugins import USER_CODE_ERRORS, describe_error, import_target, suggest_name
+from tasks.plugins import import_target, suggest_name
 from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.types import EpisodeShape
@@ -52,27 +51,27 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     """Build the Config that a plain mapping describes. ValueError: the field, what is wrong, the remedy."""
     raw = _without_retired(raw)
     require_no_logins({key: value for key, value in raw.items() if key != "tracking"})  # which says more of its own
-    _refuse_unknown(raw, SECTIONS, "")
+    refuse_unknown(raw, SECTIONS, "")
     missing = [section for section in ("tasks", "model", "algorithm") if section not in raw]
     if missing:
         raise ValueError(f"{missing[0]}: missing: name one, such as {missing[0]}: {{name: …}} (see `metatrain list`)")
     hints = get_type_hints(Config)
-    tasks_name, tasks = _read_tasks(_section(raw, "tasks"))
-    section = _section(raw, "model")
+    tasks_name, tasks = _read_tasks(section_of(raw, "tasks"))
+    section = section_of(raw, "model")
     values: dict[str, Any] = {}
     if "weights" in section:
-        values["weights"] = _read_value(PathText | None, section.pop("weights"), "model.weights")
+        values["weights"] = read_value(PathText | None, section.pop("weights"), "model.weights")
     model_name, model = _read_part(section, "model", ARCHITECTURES)
-    algorithm_name, algorithm = _read_part(_section(raw, "algorithm"), "algorithm", ALGORITHMS)
+    algorithm_name, algorithm = _read_part(section_of(raw, "algorithm"), "algorithm", ALGORITHMS)
     values |= {"tasks": tasks, "model": model, "algorithm": algorithm}
     values["names"] = PartNames(tasks_name, model_name, algorithm_name)
     for name in raw:
         if name not in values and dataclasses.is_dataclass(hints[name]):
-            values[name] = read_settings(hints[name], _spelt_out(_section(raw, name)), name)
+            values[name] = read_settings(hints[name], _spelt_out(section_of(raw, name)), name)
     if "seed" in raw:
-        values["seed"] = _checked(int, raw["seed"], "seed")
+        values["seed"] = checked(int, raw["seed"], "seed")
     if "initialize" in raw:
-        values["initialize"] = _read_value(PathText | None, raw["initialize"], "initialize")
+        values["initialize"] = read_value(PathText | None, raw["initialize"], "initialize")
     return Config(**values)
 
 
@@ -94,13 +93,6 @@ def _without_retired(raw: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _section(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
-    section = raw[name]
-    if not isinstance(section, dict):
-        raise ValueError(f"{within}{name}: {shorten(section)} is not a section: write its settings below it")
-    return dict(section)
-
-
 def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
     """Restore the words on and off, which YAML reads as true and false, in `compile: on`."""
     words = {True: "on", False: "off"}
@@ -110,7 +102,7 @@ def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
 def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
     name = _name_of(section, "tasks", TASK_SOURCES)
     shapes = {
-        split: read_settings(EpisodeShape, _section(section, split, "tasks."), f"tasks.{split}")
+        split: read_settings(EpisodeShape, section_of(section, split, "tasks."), f"tasks.{split}")
         for split in ("train", "test")
         if split in section
     }
@@ -125,7 +117,7 @@ def _read_part(section: dict[str, Any], what: str, known: Mapping[str, type[Any]
     if ":" not in name:
         return name, read_settings(known[name], section, what)
     if what == "model":
-        _refuse_unknown(section, ("arguments", "head"), what)
+        refuse_unknown(section, ("arguments", "head"), what)
         return name, read_settings(Custom, {"target": name, **section}, what)
     made: Any = import_target(f"{what}.name", name)
     if not dataclasses.is_dataclass(made):
@@ -143,82 +135,10 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
     choices = f"choose among {', '.join(known)}, or give package.module:Name"
     if "name" not in section:
         raise ValueError(f"{what}.name: missing: {choices}")
-    name = _checked(str, section.pop("name"), f"{what}.name")
+    name = checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
         raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{suggest_name(name, known)}: {choices}")
     return str(name)
-
-
-def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> Any:
-    """Build the settings dataclass `cls` from a section, every value checked against its field's type."""
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
-    _refuse_unknown(section, [*known, *also], where)
-    try:
-        hints = get_type_hints(cls, include_extras=True)
-    except USER_CODE_ERRORS as error:
-        raise ValueError(
-            f"{where}.name: {cls.__name__} has unresolved annotations ({describe_error(error)}): fix them"
-        ) from error
-    values = {key: _read_value(hints[key], value, f"{where}.{key}") for key, value in section.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(where) else f"{where}.{text}") from error
-    except USER_CODE_ERRORS as error:  # of a class of the user's own, which may want what is not given
-        raise ValueError(
-            f"{where}: {cls.__name__} cannot be built from these settings ({describe_error(error)}): fix the settings "
-            "or the class"
-        ) from error
-
-
-def _read_value(kind: Any, value: Any, where: str) -> Any:
-    """Read one setting: a value, a list where a tuple is meant (YAML has no tuples), or sections by name."""
-    kinds = [kind, *get_args(kind)]
-    if isinstance(value, str) and (is_path(kind) or where in _LOCATIONS):
-        value = _expanded(value, where)
-    if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
-        value = tuple(value)
-    section = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
-    if section is not None and get_origin(kind) is not dict and isinstance(value, dict):
-        return read_settings(section, value, where)
-    if get_origin(kind) is dict and dataclasses.is_dataclass(kinds[-1]) and isinstance(value, dict):
-        names = [_checked(str, name, where) for name in value]
-        return {name: read_settings(kinds[-1], _section(value, name, f"{where}."), f"{where}.{name}") for name in names}
-    return _checked(kind, value, where)
-
-
-def is_path(kind: Any) -> bool:
-    """Return whether a setting of this type is a path (`PathText`)."""
-    return any(ExpandsHome in getattr(one, "__metadata__", ()) for one in (kind, *get_args(kind)))
-
-
-def _expanded(path: str, where: str) -> str:
-    try:
-        return expand_home(path)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _checked(kind: Any, value: Any, where: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError as error:
-        found = error.errors()[0]
-        problem = "should be a list, such as [1, 2]" if found["type"] == "sequence_str" else found["msg"]
-        raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {shorten(value)}") from error
-    except (OverflowError, PydanticUserError) as error:
-        raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): set another value") from error
-
-
-def _refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
-    for key in section:
-        if key not in known:
-            written = str(key)[:LONGEST]
-            path = f"{where}.{written}" if where else written
-            raise ValueError(
-                f"{path}: no such setting{suggest_name(written, known)}: it may be {', '.join(sorted(known))}"
-            )
 
 
 def as_plain(config: Config) -> dict[str, Any]:
@@ -271,8 +191,6 @@ def resolve_paths(config: Config) -> Config:
 
 CHANGEABLE_EXECUTOR = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")
 _CHANGEABLE = ("checkpoint.", "runs.heartbeat", "tracking.uri", "tracking.experiment")
-_LOCATIONS = ("tasks.root", "tasks.cache")
-"""Settings that say where the data lies, which may have moved."""
 
 
 def override_for_resume(config: Config, overrides: Sequence[str], done: int | None = None) -> Config:
@@ -289,7 +207,7 @@ def override_for_resume(config: Config, overrides: Sequence[str], done: int | No
                 f"outer.steps: {changed.outer.steps} is not more than the {done} steps that the run has taken: set more"
             )
             require(changed.outer.steps > done, few)
-        elif not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *_LOCATIONS)):
+        elif not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *LOCATIONS)):
             raise ValueError(
                 f"{key}: cannot change in a resumed run, which ends as if it had not stopped: remove it, or start a "
                 "new run; outer.steps, executor.workers, checkpoint.every and tracking.uri can change"

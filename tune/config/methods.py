@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metatrain.config.load import read_settings
+from metatrain.config.sections import read_settings
 from tune.schedulers.asha import ASHA, FullBudget, Scheduler
 from tune.schedulers.pbt import PBT, is_explorable
 from tune.searchers import Searcher

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config, read_settings
+from metatrain.config.load import CHANGEABLE_EXECUTOR, as_plain, read_config
+from metatrain.config.sections import read_settings
 from metatrain.config.shipped import find_config
 from metatrain.settings import Config
 from metatrain.trust import require_known_code, require_same_code
