@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metatrain.algorithms.base import refusal_of
-from metatrain.algorithms.baselines import BASELINES, ORACLE
+from metatrain.algorithms.base import is_offered, refusal_of
+from metatrain.algorithms.baselines import BASELINES
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, evaluate
 from metatrain.report import figures
@@ -66,7 +66,7 @@ def score_test_tasks(session: Session, params: Params, overlap: Overlap | None =
 def applicable_baselines(session: Session) -> list[str]:
     """Return the names of the baselines that apply to the test tasks, and record of each other one why not."""
     spec, step = session.worker.distribution("test").spec, session.config.outer.steps
-    known = {name: baseline for name, baseline in BASELINES.items() if name != ORACLE or spec.posterior}
+    known = {name: baseline for name, baseline in BASELINES.items() if is_offered(baseline, spec)}
     refused = {name: refusal_of(baseline, spec) for name, baseline in known.items()}
     for name, reason in refused.items():
         if reason is not None:

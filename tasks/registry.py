@@ -6,6 +6,7 @@ from typing import Any
 from tasks.plugins import import_target, suggest_name
 from tasks.sources.causal_tables import CausalTables
 from tasks.sources.gaussian_process import GaussianProcess
+from tasks.sources.image_completion import ImageCompletion
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
@@ -15,6 +16,7 @@ from tasks.sources.strokes import Strokes
 TASK_SOURCES: dict[str, type[Any]] = {
     "causal_tables": CausalTables,
     "gaussian_process": GaussianProcess,
+    "image_completion": ImageCompletion,
     "image_folder": ImageFolder,
     "mini_imagenet": MiniImageNet,
     "omniglot": Omniglot,

@@ -28,7 +28,7 @@ def test_results_have_the_likelihood_as_score_and_the_exact_posterior_beside_it(
     assert found["test"]["score"] == "log_likelihood" and not found["test"]["transductive"]
     assert found["test"]["metrics"].keys() == {"log_likelihood", "loss", "mse", "quantile_error", "oracle_gap"}
     by_name = {one["learner"]: one for one in found["baselines"]}
-    assert by_name.keys() == {"untrained", "oracle"}
+    assert by_name.keys() == {"untrained", "constant_fill", "nearest_fill", "oracle"}
     assert not by_name["oracle"]["transductive"]
     gap = by_name["oracle"]["log_likelihood"] - found["test"]["log_likelihood"]
     assert found["test"]["metrics"]["oracle_gap"]["value"] == pytest.approx(gap) and gap > 0

@@ -73,6 +73,9 @@ def predictor(
 class MayRefuse(Protocol):
     """What a baseline may have that is not for all tasks."""
 
+    def offered(self, spec: TaskSpec) -> bool:
+        """Return whether it is for tasks of this kind at all: of others nobody asks why it is left out."""
+
     def refusal(self, spec: TaskSpec) -> str | None:
         """Return in one line why it does not apply to tasks of `spec`, such as "its inputs are no arrays"; or None."""
 
@@ -80,6 +83,12 @@ class MayRefuse(Protocol):
 def predicts(algorithm: object) -> bool:
     """Return whether an algorithm adapts to a support set and then predicts any examples; others score themselves."""
     return callable(getattr(algorithm, "trajectory", None)) and callable(getattr(algorithm, "predict", None))
+
+
+def is_offered(algorithm: object, spec: TaskSpec) -> bool:
+    """Return whether a baseline is for tasks of this kind at all."""
+    offered = getattr(algorithm, "offered", None)
+    return offered is None or bool(offered(spec))
 
 
 def refusal_of(algorithm: object, spec: TaskSpec) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.fills import ConstantFill, NearestFill
 from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
@@ -89,6 +90,9 @@ class Oracle:
 
     transductive = False
 
+    def offered(self, spec: TaskSpec) -> bool:
+        return spec.posterior
+
     def refusal(self, spec: TaskSpec) -> str | None:
         return None if spec.posterior else "the exact posterior of these tasks is not known"
 
@@ -102,7 +106,12 @@ class Oracle:
         raise ValueError("algorithm.name: oracle has nothing to learn: train another")
 
 
-ORACLE = "oracle"
-BASELINES: dict[str, Any] = {"nearest_neighbour": NearestNeighbour(), "from_scratch": FromScratch(), ORACLE: Oracle()}
+BASELINES: dict[str, Any] = {
+    "nearest_neighbour": NearestNeighbour(),
+    "from_scratch": FromScratch(),
+    "constant_fill": ConstantFill(),
+    "nearest_fill": NearestFill(),
+    "oracle": Oracle(),
+}
 """The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or
 those that `model.weights` or `initialize` gave it."""

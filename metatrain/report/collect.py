@@ -208,6 +208,7 @@ def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
         "episode": "Images of a test task",
         "fit": "Curve of a test task",
         "densities": "Densities of test tasks",
+        "completions": "Images of test tasks, completed",
     }
     title = f"{titles[kind]}, {names.get(stem, stem)}" if kind in titles else path.stem
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)

@@ -1,5 +1,6 @@
 """Draw a test task with the predictions of a learner: images with their predicted classes, or a fitted curve."""
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from metatrain.algorithms.base import predicts
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
-from metatrain.report.density_figure import draw_densities
+from metatrain.report.completion_figure import SEEN, Completed, draw_completions
+from metatrain.report.density_figure import draw_densities, last_of
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
-from tasks.types import Episode, TaskDistribution, is_shape
+from tasks.types import Episode, TaskDistribution, TaskSpec, is_shape
 
 TASK = 0
 """Index of the task that is shown, in the test split."""
@@ -31,17 +33,24 @@ def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> P
     """Draw the first test task; the PNG, or None for tasks that are neither images nor curves, and for an algorithm
     that scores itself and predicts no examples.
 
-    `folder`/`name`-episode.png for images [1 or 3, H, W] in classes; for one number of one number
+    `folder`/`name`-episode.png for images [1 or 3, H, W] in classes; `folder`/`name`-completions.png for images of
+    which some pixels are seen, if densities are predicted; for one number of one number
     `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted.
     """
     if not predicts(worker.evaluated):
         return None
-    distribution = worker.distribution("test")
+    distribution: Any = worker.distribution("test")
     spec, title = distribution.spec, f"{worker.config.names.tasks}, test task {TASK}"
     if spec.support is not None or not is_shape(spec.x):
         return None
     if spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3):
         chart, kind = _draw_images(worker, params, distribution, title), "episode"
+    elif hasattr(distribution, "completion"):
+        completed = _complete_images(worker, params, distribution)
+        if completed is None:
+            return None
+        chart = draw_completions(completed, distribution.image_shape, worker.config.names.tasks)
+        kind = "completions"
     elif spec.kind == "regression" and spec.x == spec.y == (1,):
         with suppress(ValueError):  # a source may have no more queries than it was asked for
             distribution = worker.distribution("test", queries=FINE)
@@ -68,10 +77,29 @@ def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[
     return draw_episode(episode, title, names(TASK) if names else None, shown.classes)
 
 
+def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[list[Completed]] | None:
+    """Return the first test images, completed from several numbers of pixels; None if no densities are predicted."""
+    most = math.prod(distribution.image_shape[1:])
+    images: list[list[Completed]] = []
+    for task in range(TASKS):
+        images.append([])
+        for seen in (count for count in SEEN if count <= most):
+            episode = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.completion(task, seen))
+            shown = _predict_task(worker, params, distribution.spec, episode)
+            if isinstance(shown.predictions, Tensor):
+                return None
+            images[-1].append(Completed(episode, last_of(shown)))
+    return images
+
+
 def _predict(
     worker: Worker, params: Params, distribution: TaskDistribution[Episode], index: int = TASK
 ) -> TaskPredictions:
     task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([index]))
+    return _predict_task(worker, params, distribution.spec, task)
+
+
+def _predict_task(worker: Worker, params: Params, spec: TaskSpec, task: Episode) -> TaskPredictions:
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
-    model = worker.model.for_tasks(distribution.spec, params)
+    model = worker.model.for_tasks(spec, params)
     return predict_task(worker.evaluated, model, worker.to_device(params), task, context)
