@@ -72,6 +72,8 @@ class TaskSpec(NamedTuple):
     """Whether support sets differ in size: `PaddedExamples`."""
     missing: bool = False
     """Whether inputs may be nan: values that were not measured."""
+    ordered: bool = False
+    """Whether tasks are sequences, `LabelledSequence`, without a support set."""
     posterior: bool = False
     """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`."""
 
@@ -112,6 +114,13 @@ class Episode(NamedTuple):
 
     support: Examples
     query: Examples
+
+
+class LabelledSequence(NamedTuple):
+    """One task whose examples come one after the other: x [T, *spec.x], and y [T], told after each was predicted."""
+
+    x: Tree
+    y: Tensor
 
 
 class OracleEpisode(NamedTuple):

@@ -39,7 +39,9 @@ NEURAL_PROCESSES = [name for name, one in ALGORITHMS.items() if ".neural_process
 """The methods that predict densities of values, from support sets that may be padded."""
 ON_TABLES = ["in_context_table"]
 """The methods that read rows of numbers, and classes that differ from task to task."""
-ON_PICTURES = [name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES)]
+ON_SEQUENCES = [name for name, one in ALGORITHMS.items() if getattr(one, "reads_sequences", False)]
+"""The methods that read a task example by example."""
+ON_PICTURES = [name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES, *ON_SEQUENCES)]
 TABLES = (
     "tasks={name: causal_tables, features: [1, 4], classes: [2, 3], fewest: 3, train: {shots: 6, queries: 2}, "
     "test: {shots: 6, queries: 3}}"
@@ -52,6 +54,8 @@ def method(name: str) -> tuple[str, ...]:
 
     They come last: a method that is not for pictures gets other tasks and no network.
     """
+    if name in ON_SEQUENCES:
+        return (f"algorithm={{name: {name}}}", "model.normalization=none")
     if name not in ON_PICTURES:
         tasks = TABLES if name in ON_TABLES else FUNCTIONS
         no_ways = ("tasks.train.ways=null", "tasks.test.ways=null")

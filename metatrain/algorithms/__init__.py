@@ -4,6 +4,9 @@ from typing import Any
 
 from metatrain.algorithms.in_context.in_context import InContext
 from metatrain.algorithms.in_context.table import InContextTable
+from metatrain.algorithms.memory.lstm import LSTMLearner
+from metatrain.algorithms.memory.mann import MANN
+from metatrain.algorithms.memory.snail import SNAIL
 from metatrain.algorithms.metric.matching import Matching
 from metatrain.algorithms.metric.meta_opt_net import MetaOptNet
 from metatrain.algorithms.metric.protonet import ProtoNet
@@ -55,6 +58,9 @@ ALGORITHMS: dict[str, type[Any]] = {
     "anp": ANP,
     "conv_cnp": ConvCNP,
     "tnp": TNP,
+    "lstm": LSTMLearner,
+    "mann": MANN,
+    "snail": SNAIL,
     "in_context": InContext,
     "in_context_table": InContextTable,
     "nearest_centroid": NearestCentroid,

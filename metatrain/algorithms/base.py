@@ -102,6 +102,7 @@ class Algorithm(Protocol):
 
     Implementations are frozen dataclasses; their fields are the settings under `algorithm.` in a configuration.
     Optional: a `score` of their own (`ScoresItself`); features of queries that do not adapt (`EmbedsQueries`);
+    `reads_sequences = True` if tasks are to be sequences (`LabelledSequence`), which it scores itself;
     `reads_masks = True` if support sets may be padded (`PaddedExamples`); `reads_missing = True` if inputs may be nan;
     `trim(tasks)`, which leaves out padding that all tasks of a batch share; `separate_support = True` if support
     examples may have another shape than queries (`TaskSpec.support`); `phases`, the outer steps at which what is

@@ -22,6 +22,8 @@ def _unread(spec: TaskSpec) -> str | None:
     """Return why a baseline of plain networks and distances cannot read tasks of `spec`; None if it can."""
     if spec.masked:
         return "it reads support sets of one size, and these differ"
+    if spec.ordered:
+        return "it adapts to a support set, and these tasks are sequences"
     return "it reads no missing values" if spec.missing else None
 
 

@@ -35,6 +35,7 @@ from tasks.class_labels import label_classes
 from tasks.few_shot import EmptySplit
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.random import random_words, stream
+from tasks.sequences import as_sequences
 from tasks.types import SPLITS, Split, TaskDistribution
 
 
@@ -89,6 +90,8 @@ class Worker:
         # A split without classes is that of an evaluation, which trains on none.
         if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
             return label_classes(found, config.names.tasks)
+        if reads_sequences(config.algorithm) and not isinstance(found, EmptySplit):
+            return as_sequences(found, config.names.tasks, split, seed)
         return found
 
     @property
@@ -225,6 +228,11 @@ class Worker:
 def trains_on_classes(algorithm: Algorithm) -> bool:
     """Return whether an algorithm trains on minibatches that are labelled by the classes of the whole split."""
     return bool(getattr(algorithm, "trains_on_classes", False))
+
+
+def reads_sequences(algorithm: Algorithm) -> bool:
+    """Return whether an algorithm reads a task example by example (`tasks.types.LabelledSequence`)."""
+    return bool(getattr(algorithm, "reads_sequences", False))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.in_context.classes import require_labels, seen_classes, without_unseen
+from metatrain.algorithms.labels import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import embed_queries, embed_support, one_hot, query_gradient
 from metatrain.models import Model, Part
 from metatrain.models.transformer import SetTransformer

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metatrain.algorithms.in_context.classes import require_labels, seen_classes, without_unseen
+from metatrain.algorithms.labels import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import one_hot, query_gradient, require_classes
 from metatrain.engine import Engine
 from metatrain.models import Model, Part

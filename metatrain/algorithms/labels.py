@@ -1,4 +1,4 @@
-"""What in-context learners share about classes: a fixed number of labels, of which a support set shows some."""
+"""What learners that read labels share: a fixed number of them, of which a task uses some."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,1 @@
+"""Learners with a memory: read a task example by example, predict each, and are told its label afterwards."""

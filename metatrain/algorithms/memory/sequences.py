@@ -1,0 +1,79 @@
+"""What learners of sequences share: their inputs, the loss of all steps, and the score by instance of a class.
+
+A method of this family has `logits(model, params, inputs)`, from the inputs of all T steps to logits [T, ways], of
+which row t depends on rows 0 to t of the inputs alone; and the `prefix` of its parameters.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metatrain.algorithms.labels import require_labels
+from metatrain.algorithms.metric.comparison import one_hot, require_classes
+from metatrain.engine import Engine, loss_gradient
+from metatrain.metrics import measure, task_loss
+from metatrain.models import Model
+from metatrain.models.dropout import fold
+from metatrain.types import Context, MetaGradient, Params
+from metatrain.validation import require
+from tasks.types import LabelledSequence, TaskSpec
+
+
+class ReadsSequences(Protocol):
+    """A method that predicts each example of a sequence from those before it."""
+
+    prefix: str
+    """Of its parameters, among which "output.bias" has a number for each label."""
+
+    def logits(self, model: Model, params: Params, inputs: Tensor) -> Tensor: ...
+
+
+def require_sequences(name: str, model: Model, spec: TaskSpec) -> None:
+    """Check that tasks have classes, and that the network takes each example by itself. ValueError: not so."""
+    require_classes(name, spec)
+    alone = f"model: {name} may not see later examples of a sequence, as statistics of batches do: set"
+    require(model.normalization == "none", f"{alone} model.normalization=none")
+
+
+def labels_of(self: ReadsSequences, model: Model, params: Params) -> int:
+    """Return how many labels the network was made for. ValueError: tasks have more classes."""
+    labels = len(params[f"{self.prefix}output.bias"])
+    require_labels(model, labels)
+    return labels
+
+
+def predict_all(self: ReadsSequences, model: Model, params: Params, task: LabelledSequence, context: Context) -> Tensor:
+    """Return logits of all steps [T, ways], of f(x_t) beside the label of the step before, one-hot, zeros at first."""
+    features = model.embed(params, task.x, fold(context.noise, 0))
+    labels = one_hot(task.y, labels_of(self, model, params), features.dtype)
+    told = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
+    return self.logits(model, params, torch.cat([features, told], 1))[:, : model.spec.ways]
+
+
+def sequence_gradient(
+    self: ReadsSequences, model: Model, params: Params, tasks: LabelledSequence, context: Context, engine: Engine
+) -> MetaGradient:
+    """Sum over tasks the gradient of the mean cross-entropy of all steps."""
+
+    def loss(params: Params, task: LabelledSequence, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        return task_loss(predict_all(self, model, params, task, context), task.y)
+
+    return loss_gradient(loss, params, tasks, context, engine)
+
+
+def sequence_score(
+    self: ReadsSequences, model: Model, params: Params, task: LabelledSequence, context: Context
+) -> dict[str, Tensor]:
+    """Return the scores of the first, second, … example of every class: name -> [instances].
+
+    "inner_step" is how many examples of the class were seen before, so that the second instance stands at 1.
+    """
+    logits = predict_all(self, model, params, task, context)
+    ways = model.spec.ways or 0
+    instances = len(task.y) // ways
+    # Steps in order of class, those of one class in order of time.
+    by_class = task.y.argsort(stable=True).view(ways, instances)
+    labels = torch.arange(ways, device=logits.device)
+    found = measure([logits[steps] for steps in by_class.T], labels)
+    return {"inner_step": torch.arange(instances)} | found
