@@ -40,7 +40,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         require(features <= spec.x[0], f"X: {features} features, {limit}: {select}")
         require(classes <= spec.ways, f"y: {classes} classes, and this learner tells at most {spec.ways} apart")
         require(len(rows) <= MOST_ROWS, f"X: {len(rows)} rows, and at most {MOST_ROWS} are read: draw some of them")
-        self.adapted_ = self.learner.adapt((rows, numbers)) if classes > 1 else None
+        self.mean_, self.std_ = _mean_and_std(rows)
+        self.adapted_ = self.learner.adapt((self._standardised(rows), numbers)) if classes > 1 else None
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -49,7 +50,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
         if self.adapted_ is None:  # a single class was seen
             return np.ones((len(rows), 1))
-        found = self.adapted_.probabilities(rows).double().numpy()
+        found = self.adapted_.probabilities(self._standardised(rows)).double().numpy()
         found = found[:, np.argsort(self.adapted_.labels)]
         return found / found.sum(1, keepdims=True)  # type: ignore[no-any-return]
 
@@ -59,6 +60,11 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predicted: NDArray[Any] = self.classes_[probabilities.argmax(1)]
         return predicted
 
+    def _standardised(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return rows in units of the training rows, in double precision: the learner computes in single."""
+        found: NDArray[np.float64] = (rows - self.mean_) / self.std_
+        return found
+
     def _finite(self) -> bool | str:
         return "allow-nan" if self.learner.model.spec.missing else True
 
@@ -66,3 +72,12 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.learner.model.spec.missing
         return tags
+
+
+def _mean_and_std(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of the known values of each column; 0 and 1 where there are none to tell."""
+    known = ~np.isnan(rows)
+    count = known.sum(0).clip(1)
+    mean = np.where(known, rows, 0.0).sum(0) / count
+    std = np.sqrt(np.square(np.where(known, rows - mean, 0.0)).sum(0) / count)
+    return mean, np.where(std > 0, std, 1.0)
