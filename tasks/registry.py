@@ -12,6 +12,7 @@ from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.strokes import Strokes
+from tasks.sources.table import Table
 
 TASK_SOURCES: dict[str, type[Any]] = {
     "causal_tables": CausalTables,
@@ -22,6 +23,7 @@ TASK_SOURCES: dict[str, type[Any]] = {
     "omniglot": Omniglot,
     "sinusoid": Sinusoid,
     "strokes": Strokes,
+    "table": Table,
 }
 
 
