@@ -85,15 +85,15 @@ def test_fills_are_what_they_say():
     asked = torch.tensor([[0.1, 0.0], [8.0, 8.0]])
     constant, nearest = predict(ConstantFill(), support, asked), predict(NearestFill(), support, asked)
     assert mean_of(constant).flatten().tolist() == [3.0, 3.0]
-    assert float(std_of(constant)[0]) == pytest.approx(float(y[:3].std(correction=0)))
+    assert float(std_of(constant)[0]) == pytest.approx(((1 + 4 + 1 + 9) / 4) ** 0.5)
     assert mean_of(nearest).flatten().tolist() == [1.0, 6.0], "padding is nearest to nothing"
-    errors = torch.tensor([1.0 - 2.0, 2.0 - 1.0, 6.0 - 1.0])
-    assert float(std_of(nearest)[0]) == pytest.approx(float(errors.square().mean().sqrt()))
+    assert float(std_of(nearest)[0]) == pytest.approx(((1 + 1 + 1 + 25) / 4) ** 0.5)
     for method in (ConstantFill(), NearestFill()):
         for count, value in ((0, 0.0), (1, 1.0)):
             few = support._replace(mask=torch.arange(4) < count)
             assert mean_of(predict(method, few, asked)).flatten().tolist() == [value, value]
-            assert std_of(predict(method, few, asked)).flatten().tolist() == [1.0, 1.0]
+            expected = (1 / (1 + count)) ** 0.5
+            assert std_of(predict(method, few, asked)).flatten().tolist() == pytest.approx([expected] * 2)
         alone = predict(method, Examples(x[:3], y[:3]), asked)
         assert torch.equal(mean_of(alone), mean_of(predict(method, support, asked)))
 

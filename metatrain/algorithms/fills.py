@@ -14,9 +14,6 @@ from metatrain.models import Model
 from metatrain.types import Context, Gaussian, MetaGradient, Params
 from tasks.types import Examples, TaskSpec, is_shape, members
 
-_LEAST_STD = 0.01
-"""As the neural processes' `min_std`."""
-
 
 class Known(NamedTuple):
     """The support set, which rows are members [n], and the standard deviation of what is predicted [*y]."""
@@ -47,7 +44,7 @@ def _nothing_to_learn(self: object, *_: object) -> MetaGradient:
 
 @dataclass(frozen=True)
 class ConstantFill:
-    """Predict N(m, s²) everywhere: mean and standard deviation of the support values; N(0, 1) of none, s = 1 of one."""
+    """Predict N(m, s²) everywhere, m the mean of the support values and s their deviation (`_std`); N(0, 1) of none."""
 
     offered, refusal, init, meta_gradient = _for_padded_values, _refuse_trees, _no_params, _nothing_to_learn
 
@@ -63,7 +60,10 @@ class ConstantFill:
 
 @dataclass(frozen=True)
 class NearestFill:
-    """Predict N(y_i, s²), i the support example with the nearest input, s the error of this for each by the others."""
+    """Predict N(y_i, s²), i the support example with the nearest input, s the error of this for each by the others.
+
+    N(0, s²) of none; s as in `_std`.
+    """
 
     offered, refusal, init, meta_gradient = _for_padded_values, _refuse_trees, _no_params, _nothing_to_learn
 
@@ -71,7 +71,8 @@ class NearestFill:
         mask = members(support)
         distances = torch.cdist(support.x, support.x).masked_fill(~mask, torch.inf)
         others = distances.masked_fill(torch.eye(len(distances), dtype=torch.bool, device=mask.device), torch.inf)
-        yield Known(support.x, support.y, mask, _std(support.y - support.y[others.argmin(1)], mask))
+        errors = torch.where(mask.sum() > 1, support.y - support.y[others.argmin(1)], 0.0)
+        yield Known(support.x, support.y, mask, _std(errors, mask))
 
     def predict(self, model: Model, params: Params, adapted: Known, x: Tensor, context: Context) -> Gaussian:
         nearest = torch.cdist(x, adapted.x).masked_fill(~adapted.mask, torch.inf).argmin(1)
@@ -85,6 +86,9 @@ def _mean(y: Tensor, mask: Tensor) -> Tensor:
 
 
 def _std(errors: Tensor, mask: Tensor) -> Tensor:
-    """Return the root mean square of the members' errors [*y], not below a least one; 1 of fewer than two members."""
-    spread = _mean(errors.square(), mask).sqrt().clamp(min=_LEAST_STD)
-    return torch.where(mask.sum() > 1, spread, 1.0)
+    """Return s of s² = (1 + Σ e²) / (1 + n) over the members' errors [*y]: as if one more had an error of 1.
+
+    So few members that agree by chance leave some doubt.
+    """
+    total = (errors.square() * mask[:, None]).sum(0)
+    return ((1 + total) / (1 + mask.sum())).sqrt()
