@@ -126,7 +126,7 @@ def test_settings_that_cannot_be_are_refused(settings, says):
     ("settings", "shape", "says"),
     [
         ({}, EpisodeShape(5, 12, 5), "tasks.train.ways: tables differ in their number of classes"),
-        ({"fewest": 13}, SHAPE, "tasks.fewest: 13 rows at least, and 12 at most: lower it"),
+        ({"fewest": 13}, SHAPE, "tasks.fewest: 13 rows at least, and 12 at most: raise tasks.train.shots"),
         ({"classes": (5, 9), "fewest": 4}, SHAPE, "tasks.train.shots: 4 rows cannot show 5 classes"),
     ],
 )

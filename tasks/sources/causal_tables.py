@@ -13,6 +13,7 @@ import torch
 
 from tasks.random import Integers, Reals, generator, stream
 from tasks.sources import causal_models, table_columns
+from tasks.sources.many_sizes import part_of, require_fewest, require_no_ways
 from tasks.types import Episode, EpisodeShape, Examples, PaddedExamples, Progress, Split, TaskSpec
 
 _ATTEMPTS = 8
@@ -76,16 +77,14 @@ class Tables:
     seed: int
 
     def __post_init__(self) -> None:
-        part = "train" if self.split == "train" else "test"
-        if self.episode.ways is not None:
-            remedy = f"set tasks.{part}.ways=null, and tasks.classes"
-            raise ValueError(f"tasks.{part}.ways: tables differ in their number of classes: {remedy}")
+        differ = "tables differ in their number of classes"
+        require_no_ways(self.split, self.episode, differ, also=", and tasks.classes")
+        require_fewest(self.split, self.episode, self.source.fewest, "rows")
         fewest = self.episode.shots if self.source.fewest is None else self.source.fewest
-        if fewest > self.episode.shots:
-            raise ValueError(f"tasks.fewest: {fewest} rows at least, and {self.episode.shots} at most: lower it")
         if fewest < self.source.classes[0]:
             short = f"{fewest} rows cannot show {self.source.classes[0]} classes"
-            raise ValueError(f"tasks.{part}.shots: {short}: raise it (and tasks.fewest), or lower tasks.classes")
+            remedy = "raise it (and tasks.fewest), or lower tasks.classes"
+            raise ValueError(f"{part_of(self.split)}.shots: {short}: {remedy}")
 
     @property
     def spec(self) -> TaskSpec:

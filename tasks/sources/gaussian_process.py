@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.random import Integers, Reals, normals, stream, uniforms
 from tasks.sources.kernels import KERNELS
+from tasks.sources.many_sizes import draw_sizes, require_fewest, require_no_ways
 from tasks.types import (
     Episode,
     EpisodeShape,
@@ -106,12 +107,8 @@ class GaussianProcesses:
     seed: int
 
     def __post_init__(self) -> None:
-        part = "train" if self.split == "train" else "test"
-        if self.episode.ways is not None:
-            raise ValueError(f"tasks.{part}.ways: a function has no classes to tell apart: set tasks.{part}.ways=null")
-        fewest, shots = self.source.fewest, self.episode.shots
-        if fewest is not None and fewest > shots:
-            raise ValueError(f"tasks.fewest: {fewest} examples at least, and {shots} at most: raise tasks.{part}.shots")
+        require_no_ways(self.split, self.episode, "a function has no classes to tell apart")
+        require_fewest(self.split, self.episode, self.source.fewest, "examples")
 
     @property
     def spec(self) -> TaskSpec:
@@ -153,8 +150,7 @@ class GaussianProcesses:
             root = np.linalg.cholesky(correlation + JITTER * np.eye(number))
             y[i] = scale[i] * (root * latent[i]).sum(1) + math.sqrt(self.source.noise) * noise[i]
         fewest, shots = self.source.fewest, self.episode.shots
-        draws = uniforms(self.seed, stream(name, "size"), indices, 1)[:, 0]
-        sizes = np.full(len(x), shots) if fewest is None else fewest + (draws * (shots - fewest + 1)).astype(np.int64)
+        sizes = draw_sizes(self.seed, stream(name, "size"), indices, fewest, shots)
         return _Functions(kernel, length, scale, x, y, sizes)
 
     def _posterior(self, drawn: _Functions, inside: NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from tasks.few_shot import FewShot
 from tasks.io.home import PathText
 from tasks.random import Integers, stream, uniforms
 from tasks.sources.image_folder import ImageFolder
+from tasks.sources.many_sizes import draw_sizes, part_of, require_fewest, require_no_ways
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
@@ -82,17 +83,14 @@ class Completions:
     seed: int
 
     def __post_init__(self) -> None:
-        part = "train" if self.split == "train" else "test"
-        if self.episode.ways is not None:
-            raise ValueError(f"tasks.{part}.ways: pixels have no classes to tell apart: set tasks.{part}.ways=null")
-        fewest, shots = self.source.fewest, self.episode.shots
-        if fewest is not None and fewest > shots:
-            raise ValueError(f"tasks.fewest: {fewest} pixels at least, and {shots} at most: raise tasks.{part}.shots")
+        require_no_ways(self.split, self.episode, "pixels have no classes to tell apart")
+        require_fewest(self.split, self.episode, self.source.fewest, "pixels")
         _, height, width = self.image_shape
-        if shots + self.episode.queries > height * width:
-            asked = f"{shots} pixels seen and {self.episode.queries} asked"
+        if self.episode.shots + self.episode.queries > height * width:
+            part = part_of(self.split)
+            asked = f"{self.episode.shots} pixels seen and {self.episode.queries} asked"
             need = f"{asked} are more than the {height * width} of an image"
-            raise ValueError(f"tasks.{part}.shots: {need}: lower it, or tasks.{part}.queries")
+            raise ValueError(f"{part}.shots: {need}: lower it, or {part}.queries")
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return the images of the tasks at `indices` [B, C, H, W], in [0, 1]."""
@@ -128,8 +126,7 @@ class Completions:
         query = Examples(x[:, shots:].contiguous(), y[:, shots:].contiguous())
         if fewest is None:
             return Episode(Examples(x[:, :shots].contiguous(), y[:, :shots].contiguous()), query)
-        draws = uniforms(self.seed, stream("image-completion", self.split, "size"), indices, 1)[:, 0]
-        sizes = fewest + (draws * (shots - fewest + 1)).astype(np.int64)
+        sizes = draw_sizes(self.seed, stream("image-completion", self.split, "size"), indices, fewest, shots)
         mask = torch.from_numpy(np.arange(shots) < sizes[:, None])
         seen_x, seen_y = (part[:, :shots] * mask[..., None] for part in (x, y))
         padded: Any = PaddedExamples(seen_x, seen_y, mask)

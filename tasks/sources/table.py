@@ -12,6 +12,7 @@ import torch
 
 from tasks.io.home import PathText, home_path
 from tasks.random import Integers, Reals, generator, stream
+from tasks.sources.many_sizes import part_of, require_no_ways
 from tasks.text import enumerate_few
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
@@ -91,15 +92,14 @@ class TableTasks:
     seed: int
 
     def __post_init__(self) -> None:
-        part = "train" if self.split == "train" else "test"
+        part = part_of(self.split)
         rows, asked = self.source.rows(), self.episode.shots + self.episode.queries
-        if self.episode.ways is not None:
-            raise ValueError(f"tasks.{part}.ways: tasks have all classes of the table: set tasks.{part}.ways=null")
+        require_no_ways(self.split, self.episode, "tasks have all classes of the table")
         if self.episode.shots < len(rows.classes):
             short = f"{self.episode.shots} rows cannot show {len(rows.classes)} classes"
-            raise ValueError(f"tasks.{part}.shots: {short}: raise it")
+            raise ValueError(f"{part}.shots: {short}: raise it")
         if asked > len(rows.y):
-            raise ValueError(f"tasks.{part}.queries: {asked} rows a task of {len(rows.y)}: lower it, or the shots")
+            raise ValueError(f"{part}.queries: {asked} rows a task of {len(rows.y)}: lower it, or the shots")
 
     @property
     def spec(self) -> TaskSpec:

@@ -46,17 +46,12 @@ class MANN:
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         sequences.require_sequences("mann", model, spec)
-        return model.initial(head=False) | self._network(model.num_features, spec.ways or 0).initial(seed)
-
-    def logits(self, model: Model, params: Params, inputs: Tensor) -> Tensor:
-        labels = sequences.labels_of(self, model, params)
-        found: Tensor = self._network(model.num_features, labels)(params, inputs)
-        return found
+        return model.initial(head=False) | self.network(model.num_features, spec.ways or 0).initial(seed)
 
     score = sequences.sequence_score
     meta_gradient = sequences.sequence_gradient
 
-    def _network(self, features: int, labels: int) -> Part:
+    def network(self, features: int, labels: int) -> Part:
         sizes = (features + labels, self.hidden, labels)
         return Part(self.prefix, partial(MemoryNetwork, *sizes, self.slots, self.slot_width, self.heads, self.decay))
 

@@ -1,7 +1,7 @@
 """What learners of sequences share: their inputs, the loss of all steps, and the score by instance of a class.
 
-A method of this family has `logits(model, params, inputs)`, from the inputs of all T steps to logits [T, ways], of
-which row t depends on rows 0 to t of the inputs alone; and the `prefix` of its parameters.
+A method of this family has a `network(features, labels)`, a part from the inputs of all T steps [T, features + labels]
+to logits [T, labels], of which row t depends on rows 0 to t of the inputs alone; and the `prefix` of its parameters.
 """
 
 from typing import Protocol
@@ -13,7 +13,7 @@ from metatrain.algorithms.labels import require_labels
 from metatrain.algorithms.metric.comparison import one_hot, require_classes
 from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import measure, task_loss
-from metatrain.models import Model
+from metatrain.models import Model, Part
 from metatrain.models.dropout import fold
 from metatrain.types import Context, MetaGradient, Params
 from metatrain.validation import require
@@ -26,7 +26,7 @@ class ReadsSequences(Protocol):
     prefix: str
     """Of its parameters, among which "output.bias" has a number for each label."""
 
-    def logits(self, model: Model, params: Params, inputs: Tensor) -> Tensor: ...
+    def network(self, features: int, labels: int) -> Part: ...
 
 
 def require_sequences(name: str, model: Model, spec: TaskSpec) -> None:
@@ -48,7 +48,9 @@ def predict_all(self: ReadsSequences, model: Model, params: Params, task: Labell
     features = model.embed(params, task.x, fold(context.noise, 0))
     labels = one_hot(task.y, labels_of(self, model, params), features.dtype)
     told = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
-    return self.logits(model, params, torch.cat([features, told], 1))[:, : model.spec.ways]
+    network = self.network(model.num_features, labels.shape[1])
+    logits: Tensor = network(params, torch.cat([features, told], 1))
+    return logits[:, : model.spec.ways]
 
 
 def sequence_gradient(

@@ -1,0 +1,35 @@
+"""What sources share whose tasks have no fixed classes: shots count whole examples, and support sets differ in size."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.random import Integers, uniforms
+from tasks.types import EpisodeShape, Split
+
+
+def part_of(split: Split) -> str:
+    """Return the section of a configuration that has the episode shape of a split."""
+    return "tasks.train" if split == "train" else "tasks.test"
+
+
+def require_no_ways(split: Split, episode: EpisodeShape, reason: str, also: str = "") -> None:
+    """Check that no number of classes is asked for. ValueError: one is, and the `reason` why there is none."""
+    part = part_of(split)
+    if episode.ways is not None:
+        raise ValueError(f"{part}.ways: {reason}: set {part}.ways=null{also}")
+
+
+def require_fewest(split: Split, episode: EpisodeShape, fewest: int | None, what: str) -> None:
+    """Check that the smallest support set is no larger than the largest. what: "pixels"."""
+    if fewest is not None and fewest > episode.shots:
+        raised = f"raise {part_of(split)}.shots"
+        raise ValueError(f"tasks.fewest: {fewest} {what} at least, and {episode.shots} at most: {raised}")
+
+
+def draw_sizes(seed: int, stream: int, indices: Sequence[int], fewest: int | None, shots: int) -> Integers:
+    """Return the size of each task's support set [B], between `fewest` and `shots`; None: all have `shots`."""
+    if fewest is None:
+        return np.full(len(indices), shots)
+    draws = uniforms(seed, stream, indices, 1)[:, 0]
+    return fewest + (draws * (shots - fewest + 1)).astype(np.int64)
