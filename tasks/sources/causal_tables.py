@@ -13,7 +13,7 @@ import torch
 
 from tasks.random import Integers, Reals, generator, stream
 from tasks.sources import causal_models, table_columns
-from tasks.sources.many_sizes import part_of, require_fewest, require_no_ways
+from tasks.sources.many_sizes import order_rows, part_of, require_fewest, require_no_ways
 from tasks.types import Episode, EpisodeShape, Examples, PaddedExamples, Progress, Split, TaskSpec
 
 _ATTEMPTS = 8
@@ -133,7 +133,7 @@ class Tables:
         high = min(high, sizes.support)
         classes = low + int((high - low + 1) * draw.random() ** 2)
         features, target = _draw_table(draw, rows, sizes.features, classes)
-        order = _support_first(draw, target, sizes.support)
+        order = order_rows(draw, target, sizes.support)
         target = _numbered(draw, target)
         features = table_columns.as_measured(draw, features)
         if draw.random() < self.source.missing:
@@ -156,16 +156,6 @@ def _draw_table(draw: np.random.Generator, rows: int, features: int, classes: in
     if target is None:  # every node that was tried is constant
         target = np.arange(rows) % 2
     return nodes[:, draw.permutation(count)[:features]], target
-
-
-def _support_first(draw: np.random.Generator, target: Integers, support: int) -> Integers:
-    """Return an order of the rows in which one row of every class is among the first `support`, shuffled there."""
-    order = draw.permutation(len(target))
-    _, first = np.unique(target[order], return_index=True)
-    rest = np.delete(order, first)
-    shown = np.concatenate([order[first], rest])[:support]
-    left = np.concatenate([order[first], rest])[support:]
-    return np.concatenate([draw.permutation(shown), left])
 
 
 def _numbered(draw: np.random.Generator, target: Integers) -> Integers:

@@ -33,3 +33,11 @@ def draw_sizes(seed: int, stream: int, indices: Sequence[int], fewest: int | Non
         return np.full(len(indices), shots)
     draws = uniforms(seed, stream, indices, 1)[:, 0]
     return fewest + (draws * (shots - fewest + 1)).astype(np.int64)
+
+
+def order_rows(draw: np.random.Generator, target: Integers, support: int) -> Integers:
+    """Return a random order of rows in which one of every class is among the first `support`. target: [rows]."""
+    order = draw.permutation(len(target))
+    _, first = np.unique(target[order], return_index=True)
+    order = np.concatenate([order[first], np.delete(order, first)])
+    return np.concatenate([draw.permutation(order[:support]), order[support:]])

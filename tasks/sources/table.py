@@ -12,7 +12,7 @@ import torch
 
 from tasks.io.home import PathText, home_path
 from tasks.random import Integers, Reals, generator, stream
-from tasks.sources.many_sizes import part_of, require_no_ways
+from tasks.sources.many_sizes import order_rows, part_of, require_no_ways
 from tasks.text import enumerate_few
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
@@ -125,14 +125,10 @@ class TableTasks:
         """Return features [shots + queries, F] and labels of one task; more queries leave its support set as it is."""
         draw = generator(self.seed, stream("table", self.split), index)
         rows, shots = self.source.rows(), self.episode.shots
-        order = draw.permutation(len(rows.y))
-        _, first = np.unique(rows.y[order], return_index=True)
-        order = np.concatenate([order[first], np.delete(order, first)])
+        chosen = order_rows(draw, rows.y, shots)[: shots + self.episode.queries]
         own = rows.x.shape[1]
         features = self.source.features or own
         kept = np.sort(draw.permutation(own)[:features])
-        shown = draw.permutation(order[:shots])
-        chosen = np.concatenate([shown, order[shots : shots + self.episode.queries]])
         x = np.full((len(chosen), features), np.nan)
         x[:, : len(kept)] = rows.x[np.ix_(chosen, kept)]
         return x, rows.y[chosen]
