@@ -131,7 +131,7 @@ WRONG: dict[str, list[Row]] = {
         train("algorithm={name: ''}", says=("algorithm.name", "choose among")),
         train("model={name: conv}", says=("model.name", "did you mean conv4?")),
         train("tasks={name: omniglott}", says=("tasks.name", "did you mean omniglot?")),
-        wrong("outer.optimizer=adamw", "'adam' or 'sgd'"),
+        wrong("outer.optimizer=rmsprop", "'adam', 'adamw' or 'sgd'"),
         wrong("outer.schedule=cosin", "'cosine'"),
         wrong("executor.name=spark", "'in_process' or 'ray'"),
         train("outer.groups.inner.lr=1", says=("outer.groups.inner", "they begin with")),

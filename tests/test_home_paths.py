@@ -26,8 +26,9 @@ from tune.config.search_config import load_search_config
 PATHS = {"runs.root", "tracking.uri"} | {
     f"{source}.{key}" for source in ("image_folder", "mini_imagenet", "omniglot") for key in ("root", "cache")
 }
-PATHS |= {"image_folder.splits"}
+PATHS |= {"image_folder.splits", "image_completion.root", "table.root"}
 TEXTS = {"runs.name", "tracking.experiment", "executor.address", "outer.groups"}
+TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 """Settings that are free text and no paths."""
 
 
@@ -63,7 +64,8 @@ def test_every_setting_is_known_as_a_path_or_as_none() -> None:
 def test_a_setting_expands_it(key: str, home: Path) -> None:
     section, _, name = key.partition(".")
     given, wanted = ("sqlite:///~/x/y", f"sqlite:///{home}/x/y") if key == "tracking.uri" else ("~/x/y", f"{home}/x/y")
-    source = {"tasks": {"name": section}} if section in TASK_SOURCES else {}
+    beside = {"target": "kind"} if section == "table" else {}
+    source = {"tasks": {"name": section, **beside}} if section in TASK_SOURCES else {}
     setting = f"tasks.{name}" if source else key
     config = read_config(apply_overrides({**TINY, **source}, [f"{setting}={given}"]))
     assert getattr(config.tasks.source if source else getattr(config, section), name) == wanted

@@ -17,7 +17,7 @@ from metatrain.settings import Config
 from tests import drawings, pictures
 from tests.configurations import SHIPPED, TINY
 
-MUTATIONS = 2000
+MUTATIONS, PARTS = 2000, 8
 VALUES: list[Any] = [
     *(0, -1, 1, 2, 3.5, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf"), 2**31, 2**63, 10**30),
     *(10**400, True, False, None, "", " ", "a", "maml", "10", "1e-3", "nan", "größe ✓ 日本", "x" * 5000, "a\nb\0c"),
@@ -42,6 +42,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         plain["model"] |= {} if plain["model"]["name"] != "conv4" else {"width": 4}
         if plain["tasks"]["name"] == "omniglot":
             plain["tasks"] |= {"root": str(root), "train": {"ways": 3}, "test": {"ways": 3, "queries": 5}}
+        if plain["tasks"]["name"] == "image_completion":
+            plain["tasks"]["root"] = str(root)
         if plain["tasks"]["name"] == "image_folder":
             shape = {"ways": 3, "shots": 1, "queries": 2}
             plain["tasks"] |= {"root": str(photographs), "size": 12, "splits": "auto", "train": shape, "test": shape}
@@ -125,10 +127,10 @@ def is_small(config: Config) -> bool:
 
 
 def downloads(config: Config) -> bool:
-    return config.names.tasks == "omniglot" and config.tasks.source.root is None
+    return config.names.tasks in ("omniglot", "image_completion") and config.tasks.source.root is None
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, part, tmp_path, monkeypatch):
     chance = random.Random(part)
     (tmp_path / "cache").mkdir()
@@ -137,7 +139,7 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
     monkeypatch.chdir(tmp_path / "here")
     path = tmp_path / "mutated.yaml"
     outcomes = {"accepted": 0, "refused": 0}
-    for number in range(MUTATIONS // 4):
+    for number in range(MUTATIONS // PARTS):
         text = mutated(chance.choice(originals), chance)
         path.write_text(text, errors="surrogateescape")
         try:
@@ -149,7 +151,7 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
             outcomes["refused"] += 1
             check(str(error), f"part {part}, mutation {number}:\n{text}")
     assert list((tmp_path / "here").iterdir()) == []
-    assert min(outcomes.values()) > MUTATIONS / 4 / 20, outcomes
+    assert min(outcomes.values()) > MUTATIONS / PARTS / 20, outcomes
     print(outcomes)
 
 
