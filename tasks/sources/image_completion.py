@@ -6,6 +6,7 @@ in classes; a task is one image of one class of the split.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class Completions:
         x: Tensor = drawn.denormalize(drawn.episodes(indices).support.x[:, 0])
         return x
 
-    @property
+    @cached_property
     def _drawn(self) -> FewShot:
         # Of two classes, as sources ask for, with one image each; the first is the task's.
         found: FewShot = self.source.source().distribution(self.split, EpisodeShape(2, 1, 1), self.seed)
