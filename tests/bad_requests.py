@@ -131,6 +131,9 @@ WRONG: dict[str, list[Row]] = {
         train("algorithm={name: ''}", says=("algorithm.name", "choose among")),
         train("model={name: conv}", says=("model.name", "did you mean conv4?")),
         train("tasks={name: omniglott}", says=("tasks.name", "did you mean omniglot?")),
+        wrong(
+            "algorithm={name: protonet, width: 3}", "algorithm.width: no such setting: there are none here, remove it"
+        ),
         wrong("outer.optimizer=rmsprop", "'adam', 'adamw' or 'sgd'"),
         wrong("outer.schedule=cosin", "'cosine'"),
         wrong("executor.name=spark", "'in_process' or 'ray'"),

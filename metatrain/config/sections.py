@@ -105,6 +105,5 @@ def refuse_unknown(section: Mapping[str, Any], known: Any, where: str) -> None:
         if key not in known:
             written = str(key)[:LONGEST]
             path = f"{where}.{written}" if where else written
-            raise ValueError(
-                f"{path}: no such setting{suggest_name(written, known)}: it may be {', '.join(sorted(known))}"
-            )
+            remedy = f"it may be {', '.join(sorted(known))}" if known else "there are none here, remove it"
+            raise ValueError(f"{path}: no such setting{suggest_name(written, known)}: {remedy}")
