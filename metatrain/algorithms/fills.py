@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.neural_processes.networks import masked_mean
 from metatrain.models import Model
 from metatrain.types import Context, Gaussian, MetaGradient, Params
 from tasks.types import Examples, TaskSpec, is_shape, members
@@ -48,14 +49,13 @@ class ConstantFill:
 
     offered, refusal, init, meta_gradient = _for_padded_values, _refuse_trees, _no_params, _nothing_to_learn
 
-    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Known]:
+    def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Gaussian]:
         mask = members(support)
-        mean = _mean(support.y, mask)
-        yield Known(support.x, support.y, mask, _std(support.y - mean, mask))
+        mean = masked_mean(support.y, mask)
+        yield Gaussian(mean, _std(support.y - mean, mask))
 
-    def predict(self, model: Model, params: Params, adapted: Known, x: Tensor, context: Context) -> Gaussian:
-        mean = _mean(adapted.y, adapted.mask)
-        return Gaussian(*(part.expand(len(x), *mean.shape) for part in (mean, adapted.std)))
+    def predict(self, model: Model, params: Params, adapted: Gaussian, x: Tensor, context: Context) -> Gaussian:
+        return Gaussian(*(part.expand(len(x), *part.shape) for part in adapted))
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ class NearestFill:
         nearest = torch.cdist(x, adapted.x).masked_fill(~adapted.mask, torch.inf).argmin(1)
         known = adapted.mask.any().to(adapted.y.dtype)
         return Gaussian(known * adapted.y[nearest], adapted.std.expand(len(x), *adapted.std.shape))
-
-
-def _mean(y: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the members' values [*y]; zeros of none."""
-    return (y * mask[:, None]).sum(0) / mask.sum().clamp(min=1)
 
 
 def _std(errors: Tensor, mask: Tensor) -> Tensor:

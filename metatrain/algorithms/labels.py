@@ -20,8 +20,7 @@ def require_labels(model: Model, labels: int) -> None:
 
 def seen_classes(support: Examples, labels: int) -> Tensor:
     """Return which classes a support set shows [labels]."""
-    known = one_hot(support.y, labels, torch.float32) * members(support)[:, None]
-    return known.sum(0) > 0
+    return (one_hot(support.y, labels, torch.bool) & members(support)[:, None]).any(0)
 
 
 def without_unseen(logits: Tensor, seen: Tensor, ways: int | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Replace fused torch layers that lack a second derivative or an efficient vmap rule (torch 2.14)."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,3 +45,21 @@ class Attention(nn.Module):
         q, k, v = mixed.permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * d**-0.5).softmax(-1)
         return self.out_proj((weights @ v).transpose(1, 2).reshape(n, length, width)), None
+
+
+class LSTMCell(nn.Module):
+    """Compute i, f, o = σ(…), u = tanh(…) of W [x, h] + b, c' = f ∘ c + i ∘ u and h' = o ∘ tanh(c'), of size width.
+
+    inputs: how many numbers x and h have together; h may hold more than h'. Elementary operations: torch's LSTM has no
+    second derivative on GPUs and no rule for vmap.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs, 4 * width)
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h' and c' [..., width]."""
+        i, f, o, u = self.gates(torch.cat([x, hidden], -1)).chunk(4, -1)
+        cell = f.sigmoid() * cell + i.sigmoid() * u.tanh()
+        return o.sigmoid() * cell.tanh(), cell

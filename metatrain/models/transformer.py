@@ -63,8 +63,11 @@ class SetTransformer(nn.Module):
         self.output = FeedForward(width, hidden, outputs, 2)
 
     def forward(self, pairs: Tensor, mask: Tensor, given: Tensor | tuple[()]) -> Tensor:
-        """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, 2d] where these are `given`."""
-        tokens = self.embedding(pairs)
+        """Return the support tokens of each layer [layers, n + 1, width]; outputs [n, outputs] where these are `given`.
+
+        mask: which support examples are members [n]; the learned token, the last of a layer, always is.
+        """
+        tokens, mask = self.embedding(pairs), torch.cat([mask, mask.new_ones(1)])
         if not isinstance(given, Tensor):
             tokens, kept = torch.cat([tokens, self.start]), []
             for layer in self.layers:

@@ -47,7 +47,7 @@ class Worker:
         self.device = device
         self.meter = Meter()
         self.given: Initial | None = None
-        self._distributions: dict[Split, TaskDistribution[Any]] = {split: self.distribution(split) for split in SPLITS}
+        self._distributions: dict[Split, TaskDistribution[Any]] = {split: self._open(split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
         self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm
@@ -81,6 +81,9 @@ class Worker:
 
     def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
         """Return the tasks of `split`, if asked with another number of queries. ValueError: more than there are."""
+        return self._distributions[split] if queries is None else self._open(split, queries)
+
+    def _open(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
         config = self.config
         shape, seed = (
             (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)

@@ -28,6 +28,8 @@ class Rows(NamedTuple):
     x: Reals
     y: Integers
     classes: list[str]
+    missing: bool
+    """Whether any of x is."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class TableTasks:
         """Return the spec of rows of numbers in classes."""
         rows, features = self.source.rows(), self.source.features
         own = rows.x.shape[1]
-        missing = bool(np.isnan(rows.x).any()) or (features or own) > own
+        missing = rows.missing or (features or own) > own
         return TaskSpec("classification", len(rows.classes), (features or own,), (), missing=missing)
 
     def episodes(self, indices: Sequence[int]) -> Episode:
@@ -141,7 +143,7 @@ def _read_dataset(name: str) -> Rows:
     except ImportError as error:
         raise ValueError(f"dataset: {name} is scikit-learn's, which is not installed: install it") from error
     found = getattr(datasets, f"load_{name}")()
-    return Rows(found.data.astype(np.float64), found.target.astype(np.int64), [str(one) for one in found.target_names])
+    return _rows(found.data.astype(np.float64), found.target, [str(one) for one in found.target_names])
 
 
 @lru_cache(8)
@@ -177,7 +179,11 @@ def _read_file(path: Path, target: str, changed: int) -> Rows:
     if not others:
         raise ValueError(f"root: {path.name} has no column beside '{target}': add features")
     x = np.stack([_as_numbers(name, table[name]) for name in others], 1)
-    return Rows(x, y.astype(np.int64), classes.tolist())
+    return _rows(x, y, classes.tolist())
+
+
+def _rows(x: Reals, y: Integers, classes: list[str]) -> Rows:
+    return Rows(x, y.astype(np.int64), classes, bool(np.isnan(x).any()))
 
 
 def _as_numbers(name: str, column: Any) -> Reals:

@@ -25,7 +25,7 @@ class ReadExamples(NamedTuple):
     tokens: Tensor
     """What queries attend to in each layer [layers, n + 1, width]."""
     mask: Tensor
-    """Which of them are members [n + 1]."""
+    """Which support examples are members [n]."""
     support_x: Tree
     """The inputs, which an inductive normalisation needs."""
     seen: Tensor
@@ -69,9 +69,8 @@ class InContext:
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[ReadExamples]:
         features, classes = embed_support(model, params, support, context), model.spec.ways is not None
-        labels, inside = self._labels(model, params), members(support)
+        labels, mask = self._labels(model, params), members(support)
         given = one_hot(support.y, labels, features.dtype) if classes else support.y
-        mask = torch.cat([inside, torch.ones_like(inside[:1])])
         tokens = self._network(model, labels)(params, torch.cat([features, given], -1), mask, ())
         seen = seen_classes(support, labels) if classes else mask[:0]
         yield ReadExamples(tokens, mask, support.x, seen)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metatrain.algorithms.memory import sequences
 from metatrain.models import Model, Part
+from metatrain.models.layers import LSTMCell
 from metatrain.types import Params
 from metatrain.validation import require_positive
 from tasks.types import TaskSpec
@@ -46,7 +47,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.cell = LSTMCell(inputs, hidden)
+        self.cell = LSTMCell(inputs + hidden, hidden)
         self.output = nn.Linear(hidden, outputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -58,17 +59,3 @@ class Recurrent(nn.Module):
             states.append(h)
         logits: Tensor = self.output(torch.stack(states))
         return logits
-
-
-class LSTMCell(nn.Module):
-    """One step of an LSTM, written out: vmap passes, and there are second derivatives."""
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.gates = nn.Linear(inputs + hidden, 4 * hidden)
-
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h and c after input x [n]. h, c: [hidden]."""
-        i, f, o, u = self.gates(torch.cat([x, h])).chunk(4)
-        c = f.sigmoid() * c + i.sigmoid() * u.tanh()
-        return o.sigmoid() * c.tanh(), c

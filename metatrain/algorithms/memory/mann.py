@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metatrain.algorithms.memory import sequences
-from metatrain.algorithms.memory.lstm import LSTMCell
 from metatrain.models import Model, Part
+from metatrain.models.layers import LSTMCell
 from metatrain.types import Params
 from metatrain.validation import require, require_positive
 from tasks.types import TaskSpec
@@ -64,7 +64,7 @@ class MemoryNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.slots, self.slot_width, self.heads, self.decay = slots, slot_width, heads, decay
-        self.controller = LSTMCell(inputs + heads * slot_width, hidden)
+        self.controller = LSTMCell(inputs + heads * slot_width + hidden, hidden)
         self.keys = nn.Linear(hidden, heads * slot_width)
         self.gate = nn.Parameter(torch.zeros(heads, 1))
         self.output = nn.Linear(hidden + heads * slot_width, outputs)

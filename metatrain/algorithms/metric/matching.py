@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from metatrain.algorithms.metric import comparison
 from metatrain.algorithms.metric.comparison import EmbeddedSupport
 from metatrain.models import Model, Part
+from metatrain.models.layers import LSTMCell
 from metatrain.types import Context, Params, Prediction
 from metatrain.validation import require, require_positive
 from tasks.types import Examples, TaskSpec, Tree
@@ -68,8 +69,8 @@ class FullContext(nn.Module):
 
     def __init__(self, features: int, processing_steps: int) -> None:
         super().__init__()
-        self.forwards, self.backwards = LSTMCell(features, features), LSTMCell(features, features)
-        self.attending = LSTMCell(features, 2 * features)
+        self.forwards, self.backwards = LSTMCell(2 * features, features), LSTMCell(2 * features, features)
+        self.attending = LSTMCell(3 * features, features)
         self.processing_steps = processing_steps
 
     def forward(self, support: Tensor, queries: Tensor | None = None) -> Tensor:
@@ -89,22 +90,6 @@ class FullContext(nn.Module):
             h = h + x
             read = (h @ g.T).softmax(1) @ g
         return h
-
-
-class LSTMCell(nn.Module):
-    """Compute i, f, o = σ(…), u = tanh(…) of W [x, h] + b, c' = f ∘ c + i ∘ u and h' = o ∘ tanh(c'), as x is sized.
-
-    Elementary operations: torch's LSTM has no second derivative on GPUs and no rule for vmap.
-    """
-
-    def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        self.gates = nn.Linear(features + hidden, 4 * features)
-
-    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        i, f, o, u = self.gates(torch.cat([x, hidden], -1)).chunk(4, -1)
-        cell = f.sigmoid() * cell + i.sigmoid() * u.tanh()
-        return o.sigmoid() * cell.tanh(), cell
 
 
 def _states(cell: LSTMCell, inputs: tuple[Tensor, ...]) -> list[Tensor]:

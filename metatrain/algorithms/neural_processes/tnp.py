@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from metatrain.algorithms.metric.comparison import query_gradient
@@ -18,7 +17,7 @@ from tasks.types import Examples, TaskSpec, Tree, members
 
 
 class SupportTokens(NamedTuple):
-    """The tokens that queries attend to in each layer [layers, n + 1, width], and which are members [n + 1]."""
+    """The tokens that queries attend to in each layer [layers, n + 1, width], and which examples are members [n]."""
 
     tokens: Tensor
     mask: Tensor
@@ -53,8 +52,7 @@ class TNP:
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[SupportTokens]:
         features = networks.embed(model, params, support.x, context, networks.SUPPORT)
-        inside = members(support)
-        mask = torch.cat([inside, torch.ones_like(inside[:1])])
+        mask = members(support)
         tokens = self._network(model)(params, networks.pairs_of(features, support.y), mask, ())
         yield SupportTokens(tokens, mask)
 
