@@ -146,7 +146,7 @@ def test_rates_by_step_and_losses_of_every_step(engine, weighted):
     assert difference(found, unrolled(inner, params, tasks)) < 1e-12
 
 
-@pytest.mark.parametrize("length", [1, 2, 99, 100, 101, 1000])
+@pytest.mark.parametrize("length", [1, 2, 99, 100, 101, pytest.param(1000, marks=pytest.mark.slow)])
 def test_very_long_loops_are_exact(length):
     """From 100 steps on fast weights are kept every √K steps; 1000 = 31 · 32 + 8: the last stretch is shorter."""
     inner, params, tasks = smooth_loop(length)

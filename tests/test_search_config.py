@@ -134,7 +134,11 @@ REQUESTS = {
 }
 
 
-STARTS_MORE = [one for one in REQUESTS if "search.cpus=5000" in one or "tracking.uri=sqlite:///m.db" in one]
+STARTS_MORE = [
+    one
+    for one in REQUESTS
+    if {"search.cpus=5000", "executor.gpus_per_worker=2", "tracking.uri=sqlite:///m.db"} & {*one}
+]
 """Requests that are refused once Ray has been asked, or MLflow has made its database."""
 
 

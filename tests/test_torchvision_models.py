@@ -30,6 +30,8 @@ FAMILIES = [
     ("vit_b_16", "none"),
     ("squeezenet1_1", "none"),
 ]
+LARGE = ("convnext_tiny", "vit_b_16")
+"""Those that take seconds: `make test-slow` has them, and `make test` smaller ones of their kinds."""
 
 
 def torchvisions_own(classifier: str) -> nn.Module:
@@ -44,7 +46,10 @@ def torchvisions_own(classifier: str) -> nn.Module:
     return whole.double()
 
 
-@pytest.mark.parametrize(("classifier", "normalization"), FAMILIES, ids=[name for name, _ in FAMILIES])
+@pytest.mark.parametrize(
+    ("classifier", "normalization"),
+    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] in LARGE)) for row in FAMILIES],
+)
 def test_predicts_what_torchvisions_own_does(classifier, normalization):
     model = build_model(Torchvision(classifier), SPEC, seed=1).to(CPU, torch.float64)
     params = {name: value.double() for name, value in model.initial().items()}
@@ -85,6 +90,7 @@ def test_second_derivatives_go_through_attention():
     assert torch.autograd.gradgradcheck(lambda x: ours(x, x, x)[0].tanh(), x)
 
 
+@pytest.mark.slow
 def test_second_derivatives_go_through_a_vision_transformer():
     spec = classification_spec(ways=2, size=16, channels=3)
     model = build_model(Torchvision("vit_b_16"), spec, seed=1)

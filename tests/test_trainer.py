@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,12 +77,17 @@ def recorded(home: Run) -> dict[str, list[tuple[int, float]]]:
     return series
 
 
-def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp_path):
-    config = config_in(tmp_path)
-    outcome, home = go(config)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Run]:
+    """The smallest run, undisturbed; who goes on with it takes a copy."""
+    return go(config_in(tmp_path_factory.mktemp("whole")))
+
+
+def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(whole):
+    outcome, home = whole
     assert outcome.finished
     assert outcome.steps == 6
-    assert load_config(home.config) == config
+    assert load_config(home.config) == config_in(home.path.parent)
     series = recorded(home)
     assert [step for step, _ in series["train/loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in series["validation/accuracy"]] == [3, 6]
@@ -99,7 +106,7 @@ def test_a_run_keeps_its_configuration_metrics_checkpoints_results_and_plots(tmp
     assert (home.plots / "curves.png").stat().st_size > 1000
 
 
-QUICK = ("maml", "reptile")
+QUICK = ("maml", "fomaml")
 """Second order and first order: the others are stopped and resumed in `make test-slow`."""
 
 
@@ -163,22 +170,21 @@ def test_results_are_told_before_they_are_saved(tmp_path):
     assert [result.learner for result in told][:3] == ["trained", "trained", "untrained"]
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(tmp_path):
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(whole, tmp_path):
     config = config_in(tmp_path)
-    undisturbed, _ = go(config)
     _, home = go(config, None, 5)
     state = home.checkpoints / "00000005" / "state.pt"
     state.write_bytes(state.read_bytes()[:-7] + b"flipped")
     again, _ = go(config, home)
-    assert again.params_sha256 == undisturbed.params_sha256
+    assert again.params_sha256 == whole[0].params_sha256
     (warning,) = [line for line in read_lines(home.metrics) if line.get("event") == "warning"]
     assert "00000005" in warning["text"]
     assert "step 4" in warning["text"]
 
 
-def test_a_finished_run_resumed_only_reports(tmp_path):
-    first, home = go(config_in(tmp_path))
-    again, _ = go(config_in(tmp_path), home)
+def test_a_finished_run_resumed_only_reports(whole, tmp_path):
+    first, home = whole
+    again, _ = go(config_in(tmp_path), replace(home, path=shutil.copytree(home.path, tmp_path / "copy")))
     assert (again.params_sha256, again.results) == (first.params_sha256, first.results)
     assert again.tasks_per_second == 0
 
