@@ -3,7 +3,8 @@
 A new metric is one entry of `METRICS`: results, records, reports and searches read name, direction and unit there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,16 @@ BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
 QUANTILES = 20
 """Bins of equal width of the calibration error of quantiles (Kuleshov et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class CalibrationCurve:
+    """The probabilities that were predicted, how often each came true, and the share of all queries that it was
+    predicted for. Of a calibrated learner predicted and observed are equal."""
+
+    predicted: list[float]
+    observed: list[float]
+    share: list[float]
 
 
 class Metric(NamedTuple):
@@ -39,6 +50,8 @@ class Metric(NamedTuple):
     sums that are pooled over tasks [points, *shape]. Batched by hand: vmap would cost more than the numbers do."""
     of_sums: Callable[[Tensor], Tensor] | None = None
     """Sums over tasks [..., *shape] -> [...]; None: the metric is the mean of the tasks' values."""
+    curve_of_sums: Callable[[Tensor], CalibrationCurve] | None = None
+    """Sums over tasks [*shape] -> the curve whose distance from the diagonal the metric measures."""
 
     @property
     def sign(self) -> int:
@@ -111,6 +124,12 @@ def primary_of(names: Iterable[str]) -> Metric:
     raise ValueError(f"scores of {scored} do not say which learner is better: return one of {', '.join(PRIMARY)} too")
 
 
+def calibration_of(sums: Mapping[str, Tensor]) -> CalibrationCurve | None:
+    """Return the calibration curve of scores by metric, summed over tasks; None without predicted probabilities."""
+    curves = ((METRICS[name].curve_of_sums, values) for name, values in sums.items() if name in METRICS)
+    return next((curve(values) for curve, values in curves if curve is not None), None)
+
+
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     """Return the share of queries whose class has the greatest logit. logits: [..., n, ways], here and below."""
     return (logits.argmax(-1) == y).to(logits.dtype).mean(-1)
@@ -163,6 +182,13 @@ def calibration_error(sums: Tensor) -> Tensor:
     return (confidence - right).abs().sum(-1) / count.sum(-1)
 
 
+def confidence_curve(sums: Tensor) -> CalibrationCurve:
+    """Return the mean confidence of each bin that holds queries, and the share that is right. sums: [3, BINS]."""
+    confidence, right, number = sums[:, sums[2] > 0]
+    parts = (confidence / number, right / number, number / number.sum())
+    return CalibrationCurve(*(values.tolist() for values in parts))
+
+
 def quantile_sums(density: Density, y: Tensor) -> Tensor:
     """Return [..., QUANTILES]: how many values lie between the predicted quantiles (m − 1)/M and m/M, for each m."""
     below = probability_below(density, y).flatten(-y.dim())
@@ -177,8 +203,17 @@ def quantile_error(sums: Tensor) -> Tensor:
     sums: [..., QUANTILES].
     """
     below = sums.cumsum(-1)[..., :-1] / sums.sum(-1, keepdim=True)
-    levels = torch.arange(1, QUANTILES, device=sums.device) / QUANTILES
-    return (below - levels).abs().mean(-1)
+    return (below - _levels(sums)).abs().mean(-1)
+
+
+def quantile_curve(sums: Tensor) -> CalibrationCurve:
+    """Return the levels p = m/M, and the share of all values below the predicted p-quantile. sums: [QUANTILES]."""
+    levels = _levels(sums).tolist()
+    return CalibrationCurve(levels, (sums.cumsum(-1)[:-1] / sums.sum()).tolist(), [1.0] * len(levels))
+
+
+def _levels(sums: Tensor) -> Tensor:
+    return torch.arange(1, QUANTILES, device=sums.device) / QUANTILES
 
 
 def _one_hot(numbers: Tensor, count: int, like: Tensor) -> Tensor:
@@ -197,7 +232,17 @@ METRICS: dict[str, Metric] = {
         Metric("balanced_accuracy", "balanced accuracy", True, 100.0, "%", _CLASSES, balanced_accuracy),
         Metric("log_likelihood", "log-likelihood", True, 1.0, "nats", _CLASSES + _DENSITIES, log_likelihood),
         Metric("brier", "Brier score", False, 1.0, "", _CLASSES, brier),
-        Metric("ece", "expected calibration error", False, 100.0, "%", _CLASSES, calibration_sums, calibration_error),
+        Metric(
+            "ece",
+            "expected calibration error",
+            False,
+            100.0,
+            "%",
+            _CLASSES,
+            calibration_sums,
+            calibration_error,
+            confidence_curve,
+        ),
         Metric(
             "quantile_error",
             "calibration error of quantiles",
@@ -207,6 +252,7 @@ METRICS: dict[str, Metric] = {
             _DENSITIES,
             quantile_sums,
             quantile_error,
+            quantile_curve,
         ),
         Metric("oracle_gap", "gap to the exact posterior", False, 1.0, "nats"),  # by `measure`
         Metric("return", "return", True),  # of a task that is an environment

@@ -12,7 +12,10 @@ from metatrain import runs
 from metatrain.report.collect import collect
 from metatrain.report.page import render
 
-SECTIONS = ["summary", "results", "training", "adaptation", "task", "configuration", "environment", "timing", "use"]
+SECTIONS = [
+    *("summary", "results", "training", "adaptation", "calibration", "task"),
+    *("configuration", "environment", "timing", "use"),
+]
 EVIL = "<script>document.title='pwned'</script>\"'&amp;<img src=x onerror=alert(1)>"
 
 

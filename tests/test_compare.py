@@ -71,6 +71,7 @@ def test_what_it_says_of_a_run_is_what_evaluate_says(compared, runs):
         assert one["value"] == told[key]["accuracy"] and one["ci95"] == told[key]["ci95"]
         assert one["ci95_classes"] == told[key]["ci95_classes"] and one["curve"] == told[key]["curve"]
         assert one["metrics"].keys() == told[key]["metrics"].keys() >= {"accuracy", "ece", "brier"}
+        assert all(values == pytest.approx(told[key]["calibration"][of]) for of, values in one["calibration"].items())
         for name, of_one in one["metrics"].items():
             assert of_one == pytest.approx(told[key]["metrics"][name], rel=1e-9)
 

@@ -51,7 +51,7 @@ def test_however_long_the_overrides_the_name_is_short_and_they_are_inside(traine
     assert kept["test"] == printed["test"] and kept["test_inductive"] == printed["test_inductive"]
     assert kept["test"]["transductive"] and not kept["test_inductive"]["transductive"]
     assert kept["test"]["classes"] == 9 and kept["test"]["ci95_classes"] > 0
-    assert (trained / "plots" / f"{file.stem}-adaptation.png").exists()
+    assert (trained / "plots" / f"{file.stem}-scores.png").exists()
 
 
 def test_results_are_printed_before_saving_them_fails(copy, capsys):

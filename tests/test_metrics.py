@@ -1,8 +1,10 @@
 """Test the registry of metrics: each against numpy, how it is pooled over tasks, and that its direction is read."""
 
 import math
+import operator
 from dataclasses import replace
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,14 +13,25 @@ from torch.func import vmap
 
 from metatrain.evaluation.evaluate import estimate, evaluate
 from metatrain.evaluation.intervals import mean_and_ci95, pooled_and_ci95
-from metatrain.metrics import BINS, METRICS, PRIMARY, calibration_error, measure, primary_of, task_loss
+from metatrain.metrics import (
+    BINS,
+    METRICS,
+    PRIMARY,
+    QUANTILES,
+    calibration_error,
+    calibration_of,
+    measure,
+    primary_of,
+    quantile_sums,
+    task_loss,
+)
 from metatrain.report import collect
 from metatrain.report.series import Series
 from metatrain.report.text import best_first, best_step
 from metatrain.tracking.status_line import format_metrics, merge_metrics
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
-from metatrain.types import ShardRequest
+from metatrain.types import Gaussian, ShardRequest
 from tests.configurations import tiny
 from tune.settings import NamedMethod, SearchSettings
 
@@ -117,6 +130,31 @@ def test_calibration_is_of_all_queries_together_and_no_mean_over_tasks():
     assert float(pooled) == pytest.approx(together)
     assert of_each > 1.2 * together
     assert float(half) > 0
+
+
+def test_the_curve_lies_as_far_from_the_diagonal_as_the_error_says():
+    tasks = [a_task(seed) for seed in range(4)]
+    scores = {name: torch.stack([measure(list(z), y)[name] for z, y in tasks]) for name in ("ece", "accuracy")}
+    found = calibration_of({name: values[:, -1].sum(0) for name, values in scores.items()})
+    assert sum(found.share) == pytest.approx(1) and len(found.share) < BINS, "empty bins are left out"
+    apart = [abs(predicted - observed) for predicted, observed in zip(found.predicted, found.observed, strict=True)]
+    error = float(estimate(METRICS["ece"], scores["ece"][:, -1])[0])
+    assert sum(map(operator.mul, apart, found.share)) == pytest.approx(error)
+    right = sum(map(operator.mul, found.observed, found.share))
+    assert right == pytest.approx(float(scores["accuracy"][:, -1].mean()))
+
+
+def test_the_curve_of_densities_is_the_share_of_values_below_each_predicted_quantile():
+    y = torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wide = Gaussian(torch.zeros(1, 2000, 1).double(), torch.full((1, 2000, 1), 2.0).double())
+    sums = quantile_sums(wide, y)[0]
+    found = calibration_of({"quantile_error": sums})
+    assert found.predicted == pytest.approx([m / QUANTILES for m in range(1, QUANTILES)])
+    for level, observed in zip(found.predicted, found.observed, strict=True):
+        assert observed == pytest.approx(float((y < 2 * NormalDist().inv_cdf(level)).double().mean()), abs=1e-9)
+    apart = [abs(level - observed) for level, observed in zip(found.predicted, found.observed, strict=True)]
+    assert sum(apart) / len(apart) == pytest.approx(float(METRICS["quantile_error"].of_sums(sums)))
+    assert calibration_of({"mse": torch.ones(1)}) is None
 
 
 def test_a_certain_and_a_hesitant_learner_fall_into_the_bins_at_the_ends():

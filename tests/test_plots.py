@@ -135,7 +135,7 @@ def test_long_curves_are_thinned_for_drawing() -> None:
 @pytest.mark.parametrize("score", ["accuracy", "mse"])
 def test_adaptation_is_drawn_by_inner_step(score: str) -> None:
     scale = 100 if score == "accuracy" else 1
-    chart = figures.adaptation_chart({**EVALUATION, "score": score, score: 0.9, "ci95": 0.1})
+    chart = figures.evaluation_chart({**EVALUATION, "score": score, score: 0.9, "ci95": 0.1})
     (axes,) = chart.figure.axes
     steps, means = lines_of(axes)["trained"]
     assert steps == [0, 1, 2] and means == pytest.approx([0.2 * scale, 0.8 * scale, 0.9 * scale])
@@ -143,11 +143,22 @@ def test_adaptation_is_drawn_by_inner_step(score: str) -> None:
     assert "test, 600 tasks" in chart.title
 
 
+def test_calibration_is_drawn_beside_adaptation() -> None:
+    curve = {"predicted": [0.3, 0.5, 0.9], "observed": [0.2, 0.6, 0.8], "share": [0.5, 1e-4, 0.4999]}
+    tested = {**EVALUATION, "accuracy": 0.9, "ci95": 0.1, "metrics": {"ece": {}}, "calibration": curve}
+    _, axes = figures.evaluation_chart(tested).figure.axes
+    assert lines_of(axes)["trained"] == ([30, 90], [20, 80]), "a bin with hardly a query is left out"
+    assert lines_of(axes)["calibrated"] == ([0, 100], [0, 100])
+    (panel,) = figures.calibration("x", [("a", {**tested, "metrics": {"quantile_error": {}}}), ("b", EVALUATION)])
+    axes = draw_panels([panel]).figure.axes[0]
+    assert axes.get_xlabel() == "predicted quantile (%)" and "b" not in lines_of(axes)
+
+
 def test_a_learner_without_inner_steps_is_a_level_line() -> None:
     still = {**EVALUATION, "accuracy": 0.9, "ci95": 0.1, "curve": {"steps": [0], "mean": [0.9], "ci95": [0.1]}}
     axes = draw_panels([figures.adaptation("as trained", [("maml", EVALUATION), ("still", still)])]).figure.axes[0]
     assert lines_of(axes)["still, no inner steps"] == ([0, 2], [90.0, 90.0])
-    assert lines_of(figures.adaptation_chart(still).figure.axes[0])["trained"] == ([0], [90.0])
+    assert lines_of(figures.evaluation_chart(still).figure.axes[0])["trained"] == ([0], [90.0])
     with pytest.raises(ValueError, match="as many means"):
         figures.adaptation("x", [("maml", {**still, "curve": {"steps": [0, 1], "mean": [0.9], "ci95": [0.1]}})])
 

@@ -140,7 +140,7 @@ def test_of_many_runs_the_best_are_drawn_and_the_tables_have_all(made, copied, t
     monkeypatch.setattr(report.page, "MOST_DRAWN", 1)
     homes = [runs.open_run(path) for path in (one, copied, other)]
     page = Page(report.write(homes, tmp_path / "page.html").read_text())
-    assert page.text.count("Drawn are 1 of the 3 runs: those with the best results in their final test.") == 3
+    assert page.text.count("Drawn are 1 of the 3 runs: those with the best results in their final test.") == 4
     curves = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
     assert curves and not any("first" in title or "second" in title for title in curves)
     assert len(page.all("img")) == len(collect(homes[1]).pictures)
@@ -156,8 +156,11 @@ def test_charts_and_pictures_say_in_words_what_they_show(made):
         "Accuracy (%)",
         "Accuracy (%), as trained",
         "Accuracy (%), tasks.test.ways=2, evaluation.tasks=6",
+        "Calibration, as trained",
+        "Calibration, tasks.test.ways=2, evaluation.tasks=6",
     ]
     assert "validation: from" in charts[1] and "outer step 3 to 6" in charts[1]
+    assert "calibrated: from 0.00" in charts[4]
     alts = [image["alt"] for image in page.all("img")]
     assert len(alts) == 2 and all("queries right" in alt for alt in alts)
     assert all(image["src"].startswith("data:image/") for image in page.all("img"))

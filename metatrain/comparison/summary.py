@@ -11,6 +11,7 @@ What `summarize` returns is what `--json` prints and `metatrain.report.compariso
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from metatrain.comparison.scoring import BOTH, TIMED_TASKS, Array, Kind, Scored
 from metatrain.evaluation.evaluate import INNER_STEP, estimate
 from metatrain.evaluation.intervals import ci95_over_classes
 from metatrain.evaluation.paired import Difference, indistinct_groups, paired_differences
-from metatrain.metrics import METRICS, primary_of
+from metatrain.metrics import METRICS, calibration_of, primary_of
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.validation import require
 
@@ -75,6 +76,7 @@ def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: 
     mean, ci95 = estimate(METRICS[score], scores[score])
     half, count = (None, None) if classes is None else ci95_over_classes(scores[score][:, -1], classes)
     steps = [int(step) for step in scores[INNER_STEP][0]]
+    calibration = calibration_of({name: values[:, -1].sum(0) for name, values in scores.items()})
     return {
         "value": float(mean[-1]),
         "ci95": float(ci95[-1]),
@@ -82,7 +84,7 @@ def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: 
         "classes": count,
         "tasks": len(scores[score]),
         "metrics": {name: _estimated(name, values[:, -1]) for name, values in scores.items() if name != INNER_STEP},
-        "calibration": calibration_curve(scores["ece"][:, -1].sum(0)) if "ece" in scores else None,
+        "calibration": None if calibration is None else asdict(calibration),
         "curve": {"steps": steps, "mean": mean.tolist(), "ci95": ci95.tolist()},
     }
 
@@ -90,17 +92,6 @@ def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: 
 def _estimated(name: str, values: Tensor) -> dict[str, float]:
     value, ci95 = estimate(METRICS[name], values)
     return {"value": float(value), "ci95": float(ci95)}
-
-
-def calibration_curve(sums: Tensor) -> dict[str, list[float]]:
-    """Return, of each bin that holds queries, their mean confidence, the share that is right, and their share of all.
-
-    sums: [3, bins] of confidence, right ones and queries (`metatrain.metrics.calibration_sums`).
-    """
-    confidence, right, number = sums[:, sums[2] > 0]
-    share = number / number.sum()
-    plain = {"confidence": confidence / number, "accuracy": right / number, "share": share}
-    return {name: values.tolist() for name, values in plain.items()}
 
 
 def compare_scores(

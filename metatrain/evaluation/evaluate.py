@@ -13,7 +13,7 @@ from torch import Tensor
 from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.engine import Engine
 from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
-from metatrain.metrics import METRICS, Metric, measure, primary_of
+from metatrain.metrics import METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
@@ -67,6 +67,8 @@ class Evaluation:
     test_classes_trained_on: int | None = None
     """Classes that tasks are drawn from, and those of them that the run was trained on; None where that is unknown."""
     metrics: dict[str, Estimate] = field(default_factory=dict)
+    calibration: CalibrationCurve | None = None
+    """Of the queries of all tasks together; None for predictions without probabilities."""
 
     @property
     def kind(self) -> Literal["transductive", "inductive"]:
@@ -214,6 +216,7 @@ def evaluate(
         ci95_classes=over_classes[0],
         classes=over_classes[1],
         metrics=metrics,
+        calibration=calibration_of({name: values[:, -1].sum(0) for name, values in scores.items()}),
     )
 
 

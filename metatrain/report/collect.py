@@ -21,7 +21,8 @@ from tasks.io.json_documents import check_json, parse_json
 
 AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""
-_DRAWN_BY_PAGE = re.compile("^curves$|-adaptation$")
+_DRAWN_BY_PAGE = re.compile("^curves$|-scores$|-adaptation$")
+"""Pictures of what the page draws itself; "-adaptation" was the name of "-scores" before there was calibration."""
 LARGE = 100_000
 """Bytes of a PNG from which a page carries it as WebP, a fifth as large."""
 

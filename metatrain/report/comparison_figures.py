@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from metatrain.metrics import METRICS
+from metatrain.report import figures
 from metatrain.report.comparison_text import format_difference, format_seconds
-from metatrain.report.figures import adaptation
 from metatrain.report.plots import COLOURS, GREY, INK, Panel, colour, draw_curve, draw_points, set_log, shorten
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _draw_differences(axes: "Axes", pairs: Sequence[Mapping[str, Any]], scale: f
 def by_inner_steps(found: Mapping[str, Any]) -> list[Panel]:
     """Return the score after each inner step."""
     rows = [(run["label"], {"score": found["score"], **run["results"][run["kind"]]}) for run in found["runs"]]
-    return [adaptation("by inner steps", rows)]
+    return [figures.adaptation("by inner steps", rows)]
 
 
 def by_seconds(found: Mapping[str, Any]) -> list[Panel]:
@@ -98,28 +98,8 @@ def _draw_by_seconds(axes: "Axes", runs: Sequence[Mapping[str, Any]], metric: An
 
 
 def calibration(found: Mapping[str, Any]) -> list[Panel]:
-    """Return the share of right predictions by their confidence; none for tasks without classes."""
-    rows = [(run["label"], run["results"][run["kind"]].get("calibration")) for run in found["runs"]]
-    known = [(label, curve) for label, curve in rows if curve]
-    if not known:
-        return []
-    size = (5.2, 3.6 + 0.2 * max(0, len(known) - 3))
-    return [Panel("Share right (%) by confidence", partial(_draw_calibration, curves=known), "%", size)]
-
-
-def _draw_calibration(axes: "Axes", curves: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> None:
-    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="calibrated")
-    for look, (label, curve) in enumerate(curves, start=1):
-        # A bin with one query in ten thousand is not worth a point.
-        points = [
-            (100 * confidence, 100 * right)
-            for confidence, right, share in zip(curve["confidence"], curve["accuracy"], curve["share"], strict=True)
-            if share >= 1e-3
-        ]
-        x, y = (list(values) for values in zip(*points, strict=True))
-        draw_curve(axes, x, y, label, look)
-    axes.set_xlabel("confidence: greatest probability, mean of its bin (%)")
-    axes.set_ylabel("right (%)")
+    """Return how often what was predicted came true; none for predictions without probabilities."""
+    return figures.calibration("test tasks", [(run["label"], run["results"][run["kind"]]) for run in found["runs"]])
 
 
 def training_and_test(found: Mapping[str, Any]) -> list[Panel]:

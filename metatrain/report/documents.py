@@ -31,6 +31,14 @@ class Curve(TypedDict):
     ci95: list[float | None]
 
 
+class CalibrationCurve(TypedDict):
+    """How often predictions came true, by their probability."""
+
+    predicted: list[float]
+    observed: list[float]
+    share: list[float]
+
+
 class MetricRow(TypedDict):
     """A metric over all tasks."""
 
@@ -52,6 +60,7 @@ class Row(TypedDict):
     split: NotRequired[str]
     transductive: NotRequired[bool]
     curve: NotRequired[Curve]
+    calibration: NotRequired[CalibrationCurve | None]
 
 
 class Results(TypedDict):
@@ -88,7 +97,10 @@ def check_results(found: object, path: Path) -> list[dict[str, Any]]:
         row["metrics"] = {name: one for name, one in row.get("metrics", {}).items() if name in METRICS}
         score = row.get(row["score"])
         sound = row["score"] in METRICS and isinstance(score, (int, float)) and not isinstance(score, bool)
-        sound = sound and (curve is None or len({len(part) for part in curve.values()}) == 1)
+        calibration = row.setdefault("calibration", None)
+        sound = sound and all(
+            table is None or len({len(part) for part in table.values()}) == 1 for table in (curve, calibration)
+        )
         sound = sound and (curve is None or all(step >= 0 for step in curve["steps"]))
         sound = sound and all(math.isnan(value) or abs(value) < 1e30 for value in _numbers(row))
         if not sound:
@@ -101,4 +113,5 @@ def _numbers(row: dict[str, Any]) -> list[float]:
     margins = [row["ci95"], row.get("ci95_classes"), *curve["ci95"]]
     numbers = [row[row["score"]], row.get("loss"), *curve["mean"]]
     numbers += [number for metric in row["metrics"].values() for number in (metric["value"], metric["ci95"])]
+    numbers += [number for values in (row["calibration"] or {}).values() for number in values]
     return [value for value in [*numbers, *margins] if value is not None]

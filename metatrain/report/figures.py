@@ -1,4 +1,4 @@
-"""Figures of runs: training and validation, the score after each inner step, a fitted curve."""
+"""Figures of runs: training and validation, the score after each inner step, calibration, a fitted curve."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from metatrain.metrics import METRICS, PRIMARY, Metric
 from metatrain.report.plots import (
     COLOURS,
     DASHES,
+    GREY,
     INK,
     ORANGE,
     Chart,
@@ -129,12 +130,48 @@ def _draw_adaptation(axes: "Axes", metric: Metric, curves: Sequence[tuple[str, M
     set_whole(axes.xaxis)
 
 
-def adaptation_chart(evaluation: Mapping[str, Any]) -> Chart:
-    """Draw the adaptation of the learner of one evaluation, with its "split", "tasks" and final score in the title."""
+def calibration(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Panel]:
+    """Return a panel of how often what was predicted came true, by the probability that was predicted for it.
+
+    Of classes it is the share right by confidence, of densities the share of values below each predicted quantile.
+    rows: of an evaluation, with their labels; those without "calibration" are left out, and no panel where all are.
+    """
+    known = [(label, row["calibration"]) for label, row in rows if row.get("calibration")]
+    if not known:
+        return []
+    classes = not any("quantile_error" in row["metrics"] for _, row in rows)
+    axes = ("confidence: greatest probability, mean of its bin (%)", "right (%)")
+    names = axes if classes else ("predicted quantile (%)", "values below it (%)")
+    size = (5.2, 3.6 + 0.2 * max(0, len(known) - 3))
+    return [Panel(f"Calibration, {title}", partial(_draw_calibration, curves=known, names=names), "%", size)]
+
+
+def _draw_calibration(
+    axes: "Axes", curves: Sequence[tuple[str, Mapping[str, Sequence[float]]]], names: tuple[str, str]
+) -> None:
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    for look, (label, curve) in enumerate(curves, start=1):
+        # A bin with one query in ten thousand is not worth a point.
+        points = [
+            (100 * predicted, 100 * observed)
+            for predicted, observed, share in zip(curve["predicted"], curve["observed"], curve["share"], strict=True)
+            if share >= 1e-3
+        ]
+        x, y = (list(values) for values in zip(*points, strict=True))
+        draw_curve(axes, x, y, label, look)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+
+
+def evaluation_chart(evaluation: Mapping[str, Any]) -> Chart:
+    """Draw adaptation and calibration of the learner of one evaluation, whose "split", "tasks" and final score are in
+    the title.
+    """
     title = f"{evaluation['split']}, {evaluation['tasks']} tasks: {format_score(evaluation)}"
     if None not in (evaluation.get("ci95_classes"), evaluation.get("classes")):
         title += f" over tasks, {format_over_classes(evaluation)} over {evaluation['classes']} classes"
-    return draw_panels([adaptation(title, [(evaluation["learner"], evaluation)])])
+    rows = [(evaluation["learner"], evaluation)]
+    return draw_panels([adaptation(title, rows), *calibration(title, rows)])
 
 
 def fit(shown: TaskPredictions, title: str) -> Chart:

@@ -114,6 +114,7 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
         "drawn": drawn,
         "undrawn": text.explain_drawn(len(drawn), len(runs)),
         "adaptation": _adaptation(drawn),
+        "calibration": [panel for name, rows in _rows_of(drawn).items() for panel in figures.calibration(name, rows)],
         "environment": _beside([metadata.environment(record.environment) for record in records]),
         "timing": _beside([metadata.timing(record) for record in records]),
     }
@@ -182,20 +183,26 @@ def _other_kind(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
 
 
 def _adaptation(runs: Sequence[tuple[str, RunRecord]]) -> list[Panel]:
-    """Return the score after each inner step, for each evaluation in which a learner has inner steps: of one run every
-    learner, of several the trained learner of each.
-    """
-    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-    for label, record in runs:
-        for tested in record.evaluations:
-            rows = [row for row in tested.rows if row.get("curve", {}).get("steps")]
-            found.setdefault(tested.name, []).extend(
-                [(label, row) for row in rows[:1] if row is tested.rows[0]]
-                if len(runs) > 1
-                else [(row["learner"].replace("_", " ") + _other_kind(row, tested.rows), row) for row in rows]
-            )
+    """Return the score after each inner step, for each evaluation in which a learner has inner steps."""
+    found = {
+        name: [(label, row) for label, row in rows if row.get("curve", {}).get("steps")]
+        for name, rows in _rows_of(runs).items()
+    }
     return [
         figures.adaptation(name, rows)
         for name, rows in found.items()
         if any(row["curve"]["steps"][-1] > 0 for _, row in rows)
     ]
+
+
+def _rows_of(runs: Sequence[tuple[str, RunRecord]]) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+    """Return what is drawn of each evaluation: of one run every learner, of several the trained learner of each."""
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for label, record in runs:
+        for tested in record.evaluations:
+            found.setdefault(tested.name, []).extend(
+                [(label, row) for row in tested.rows[:1]]
+                if len(runs) > 1
+                else [(row["learner"].replace("_", " ") + _other_kind(row, tested.rows), row) for row in tested.rows]
+            )
+    return found
