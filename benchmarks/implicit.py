@@ -7,14 +7,13 @@ is within 5 % of that at 5.
 """
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import cases, results
 from benchmarks.metatrain_contender import compute_with
+from benchmarks.peak import peak_bytes
 from metatrain.algorithms import IMAML, MAML
 from metatrain.algorithms.base import Algorithm
 from metatrain.engine import Engine
@@ -41,19 +40,6 @@ def _measure(method: str, steps: int) -> float:
     algorithm: Algorithm = _METHODS[method](inner_steps=steps)
     gradient = compute_with(algorithm, case, cases.params_of(case), cases.tasks_of(case), Engine("loop"))
     gradient()
-    found = _peak(gradient) / 2**20
+    found = peak_bytes(gradient) / 2**20
     print(f"{method:6} {steps:3} steps  {found:.3f} MiB", flush=True)
     return found
-
-
-def _peak(compute: Callable[[], Any]) -> int:
-    """Return the largest sum of bytes allocated during `compute` and not yet freed."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        compute()
-    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    alive = highest = 0
-    for _, change in changes:
-        alive += change
-        highest = max(highest, alive)
-    return highest
