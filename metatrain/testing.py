@@ -111,7 +111,7 @@ def _describe(learner: str, normalization: str | None) -> str:
 def write_results(
     session: Session, params: Params, results: Sequence[Evaluation], name: str, overrides: Sequence[str] = ()
 ) -> list[tuple[Path, str]]:
-    """Write results as JSON, a plot of the score by inner step and of calibration, and a figure of one test task.
+    """Write results as JSON, a plot of the score by inner step and of calibration, and pictures of one test task.
 
     params: those of the first result. name: of the files, without suffix. overrides: the settings that were changed for
     this evaluation. Return the files, each with the folder that recorders keep it in.
@@ -120,8 +120,8 @@ def write_results(
     path, chart = home.evaluations / f"{name}.json", home.plots / f"{name}-scores.png"
     write_json(path, ({"overrides": list(overrides)} if overrides else {}) | results_as_dict(results))
     save_png(figures.evaluation_chart(results[0].as_dict()), chart)
-    picture = draw_test_task(session.worker, params, home.plots, name)
-    return [(path, "evaluations"), (chart, "plots"), *([(picture, "plots")] if picture else [])]
+    pictures = draw_test_task(session.worker, params, home.plots, name)
+    return [(path, "evaluations"), (chart, "plots"), *((picture, "plots") for picture in pictures)]
 
 
 def evaluation_name(overrides: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ def trained(tmp_path_factory) -> tuple:
     """A folder, and what `train --json` said of a short run in it."""
     folder = tmp_path_factory.mktemp("densities")
     wide = ("tasks.train.shots=6", "tasks.test.shots=6", "evaluation.tasks=12", "outer.steps=6")
-    (folder / "gp.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, [*method("np"), *wide])))
+    (folder / "gp.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, [*method("anp"), *wide])))
     return folder, last_json(command(folder, "train", "gp.yaml", "--json"))
 
 
@@ -41,7 +41,7 @@ def test_what_is_predicted_is_drawn_and_is_on_the_page(trained):
     assert (folder / found["run_dir"] / "plots" / "test-densities.png").stat().st_size > 10_000
     command(folder, "report", found["run_dir"])
     page = (folder / found["run_dir"] / "report.html").read_text()
-    assert "log-likelihood" in page and "Densities of test tasks" in page
+    assert "log-likelihood" in page and "Densities of test tasks" in page and "Attention of queries" in page
 
 
 def test_a_loaded_learner_predicts_values_and_how_sure_it_is(trained):

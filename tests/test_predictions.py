@@ -125,7 +125,7 @@ def test_predictions_equal_the_scored_ones(overrides: tuple[str, ...]) -> None:
 
 def test_images_are_drawn_with_predicted_classes(tmp_path: Path) -> None:
     worker, demonstration = shown(tiny())
-    path = draw_test_task(worker, worker.initial(), tmp_path, "test")
+    (path,) = draw_test_task(worker, worker.initial(), tmp_path, "test")
     assert path == tmp_path / "test-episode.png"
     episode, classes = demonstration.episode, demonstration.classes
     names = worker.distribution("test").class_names(0)
@@ -155,7 +155,7 @@ def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
     fit = figures.fit
     monkeypatch.setattr(figures, "fit", lambda found, title: drawn.append(found) or fit(found, title))
     worker, demonstration = shown(tiny(*REGRESSION))
-    assert draw_test_task(worker, worker.initial(), tmp_path, "test") == tmp_path / "test-fit.png"
+    assert draw_test_task(worker, worker.initial(), tmp_path, "test") == [tmp_path / "test-fit.png"]
     assert len(drawn[0].episode.query.x) == 200
     assert torch.equal(drawn[0].episode.support.x, demonstration.episode.support.x)
     assert len(drawn[0].predictions) == 13
@@ -168,7 +168,7 @@ def test_a_curve_is_drawn_through_many_queries_of_the_same_task(
 @pytest.mark.parametrize("several", ["tasks.inputs=2", "tasks.outputs=2"])
 def test_unsupported_tasks_are_not_drawn_and_nothing_fails(tmp_path: Path, several: str) -> None:
     worker = Worker(tiny(*REGRESSION, several), CPU)
-    assert draw_test_task(worker, worker.initial(), tmp_path, "test") is None
+    assert draw_test_task(worker, worker.initial(), tmp_path, "test") == []
     assert list(tmp_path.iterdir()) == []
 
 

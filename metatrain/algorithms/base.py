@@ -105,7 +105,8 @@ class Algorithm(Protocol):
     `reads_sequences = True` if tasks are to be sequences (`LabelledSequence`), which it scores itself;
     `reads_masks = True` if support sets may be padded (`PaddedExamples`); `reads_missing = True` if inputs may be nan;
     `trim(tasks)`, which leaves out padding that all tasks of a batch share; `separate_support = True` if support
-    examples may have another shape than queries (`TaskSpec.support`); `phases`, the outer steps at which what is
+    examples may have another shape than queries (`TaskSpec.support`); `attention(model, params, adapted, x, context)`,
+    the weights [q, n] of queries on support examples, for pictures; `phases`, the outer steps at which what is
     computed changes, each to be compiled.
     """
 

@@ -1,11 +1,15 @@
 """Layers of Transformers and neural processes: feed-forward networks, and attention to a set with padding."""
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 _LARGE = 2**20
 """Scores from which attention is fused: below, writing it out is faster, and has second derivatives and a vmap rule."""
@@ -40,14 +44,40 @@ class SetAttention(nn.Module):
         if math.prod(q.shape[:-1]) * k.shape[-2] > _LARGE:
             found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(q.shape[-2], -1))
         else:
-            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            found = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+            found = _weights(q, k, mask) @ v
         output: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
         return output
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """Return what `forward` weighs the values by [..., heads, q, n], for pictures."""
+        return _weights(self._split(self.query(queries)), self._split(self.key(keys)), mask)
 
     def _split(self, x: Tensor) -> Tensor:
         """Return [..., heads, n, width / heads]."""
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+
+@contextmanager
+def recorded_attention() -> Iterator[list[Tensor]]:
+    """Collect the weights [..., heads, q, n] of every `SetAttention` that this thread applies within the block."""
+    found: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, SetAttention) and threading.get_ident() == thread:
+            queries, keys, _, mask = inputs
+            found.append(module.weights(queries, keys, mask))
+
+    hook = register_module_forward_pre_hook(record)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 class SetTransformer(nn.Module):

@@ -210,6 +210,7 @@ def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
         "fit": "Curve of a test task",
         "densities": "Densities of test tasks",
         "completions": "Images of test tasks, completed",
+        "attention": "Attention of queries to the support set",
     }
     title = f"{titles[kind]}, {names.get(stem, stem)}" if kind in titles else path.stem
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)

@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import predicts
 from metatrain.evaluation.predictions import TaskPredictions, predict_task
+from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
+from metatrain.report.attention_figure import draw_attention
 from metatrain.report.completion_figure import SEEN, Completed, draw_completions
 from metatrain.report.density_figure import draw_densities, last_of
 from metatrain.report.episode_figure import draw_episode
@@ -29,42 +31,59 @@ FINE = 200
 """Queries on a fitted curve, whatever number of them the run is judged on."""
 
 
-def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> Path | None:
-    """Draw the first test task; the PNG, or None for tasks that are neither images nor curves, and for an algorithm
-    that scores itself and predicts no examples.
+def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> list[Path]:
+    """Draw the first test task, and return the PNGs: none for an algorithm that scores itself and predicts no examples.
 
     `folder`/`name`-episode.png for images [1 or 3, H, W] in classes; `folder`/`name`-completions.png for images of
     which some pixels are seen, if densities are predicted; for one number of one number
-    `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted.
+    `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted; and
+    `folder`/`name`-attention.png if the algorithm tells what queries attend to.
     """
     if not predicts(worker.evaluated):
-        return None
+        return []
+    charts = {**_draw_predictions(worker, params), **_draw_attention(worker, params)}
+    for kind, chart in charts.items():
+        save_png(chart, folder / f"{name}-{kind}.png")
+    return [folder / f"{name}-{kind}.png" for kind in charts]
+
+
+def _draw_predictions(worker: Worker, params: Params) -> dict[str, Chart]:
+    """Return the chart of what is predicted, by its kind; none for tasks that are neither images nor curves."""
     distribution: Any = worker.distribution("test")
     spec, title = distribution.spec, f"{worker.config.names.tasks}, test task {TASK}"
     if spec.support is not None or not is_shape(spec.x):
-        return None
+        return {}
     if spec.kind == "classification" and len(spec.x) == 3 and spec.x[0] in (1, 3):
-        chart, kind = _draw_images(worker, params, distribution, title), "episode"
-    elif hasattr(distribution, "completion"):
+        return {"episode": _draw_images(worker, params, distribution, title)}
+    if hasattr(distribution, "completion"):
         completed = _complete_images(worker, params, distribution)
         if completed is None:
-            return None
-        chart = draw_completions(completed, distribution.image_shape, worker.config.names.tasks)
-        kind = "completions"
-    elif spec.kind == "regression" and spec.x == spec.y == (1,):
-        with suppress(ValueError):  # a source may have no more queries than it was asked for
-            distribution = worker.distribution("test", queries=FINE)
-        shown = _predict(worker, params, distribution)
-        if isinstance(shown.predictions, Tensor):
-            chart, kind = figures.fit(shown, title), "fit"
-        else:
-            others = [_predict(worker, params, distribution, task) for task in range(1, TASKS)]
-            chart, kind = draw_densities([shown, *others], worker.config.names.tasks), "densities"
-    else:
-        return None
-    path = folder / f"{name}-{kind}.png"
-    save_png(chart, path)
-    return path
+            return {}
+        return {"completions": draw_completions(completed, distribution.image_shape, worker.config.names.tasks)}
+    if spec.kind != "regression" or not spec.x == spec.y == (1,):
+        return {}
+    with suppress(ValueError):  # a source may have no more queries than it was asked for
+        distribution = worker.distribution("test", queries=FINE)
+    shown = _predict(worker, params, distribution)
+    if isinstance(shown.predictions, Tensor):
+        return {"fit": figures.fit(shown, title)}
+    others = [_predict(worker, params, distribution, task) for task in range(1, TASKS)]
+    return {"densities": draw_densities([shown, *others], worker.config.names.tasks)}
+
+
+def _draw_attention(worker: Worker, params: Params) -> dict[str, Chart]:
+    """Return the chart of what queries attend to; none where the algorithm does not tell, or the inputs are trees."""
+    algorithm: Any = worker.evaluated
+    distribution = worker.distribution("test")
+    if not hasattr(algorithm, "attention") or not is_shape(distribution.spec.x):
+        return {}
+    episode = _episode(worker, distribution)
+    context, model, params = _at_rest(worker, distribution.spec, params)
+    with torch.no_grad():
+        *_, adapted = algorithm.trajectory(model, params, episode.support, context)
+        weights = algorithm.attention(model, params, adapted, episode.query.x, context)
+    title = f"Attention of queries to the support set, {worker.config.names.tasks}, test task {TASK}"
+    return {"attention": draw_attention(weights, episode, title)}
 
 
 def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[Episode], title: str) -> Chart:
@@ -95,11 +114,21 @@ def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[
 def _predict(
     worker: Worker, params: Params, distribution: TaskDistribution[Episode], index: int = TASK
 ) -> TaskPredictions:
-    task = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([index]))
-    return _predict_task(worker, params, distribution.spec, task)
+    return _predict_task(worker, params, distribution.spec, _episode(worker, distribution, index))
+
+
+def _episode(worker: Worker, distribution: TaskDistribution[Episode], index: int = TASK) -> Episode:
+    """Return one task, without a batch dimension."""
+    found: Episode = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([index]))
+    return found
 
 
 def _predict_task(worker: Worker, params: Params, spec: TaskSpec, task: Episode) -> TaskPredictions:
+    context, model, params = _at_rest(worker, spec, params)
+    return predict_task(worker.evaluated, model, params, task, context)
+
+
+def _at_rest(worker: Worker, spec: TaskSpec, params: Params) -> tuple[Context, Model, Params]:
+    """Return what tasks of `spec` are predicted with, without dropout or other noise."""
     context = Context(torch.tensor(0, device=worker.device), torch.tensor(NO_NOISE, device=worker.device))
-    model = worker.model.for_tasks(spec, params)
-    return predict_task(worker.evaluated, model, worker.to_device(params), task, context)
+    return context, worker.model.for_tasks(spec, params), worker.to_device(params)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.attention import last_attention
 from metatrain.algorithms.labels import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import embed_queries, embed_support, one_hot, query_gradient
 from metatrain.models import Model, Part
@@ -83,6 +84,7 @@ class InContext:
             return without_unseen(outputs, adapted.seen, model.spec.ways)
         return Histogram(outputs, outputs.new_tensor(self.span).expand(len(outputs), 2))
 
+    attention = last_attention
     meta_gradient = query_gradient
 
     def _labels(self, model: Model, params: Params) -> int:

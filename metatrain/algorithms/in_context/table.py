@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metatrain.algorithms.attention import last_attention
 from metatrain.algorithms.labels import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import one_hot, query_gradient, require_classes
 from metatrain.engine import Engine
@@ -62,6 +63,7 @@ class InContextTable:
 
     reads_masks = True
     reads_missing = True
+    attention = last_attention
 
     def __post_init__(self) -> None:
         require_positive("algorithm", width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)

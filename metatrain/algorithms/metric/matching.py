@@ -50,15 +50,23 @@ class Matching:
         yield EmbeddedSupport(embedded, support.y, support.x)
 
     def predict(self, model: Model, params: Params, adapted: EmbeddedSupport, x: Tree, context: Context) -> Prediction:
-        embedded = comparison.embed_queries(model, params, x, adapted.support_x, context)
-        if self.full_context:
-            embedded = self._context(model)(params, adapted.features, embedded)
-        near = self.scale * F.normalize(embedded) @ F.normalize(adapted.features).T
+        near = self._compare(model, params, adapted, x, context)
         own = comparison.one_hot(adapted.y, model.spec.ways or 0, torch.bool)
         # The log of the sum of exp(near) over each class: softmax over classes then gives Σ a.
         return torch.where(own, near[:, :, None], -torch.inf).logsumexp(1)
 
+    def attention(self, model: Model, params: Params, adapted: EmbeddedSupport, x: Tree, context: Context) -> Tensor:
+        """Return a(x, x_i) of each query and support example [q, n], for pictures."""
+        return self._compare(model, params, adapted, x, context).softmax(1)
+
     meta_gradient = comparison.query_gradient
+
+    def _compare(self, model: Model, params: Params, adapted: EmbeddedSupport, x: Tree, context: Context) -> Tensor:
+        """Return scale · cos(f(x), g(x_i)) [q, n]."""
+        embedded = comparison.embed_queries(model, params, x, adapted.support_x, context)
+        if self.full_context:
+            embedded = self._context(model)(params, adapted.features, embedded)
+        return self.scale * F.normalize(embedded) @ F.normalize(adapted.features).T
 
     def _context(self, model: Model) -> Part:
         return Part("context.", partial(FullContext, math.prod(model.feature_shape), self.processing_steps))

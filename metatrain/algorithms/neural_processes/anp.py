@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metatrain.algorithms.attention import last_attention
 from metatrain.algorithms.neural_processes import latent, networks
 from metatrain.models import Model, Part
 from metatrain.models.transformer import FeedForward, SetAttention
@@ -61,6 +62,7 @@ class ANP:
         found: Tensor = self._attention(model)(params, features, *path)
         return found
 
+    attention = last_attention
     trajectory, predict, meta_gradient = latent.read, latent.predict, latent.meta_gradient
 
     def _encoder(self, model: Model) -> Part:

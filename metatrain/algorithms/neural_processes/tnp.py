@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from metatrain.algorithms.attention import last_attention
 from metatrain.algorithms.metric.comparison import query_gradient
 from metatrain.algorithms.neural_processes import networks
 from metatrain.models import Model, Part
@@ -62,6 +63,7 @@ class TNP:
         outputs = self._network(model)(params, unknown, adapted.mask, adapted.tokens)
         return networks.gaussian_of(outputs, self.min_std)
 
+    attention = last_attention
     meta_gradient = query_gradient
 
     def _network(self, model: Model) -> Part:
