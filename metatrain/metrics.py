@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from metatrain.densities import log_density, mean_of, probability_below
-from metatrain.types import Density, Gaussian, Prediction
+from metatrain.types import Density, Prediction
 
 BINS = 15
 """Bins of equal width of the expected calibration error (Guo et al. 2017)."""
@@ -85,12 +85,10 @@ def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tens
     return loss, {"loss": loss, "accuracy": accuracy(prediction, y)}
 
 
-def measure(
-    predictions: Sequence[Prediction], y: Tensor, posterior: tuple[Tensor, Tensor] | tuple[()] = ()
-) -> dict[str, Tensor]:
+def measure(predictions: Sequence[Prediction], y: Tensor, exact: Prediction | None = None) -> dict[str, Tensor]:
     """Return every metric of the registry of a task's predictions at several points: name -> [points, ...].
 
-    posterior: mean and std of the targets by the exact posterior (`tasks.types.OracleEpisode`), for the gap to it.
+    exact: what the exact posterior predicts, of tasks that hold it, for the gap to it.
     More than a training step computes (`task_loss`), so for scoring alone.
     """
     kind = _kind_of(predictions[0], y)
@@ -100,8 +98,8 @@ def measure(
     for metric in METRICS.values():
         if metric.name not in found and kind in metric.kinds and metric.of_task is not None:
             found[metric.name] = metric.of_task(together, y)
-    if posterior and "log_likelihood" in found:
-        found["oracle_gap"] = log_density(Gaussian(*posterior), y).mean() - found["log_likelihood"]
+    if exact is not None and "log_likelihood" in found:
+        found["oracle_gap"] = log_likelihood(exact, y) - found["log_likelihood"]
     return found
 
 

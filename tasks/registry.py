@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from tasks.plugins import import_target, suggest_name
+from tasks.sources.bandit import Bandit
 from tasks.sources.causal_tables import CausalTables
 from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_completion import ImageCompletion
@@ -15,6 +16,7 @@ from tasks.sources.strokes import Strokes
 from tasks.sources.table import Table
 
 TASK_SOURCES: dict[str, type[Any]] = {
+    "bandit": Bandit,
     "causal_tables": CausalTables,
     "gaussian_process": GaussianProcess,
     "image_completion": ImageCompletion,

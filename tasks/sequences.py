@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from tasks.random import Integers, stream, uniforms
-from tasks.types import Episode, LabelledSequence, Split, TaskSpec
+from tasks.types import Episode, LabelledSequence, Split, TaskDistribution, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,12 @@ class Sequences:
         return None if told is None else told(indices)
 
 
-def as_sequences(tasks: Any, name: str, split: Split, seed: int) -> Sequences:
-    """Return `tasks` as sequences. ValueError: those of the source `name` cannot be."""
+def as_sequences(tasks: Any, name: str, split: Split, seed: int) -> TaskDistribution[Any]:
+    """Return `tasks` as sequences, if they are not already. ValueError: those of the source `name` cannot be."""
     spec: TaskSpec = tasks.spec
+    if spec.ordered:
+        ordered: TaskDistribution[Any] = tasks
+        return ordered
     if spec.ways is None or spec.support is not None or spec.masked:
         reason = "have no classes" if spec.ways is None else "have support sets of another shape than queries"
         raise ValueError(f"tasks.name: tasks of {name} {reason}, and this algorithm reads sequences: set omniglot")

@@ -74,8 +74,10 @@ class TaskSpec(NamedTuple):
     """Whether inputs may be nan: values that were not measured."""
     ordered: bool = False
     """Whether tasks are sequences, `LabelledSequence`, without a support set."""
+    by_step: bool = False
+    """Whether sequences are scored step by step, because their classes do not come up equally often."""
     posterior: bool = False
-    """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`."""
+    """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`, `OracleSequence`."""
 
     @property
     def support_x(self) -> Shapes:
@@ -132,6 +134,17 @@ class OracleEpisode(NamedTuple):
     support: Examples | PaddedExamples
     query: Examples
     posterior: tuple[Tensor, Tensor]
+
+
+class OracleSequence(NamedTuple):
+    """A sequence with the log-probabilities of the classes of each step given the steps before it, [T, N].
+
+    They are of the exact posterior of the tasks' own distribution. No learner is given them.
+    """
+
+    x: Tree
+    y: Tensor
+    posterior: Tensor
 
 
 Task_co = TypeVar("Task_co", covariant=True)

@@ -63,7 +63,7 @@ def test_the_loss_is_minus_the_mean_log_density_and_the_score_is_the_log_likelih
 
 def test_the_gap_is_to_the_exact_posterior_on_the_same_targets():
     exact = Gaussian(Y + 0.1, torch.full_like(Y, 0.3))
-    found = measure([gaussian(), exact], Y, tuple(exact))
+    found = measure([gaussian(), exact], Y, exact)
     expected = float((as_torch(exact).log_prob(Y) - as_torch(gaussian()).log_prob(Y)).mean())
     assert found["oracle_gap"].tolist() == pytest.approx([expected, 0.0])
     assert not METRICS["oracle_gap"].higher_is_better

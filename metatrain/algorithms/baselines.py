@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from metatrain.algorithms.fills import ConstantFill, NearestFill
+from metatrain.algorithms.memory.sequences import score_steps
 from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
 from metatrain.metrics import measure
 from metatrain.models import Model
 from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
-from tasks.types import Examples, OracleEpisode, TaskSpec, Tree, is_shape
+from tasks.types import Examples, OracleEpisode, OracleSequence, TaskSpec, Tree, is_shape
 
 
 def _unread(spec: TaskSpec) -> str | None:
@@ -88,7 +89,7 @@ class FromScratch:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Predict by the exact posterior of the tasks' own distribution, as no learner can: the best density there is."""
+    """Predict by the exact posterior of the tasks' own distribution, as no learner can: no prediction is better."""
 
     transductive = False
 
@@ -101,7 +102,11 @@ class Oracle:
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         return {}
 
-    def score(self, model: Model, params: Params, task: OracleEpisode, context: Context) -> dict[str, Tensor]:
+    def score(
+        self, model: Model, params: Params, task: OracleEpisode | OracleSequence, context: Context
+    ) -> dict[str, Tensor]:
+        if isinstance(task, OracleSequence):
+            return score_steps(model.spec, task.posterior, task)
         return {"inner_step": torch.tensor([0])} | measure([Gaussian(*task.posterior)], task.query.y)
 
     def meta_gradient(self, *_: object) -> MetaGradient:

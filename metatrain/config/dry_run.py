@@ -114,9 +114,14 @@ def _check_support(worker: Worker) -> None:
 
 
 def _check_examples(worker: Worker) -> None:
-    """Check that the algorithm reads padded support sets and missing values, if there are such."""
+    """Check that the algorithm reads sequences, padded support sets and missing values, if there are such."""
     config = worker.config
     specs = [worker.distribution(split).spec for split in SPLITS]
+    require(
+        getattr(config.algorithm, "reads_sequences", False) or not any(spec.ordered for spec in specs),
+        f"algorithm.name: {config.names.algorithm} adapts to a support set, and tasks of {config.names.tasks} are "
+        "sequences: set lstm, mann or snail",
+    )
     require(
         getattr(config.algorithm, "reads_masks", False) or not any(spec.masked for spec in specs),
         f"algorithm.name: {config.names.algorithm} takes support sets of one size, and those of {config.names.tasks} "

@@ -15,7 +15,7 @@ from metatrain.engine import Engine
 from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
 from metatrain.metrics import METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
 from metatrain.models import Model
-from metatrain.types import Context, Executor, Params, Scores, Shard, ShardRequest
+from metatrain.types import Context, Executor, Gaussian, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.types import Episode, Progress, Split, Tree, no_progress
 
@@ -127,7 +127,9 @@ def score_trajectory(
     for t, adapted in select_scored_steps(algorithm.trajectory(model, params, task.support, context)):
         steps.append(t)
         predictions.append(predict(adapted))
-    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y, getattr(task, "posterior", ()))
+    posterior = getattr(task, "posterior", None)
+    exact = None if posterior is None else Gaussian(*posterior)
+    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y, exact)
 
 
 def check_scores(found: Mapping[str, Tensor], who: str) -> None:

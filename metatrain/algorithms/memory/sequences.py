@@ -17,7 +17,7 @@ from metatrain.models import Model, Part
 from metatrain.models.dropout import fold
 from metatrain.types import Context, MetaGradient, Params
 from metatrain.validation import require
-from tasks.types import LabelledSequence, TaskSpec
+from tasks.types import LabelledSequence, OracleSequence, TaskSpec
 
 
 class ReadsSequences(Protocol):
@@ -43,7 +43,9 @@ def labels_of(self: ReadsSequences, model: Model, params: Params) -> int:
     return labels
 
 
-def predict_all(self: ReadsSequences, model: Model, params: Params, task: LabelledSequence, context: Context) -> Tensor:
+def predict_all(
+    self: ReadsSequences, model: Model, params: Params, task: LabelledSequence | OracleSequence, context: Context
+) -> Tensor:
     """Return logits of all steps [T, ways], of f(x_t) beside the label of the step before, one-hot, zeros at first."""
     features = model.embed(params, task.x, fold(context.noise, 0))
     labels = one_hot(task.y, labels_of(self, model, params), features.dtype)
@@ -65,14 +67,26 @@ def sequence_gradient(
 
 
 def sequence_score(
-    self: ReadsSequences, model: Model, params: Params, task: LabelledSequence, context: Context
+    self: ReadsSequences, model: Model, params: Params, task: LabelledSequence | OracleSequence, context: Context
 ) -> dict[str, Tensor]:
-    """Return the scores of the first, second, … example of every class: name -> [instances].
+    """Return the scores of the predictions of all steps, by `score_steps`."""
+    return score_steps(model.spec, predict_all(self, model, params, task, context), task)
 
-    "inner_step" is how many examples of the class were seen before, so that the second instance stands at 1.
+
+def score_steps(spec: TaskSpec, logits: Tensor, task: LabelledSequence | OracleSequence) -> dict[str, Tensor]:
+    """Return the scores of the logits [T, ways] of all steps: name -> [points].
+
+    A point is the first, second, … example of every class, and "inner_step" how many examples of the class were seen
+    before, so that the second instance stands at 1. Where classes do not come up equally often (`TaskSpec.by_step`), a
+    point is a step, and "inner_step" how many steps were seen before.
     """
-    logits = predict_all(self, model, params, task, context)
-    ways = model.spec.ways or 0
+    if spec.by_step:
+        exact = task.posterior if isinstance(task, OracleSequence) else None
+        steps = [slice(t, t + 1) for t in range(len(task.y))]
+        scores = [measure([logits[t]], task.y[t], None if exact is None else exact[t]) for t in steps]
+        by_name = {name: torch.cat([one[name] for one in scores]) for name in scores[0]}
+        return {"inner_step": torch.arange(len(steps))} | by_name
+    ways = spec.ways or 0
     instances = len(task.y) // ways
     # Steps in order of class, those of one class in order of time.
     by_class = task.y.argsort(stable=True).view(ways, instances)
