@@ -113,3 +113,26 @@ def test_a_run_that_cannot_be_sent_is_kept_here_and_can_go_on(far, proxy, monkey
     assert json.loads((Path(left) / "run.json").read_text())["format"] == 1
     again = last_json(metatrain(folder, "train", "--resume", left, "--json"))
     assert again["params_sha256"] == undisturbed["params_sha256"]
+
+
+@pytest.mark.slow
+def test_what_a_run_began_with_is_kept_there_and_another_begins_from_it(far, proxy, tmp_path):
+    """A machine with an empty disk, on which there is no run to begin from, goes on; and one begins from S3."""
+    folder, undisturbed = far
+    source = shutil.copytree(folder / undisturbed["run_dir"], tmp_path / "source")
+    quick = ("train", "far.yaml", f"initialize={source}", "evaluation.baselines=false", "--json")
+    here = last_json(metatrain(folder, *quick, "outer.steps=4"))
+    there = last_json(metatrain(folder, *quick, "outer.steps=2", "runs.root=s3://runs/begun"))
+    shutil.rmtree(source)
+    for cached in Path(os.environ["METATRAIN_CACHE"]).glob("runs/*"):
+        shutil.rmtree(cached)
+    place = there["run_dir"]
+    again = last_json(metatrain(folder, "train", "--resume", place, "outer.steps=4", "--json"))
+    assert again["params_sha256"] == here["params_sha256"] != there["params_sha256"]
+    begun = last_json(metatrain(folder, "train", "far.yaml", f"initialize={place}", "outer.steps=1", "--json"))
+    (event,) = [
+        line
+        for line in read_lines(open_run(str(folder / begun["run_dir"])).metrics)
+        if line.get("event") == "initialized"
+    ]
+    assert f"from {place} (sha256 " in event["text"]

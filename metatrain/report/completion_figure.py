@@ -1,16 +1,17 @@
 """Draw images that a learner completes: the pixels that it sees, the mean of what it predicts, and its doubt."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metatrain.densities import mean_of, std_of
+from metatrain.evaluation.predictions import TaskPredictions
+from metatrain.report.density_figure import last_of
 from metatrain.report.episode_figure import GAP, draw_tile, pixel_axes, text_width, write_text
 from metatrain.report.plots import COLOURS, INK, Chart
 from metatrain.types import Density
-from tasks.types import Episode, Shape
+from tasks.types import Episode, OracleEpisode, Shape
 
 SEEN = (10, 50, 100)
 """Pixels that the learner is shown, in one part of the picture each."""
@@ -22,18 +23,12 @@ _TILE, _HEAD, _GUTTER = 112, 84, 28
 """Pixels: side of an image, height above all, between the parts."""
 
 
-class Completed(NamedTuple):
-    """One image of which some pixels were seen: the support set, all pixels as queries, and what is predicted there."""
-
-    episode: Episode
-    density: Density
-
-
-def draw_completions(images: Sequence[Sequence[Completed]], shape: Shape, tasks: str) -> Chart:
+def draw_completions(images: Sequence[Sequence[TaskPredictions]], shape: Shape, tasks: str) -> Chart:
     """Draw a row for each image: itself, and for each number of seen pixels those, the mean and the deviation.
 
-    images: for each image one `Completed` of each number of pixels, the same for all. shape: (C, H, W), C of 1 (ink on
-    paper) or 3 (colour).
+    images: for each image the predictions from each number of pixels, the same for all: the support set is what was
+    seen, the queries are all pixels, and the predictions are densities. shape: (C, H, W), C of 1 (ink on paper) or 3
+    (colour).
     """
     counts = [len(one.episode.support.y) for one in images[0]]
     told = f"seen, mean, and standard deviation (black: {DARKEST:g} or more)"
@@ -49,7 +44,7 @@ def draw_completions(images: Sequence[Sequence[Completed]], shape: Shape, tasks:
         y = _HEAD + row * (_TILE + GAP)
         draw_tile(axes, (0, y), _TILE, as_image(completed[0].episode.query.y, shape))
         for number, one in enumerate(completed):
-            tiles = (seen_image(one.episode, shape), *density_images(one.density, shape))
+            tiles = (seen_image(one.episode, shape), *density_images(last_of(one), shape))
             for column, image in enumerate(tiles):
                 draw_tile(axes, (left + number * part + column * (_TILE + GAP), y), _TILE, image)
     title = f"{tasks}, test tasks 0 to {len(images) - 1}, completed"
@@ -62,7 +57,7 @@ def as_image(values: Tensor, shape: Shape) -> Tensor:
     return values.T.reshape(shape).clamp(0, 1)
 
 
-def seen_image(episode: Episode, shape: Shape) -> Tensor:
+def seen_image(episode: Episode | OracleEpisode, shape: Shape) -> Tensor:
     """Return the seen pixels in their colours [3, H, W], the others in `UNSEEN`."""
     channels, height, width = shape
     image = UNSEEN[:, None, None].expand(3, height, width).clone()

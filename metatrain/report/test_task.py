@@ -15,8 +15,8 @@ from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.report import figures
 from metatrain.report.attention_figure import draw_attention
-from metatrain.report.completion_figure import SEEN, Completed, draw_completions
-from metatrain.report.density_figure import draw_densities, last_of
+from metatrain.report.completion_figure import SEEN, draw_completions
+from metatrain.report.density_figure import draw_densities
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
@@ -96,10 +96,10 @@ def _draw_images(worker: Worker, params: Params, distribution: TaskDistribution[
     return draw_episode(episode, title, names(TASK) if names else None, shown.classes)
 
 
-def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[list[Completed]] | None:
+def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[list[TaskPredictions]] | None:
     """Return the first test images, completed from several numbers of pixels; None if no densities are predicted."""
     most = math.prod(distribution.image_shape[1:])
-    images: list[list[Completed]] = []
+    images: list[list[TaskPredictions]] = []
     for task in range(TASKS):
         images.append([])
         for seen in (count for count in SEEN if count <= most):
@@ -107,7 +107,7 @@ def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[
             shown = _predict_task(worker, params, distribution.spec, episode)
             if isinstance(shown.predictions, Tensor):
                 return None
-            images[-1].append(Completed(episode, last_of(shown)))
+            images[-1].append(shown)
     return images
 
 

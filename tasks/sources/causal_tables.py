@@ -80,11 +80,15 @@ class Tables:
         differ = "tables differ in their number of classes"
         require_no_ways(self.split, self.episode, differ, also=", and tasks.classes")
         require_fewest(self.split, self.episode, self.source.fewest, "rows")
-        fewest = self.episode.shots if self.source.fewest is None else self.source.fewest
-        if fewest < self.source.classes[0]:
-            short = f"{fewest} rows cannot show {self.source.classes[0]} classes"
+        if self._fewest < self.source.classes[0]:
+            short = f"{self._fewest} rows cannot show {self.source.classes[0]} classes"
             remedy = "raise it (and tasks.fewest), or lower tasks.classes"
             raise ValueError(f"{part_of(self.split)}.shots: {short}: {remedy}")
+
+    @property
+    def _fewest(self) -> int:
+        """Return the rows of the smallest support set."""
+        return self.episode.shots if self.source.fewest is None else self.source.fewest
 
     @property
     def spec(self) -> TaskSpec:
@@ -120,10 +124,8 @@ class Tables:
         """Return the size of a table: that of all in its group of `together`."""
         draw = generator(self.seed, stream("causal-tables", self.split, "sizes"), index // self.source.together)
         low, high = self.source.features
-        shots = self.episode.shots
-        fewest = shots if self.source.fewest is None else self.source.fewest
         features = int(np.exp(draw.uniform(np.log(low), np.log(high + 1))))
-        return _Sizes(min(features, high), int(draw.integers(fewest, shots + 1)))
+        return _Sizes(min(features, high), int(draw.integers(self._fewest, self.episode.shots + 1)))
 
     def _table(self, index: int, sizes: _Sizes) -> tuple[Reals, Integers]:
         """Return the features [rows, d] and classes [rows] of a table, its support rows first."""
