@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import one_hot
 
 from metatrain.algorithms import ALGORITHMS
@@ -85,6 +86,17 @@ def test_values_of_one_number_are_drawn_in_the_order_of_their_inputs():
     axes = chart.figure.axes[0]
     assert axes.images[0].get_array().tolist() == weights[[1, 2, 0]][:, [1, 2, 0]].tolist()
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x = -1", "x = 0.5", "x = 2"]
+
+
+def test_a_task_without_support_examples_is_not_drawn(tmp_path):
+    """Of support sets of 0 or 1 example, the first that has one is."""
+    worker = Worker(tiny(*method("tnp"), "tasks.test.shots=1"), torch.device("cpu"))
+    sizes = worker.distribution("test").episodes(range(4)).support.mask.sum(1).tolist()
+    first = sizes.index(1)
+    assert 0 in sizes
+    draw_test_task(worker, worker.initial(), tmp_path, "test")
+    with Image.open(tmp_path / "test-attention.png") as image:
+        assert f"test task {first}: 3 queries and 1 support examples" in image.info["Description"]
 
 
 @pytest.mark.parametrize("name", ["matching", "in_context_table"])

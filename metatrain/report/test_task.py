@@ -21,12 +21,12 @@ from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
-from tasks.types import Episode, TaskDistribution, TaskSpec, is_shape
+from tasks.types import Episode, TaskDistribution, TaskSpec, is_shape, members
 
 TASK = 0
 """Index of the task that is shown, in the test split."""
 TASKS = 4
-"""Tasks whose predicted densities are shown, from the first on."""
+"""Tasks whose predicted densities are shown, from the first on, or from which one is chosen."""
 FINE = 200
 """Queries on a fitted curve, whatever number of them the run is judged on."""
 
@@ -72,17 +72,23 @@ def _draw_predictions(worker: Worker, params: Params) -> dict[str, Chart]:
 
 
 def _draw_attention(worker: Worker, params: Params) -> dict[str, Chart]:
-    """Return the chart of what queries attend to; none where the algorithm does not tell, or the inputs are trees."""
+    """Return the chart of what queries attend to, of the first of `TASKS` tasks with a support set that is not empty.
+
+    None where the algorithm does not tell it, or where inputs are trees.
+    """
     algorithm: Any = worker.evaluated
     distribution = worker.distribution("test")
     if not hasattr(algorithm, "attention") or not is_shape(distribution.spec.x):
         return {}
-    episode = _episode(worker, distribution)
+    episodes = ((task, _episode(worker, distribution, task)) for task in range(TASKS))
+    task, episode = next((one for one in episodes if members(one[1].support).any()), (TASK, None))
+    if episode is None:
+        return {}
     context, model, params = _at_rest(worker, distribution.spec, params)
     with torch.no_grad():
         *_, adapted = algorithm.trajectory(model, params, episode.support, context)
         weights = algorithm.attention(model, params, adapted, episode.query.x, context)
-    title = f"Attention of queries to the support set, {worker.config.names.tasks}, test task {TASK}"
+    title = f"Attention of queries to the support set, {worker.config.names.tasks}, test task {task}"
     return {"attention": draw_attention(weights, episode, title)}
 
 
