@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -235,6 +235,7 @@ def test_a_bomb_in_a_copy_is_refused_where_tasks_are_asked_for(tmp_path: Path) -
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=3),
 )
+@example(protocol=3, cut=0.0, flips=[(0.1875, 46)])  # an invalid escape, of which Python warns
 @settings(max_examples=400, deadline=None)
 def test_a_damaged_pickle_is_read_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, protocol: int, cut: float, flips: list[tuple[float, int]]
