@@ -140,7 +140,7 @@ def _calls(distribution: FewShot, indices: range) -> dict[str, Callable[[], obje
         "episodes": lambda: distribution.episodes(indices),
         "draw": lambda: distribution.draw(indices),
         "philox": lambda: uniforms(distribution.seed, purpose, indices, count),
-        "images": lambda: pool.images(owners, which),
+        "images": lambda: pool.examples(owners, which),
         "take": lambda: pool.store.images.take(rows, axis=0),
         "gather": lambda: as_float(pool.store.images.take(rows, axis=0)),
     }
@@ -189,9 +189,9 @@ def drawn_store(path: Path) -> Store:
     """Write a store of strokes with the size of Omniglot's training characters."""
     pool = Strokes().distribution("train", SHAPE, 0).pool
     classes = np.repeat(np.arange(_CHARACTERS), _DRAWINGS)
-    images = pool.images(classes, np.tile(np.arange(_DRAWINGS), _CHARACTERS))
+    images = pool.examples(classes, np.tile(np.arange(_DRAWINGS), _CHARACTERS))
     slices = tuple(ClassSlice(str(c), c * _DRAWINGS, (c + 1) * _DRAWINGS) for c in range(_CHARACTERS))
-    header = Header("strokes", pool.image_shape, slices, {}, "drawn", "none", "none")
+    header = Header("strokes", pool.example_shape, slices, {}, "drawn", "none", "none")
     write_store(path, header, (images.numpy() * 255).round().astype(np.uint8))
     return open_store(path)
 

@@ -1,7 +1,7 @@
 """Sample N-way K-shot classification episodes by index from any pool of classes.
 
-N ways, K shots and Q queries per class, B tasks: support.x [B, N·K, C, H, W], query.x [B, N·Q, C, H, W], both ordered
-by class (Vinyals et al. 2016).
+N ways, K shots and Q queries per class, B tasks: support.x [B, N·K, *x], query.x [B, N·Q, *x], both ordered by class
+(Vinyals et al. 2016). x is the shape of an example, (C, H, W) of images.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 
 
 class ClassPool(Protocol):
-    """Classes of images to draw episodes from. The image of (class, member) never changes."""
+    """Classes of examples to draw episodes from. The example of (class, member) never changes."""
 
     @property
     def name(self) -> str:
@@ -29,8 +29,8 @@ class ClassPool(Protocol):
         """Return the number of classes."""
 
     @property
-    def image_shape(self) -> Shape:
-        """Return (C, H, W)."""
+    def example_shape(self) -> Shape:
+        """Return the shape of an example: (C, H, W) of an image."""
 
     @property
     def min_class_size(self) -> int:
@@ -39,11 +39,11 @@ class ClassPool(Protocol):
     def sizes(self, classes: Integers) -> Integers:
         """Return the number of members of each of `classes` [R]."""
 
-    def images(self, classes: Integers, members: Integers) -> Tensor:
-        """Return member members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
+    def examples(self, classes: Integers, members: Integers) -> Tensor:
+        """Return member members[r] of class classes[r], both [R]: float32 [R, *example_shape]."""
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Map images [..., C, H, W] as `images` returns them back to values in [0, 1], for display."""
+        """Map images [..., C, H, W] as `examples` returns them back to values in [0, 1], for display."""
 
     def class_names(self, classes: Integers) -> list[str]:
         """Return the display name of each of `classes` [R]."""
@@ -69,7 +69,7 @@ class FewShot:
             have = f"'{self.split}' of {pool.name} has {pool.num_classes}"
             raise ValueError(f"{ways}-way needs {ways} classes; {have}: lower {field}.ways")
         if each > pool.min_class_size:
-            need = f"{self.episode.shots} shots and {self.episode.queries} queries need {each} images of a class"
+            need = f"{self.episode.shots} shots and {self.episode.queries} queries need {each} examples of a class"
             have = f"{_name_small_classes(pool, each)} in '{self.split}' of {pool.name}"
             remedy = getattr(pool, "few_remedy", "")
             raise ValueError(
@@ -78,8 +78,8 @@ class FewShot:
 
     @property
     def spec(self) -> TaskSpec:
-        """Return the spec of a classification of images."""
-        return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
+        """Return the spec of a classification."""
+        return TaskSpec("classification", self.episode.ways, self.pool.example_shape, ())
 
     @property
     def num_classes(self) -> int:
@@ -87,16 +87,16 @@ class FewShot:
         return self.pool.num_classes
 
     def episodes(self, indices: Sequence[int]) -> Episode:
-        """Return the tasks at `indices`, stacked: support.x [B, N·K, C, H, W], support.y [B, N·K]; query with Q."""
+        """Return the tasks at `indices`, stacked: support.x [B, N·K, *x], support.y [B, N·K]; query with Q."""
         classes, members = self.draw(indices)
         tasks, ways, _ = members.shape
         shots = self.episode.shots
         parts = members[:, :, :shots], members[:, :, shots:]
         owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
-        images = self.pool.images(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
+        x = self.pool.examples(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
         boundary = tasks * ways * shots
-        support = _label(images[:boundary], tasks, ways, shots)
-        query = _label(images[boundary:], tasks, ways, self.episode.queries)
+        support = _label(x[:boundary], tasks, ways, shots)
+        query = _label(x[boundary:], tasks, ways, self.episode.queries)
         return Episode(support, query)
 
     def draw(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
@@ -137,7 +137,7 @@ class EmptySplit:
     @property
     def spec(self) -> TaskSpec:
         """Return the spec that tasks would have."""
-        return TaskSpec("classification", self.episode.ways, self.pool.image_shape, ())
+        return TaskSpec("classification", self.episode.ways, self.pool.example_shape, ())
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Raise ValueError: there are no tasks."""
@@ -153,7 +153,7 @@ def _name_small_classes(pool: ClassPool, least: int) -> str:
     return f"the class {name!r} has only {sizes.min()}{beside}"
 
 
-def _label(images: Tensor, tasks: int, ways: int, each: int) -> Examples:
-    """Return images [B·N·each, C, H, W], ordered by task and class, as one batch of labelled examples."""
+def _label(x: Tensor, tasks: int, ways: int, each: int) -> Examples:
+    """Return examples [B·N·each, *x], ordered by task and class, as one labelled batch."""
     labels = torch.arange(ways).repeat_interleave(each).expand(tasks, -1)
-    return Examples(images.reshape(tasks, ways * each, *images.shape[1:]), labels)
+    return Examples(x.reshape(tasks, ways * each, *x.shape[1:]), labels)

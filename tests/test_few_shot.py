@@ -67,14 +67,14 @@ class Numbered:
     """A pool whose every image is one pixel that tells which it is. Class c has 3 + c members."""
 
     name = "numbered"
-    image_shape: Shape = (1, 1, 1)
+    example_shape: Shape = (1, 1, 1)
     num_classes = 8
     min_class_size = 3
 
     def sizes(self, classes: Integers) -> Integers:
         return 3 + classes
 
-    def images(self, classes: Integers, members: Integers) -> Tensor:
+    def examples(self, classes: Integers, members: Integers) -> Tensor:
         assert (members < self.sizes(classes)).all()
         return torch.from_numpy(100.0 * classes + members).to(torch.float32).reshape(-1, 1, 1, 1)
 
@@ -143,7 +143,7 @@ def test_every_class_and_every_member_gets_its_turn_as_often_as_any_other() -> N
         (
             EpisodeShape(5, 1, 3),
             "train",
-            "1 shots and 3 queries need 4 images of a class; the class '0' has only 3 in 'train' of numbered: "
+            "1 shots and 3 queries need 4 examples of a class; the class '0' has only 3 in 'train' of numbered: "
             "lower tasks.train.shots or tasks.train.queries",
         ),
         (EpisodeShape(None, 1, 1), "validation", "set tasks.test.ways"),

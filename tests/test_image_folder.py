@@ -279,7 +279,7 @@ def test_one_number_serves_all_channels(
     source = folder(pictures.write(tmp_path / "raw", contents), tmp_path, mean=mean, std=std)
     store = source.store(no_progress)
     pool = StorePool("white", store, (0, 1), mean=source.mean, std=source.std)
-    x = pool.images(np.array([0, 1]), np.array([0, 0]))
+    x = pool.examples(np.array([0, 1]), np.array([0, 0]))
     assert torch.allclose(x, torch.tensor(white))
     assert torch.allclose(pool.denormalize(x), torch.tensor(1.0))
 

@@ -96,7 +96,7 @@ def test_what_a_folder_may_lack_is_told_with_the_remedy(tmp_path: Path, case: st
 LISTS: dict[str, tuple[dict[str, str], str]] = {
     "no images": (
         {"train": "class_0\nclass_99", "val": "class_1", "test": "class_2"},
-        "the class 'class_99', listed in 'train', has no images: add them, or remove it from the list",
+        "the class 'class_99', listed in 'train', has no examples: add them, or remove it from the list",
     ),
     "twice": ({"train": "class_0", "val": "class_1", "test": "class_0"}, "'class_0' is in both 'train' and 'test'"),
     "empty": ({"train": "class_0", "val": "\n \n", "test": "class_2"}, "the split 'validation' has no classes"),

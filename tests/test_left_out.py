@@ -215,7 +215,7 @@ def test_classes_of_few_images_are_named_and_left_out_on_request(tmp_path: Path)
     root = pictures.write(tmp_path / "raw", contents)
     with pytest.raises(ValueError, match=r"'train_0' has only 1 in 'train' .*, or set tasks\.min_examples=4$"):
         images(root).distribution("train", EpisodeShape(2, 1, 3), 0)
-    with pytest.raises(ValueError, match=r": \d+ of its \d+ classes have too few images: lower tasks\.min_examples"):
+    with pytest.raises(ValueError, match=r": \d+ of its \d+ classes have too few examples: lower tasks\.min_examples"):
         images(root, min_examples=1000).data()
     source = images(root, min_examples=4)
     assert counts(source)["train"] == 4

@@ -114,7 +114,7 @@ def test_rotations_are_classes_of_training_alone(raw: Path, cache: Path) -> None
     assert counts == {**plain, "train": 4 * plain["train"]}
     pool = turned.distribution("train", shape, 0).pool
     classes = np.arange(4) * plain["train"]
-    images = pool.images(classes, np.zeros(4, dtype=np.int64))
+    images = pool.examples(classes, np.zeros(4, dtype=np.int64))
     for turn in range(1, 4):
         assert torch.equal(images[turn], torch.rot90(images[0], turn, (1, 2)))
 

@@ -176,5 +176,5 @@ def test_test_classes_that_have_changed_or_are_gone_are_named(run: str) -> None:
     assert f"1 test class has other images than when the run began: {name}" in ask("evaluate", run)
     shutil.rmtree(f"data/{name}")
     message = ask("evaluate", run, code=2)
-    assert message.endswith("has no images: restore them, or set tasks.splits to classes that are there, or to auto")
+    assert message.endswith("has no examples: restore them, or set tasks.splits to classes that are there, or to auto")
     assert "test classes were trained on" in ask("evaluate", run, "tasks.splits=auto")

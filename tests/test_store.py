@@ -84,7 +84,7 @@ def test_pool_gathers_scales_and_turns(path: Path) -> None:
     expected = [
         np.rot90(images[2 * (1 - c % 2) + m], c // 2, axes=(1, 2)) for c, m in zip(classes, members, strict=True)
     ]
-    assert np.allclose(pool.images(classes, members).numpy(), np.stack(expected) / 255, atol=1e-7)
+    assert np.allclose(pool.examples(classes, members).numpy(), np.stack(expected) / 255, atol=1e-7)
     assert pool.class_names(classes) == ["y", "x", "x 90°", "y 180°", "x 270°"]
     assert pool.num_classes == 8
     assert pool.min_class_size == 2
@@ -93,7 +93,7 @@ def test_pool_gathers_scales_and_turns(path: Path) -> None:
 def test_full_ink_is_exactly_one(path: Path) -> None:
     write_store(path, HEADER, np.full((8, 2, 3, 4), 255, dtype=np.uint8))
     pool = StorePool("white", open_store(path), (0, 1))
-    assert (pool.images(np.array([0]), np.array([0])) == 1).all()
+    assert (pool.examples(np.array([0]), np.array([0])) == 1).all()
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(path: Path) -> None:

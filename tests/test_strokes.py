@@ -25,7 +25,7 @@ def test_without_jitter_every_drawing_is_the_same() -> None:
 
 def images(split: Split, classes: list[int], members: list[int], seed: int = 0, jitter: float = 1.0) -> torch.Tensor:
     pool = Strokes(seed=seed, jitter=jitter).distribution(split, EpisodeShape(), 0).pool
-    return pool.images(np.array(classes), np.array(members))
+    return pool.examples(np.array(classes), np.array(members))
 
 
 def test_an_image_depends_on_its_address_alone() -> None:

@@ -51,15 +51,15 @@ def choose_splits(where: str, layout: Layout, setting: str | SplitLists, few: Ma
     """Return the classes of each split.
 
     setting: "auto", "test", "shuffle", the name of lists that ship with metatrain, a folder of lists, or lists. few:
-    classes that are left out for their few images. ValueError: a class is in two splits, a listed class has no images,
-    or a split has no classes, except where there are test classes alone.
+    classes that are left out for their few examples. ValueError: a class is in two splits, a listed class has no
+    examples, or a split has no classes, except where there are test classes alone.
     """
     notes: tuple[str, ...] = ()
     kept = [name for name in sorted(layout.classes) if name not in few]
     divided = setting in (AUTO, SHUFFLE) and not layout.splits
     if few and len(kept) < (_LEAST * len(SPLITS) if divided else _LEAST):
-        reason = f"{len(few)} of its {count_of(len(layout.classes), 'class', 'classes')} have too few images"
-        raise ValueError(f"{where}: {reason}: lower tasks.min_examples, or add images")
+        reason = f"{len(few)} of its {count_of(len(layout.classes), 'class', 'classes')} have too few examples"
+        raise ValueError(f"{where}: {reason}: lower tasks.min_examples, or add some")
     if divided:
         splits = hash_splits(where, kept) if setting == AUTO else shuffle_splits(where, kept)
     elif setting == TEST and not layout.splits.get("test"):
@@ -178,7 +178,7 @@ def _resolve(name: str, layout: Layout) -> str:
 
 
 def _check_splits(where: str, layout: Layout, splits: Splits, absent: str) -> None:
-    """Check that each split has classes of its own. absent: the remedy for a listed class without images."""
+    """Check that each split has classes of its own. absent: the remedy for a listed class without examples."""
     home: dict[str, Split] = {}
     for split in SPLITS:
         if not splits.get(split) and (splits.get("train") or not splits.get("test")):
@@ -189,6 +189,6 @@ def _check_splits(where: str, layout: Layout, splits: Splits, absent: str) -> No
                 reason = f"the class {name!r} is in both '{home[name]}' and '{split}'"
                 raise ValueError(f"{where}: {reason}: {_LEAVE_IN_ONE}")
             if name not in layout.classes:
-                reason = f"the class {name!r}, listed in '{split}', has no images"
+                reason = f"the class {name!r}, listed in '{split}', has no examples"
                 raise ValueError(f"{where}: {reason}: {absent}")
             home[name] = split

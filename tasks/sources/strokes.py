@@ -101,21 +101,21 @@ class StrokePool:
     split: Split
 
     name = "strokes"
-    image_shape: Shape = (1, SIDE, SIDE)
+    example_shape: Shape = (1, SIDE, SIDE)
     min_class_size = DRAWINGS
 
     def sizes(self, classes: Integers) -> Integers:
         """Return DRAWINGS for every character."""
         return np.full(len(classes), DRAWINGS)
 
-    def images(self, classes: Integers, members: Integers) -> Tensor:
+    def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return drawing members[r] of character classes[r], both [R]: float32 [R, 1, 28, 28].
 
         Greys are rounded to 8 bits, as in a stored image.
         """
         distinct, which = np.unique(classes, return_inverse=True)
         control, present = sample_characters(uniforms(self.seed, stream("strokes", self.split), distinct, _PER_CLASS))
-        images = np.empty((len(classes), *self.image_shape), dtype=np.float32)
+        images = np.empty((len(classes), *self.example_shape), dtype=np.float32)
         for at in range(0, len(classes), _CHUNK):
             part = slice(at, at + _CHUNK)
             address = classes[part] * DRAWINGS + members[part]

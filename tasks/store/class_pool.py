@@ -36,7 +36,7 @@ class StorePool:
         return len(self.numbers) * self.turns
 
     @property
-    def image_shape(self) -> Shape:
+    def example_shape(self) -> Shape:
         """Return (C, H, W)."""
         return self.store.header.image_shape
 
@@ -49,7 +49,7 @@ class StorePool:
         """Return the number of images of each of `classes`."""
         return self._sizes[classes % len(self.numbers)]
 
-    def images(self, classes: Integers, members: Integers) -> Tensor:
+    def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
         turns, kinds = np.divmod(classes, len(self.numbers))
         pixels = self.store.images.take(self._starts[kinds] + members, axis=0)
