@@ -24,11 +24,14 @@ from tests.configurations import TINY, tiny
 from tune.config.search_config import load_search_config
 
 PATHS = {"runs.root", "tracking.uri"} | {
-    f"{source}.{key}" for source in ("image_folder", "mini_imagenet", "omniglot") for key in ("root", "cache")
+    f"{source}.{key}"
+    for source in ("features", "image_folder", "mini_imagenet", "omniglot")
+    for key in ("root", "cache")
 }
-PATHS |= {"image_folder.splits", "image_completion.root", "table.root"}
+PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
 TEXTS = {"runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
+TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}
 """Settings that are free text and no paths."""
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tasks.io import remote_fs
 from tasks.io.remote_fs import child, download, parse_uri
+from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
@@ -69,6 +71,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
     move("first")
     return move
+
+
+def test_vectors_on_s3_are_those_here(server: ObjectStore, proxy: FaultProxy, machine: Machine, tmp_path: Path) -> None:
+    labels = np.array([f"c{number // 4}" for number in range(24)])
+    np.savez(tmp_path / "v.npz", x=np.arange(72.0).reshape(24, 3), **{"class": labels})
+    upload(server, "raw", "vectors", {"v.npz": (tmp_path / "v.npz").read_bytes()})
+    here, there = (Features(root).data() for root in (str(tmp_path / "v.npz"), "s3://raw/vectors/v.npz"))
+    assert there.fingerprint == here.fingerprint and there.examples == 24
+    with pytest.raises(ValueError, match=r"s3://raw/vectors/w\.npz does not exist, or is empty: set tasks\.root"):
+        Features("s3://raw/vectors/w.npz").data()
 
 
 @pytest.mark.parametrize("form", ["some.zip", "tables"])

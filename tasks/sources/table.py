@@ -13,6 +13,7 @@ import torch
 from tasks.io.home import PathText, home_path
 from tasks.random import Integers, Reals, generator, stream
 from tasks.sources.many_sizes import order_rows, part_of, require_no_ways
+from tasks.sources.table_files import read_table
 from tasks.text import enumerate_few
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
@@ -149,22 +150,8 @@ def _read_dataset(name: str) -> Rows:
 @lru_cache(8)
 def _read_file(path: Path, target: str, changed: int) -> Rows:
     """Read a file; `changed`, its time of modification, is part of the key under which it is kept."""
-    from pyarrow import csv, parquet
-
-    empty_is_missing = csv.ConvertOptions(strings_can_be_null=True)
-    try:
-        table = (
-            parquet.read_table(path)
-            if path.suffix == ".parquet"
-            else csv.read_csv(path, convert_options=empty_is_missing)
-        )
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"root: {path} is no table ({reason}): set a CSV or Parquet file") from error
+    table = read_table(path)
     names = table.column_names
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"root: {path.name} has two columns called '{twice}': rename one")
     if target not in names:
         raise ValueError(f"target: {path.name} has no column '{target}': set one of {enumerate_few(names)}")
     if table.num_rows * table.num_columns > _LARGEST:

@@ -1,0 +1,239 @@
+"""Serve feature vectors as a task source: what a frozen network made of text, molecules, sound or images."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.few_shot import EmptySplit, FewShot
+from tasks.io.home import PathText
+from tasks.random import Integers
+from tasks.sources.class_splits import AUTO, SplitLists, choose_splits, hash_splits
+from tasks.sources.feature_files import SUFFIXES, Labelled, Names, Vectors, read_vectors
+from tasks.sources.image_layout import Layout
+from tasks.sources.image_names import SPLIT_OF
+from tasks.store.store_cache import locate_raw_files
+from tasks.text import count_of, enumerate_few
+from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Shape, Split
+
+
+class Classes(NamedTuple):
+    """Vectors sorted by class, the first row of each class and the end of the last, and the classes of each split."""
+
+    x: Vectors
+    names: tuple[str, ...]
+    bounds: Integers
+    splits: Mapping[Split, tuple[int, ...]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A file of feature vectors as few-shot tasks: a row is an example.
+
+    root: a Parquet or CSV file, with a column for each number or one of lists, or an .npz with one array [n, D]; or a
+    URI of one. label: the column (or array) of classes. columns: those of the features; empty for the one of lists, or
+    else all numbers. split: a column that says for each row train, validation or test; a class lies in one. group: a
+    column of what classes belong to, such as a speaker or a species' family: "auto" divides groups, so that classes of
+    one are not in two splits.
+    splits: "auto" for the column `split` or, without one, a hash of the classes' (or groups') names; else lists as for
+    `image_folder`. min_examples: classes with fewer rows are left out. standardize: x becomes (x − mean) / std of the
+    rows of the training classes, feature by feature.
+    cache: where a file behind a URI is copied to; None for $METATRAIN_CACHE or ~/.cache/metatrain.
+    """
+
+    root: PathText | None = None
+    label: str = "class"
+    columns: Sequence[str] = ()
+    split: str | None = None
+    group: str | None = None
+    splits: PathText | SplitLists = AUTO
+    min_examples: int = 1
+    standardize: bool = False
+    cache: PathText | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
+        if self.min_examples < 1:
+            raise ValueError(f"min_examples: {self.min_examples} is below 1: set tasks.min_examples to 1 or more")
+
+    def prepare(self, progress: Progress) -> str:
+        """Read the file, and return what is in it."""
+        found = self.classes()
+        rows, size = found.x.shape
+        parts = ", ".join(f"{len(found.splits.get(split, ()))} for {split}" for split in SPLITS)
+        return f"features: {rows:,} vectors of {size:,} numbers in {len(found.names)} classes ({parts})"
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
+        """Return few-shot episodes over one split's classes."""
+        pool = VectorPool(self, split)
+        return FewShot(pool, episode, seed, split) if pool.num_classes else EmptySplit(pool, episode, split)
+
+    def data(self) -> DataRecord:
+        """Return the classes of each split, digests of their vectors, and what was left out."""
+        found = self.classes()
+        used = [number for split in SPLITS for number in found.splits.get(split, ())]
+        digests = {found.names[number]: _digest(found, number) for number in used}
+        classes = {split: [found.names[number] for number in found.splits.get(split, ())] for split in SPLITS}
+        rows = sum(int(found.bounds[number + 1] - found.bounds[number]) for number in used)
+        return DataRecord(classes, digests, rows, found.notes)
+
+    def with_splits(self, classes: Mapping[Split, Sequence[str]]) -> Self:
+        """Return the same source with these classes in each split."""
+        return dataclasses.replace(self, splits=SplitLists(*(tuple(classes.get(split, ())) for split in SPLITS)))
+
+    def classes(self) -> Classes:
+        """Return the vectors by class. ValueError: the file cannot be read as such, or divided."""
+        if self.root is None:
+            raise ValueError(f"root: missing: set tasks.root to a file of feature vectors ({', '.join(SUFFIXES)})")
+        path = locate_raw_files(self.root, self.cache, list).localize()
+        names = Names(self.label, self.split, self.group, tuple(self.columns))
+        return _sort(dataclasses.replace(self, cache=None), str(path), _Held(read_vectors(path, names)))
+
+
+class _Held:
+    """What was read, equal to itself alone: the key under which it is kept in sorted form."""
+
+    def __init__(self, read: Labelled) -> None:
+        self.read = read
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self.read is other.read
+
+    def __hash__(self) -> int:
+        return id(self.read)
+
+
+@lru_cache(4)
+def _sort(source: Features, where: str, held: _Held) -> Classes:
+    """Return the vectors sorted by class, divided into splits."""
+    read = held.read
+    names, owners = np.unique(read.labels, return_inverse=True)
+    order = owners.argsort(kind="stable")
+    sizes = np.bincount(owners)
+    kinds = tuple(map(str, names))
+    few = {name: int(size) for name, size in zip(kinds, sizes, strict=True) if size < source.min_examples}
+    layout = Layout(dict.fromkeys(kinds, ()), _find_splits(source, where, read, few))
+    chosen = choose_splits(where, layout, source.splits, few)
+    number = {name: at for at, name in enumerate(kinds)}
+    splits = {split: tuple(number[name] for name in chosen.classes.get(split, ())) for split in SPLITS}
+    notes = [*chosen.notes]
+    if few:
+        least = f"fewer than {source.min_examples} rows"
+        notes.append(f"left out: {count_of(len(few), 'class', 'classes')} of {least}: {enumerate_few(sorted(few))}")
+    if read.ignored:
+        notes.append(
+            f"left out: {count_of(len(read.ignored), 'column')} without features: {enumerate_few(read.ignored)}"
+        )
+    bounds = np.concatenate([[0], sizes.cumsum()]).astype(np.int64)
+    return Classes(read.x[order], kinds, bounds, splits, tuple(notes))
+
+
+def _find_splits(source: Features, where: str, read: Labelled, few: Mapping[str, int]) -> Mapping[Split, Sequence[str]]:
+    """Return the classes of each split as the file divides them; none where it does not."""
+    groups = None if read.groups is None else _owners(where, read.labels, read.groups, "group")
+    if read.splits is not None:
+        unknown = sorted({one for one in read.splits if one.lower() not in SPLIT_OF})
+        if unknown:
+            reason = f"{enumerate_few(unknown)} in the column '{source.split}' is no split"
+            raise ValueError(f"split: {where}: {reason}: write train, validation or test")
+        of_class = _owners(where, read.labels, [SPLIT_OF[one.lower()] for one in read.splits], "split")
+        if groups is not None:
+            _owners(where, [groups[name] for name in of_class], list(of_class.values()), "split")
+        return {split: [name for name, owner in of_class.items() if owner == split] for split in SPLITS}
+    if groups is None or source.splits != AUTO:
+        return {}
+    kept = {name: group for name, group in groups.items() if name not in few}
+    of_group = hash_splits(f"{where}: '{source.group}'", sorted(set(kept.values())))
+    return {split: [name for name, group in kept.items() if group in set(of_group[split])] for split in SPLITS}
+
+
+def _owners(where: str, members: Sequence[str], owners: Sequence[str], what: str) -> dict[str, str]:
+    """Return the one owner of each member, by name. ValueError: a member has two."""
+    found: dict[str, str] = {}
+    for member, owner in zip(members, owners, strict=True):
+        if found.setdefault(member, owner) != owner:
+            two = f"{member!r} is in the {what}s {found[member]!r} and {owner!r}"
+            raise ValueError(f"{what}: {where}: {two}: leave it in one")
+    return dict(sorted(found.items()))
+
+
+def _digest(found: Classes, number: int) -> str:
+    rows = np.ascontiguousarray(found.x[found.bounds[number] : found.bounds[number + 1]])
+    return hashlib.sha256(rows.data).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class VectorPool:
+    """The classes of one split. Pickled without the vectors, which each process reads."""
+
+    source: Features
+    split: Split
+    name: str = "features"
+    few_remedy: str = "set tasks.min_examples"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @cached_property
+    def _classes(self) -> Classes:
+        return self.source.classes()
+
+    @cached_property
+    def _numbers(self) -> Integers:
+        return np.array(self._classes.splits[self.split], dtype=np.int64)
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return len(self._numbers)
+
+    @property
+    def example_shape(self) -> Shape:
+        """Return (D,)."""
+        return (self._classes.x.shape[1],)
+
+    @property
+    def min_class_size(self) -> int:
+        """Return the number of rows of the smallest class."""
+        return int(self.sizes(np.arange(self.num_classes)).min(initial=np.iinfo(np.int64).max))
+
+    def sizes(self, classes: Integers) -> Integers:
+        """Return the number of rows of each of `classes`."""
+        numbers = self._numbers[classes]
+        sizes: Integers = self._classes.bounds[numbers + 1] - self._classes.bounds[numbers]
+        return sizes
+
+    def examples(self, classes: Integers, members: Integers) -> Tensor:
+        """Return row members[r] of class classes[r], both [R]: float32 [R, D]."""
+        x = torch.from_numpy(self._classes.x.take(self._classes.bounds[self._numbers[classes]] + members, axis=0))
+        if not self.source.standardize:
+            return x
+        mean, std = self._moments
+        return (x - mean) / std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Return the vectors as they are: they are not displayed."""
+        return x
+
+    def class_names(self, classes: Integers) -> list[str]:
+        """Return the name of each of `classes`."""
+        return [self._classes.names[number] for number in self._numbers[classes]]
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the rows of the training classes [D]; 1 for constant features."""
+        found = self._classes
+        trained = found.splits["train"]
+        if not trained:
+            raise ValueError("standardize: there are no training classes to take means of: set tasks.standardize=false")
+        rows = np.concatenate([found.x[found.bounds[one] : found.bounds[one + 1]] for one in trained])
+        mean, std = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+        std = np.where(std > 0, std, 1.0)
+        return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
