@@ -39,7 +39,10 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     worker = Worker(load_config(CONFIG), torch.device("cpu"))
-    rows = [measure_rows(worker, count, options.repeats) for count in options.rows]
+    counts = sorted(set(options.rows))
+    if len(counts) < 2:
+        parser.error("--rows: an exponent needs two numbers of rows or more")
+    rows = [measure_rows(worker, count, options.repeats) for count in counts]
     parts = np.array(rows, dtype=float).T
     exponents = [
         f"{name.split(' (')[0]} {exponent(parts[0], of)}" for name, of in zip(COLUMNS[1:], parts[1:], strict=True)

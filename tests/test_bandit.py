@@ -102,6 +102,8 @@ def test_what_cannot_be_is_refused():
     for settings in ({"arms": 0}, {"failures": 0}, {"successes": 10**9}):
         with pytest.raises(ValueError, match=re.escape("is none of 1 to 1000: set one of these")):
             Bandit(**settings)
+    with pytest.raises(ValueError, match="arms: 1000 with such a prior take too many draws: lower successes"):
+        Bandit(arms=1000, failures=900)
     with pytest.raises(ValueError, match=re.escape("tasks.test.ways: a pull pays or does not, whatever the task: set")):
         drawn(shape=EpisodeShape(2, 3, 3))
     assert "5 arms that pay with probabilities of Beta(1, 1)" in Bandit().prepare(no_progress)

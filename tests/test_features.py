@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from metatrain.yaml_config import apply_overrides
-from tasks.few_shot import EmptySplit
 from tasks.sources.class_splits import SplitLists
+from tasks.sources.feature_files import Names, read_vectors
 from tasks.sources.features import Features
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests.command_line import last_json
@@ -140,20 +143,56 @@ def test_classes_of_a_group_share_a_split(tmp_path):
     fails("'g0' is in the splits 'train' and 'validation'", straddling, group="group", split="part")
 
 
-def test_standardised_by_the_training_classes_alone(tmp_path):
-    source = Features(str(write_parquet(tmp_path / "a.parquet", constant=np.full(len(LABELS), 7.0))), standardize=True)
-    found = source.classes()
-    trained = np.concatenate([found.x[found.bounds[one] : found.bounds[one + 1]] for one in found.splits["train"]])
-    mean, std = trained.mean(0, dtype=np.float64), trained.std(0, dtype=np.float64)
-    std[-1] = 1
-    for split in ("train", "test"):
-        plain = Features(str(tmp_path / "a.parquet")).distribution(split, SHAPE, 0).episodes([1])
-        scaled = source.distribution(split, SHAPE, 0).episodes([1])
-        np.testing.assert_allclose(scaled.query.x, (plain.query.x.numpy() - mean) / std, rtol=1e-5, atol=1e-5)
-    only = Features(str(tmp_path / "a.parquet"), standardize=True, splits=SplitLists(test=("c00", "c01")))
-    with pytest.raises(ValueError, match="standardize: there are no training classes"):
-        only.distribution("test", SHAPE, 0).episodes([0])
-    assert isinstance(only.distribution("train", SHAPE, 0), EmptySplit)
+def test_groups_are_not_torn_where_a_split_is_missing(tmp_path):
+    group = [f"g{int(label[1:]) // 2}" for label in LABELS]
+    part = ["test" if name in ("g0", "g1") else "train" for name in group]
+    path = write_parquet(tmp_path / "a.parquet", group=group, part=part)
+    fails("the column 'part' has no validation: write it, or leave it out", path, group="group", split="part")
+    without_groups = Features(str(path), split="part").data()
+    assert without_groups.notes[0].startswith("there is no validation split: 4 of train's 8 classes are taken for it")
+    few = write_parquet(tmp_path / "b.parquet", group=[f"g{int(label[1:]) // 4}" for label in LABELS])
+    fails("has 3 groups in the column 'group', too few for two in each split: name another column", few, group="group")
+    with pytest.raises(ValueError, match=r"splits: shuffle is for folders of images: set tasks\.splits to auto"):
+        Features(splits="shuffle")
+
+
+def test_lists_of_classes_override_the_column_of_splits(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", part=["anything"] * len(LABELS))
+    assert Features(str(path), split="part", splits=SplitLists(test=("c01",))).data().classes["test"] == ["c01"]
+
+
+def test_classes_of_a_csv_are_as_they_stand_there(tmp_path):
+    labels = [["01", "1", "NA", "true", "2.5", "null", "ä"][number % 7] for number in range(70)]
+    rows = [f"{label},{number},{number / 2}" for number, label in enumerate(labels)]
+    (tmp_path / "a.csv").write_text("\n".join(["class,f0,f1", *rows]))
+    assert set(Features(str(tmp_path / "a.csv")).classes().names) == set(labels)
+    table = pa.table({"class": labels, "f0": range(70), "f1": np.arange(70) / 2})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert (
+        Features(str(tmp_path / "a.csv")).data().fingerprint == Features(str(tmp_path / "a.parquet")).data().fingerprint
+    )
+
+
+def test_row_numbers_that_pandas_keeps_are_no_features(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pandas.DataFrame(columns()).sample(frac=1.0, random_state=0).to_parquet(tmp_path / "a.parquet")
+    assert Features(str(tmp_path / "a.parquet")).classes().x.shape == (len(LABELS), SIZE)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255), compressed=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_npz_is_read_or_refused_in_a_line(tmp_path_factory, place, change, compressed):
+    path = tmp_path_factory.getbasetemp() / "damaged.npz"
+    (np.savez_compressed if compressed else np.savez)(path, x=vectors()[:24], **{"class": np.array(LABELS[:24])})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= change
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numpy, about what stands in a damaged header
+        try:
+            assert len(read_vectors(path, Names("class")).labels) == 24
+        except ValueError as error:
+            assert str(path.name) in str(error) and "\n" not in str(error)
 
 
 def test_small_classes_and_other_columns_are_left_out_and_said_so(tmp_path):
@@ -205,11 +244,21 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
         tmp_path / "holes.parquet",
     )
     parquet.write_table(pa.table({"class": LABELS, "e": [[1.0], *[[1.0, 2.0]] * 71]}), tmp_path / "ragged.parquet")
-    fails("'e' of ragged.parquet has vectors of several lengths", tmp_path / "ragged.parquet")
+    fails("'e' of ragged.parquet lacks vectors, or has some of other lengths", tmp_path / "ragged.parquet")
     parquet.write_table(pa.table(columns() | {"class": [None, *LABELS[1:]]}), tmp_path / "nameless.parquet")
     fails("nameless.parquet has 1 row without 'class': remove it", tmp_path / "nameless.parquet")
     parquet.write_table(pa.table({"class": LABELS}), tmp_path / "bare.parquet")
     fails("bare.parquet has no column of numbers beside class: add features", tmp_path / "bare.parquet")
+    np.savez(tmp_path / "point.npz", x=vectors(), **{"class": np.array("c0")})
+    fails("'class' of point.npz has shape (): make it one value a row", tmp_path / "point.npz")
+    fails("columns: 'class' of point.npz is no array [n, D] of numbers", tmp_path / "point.npz", columns=["class"])
+    for name, shape in (("none", (0, 4)), ("flat", (72, 0))):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros(shape), **{"class": np.array(LABELS)})
+        fails(f"{name}.npz has no rows, or rows without a number: add some", tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "huge.npz", x=np.full((72, 2), 1e300), **{"class": np.array(LABELS)})
+    fails("huge.npz has 72 rows with a number that is missing or not finite", tmp_path / "huge.npz")
+    (tmp_path / "latin.csv").write_bytes("größe,class\n1,a\n".encode("latin1"))
+    fails("latin.csv is no table (", tmp_path / "latin.csv")
     with pytest.raises(ValueError, match="min_examples: 0 is below 1"):
         Features(min_examples=0)
 
@@ -219,19 +268,25 @@ def test_a_run_on_them_is_a_run(tmp_path):
     centres = rng.normal(size=(CLASSES, 8)) * 3
     x = centres[[int(label[1:]) for label in LABELS]] + rng.normal(size=(len(LABELS), 8))
     np.savez(tmp_path / "v.npz", x=x, **{"class": np.array(LABELS)})
-    settings = (
+    overrides = (
         f"tasks={{name: features, root: {tmp_path}/v.npz, train: {{ways: 2, shots: 1, queries: 2}}, "
         "test: {ways: 2, shots: 1, queries: 4}}",
         *("model={name: mlp, width: 8}", "algorithm={name: protonet}", "evaluation.tasks=40"),
     )
-    (tmp_path / "f.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, settings)))
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, overrides)))
     found = last_json(command(tmp_path, "train", "f.yaml", "--json"))
     by_name = {one["learner"]: one["accuracy"] for one in found["baselines"]}
     assert by_name["nearest_neighbour"] > 0.9 and "from_scratch" in by_name
     run = tmp_path / found["run_dir"]
-    assert "c0" in json.dumps(json.loads((run / "data.json").read_text()))
+    kept = Features(str(tmp_path / "v.npz")).data().classes["test"]
+    assert all(json.dumps(name) in (run / "data.json").read_text() for name in kept)
     np.savez(tmp_path / "v.npz", x=x + 1, **{"class": np.array(LABELS)})
     refused = command(tmp_path, "train", "--resume", found["run_dir"], "outer.steps=9", expect=2)
-    assert len(refused.err.strip().splitlines()) == 1
+    assert "tasks: the data have changed" in refused.err
+    other = np.array([f"other {label}" for label in LABELS])
+    np.savez(tmp_path / "w.npz", x=x, **{"class": other})
+    beside = ("tasks.test.queries=2", "evaluation.tasks=4", "evaluation.baselines=false", "--json")
+    tested = last_json(command(tmp_path, "evaluate", found["run_dir"], f"tasks.root={tmp_path}/w.npz", *beside))
+    assert tested["test"]["test_classes"] == CLASSES, "an undivided file is for testing"
     line = Features(str(tmp_path / "v.npz")).prepare(no_progress)
     assert line.startswith("features: 72 vectors of 8 numbers in 12 classes (")

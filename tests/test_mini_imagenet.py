@@ -256,6 +256,13 @@ def test_a_damaged_pickle_is_read_or_refused_in_one_line(
         assert ": replace it by the original file" in str(error)
 
 
+@pytest.mark.parametrize("name", [rb"a\e", rb"a\400"])
+def test_an_invalid_escape_is_damage_and_no_warning(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"(S'image_data'\nS'" + name + b"'\nd.")
+    with pytest.raises(ValueError, match=r"a\.pkl is not a complete pickle of arrays \(DeprecationWarning: invalid"):
+        load_arrays(tmp_path / "a.pkl")
+
+
 def fails(root: Path | None, tmp_path: Path, message: str) -> None:
     source = MiniImageNet(root=None if root is None else str(root), cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=message) as error:

@@ -149,6 +149,8 @@ def test_calibration_is_drawn_beside_adaptation() -> None:
     _, axes = figures.evaluation_chart(tested).figure.axes
     assert lines_of(axes)["trained"] == ([30, 90], [20, 80]), "a bin with hardly a query is left out"
     assert lines_of(axes)["calibrated"] == ([0, 100], [0, 100])
+    empty = {"predicted": [0.5], "observed": [0.5], "share": [0.0]}
+    assert not figures.calibration("x", [("a", {**tested, "calibration": empty}), ("b", EVALUATION)])
     (panel,) = figures.calibration("x", [("a", {**tested, "metrics": {"quantile_error": {}}}), ("b", EVALUATION)])
     axes = draw_panels([panel]).figure.axes[0]
     assert axes.get_xlabel() == "predicted quantile (%)" and "b" not in lines_of(axes)

@@ -11,6 +11,7 @@ from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
+from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.types import DataRecord, as_shapes, is_shape
 
@@ -125,7 +126,7 @@ def _first_with_data(choices: Sequence[Config], prepare: Callable[[Config], obje
 def _all_for_testing(config: Config) -> Config:
     """Return `config` with the test classes that its source sets aside or, of an undivided folder, all classes."""
     source = config.tasks.source
-    if not isinstance(source, ImageFolder):
+    if not isinstance(source, (ImageFolder, Features)):
         return config
     return _with_source(config, dataclasses.replace(source, splits=TEST))
 

@@ -136,7 +136,7 @@ def calibration(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> li
     Of classes it is the share right by confidence, of densities the share of values below each predicted quantile.
     rows: of an evaluation, with their labels; those without "calibration" are left out, and no panel where all are.
     """
-    known = [(label, row["calibration"]) for label, row in rows if row.get("calibration")]
+    known = [(label, points) for label, row in rows if (points := _calibration_points(row))]
     if not known:
         return []
     classes = not any("quantile_error" in row["metrics"] for _, row in rows)
@@ -146,17 +146,21 @@ def calibration(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> li
     return [Panel(f"Calibration, {title}", partial(_draw_calibration, curves=known, names=names), "%", size)]
 
 
+def _calibration_points(row: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Return predicted and observed shares, in %, of bins with more than one query in a thousand."""
+    curve = row.get("calibration") or {"predicted": (), "observed": (), "share": ()}
+    return [
+        (100 * predicted, 100 * observed)
+        for predicted, observed, share in zip(curve["predicted"], curve["observed"], curve["share"], strict=True)
+        if share >= 1e-3
+    ]
+
+
 def _draw_calibration(
-    axes: "Axes", curves: Sequence[tuple[str, Mapping[str, Sequence[float]]]], names: tuple[str, str]
+    axes: "Axes", curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], names: tuple[str, str]
 ) -> None:
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="calibrated")
-    for look, (label, curve) in enumerate(curves, start=1):
-        # A bin with one query in ten thousand is not worth a point.
-        points = [
-            (100 * predicted, 100 * observed)
-            for predicted, observed, share in zip(curve["predicted"], curve["observed"], curve["share"], strict=True)
-            if share >= 1e-3
-        ]
+    for look, (label, points) in enumerate(curves, start=1):
         x, y = (list(values) for values in zip(*points, strict=True))
         draw_curve(axes, x, y, label, look)
     axes.set_xlabel(names[0])

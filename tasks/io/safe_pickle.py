@@ -45,7 +45,7 @@ def load_arrays(path: Path) -> Any:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             # No whole pickle has one: a flipped bit would be reported beside the error that follows, or by itself.
-            warnings.filterwarnings("error", "invalid escape sequence", DeprecationWarning)
+            warnings.filterwarnings("error", "invalid (octal )?escape sequence", DeprecationWarning)
             _check_memo(_Bounded(file))
             return _ArrayUnpickler(path, _Bounded(file)).load()
     except _ForbiddenName as error:

@@ -12,6 +12,8 @@ from tasks.types import EpisodeShape, LabelledSequence, OracleSequence, Progress
 
 _MOST = 1000
 """Arms, and pulls that a prior counts for."""
+_MOST_DRAWS = 10_000
+"""Random numbers of one task's arms."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Bandit:
         for name, value in vars(self).items():
             if not 1 <= value <= _MOST:
                 raise ValueError(f"{name}: {value} is none of 1 to {_MOST}: set one of these")
+        if self.arms * (self.successes + self.failures) > _MOST_DRAWS:
+            raise ValueError(f"arms: {self.arms} with such a prior take too many draws: lower successes and failures")
 
     def prepare(self, progress: Progress) -> str:
         """Return a description; there is nothing to prepare."""

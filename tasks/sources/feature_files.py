@@ -1,6 +1,8 @@
 """Read labelled feature vectors from a file: Parquet, CSV, or numpy's .npz."""
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,14 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from tasks.sources.table_files import read_table
+from tasks.sources.table_files import read_table, require_size
 from tasks.text import count_of, enumerate_few
 
 Vectors = NDArray[np.float32]
 
 SUFFIXES = (".parquet", ".csv", ".npz")
-_MOST_BYTES = 2**34
-"""Of a file's arrays in memory."""
+_NPZ_ERRORS = (
+    *(OSError, ValueError, EOFError, LookupError, MemoryError, NotImplementedError, RuntimeError),
+    *(SyntaxError, TypeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""Errors that damaged or forged files raise."""
 
 
 class Names(NamedTuple):
@@ -63,10 +68,10 @@ def _read(path: Path, names: Names, *_identity: int) -> Labelled:
     texts = {name: columns[name] for name in names.texts}
     ignored = tuple(name for name in columns if name not in texts and name not in features)
     x = _as_vectors(path, [columns[name] for name in features], features)
-    for name, values in texts.items():
+    text_of = {name: _as_text(path, name, values) for name, values in texts.items()}
+    for name, values in text_of.items():
         if len(values) != len(x):
             raise ValueError(f"root: {path.name} has {len(x)} vectors and {len(values)} of '{name}': make them as many")
-    text_of = {name: _as_text(path, name, values) for name, values in texts.items()}
     splits, groups = (None if name is None else text_of[name] for name in (names.split, names.group))
     return Labelled(x, text_of[names.label], splits, groups, ignored)
 
@@ -75,10 +80,10 @@ def _read_npz(path: Path, names: Names) -> tuple[dict[str, Any], list[str]]:
     """Return the arrays of a file, and the names of those that hold features."""
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_size(path, sum(entry.file_size for entry in archive.infolist()))
+            require_size(path, sum(entry.file_size for entry in archive.infolist()))
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _NPZ_ERRORS as error:
         if str(error).startswith("root:"):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -89,8 +94,7 @@ def _read_npz(path: Path, names: Names) -> tuple[dict[str, Any], list[str]]:
 
 def _read_table(path: Path, names: Names) -> tuple[dict[str, Any], list[str]]:
     """Return the columns of a file, and the names of those that hold features: numbers, or lists of numbers."""
-    table = read_table(path)
-    _check_size(path, table.nbytes)
+    table = read_table(path, names.texts)
     known = table.column_names
     kinds = {name: table.schema.field(name).type for name in known}
     lists = [name for name, kind in kinds.items() if _is_list(kind) and _is_number(kind.value_type)]
@@ -118,6 +122,8 @@ def _choose(path: Path, names: Names, known: Sequence[str], fit: Sequence[str], 
 def _as_vectors(path: Path, columns: Sequence[Any], features: Sequence[str]) -> Vectors:
     """Return columns of numbers beside each other, lists of numbers as several. ValueError: some are missing."""
     parts = [_as_matrix(path, name, column) for name, column in zip(features, columns, strict=True)]
+    if not all(part.size for part in parts):
+        raise ValueError(f"root: {path.name} has no rows, or rows without a number: add some")
     if len({len(part) for part in parts}) > 1:
         raise ValueError(f"root: {path.name} has features of several lengths: make them as many")
     x: Vectors = np.concatenate(parts, 1)
@@ -133,16 +139,19 @@ def _as_vectors(path: Path, columns: Sequence[Any], features: Sequence[str]) -> 
 
 def _as_matrix(path: Path, name: str, column: Any) -> Vectors:
     if isinstance(column, np.ndarray):
-        if column.ndim > 2 or column.dtype.kind not in "fiu":
+        if column.ndim not in (1, 2) or column.dtype.kind not in "fiu":
             raise ValueError(f"columns: '{name}' of {path.name} is no array [n, D] of numbers: set another")
-        return column.reshape(len(column), -1).astype(np.float32)
+        with np.errstate(over="ignore"):  # told as not finite
+            return column.astype(np.float32).reshape(len(column), 1 if column.ndim == 1 else column.shape[1])
     if _is_number(column.type):
         return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False).reshape(-1, 1)  # type: ignore[no-any-return]
     if not (_is_list(column.type) and _is_number(column.type.value_type)):
         raise ValueError(f"columns: '{name}' of {path.name} is of type {column.type}: name columns of numbers")
     sizes = compute.list_value_length(column).to_numpy(zero_copy_only=False)
-    if len(sizes) == 0 or not np.all(sizes == sizes[0]) or not sizes[0] > 0:
-        raise ValueError(f"root: '{name}' of {path.name} has vectors of several lengths: make them as long")
+    if column.null_count or len(set(sizes.tolist())) > 1:
+        raise ValueError(f"root: '{name}' of {path.name} lacks vectors, or has some of other lengths: make them alike")
+    if not len(sizes):
+        return np.empty((0, 1), np.float32)
     flat = compute.list_flatten(column).cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return flat.reshape(len(sizes), -1)  # type: ignore[no-any-return]
 
@@ -152,15 +161,10 @@ def _as_text(path: Path, name: str, column: Any) -> list[str]:
     if isinstance(column, np.ndarray) and column.ndim != 1:
         raise ValueError(f"root: '{name}' of {path.name} has shape {column.shape}: make it one value a row")
     values = column.tolist() if isinstance(column, np.ndarray) else column.to_pylist()
-    missing = sum(value is None or value == "" or value != value for value in values)
+    missing = sum(value in (None, "", b"") or value != value for value in values)
     if missing:
         raise ValueError(f"root: {path.name} has {count_of(missing, 'row')} without '{name}': remove it")
     return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _check_size(path: Path, size: int) -> None:
-    if size > _MOST_BYTES:
-        raise ValueError(f"root: {path.name} holds {size / 2**30:.0f} GiB: divide it, or draw some of its rows")
 
 
 def _is_number(kind: pa.DataType) -> bool:

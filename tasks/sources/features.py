@@ -14,7 +14,7 @@ from torch import Tensor
 from tasks.few_shot import EmptySplit, FewShot
 from tasks.io.home import PathText
 from tasks.random import Integers
-from tasks.sources.class_splits import AUTO, SplitLists, choose_splits, hash_splits
+from tasks.sources.class_splits import AUTO, SHUFFLE, TEST, SplitLists, choose_splits, hash_splits
 from tasks.sources.feature_files import SUFFIXES, Labelled, Names, Vectors, read_vectors
 from tasks.sources.image_layout import Layout
 from tasks.sources.image_names import SPLIT_OF
@@ -43,8 +43,7 @@ class Features:
     column of what classes belong to, such as a speaker or a species' family: "auto" divides groups, so that classes of
     one are not in two splits.
     splits: "auto" for the column `split` or, without one, a hash of the classes' (or groups') names; else lists as for
-    `image_folder`. min_examples: classes with fewer rows are left out. standardize: x becomes (x − mean) / std of the
-    rows of the training classes, feature by feature.
+    `image_folder`. min_examples: classes with fewer rows are left out.
     cache: where a file behind a URI is copied to; None for $METATRAIN_CACHE or ~/.cache/metatrain.
     """
 
@@ -55,11 +54,12 @@ class Features:
     group: str | None = None
     splits: PathText | SplitLists = AUTO
     min_examples: int = 1
-    standardize: bool = False
     cache: PathText | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
+        if self.splits == SHUFFLE:
+            raise ValueError("splits: shuffle is for folders of images: set tasks.splits to auto, or to lists")
         if self.min_examples < 1:
             raise ValueError(f"min_examples: {self.min_examples} is below 1: set tasks.min_examples to 1 or more")
 
@@ -114,7 +114,7 @@ class _Held:
 def _sort(source: Features, where: str, held: _Held) -> Classes:
     """Return the vectors sorted by class, divided into splits."""
     read = held.read
-    names, owners = np.unique(read.labels, return_inverse=True)
+    names, owners = np.unique(np.array(read.labels, dtype=object), return_inverse=True)
     order = owners.argsort(kind="stable")
     sizes = np.bincount(owners)
     kinds = tuple(map(str, names))
@@ -136,22 +136,40 @@ def _sort(source: Features, where: str, held: _Held) -> Classes:
 
 
 def _find_splits(source: Features, where: str, read: Labelled, few: Mapping[str, int]) -> Mapping[Split, Sequence[str]]:
-    """Return the classes of each split as the file divides them; none where it does not."""
+    """Return the classes of each split as the file divides them; none where it does not, or where lists do."""
+    if source.splits not in (AUTO, TEST):
+        return {}
     groups = None if read.groups is None else _owners(where, read.labels, read.groups, "group")
     if read.splits is not None:
-        unknown = sorted({one for one in read.splits if one.lower() not in SPLIT_OF})
-        if unknown:
-            reason = f"{enumerate_few(unknown)} in the column '{source.split}' is no split"
-            raise ValueError(f"split: {where}: {reason}: write train, validation or test")
-        of_class = _owners(where, read.labels, [SPLIT_OF[one.lower()] for one in read.splits], "split")
-        if groups is not None:
-            _owners(where, [groups[name] for name in of_class], list(of_class.values()), "split")
-        return {split: [name for name, owner in of_class.items() if owner == split] for split in SPLITS}
-    if groups is None or source.splits != AUTO:
+        return _read_splits(source, where, read, groups)
+    if groups is None or source.splits == TEST:
         return {}
     kept = {name: group for name, group in groups.items() if name not in few}
-    of_group = hash_splits(f"{where}: '{source.group}'", sorted(set(kept.values())))
+    named = sorted(set(kept.values()))
+    if len(named) < 2 * len(SPLITS):
+        reason = f"{count_of(len(named), 'group')} in the column '{source.group}', too few for two in each split"
+        raise ValueError(f"group: {where} has {reason}: name another column, or list classes by tasks.splits")
+    of_group = hash_splits(where, named)
     return {split: [name for name, group in kept.items() if group in set(of_group[split])] for split in SPLITS}
+
+
+def _read_splits(
+    source: Features, where: str, read: Labelled, groups: Mapping[str, str] | None
+) -> Mapping[Split, Sequence[str]]:
+    """Return the classes of each split by the column of splits. ValueError: it divides a class, or a group."""
+    written = read.splits or []
+    unknown = sorted({one for one in written if one.lower() not in SPLIT_OF})
+    if unknown:
+        reason = f"{enumerate_few(unknown)} in the column '{source.split}' is no split"
+        raise ValueError(f"split: {where}: {reason}: write train, validation or test")
+    of_class = _owners(where, read.labels, [SPLIT_OF[one.lower()] for one in written], "split")
+    found: dict[Split, list[str]] = {split: [name for name, of in of_class.items() if of == split] for split in SPLITS}
+    if groups is not None:
+        _owners(where, [groups[name] for name in of_class], list(of_class.values()), "split")
+        if found["train"] and not all(found.values()):
+            missing = next(split for split in SPLITS if not found[split])
+            raise ValueError(f"split: {where}: the column '{source.split}' has no {missing}: write it, or leave it out")
+    return found
 
 
 def _owners(where: str, members: Sequence[str], owners: Sequence[str], what: str) -> dict[str, str]:
@@ -212,11 +230,7 @@ class VectorPool:
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return row members[r] of class classes[r], both [R]: float32 [R, D]."""
-        x = torch.from_numpy(self._classes.x.take(self._classes.bounds[self._numbers[classes]] + members, axis=0))
-        if not self.source.standardize:
-            return x
-        mean, std = self._moments
-        return (x - mean) / std
+        return torch.from_numpy(self._classes.x.take(self._classes.bounds[self._numbers[classes]] + members, axis=0))
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Return the vectors as they are: they are not displayed."""
@@ -225,15 +239,3 @@ class VectorPool:
     def class_names(self, classes: Integers) -> list[str]:
         """Return the name of each of `classes`."""
         return [self._classes.names[number] for number in self._numbers[classes]]
-
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the rows of the training classes [D]; 1 for constant features."""
-        found = self._classes
-        trained = found.splits["train"]
-        if not trained:
-            raise ValueError("standardize: there are no training classes to take means of: set tasks.standardize=false")
-        rows = np.concatenate([found.x[found.bounds[one] : found.bounds[one + 1]] for one in trained])
-        mean, std = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
-        std = np.where(std > 0, std, 1.0)
-        return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

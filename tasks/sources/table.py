@@ -150,7 +150,7 @@ def _read_dataset(name: str) -> Rows:
 @lru_cache(8)
 def _read_file(path: Path, target: str, changed: int) -> Rows:
     """Read a file; `changed`, its time of modification, is part of the key under which it is kept."""
-    table = read_table(path)
+    table = read_table(path, [target])
     names = table.column_names
     if target not in names:
         raise ValueError(f"target: {path.name} has no column '{target}': set one of {enumerate_few(names)}")
