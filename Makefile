@@ -19,8 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)  ## run the first experiment: strokes, on a local Ray cluster with two workers
 	$(BIN)/metatrain train configs/strokes-protonet-5w1s.yaml
 
+# Three processes on two cores: a quarter of the time tests wait, for clusters and servers to start.
 test: $(INSTALLED) lint  ## run lint and the test suite: about 10 minutes on two cores
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## run the long tests: under an hour
 	$(BIN)/pytest -m 'slow and not alone' -n 2 --dist loadfile --no-loadscope-reorder

@@ -146,7 +146,9 @@ def test_adaptation_is_drawn_by_inner_step(score: str) -> None:
 def test_calibration_is_drawn_beside_adaptation() -> None:
     curve = {"predicted": [0.3, 0.5, 0.9], "observed": [0.2, 0.6, 0.8], "share": [0.5, 1e-4, 0.4999]}
     tested = {**EVALUATION, "accuracy": 0.9, "ci95": 0.1, "metrics": {"ece": {}}, "calibration": curve}
-    _, axes = figures.evaluation_chart(tested).figure.axes
+    chart = figures.evaluation_chart(tested)
+    assert chart.figure.get_suptitle() == chart.title and chart.title.startswith("test, 600 tasks: 90.00")
+    _, axes = chart.figure.axes
     assert lines_of(axes)["trained"] == ([30, 90], [20, 80]), "a bin with hardly a query is left out"
     assert lines_of(axes)["calibrated"] == ([0, 100], [0, 100])
     empty = {"predicted": [0.5], "observed": [0.5], "share": [0.0]}

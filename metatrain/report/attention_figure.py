@@ -28,7 +28,7 @@ def draw_attention(weights: Tensor, episode: Episode, title: str) -> Chart:
     if has_classes:
         own = (episode.query.y[rows][:, None] == episode.support.y[inside][columns]).to(shown.dtype)
         told += f"; on average {float((own * shown).sum(1).mean()):.0%} of the weight is on the query's own class"
-    size = (2.4 + min(0.16 * len(columns), 6.0), 1.6 + min(0.08 * len(rows), 6.0))
+    size = (max(5.6, 2.4 + min(0.16 * len(columns), 6.0)), max(3.6, 1.6 + min(0.08 * len(rows), 6.0)))
     return draw_panels([Panel(title, draw, size=size, description=f"{title}: {told}")])
 
 

@@ -175,7 +175,12 @@ def evaluation_chart(evaluation: Mapping[str, Any]) -> Chart:
     if None not in (evaluation.get("ci95_classes"), evaluation.get("classes")):
         title += f" over tasks, {format_over_classes(evaluation)} over {evaluation['classes']} classes"
     rows = [(evaluation["learner"], evaluation)]
-    return draw_panels([adaptation(title, rows), *calibration(title, rows)])
+    calibrated = calibration("all queries", rows)
+    if not calibrated:
+        return draw_panels([adaptation(title, rows)])
+    chart = draw_panels([adaptation("by inner steps", rows), *calibrated])
+    chart.figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK).set_parse_math(False)
+    return chart._replace(title=title, description=f"{title}. {chart.description}")
 
 
 def fit(shown: TaskPredictions, title: str) -> Chart:

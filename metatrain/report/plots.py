@@ -157,8 +157,11 @@ def shorten(label: str, length: int = LABEL_LENGTH) -> str:
 
 
 def save_png(chart: Chart, path: Path) -> None:
-    """Write the chart with its title as a PNG file, which is complete once it has its name."""
-    if len(chart.figure.axes) == 1:
+    """Write the chart with its title as a PNG file, which is complete once it has its name.
+
+    Where each of several panels has a title of its own, that is all.
+    """
+    if chart.figure.axes and not any(axes.get_title("left") for axes in chart.figure.axes):
         title = chart.figure.axes[0].set_title(chart.title, loc="left", fontsize=10, color=INK)
         title.set_parse_math(False)
     with atomic_write(path) as temporary, _boxes_for_missing_glyphs():
