@@ -20,10 +20,10 @@ from torch import Tensor
 from metatrain.comparison.candidates import Candidate
 from metatrain.comparison.common_tasks import TaskSet
 from metatrain.comparison.scoring import BOTH, TIMED_TASKS, Array, Kind, Scored
-from metatrain.evaluation.evaluate import INNER_STEP, estimate
+from metatrain.evaluation.evaluate import INNER_STEP, estimate, final_calibration
 from metatrain.evaluation.intervals import ci95_over_classes
 from metatrain.evaluation.paired import Difference, indistinct_groups, paired_differences
-from metatrain.metrics import METRICS, calibration_of, primary_of
+from metatrain.metrics import METRICS, primary_of
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.validation import require
 
@@ -76,7 +76,7 @@ def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: 
     mean, ci95 = estimate(METRICS[score], scores[score])
     half, count = (None, None) if classes is None else ci95_over_classes(scores[score][:, -1], classes)
     steps = [int(step) for step in scores[INNER_STEP][0]]
-    calibration = calibration_of({name: values[:, -1].sum(0) for name, values in scores.items()})
+    calibration = final_calibration(scores)
     return {
         "value": float(mean[-1]),
         "ci95": float(ci95[-1]),

@@ -218,13 +218,22 @@ def evaluate(
         ci95_classes=over_classes[0],
         classes=over_classes[1],
         metrics=metrics,
-        calibration=calibration_of({name: values[:, -1].sum(0) for name, values in scores.items()}),
+        calibration=final_calibration(scores),
     )
 
 
 def estimate(metric: Metric, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return a metric over all tasks and half its 95 % interval over tasks. values: of each task [tasks, ...]."""
     return mean_and_ci95(values) if metric.of_sums is None else pooled_and_ci95(values, metric.of_sums)
+
+
+def final_calibration(scores: Mapping[str, Tensor]) -> CalibrationCurve | None:
+    """Return the calibration curve after the last inner step, of the queries of all tasks together.
+
+    scores: as `gather_scores` returns them. None: they predict no probabilities.
+    """
+    pooled = {name: values for name, values in scores.items() if name in METRICS and METRICS[name].of_sums is not None}
+    return calibration_of({name: values[:, -1].sum(0) for name, values in pooled.items()})
 
 
 def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:

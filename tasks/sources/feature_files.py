@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import compute
 
 from tasks.sources.table_files import read_table, require_size
 from tasks.text import count_of, enumerate_few
@@ -53,17 +52,22 @@ class Labelled(NamedTuple):
 
 def read_vectors(path: Path, names: Names) -> Labelled:
     """Read a file, which is kept for as long as it does not change. ValueError: it cannot be read as vectors."""
+    return _read(path, names, *state_of(path))
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Return when a file was changed, and its size. ValueError: it is no file that vectors are read from."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"root: {path} is none of {', '.join(SUFFIXES)}: set tasks.root to such a file")
     try:
         status = path.stat()
     except OSError as error:
         raise ValueError(f"root: {path} cannot be read ({error.strerror}): set tasks.root to a file") from error
-    return _read(path, names, status.st_mtime_ns, status.st_size)
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(4)
-def _read(path: Path, names: Names, *_identity: int) -> Labelled:
+def _read(path: Path, names: Names, *_state: int) -> Labelled:
     columns, features = _read_npz(path, names) if path.suffix.lower() == ".npz" else _read_table(path, names)
     texts = {name: columns[name] for name in names.texts}
     ignored = tuple(name for name in columns if name not in texts and name not in features)
@@ -138,6 +142,8 @@ def _as_vectors(path: Path, columns: Sequence[Any], features: Sequence[str]) -> 
 
 
 def _as_matrix(path: Path, name: str, column: Any) -> Vectors:
+    from pyarrow import compute
+
     if isinstance(column, np.ndarray):
         if column.ndim not in (1, 2) or column.dtype.kind not in "fiu":
             raise ValueError(f"columns: '{name}' of {path.name} is no array [n, D] of numbers: set another")

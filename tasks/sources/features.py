@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from tasks.few_shot import EmptySplit, FewShot
 from tasks.io.home import PathText
 from tasks.random import Integers
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST, SplitLists, choose_splits, hash_splits
-from tasks.sources.feature_files import SUFFIXES, Labelled, Names, Vectors, read_vectors
+from tasks.sources.feature_files import SUFFIXES, Labelled, Names, Vectors, read_vectors, state_of
 from tasks.sources.image_layout import Layout
 from tasks.sources.image_names import SPLIT_OF
 from tasks.store.store_cache import locate_raw_files
@@ -93,27 +94,14 @@ class Features:
         if self.root is None:
             raise ValueError(f"root: missing: set tasks.root to a file of feature vectors ({', '.join(SUFFIXES)})")
         path = locate_raw_files(self.root, self.cache, list).localize()
-        names = Names(self.label, self.split, self.group, tuple(self.columns))
-        return _sort(dataclasses.replace(self, cache=None), str(path), _Held(read_vectors(path, names)))
-
-
-class _Held:
-    """What was read, equal to itself alone: the key under which it is kept in sorted form."""
-
-    def __init__(self, read: Labelled) -> None:
-        self.read = read
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.read is other.read
-
-    def __hash__(self) -> int:
-        return id(self.read)
+        return _sort(dataclasses.replace(self, cache=None), path, *state_of(path))
 
 
 @lru_cache(4)
-def _sort(source: Features, where: str, held: _Held) -> Classes:
-    """Return the vectors sorted by class, divided into splits."""
-    read = held.read
+def _sort(source: Features, path: Path, *_state: int) -> Classes:
+    """Return the vectors of a file sorted by class, divided into splits; kept for as long as it does not change."""
+    read = read_vectors(path, Names(source.label, source.split, source.group, tuple(source.columns)))
+    where = str(path)
     names, owners = np.unique(np.array(read.labels, dtype=object), return_inverse=True)
     order = owners.argsort(kind="stable")
     sizes = np.bincount(owners)
