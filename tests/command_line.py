@@ -6,6 +6,7 @@ Run as `python -m tests.command_line`, it reads a request a line (JSON) and answ
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -105,7 +106,7 @@ _IMPORTED_ONCE = (
         "metatrain.report.comparison_page",
         "tune.report.page",
     ),
-    *("torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "torchvision"),
+    *("typer.rich_utils", "torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "torchvision"),
 )
 """What commands import on their way, in seconds: the first optimiser imports torch._dynamo, a chart matplotlib."""
 
@@ -114,6 +115,8 @@ def serve() -> None:
     for module in _IMPORTED_ONCE:
         importlib.import_module(module)
 
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

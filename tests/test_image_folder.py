@@ -326,6 +326,7 @@ def tiny(tiny_imagenet_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return ImageFolder(root=str(tiny_imagenet_root), cache=cache, size=64, splits="tiny-imagenet-140")
 
 
+@pytest.mark.slow
 def test_tiny_imagenet_has_its_published_sizes(tiny: ImageFolder) -> None:
     store = tiny.store(no_progress)
     assert store.images.shape == (16800, 3, 64, 64)
@@ -335,6 +336,7 @@ def test_tiny_imagenet_has_its_published_sizes(tiny: ImageFolder) -> None:
     assert 0.35 < store.images.mean() / 255 < 0.55
 
 
+@pytest.mark.slow
 def test_nearest_neighbours_on_tiny_imagenet_are_better_than_chance_and_poor(tiny: ImageFolder) -> None:
     episode = tiny.distribution("test", EpisodeShape(5, 5, 15), 0).episodes(range(100))
     centres = episode.support.x.flatten(2).reshape(100, 5, 5, -1).mean(2)

@@ -17,7 +17,7 @@ from metatrain.settings import Config
 from tests import drawings, pictures
 from tests.configurations import SHIPPED, TINY
 
-MUTATIONS, PARTS = 2000, 32
+MUTATIONS, PARTS = 2000, 100
 VALUES: list[Any] = [
     *(0, -1, 1, 2, 3.5, 1e308, -1e308, 5e-324, float("nan"), float("inf"), float("-inf"), 2**31, 2**63, 10**30),
     *(10**400, True, False, None, "", " ", "a", "maml", "10", "1e-3", "nan", "größe ✓ 日本", "x" * 5000, "a\nb\0c"),

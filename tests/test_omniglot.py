@@ -234,6 +234,7 @@ def real(cache: Path) -> Omniglot:
     return Omniglot(root=str(Path(folder) / "omniglot"), cache=str(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.omniglot
 def test_the_real_one_has_its_published_sizes(real: Omniglot) -> None:
     store = real.store(no_progress)
@@ -248,6 +249,7 @@ def test_the_real_one_has_its_published_sizes(real: Omniglot) -> None:
     assert 0.03 < store.images.mean() / 255 < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.omniglot
 def test_nearest_neighbours_on_the_real_one_score_as_is_known(real: Omniglot) -> None:
     """On 28×28 pixels 5-way 1-shot nearest neighbour is far from chance, and far from solved."""
