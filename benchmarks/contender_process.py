@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from benchmarks import cases
 from benchmarks.contenders import CONTENDERS, Gradient
-from metatrain.training.worker import keep_freed_memory
+from metatrain.training.devices import keep_freed_memory
 
 
 def main() -> None:

@@ -34,10 +34,10 @@ from metatrain.config.load import read_config
 from metatrain.settings import Config, OuterSettings
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import JsonlRecorder
+from metatrain.training.devices import keep_freed_memory
 from metatrain.training.outer_loop import TrainState, apply, initial_state
 from metatrain.training.profiling import Meter, Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten
-from metatrain.training.worker import keep_freed_memory
 from metatrain.types import Params, Recorder, Shard, ShardRequest
 
 PER_STEP = ("flatten", "put", "unpack", "finite", "optimise")

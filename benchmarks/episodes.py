@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from metatrain.training.worker import keep_freed_memory
+from metatrain.training.devices import keep_freed_memory
 from tasks.few_shot import FewShot
 from tasks.random import Integers, stream, uniforms
 from tasks.sources.omniglot import Omniglot

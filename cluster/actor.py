@@ -13,9 +13,10 @@ import torch
 
 from metatrain.job_secrets import adopt_secrets
 from metatrain.settings import Config
+from metatrain.training.devices import device_for
 from metatrain.training.profiling import Usage
 from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, unflatten
-from metatrain.training.worker import Worker, device_for
+from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest
 
 Vector = np.ndarray[Any, Any]

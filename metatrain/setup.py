@@ -13,7 +13,8 @@ from metatrain.settings import Config
 from metatrain.tracking.console import progress_bar
 from metatrain.tracking.jsonl import CompositeRecorder, JsonlRecorder
 from metatrain.tracking.retrying import Notify, RetryingRecorder, print_event
-from metatrain.training.worker import Worker, driver_device
+from metatrain.training.devices import driver_device
+from metatrain.training.worker import Worker
 from metatrain.types import Recorder
 from metatrain.validation import require
 from metatrain.yaml_config import flatten

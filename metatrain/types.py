@@ -99,7 +99,8 @@ class Shard(NamedTuple):
 class ShardRequest(NamedTuple):
     """What to compute for every shard of one call. Small and picklable; the parameters are sent separately."""
 
-    kind: Literal["gradient", "statistics", "score"]
+    kind: Literal["gradient", "statistics", "score", "embed"]
+    """Of "embed" the indices are not those of tasks but the places of examples among all of the split."""
     split: Split
     step: int
     learner: str = "trained"
@@ -109,7 +110,10 @@ class ShardRequest(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Per-task scores of one shard, in index order: name -> [tasks, points]; "inner_step" holds each point's step."""
+    """Per-task scores of one shard, in index order: name -> [tasks, points]; "inner_step" holds each point's step.
+
+    Of a request to embed: "features" -> [examples, D].
+    """
 
     values: dict[str, Tensor]
 

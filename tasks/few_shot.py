@@ -126,6 +126,19 @@ class FewShot:
         return self.pool.denormalize(x)
 
 
+def count_examples(pool: ClassPool) -> int:
+    """Return the number of examples of all classes."""
+    return int(pool.sizes(np.arange(pool.num_classes)).sum())
+
+
+def locate_examples(pool: ClassPool, places: Sequence[int] | Integers) -> tuple[Integers, Integers]:
+    """Return class and member of the examples at `places` [R] among all, which are ordered by class."""
+    ends = pool.sizes(np.arange(pool.num_classes)).cumsum()
+    at = np.asarray(places, dtype=np.int64)
+    classes: Integers = np.searchsorted(ends, at, side="right")
+    return classes, at - np.concatenate([[0], ends])[classes]
+
+
 @dataclass(frozen=True)
 class EmptySplit:
     """The tasks of a split without classes, of a source that serves evaluation alone: a spec, and no episodes."""

@@ -135,6 +135,12 @@ def test_a_page_escapes_what_it_shows():
     assert not page.all("script") and not page.all("img")
 
 
+def ablate(file: str | None, axes: list[str], settings=(), seeds: str | None = None, resume: str | None = None) -> None:
+    """Run `metatrain ablate … --json` in this process."""
+    rest = {"grid": False, "take_over": False, "split": "test", "out": None, "as_json": True}
+    ablate_command(file, axes, list(settings), seeds=seeds, resume=resume, **rest)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_an_ablation_goes_on_where_it_was_interrupted(local_ray, tmp_path, capsys):
@@ -145,9 +151,9 @@ def test_an_ablation_goes_on_where_it_was_interrupted(local_ray, tmp_path, capsy
         for report in run_trial(make_trial_spec(home, config, study.next_trial(), None), threading.Event()):
             study.report(0, report.step, report.value)
     with pytest.raises(ValueError, match=r"outer\.lr=1: cannot change in an ablation that is resumed: remove it"):
-        ablate_command(None, ["outer.lr=1"], [], None, False, home.where, False, None, True)
+        ablate(None, ["outer.lr=1"], resume=home.where)
     before = (home.path / "trials/0000/metrics.jsonl").read_bytes()
-    ablate_command(None, [], [], None, False, home.where, False, None, True)
+    ablate(None, [], resume=home.where)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["label"] for row in found["variants"]] == ["base", "outer.lr=0.5"]
     assert found["variants"][1]["difference"]["p"] <= 1 and found["seeds"] == [5]
@@ -164,7 +170,7 @@ def test_an_ablation_is_trained_compared_and_resumed(local_ray, tmp_path, monkey
     few = {"evaluation": {"tasks": 6, "validation_tasks": 2, "baselines": False}, "runs": {"name": "tiny"}}
     Path("tiny.yaml").write_text(yaml.safe_dump({**TINY, **few}))
     settings = ["outer.steps=2", "model.width=4"]
-    ablate_command("tiny.yaml", ["outer.lr=0.5"], settings, "5", False, None, False, None, True)
+    ablate("tiny.yaml", ["outer.lr=0.5"], settings, "5")
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["label"] for row in found["variants"]] == ["base", "outer.lr=0.5"]
     assert found["variants"][0]["difference"] is None and found["seeds"] == [5]
@@ -182,7 +188,7 @@ def test_an_ablation_is_trained_compared_and_resumed(local_ray, tmp_path, monkey
     for name in ("ablation.json", "ablation.html"):
         (folder / name).unlink()
     with pytest.raises(ValueError, match=r"outer\.lr=1: cannot change in an ablation that is resumed: remove it"):
-        ablate_command(None, ["outer.lr=1"], [], None, False, str(folder), False, None, True)
-    ablate_command(None, [], [], None, False, str(folder), False, None, True)
+        ablate(None, ["outer.lr=1"], resume=str(folder))
+    ablate(None, [], resume=str(folder))
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["variants"] == found["variants"] and (folder / "ablation.html").exists()

@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cluster import executors
 from cluster.executor import RayExecutor
 from metatrain.algorithms import ALGORITHMS
+from metatrain.embedding import embed_all
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config, ExecutorSettings
@@ -24,6 +25,7 @@ from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, restore, train
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, ShardRequest
+from tests import pictures
 from tests.configurations import method, tiny
 
 CPU = torch.device("cpu")
@@ -95,6 +97,19 @@ def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     assert trained(executor, config) == trained(in_process(config), config)
     assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step
     executor.close()
+    executor.close()
+
+
+def test_examples_are_embedded_to_the_same_bits(local_ray, tmp_path):
+    root = pictures.write(tmp_path / "raw", pictures.split_files())
+    shape = "{ways: 3, shots: 1, queries: 2}"
+    tasks = f"{{name: image_folder, root: {root}, cache: {tmp_path}/cache, size: 12, train: {shape}, test: {shape}}}"
+    config = tiny(f"tasks={tasks}", "model={name: conv4, width: 4, depth: 2}")
+    here = Worker(config, CPU)
+    expected = torch.cat([part.features for part in embed_all(here, in_process(config))])
+    executor = RayExecutor(tiny_with(config, 2))
+    assert torch.equal(torch.cat([part.features for part in embed_all(here, executor)]), expected)
+    assert len(expected) == pictures.COPIES * sum(pictures.SPLIT_SIZES.values())
     executor.close()
 
 

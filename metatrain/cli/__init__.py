@@ -4,8 +4,8 @@ Importing this package imports nothing heavy, so that `--help` is fast: each com
 is called. Arguments, options and help are in `learning_commands.py` and `cluster_commands.py`, with what they share in
 `arguments.py`, and here for what looks at runs, configurations and data. Reading order of the work: `training.py`
 (train), `evaluation.py`, `comparison.py`, `prediction.py`, `search.py`, `ablation.py`, `submission.py` and `jobs.py`
-(the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`. `metatrain.cli` is the one
-package of metatrain that imports `cluster` and `tune`.
+(the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`, `embedding.py`.
+`metatrain.cli` is the one package of metatrain that imports `cluster` and `tune`.
 """
 
 import os
@@ -112,6 +112,26 @@ def data_show(
     from metatrain.cli.data import show_command
 
     show_command(name, overrides or [], split, index, (ways, shots, queries), out)
+
+
+@data_app.command("embed")
+def data_embed(
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or a name of `metatrain config list`.", callback=expand_paths)
+    ],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.", callback=expand_paths)] = Path(
+        "embeddings.parquet"
+    ),
+    per_class: Annotated[
+        int | None, typer.Option(metavar="N", help="At most so many examples of each class, the first ones; all.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Write the features that a configuration's network gives every example, for tasks.name=features."""
+    from metatrain.cli.embedding import embed_command
+
+    embed_command(config, overrides or [], out, per_class, trust)
 
 
 @app.command("list")

@@ -14,7 +14,7 @@ from metatrain.runs import Run
 from metatrain.runs.data_record import read_data
 from metatrain.runs.locations import is_search, open_run
 from metatrain.settings import Config
-from metatrain.training.worker import driver_device
+from metatrain.training.devices import driver_device
 from metatrain.types import Params
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, flatten

@@ -20,7 +20,7 @@ from metatrain.config.evaluation_overrides import IN_COMPARISON, require_effect
 from metatrain.config.load import as_plain
 from metatrain.runs.data_record import find_overlap
 from metatrain.settings import Config
-from metatrain.training.worker import driver_device
+from metatrain.training.devices import driver_device
 from metatrain.validation import require
 from metatrain.yaml_config import changed_keys
 from tasks.types import Split

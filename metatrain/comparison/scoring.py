@@ -21,7 +21,8 @@ from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import gather_scores, is_scored_step
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
-from metatrain.training.worker import Worker, driver_device
+from metatrain.training.devices import driver_device
+from metatrain.training.worker import Worker
 from metatrain.types import Context, Executor, Params, Recorder, Shard, ShardRequest
 
 Kind = Literal["transductive", "inductive"]

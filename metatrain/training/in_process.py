@@ -25,7 +25,7 @@ class InProcess:
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         params = self.worker.to_device(params)
         for shard, tasks in self._sampled(request, shards):
-            yield self.worker.score(request, params, shard, tasks)
+            yield self.worker.score_or_embed(request, params, shard, tasks)
 
     def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         params = self.worker.to_device(params)

@@ -4,9 +4,7 @@ One worker is built per process, in the driver as in a Ray actor. It keeps no st
 a function of the configuration, the parameters and the shard.
 """
 
-import ctypes
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,13 +24,15 @@ from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
+from metatrain.training.devices import driver_device, keep_freed_memory
+from metatrain.training.embedding import embed_examples, pool_of, reference_examples
 from metatrain.training.initial import Initial
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.class_labels import label_classes
-from tasks.few_shot import EmptySplit
+from tasks.few_shot import ClassPool, EmptySplit, locate_examples
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.random import random_words, stream
 from tasks.sequences import as_sequences
@@ -47,6 +47,7 @@ class Worker:
         self.device = device
         self.meter = Meter()
         self.given: Initial | None = None
+        self._pools: dict[Split, ClassPool] = {}
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: self._open(split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
         self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
@@ -131,8 +132,11 @@ class Worker:
         return params | fits  # type: ignore[no-any-return]
 
     def tasks(self, request: ShardRequest, shard: Shard) -> Any:
-        """Return the tasks of a shard, on this worker's device. May run while another shard is computed."""
+        """Return the tasks (or examples) of a shard, on this worker's device. May run while another is computed."""
         with _explain_failure(request, shard), self.meter.part("sample"):
+            if request.kind == "embed":
+                pool = self.pool(request.split)
+                return self.to_device(pool.examples(*locate_examples(pool, shard.indices)))
             return self.to_device(self._distributions[request.split].episodes(shard.indices))
 
     def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
@@ -161,6 +165,27 @@ class Worker:
             with self.meter.part("score"):
                 return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
 
+    def embed(self, request: ShardRequest, params: Params, shard: Shard, x: Any = None) -> Scores:
+        """Return the features of a shard's examples, which depend on no other example of the shard."""
+        x = self.tasks(request, shard) if x is None else x
+        with _explain_failure(request, shard), self.meter.part("embed"):
+            return Scores({"features": embed_examples(self.model, params, x, self._reference)})
+
+    @cached_property
+    def _reference(self) -> Tensor | None:
+        return self.to_device(reference_examples(self.model, self.pool("train")))  # type: ignore[no-any-return]
+
+    def pool(self, split: Split) -> ClassPool:
+        """Return the classes of examples of a split. ValueError: its tasks are drawn from none."""
+        if split not in self._pools:
+            self._pools[split] = pool_of(self.config, split)
+        return self._pools[split]
+
+    def score_or_embed(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
+        """Return what a request that is not for gradients asks for."""
+        compute = self.embed if request.kind == "embed" else self.score
+        return compute(request, params, shard, tasks)
+
     def _learner(self, request: ShardRequest, params: Params) -> tuple[Algorithm, Model]:
         """Return the algorithm and the network that `request` scores."""
         model = self._untrained if request.learner == "from_scratch" else self.model
@@ -183,9 +208,9 @@ class Worker:
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
         """Return what `request` asks for, of `tasks` if they have been sampled already."""
-        if request.kind != "score":
+        if request.kind in ("gradient", "statistics"):
             return self.gradient(request, params, shard, tasks)
-        return self.score(request, params, shard, tasks)
+        return self.score_or_embed(request, params, shard, tasks)
 
     def is_transductive(self, request: ShardRequest, params: Params) -> bool:
         """Return whether the queries of a task influence each other's predictions: seen on the first task of a split.
@@ -274,29 +299,3 @@ def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm
 def driver_worker(config: Config) -> Worker:
     """Build the worker of the driver's process, on `driver_device`."""
     return Worker(config, driver_device(config))
-
-
-def driver_device(config: Config) -> torch.device:
-    """Return the CPU, or the device that shards are computed on if that is done in the driver's process."""
-    return device_for(config.executor.gpus_per_worker if config.executor.name == "in_process" else 0)
-
-
-def device_for(gpus: float) -> torch.device:
-    """Return the device of a worker with so many GPUs. ValueError: torch sees none."""
-    if gpus <= 0:
-        return torch.device("cpu")
-    require(
-        torch.cuda.is_available(), f"executor.gpus_per_worker: {gpus:g} asked for, and torch sees no GPU: set it to 0"
-    )
-    return torch.device("cuda")
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks for the next tensor: giving them back costs a page fault per 4 KiB, 15 % here."""
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        m_mmap_threshold, m_trim_threshold = -3, -1
-        mallopt(m_mmap_threshold, 1 << 30)
-        mallopt(m_trim_threshold, 1 << 30)

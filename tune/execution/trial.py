@@ -34,9 +34,10 @@ from metatrain.settings import Config
 from metatrain.setup import check_mlflow, prepare, recorders
 from metatrain.tracking.jsonl import read_lines
 from metatrain.trainer import start, train_segments
+from metatrain.training.devices import driver_device
 from metatrain.training.initial import save_initial
 from metatrain.training.outer_loop import Best
-from metatrain.training.worker import Worker, driver_device, driver_worker
+from metatrain.training.worker import Worker, driver_worker
 from metatrain.trust import require_same_code
 from metatrain.types import RunStatus
 from metatrain.yaml_config import load_yaml
