@@ -375,7 +375,7 @@ def serving(folder: Path, port: int | None = None) -> Iterator[str]:
 
 
 def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(600):
         assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(f"{address}/health", timeout=5).close()
@@ -383,7 +383,7 @@ def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.2)
         else:
             return
-    pytest.fail("the server did not become healthy within a minute")
+    pytest.fail("the server did not become healthy within two minutes")
 
 
 def test_a_real_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
