@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from metatrain.training.embedding import reference_examples
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, Shard, ShardRequest
 from metatrain.validation import require
@@ -41,7 +42,7 @@ def embed_all(worker: Worker, executor: Executor, per_class: int | None = None) 
     of batches are those of training examples. ValueError: the tasks are not drawn from classes of examples, or the
     network takes its statistics from the batch alone.
     """
-    worker.model.with_normalization("inductive")
+    reference_examples(worker.model, worker.pool("train"))  # refused here, not by every worker
     params = worker.initial()
     for split, pool in ((split, worker.pool(split)) for split in SPLITS):
         shards = list(_shards(choose_places(pool, per_class)))
@@ -78,25 +79,26 @@ def write_embeddings(
     `embed_all`.
     """
     pools = {split: worker.pool(split) for split in SPLITS}
-    total, done, writer = sum(len(choose_places(pool, per_class)) for pool in pools.values()), 0, None
-    with atomic_write(path) as temporary:
+    total, done = sum(len(choose_places(pool, per_class)) for pool in pools.values()), 0
+    require(total > 0, "tasks: there are no examples to embed: choose others")
+    size = worker.model.num_features
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, _schema(size)) as writer:
         for part in embed_all(worker, executor, per_class):
-            table = _as_table(part)
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table)
-            done += len(table)
+            writer.write_table(_as_table(part))
+            done += len(part.features)
             progress(done, total)
-        if writer is None:
-            raise ValueError("tasks: there are no examples to embed: choose others")
-        writer.close()
-    return _describe(pools, total, part.features.shape[1])
+    return _describe(pools, total, size)
+
+
+def _schema(size: int) -> pa.Schema:
+    return pa.schema({"class": pa.string(), "split": pa.string(), "features": pa.list_(pa.float32(), size)})
 
 
 def _as_table(part: Embedded) -> pa.Table:
     rows, size = part.features.shape
     flat = pa.array(np.ascontiguousarray(part.features.numpy()).reshape(-1))
     features = pa.FixedSizeListArray.from_arrays(flat, size)
-    return pa.table({"class": list(part.classes), "split": [part.split] * rows, "features": features})
+    return pa.table({"class": list(part.classes), "split": [part.split] * rows, "features": features}, _schema(size))
 
 
 def _describe(pools: dict[Split, ClassPool], total: int, size: int) -> str:

@@ -116,6 +116,20 @@ def test_a_network_with_statistics_of_its_own_batch_is_refused(images):
         list(embed_all(one, InProcess(one)))
 
 
+def test_statistics_of_training_examples_need_some(images):
+    model = "model={name: conv4, width: 4, depth: 2}"
+    one = worker(*images, model, f"tasks.splits={{test: [{', '.join(pictures.SPLIT_NAMES['test'])}]}}")
+    with pytest.raises(ValueError, match=r"the tasks have no training classes: give it some by tasks\.splits, or set"):
+        list(embed_all(one, InProcess(one)))
+
+
+def test_features_may_be_the_inputs(images, tmp_path):
+    one = worker(*images, "model={name: identity}")
+    (part, *_) = embed_all(one, InProcess(one))
+    pool = one.pool("train")
+    assert torch.equal(part.features, pool.examples(*locate_examples(pool, range(len(part.features)))).flatten(1))
+
+
 def test_the_command_writes_a_file_that_a_run_learns_from(images, tmp_path):
     (tmp_path / "images.yaml").write_text(
         "".join(f"{key}: {value}\n" for key, _, value in (i.partition("=") for i in images))

@@ -9,7 +9,7 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.types import Params
 from tasks.few_shot import ClassPool, count_examples, locate_examples
-from tasks.types import Split, Tree
+from tasks.types import Split
 
 REFERENCE = 256
 """Training examples by whose statistics examples are normalised."""
@@ -42,9 +42,9 @@ def reference_examples(model: Model, training: ClassPool) -> Tensor | None:
     return training.examples(*locate_examples(training, np.unique(places)))
 
 
-def embed_examples(model: Model, params: Params, x: Tree, reference: Tensor | None) -> Tensor:
+def embed_examples(model: Model, params: Params, x: Tensor, reference: Tensor | None) -> Tensor:
     """Return the features of examples [n, D], float32 on the CPU, normalised by the statistics of `reference`."""
-    noise = torch.tensor(NO_NOISE, device=next(iter(params.values())).device)
+    noise = torch.tensor(NO_NOISE, device=x.device)
     with torch.no_grad():
         features = model.with_normalization("inductive").embed(params, x, noise, reference)
     return features.float().cpu()

@@ -272,7 +272,8 @@ def _explain_failure(request: ShardRequest, shard: Shard) -> Iterator[None]:
         raise
     except USER_CODE_ERRORS as error:
         last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
-        where = f"{request.split} task {shard.indices[0]}{last} at step {request.step}"
+        what = "example" if request.kind == "embed" else "task"
+        where = f"{request.split} {what} {shard.indices[0]}{last} at step {request.step}"
         remedy = "lower executor.shard_size" if _is_memory(error) else "fix that code"
         raise TaskFailed(f"{where}: {describe_error(error)}: {remedy}") from error
 
