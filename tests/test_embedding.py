@@ -1,6 +1,7 @@
 """Embedding a data set: every example, as the network embeds it in place, into a file that is tasks again."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -138,12 +139,12 @@ def test_the_command_writes_a_file_that_a_run_learns_from(images, tmp_path):
     assert "the network is not trained: set model.weights" in done.err
     first, use = done.out.splitlines()
     assert first.startswith(f"e.parquet: {COUNT} vectors of ")
-    assert use == "use them by tasks.name=features tasks.root=e.parquet tasks.split=split model.name=identity"
+    train, *advised = shlex.split(use.removeprefix("use them: metatrain "))
+    assert advised == ["CONFIG", 'tasks={name: features, root: "e.parquet", split: split}', "model={name: mlp}"]
     shape = "{ways: 3, shots: 1, queries: 2}"
     few = ("outer={steps: 2, tasks_per_step: 2}", "evaluation={tasks: 4, validation_tasks: 2, from_scratch_tasks: 0}")
-    tasks = f"tasks={{name: features, root: e.parquet, split: split, train: {shape}, test: {shape}}}"
-    rest = ("executor.name=in_process", "tracking.uri=null", "model={name: mlp}")
-    ran = metatrain(tmp_path, "train", "images.yaml", tasks, *few, *rest, "--json")
+    shapes = (f"tasks.train={shape}", f"tasks.test={shape}", "executor.name=in_process", "tracking.uri=null")
+    ran = metatrain(tmp_path, train, "images.yaml", *advised[1:], *shapes, *few, "--json")
     assert last_json(ran)["test"]["tasks"] == 4
     again = metatrain(tmp_path, "data", "embed", "images.yaml", "--out", "e.parquet", expect=2)
     assert again.err == "metatrain: --out: 'e.parquet' is there already: remove it, or write to another file\n"

@@ -1,5 +1,7 @@
 """Implement `metatrain data embed`."""
 
+import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -34,4 +36,5 @@ def embed_command(path: str, overrides: list[str], out: Path, per_class: int | N
     with open_executor(worker) as executor, progress_bar("embedding") as progress:
         written = write_embeddings(worker, executor, out, progress, per_class)
     print(f"{out}: {written}")
-    print(f"use them by tasks.name=features tasks.root={out} tasks.split=split model.name=identity")
+    tasks = f"tasks={{name: features, root: {json.dumps(str(out))}, split: split}}"
+    print("use them:", shlex.join(["metatrain", "train", "CONFIG", tasks, "model={name: mlp}"]))
