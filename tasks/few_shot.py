@@ -157,6 +157,11 @@ class EmptySplit:
         raise ValueError(f"the split '{self.split}' of {self.pool.name} has no classes: add them, or use another split")
 
 
+def few_shot(pool: ClassPool, episode: EpisodeShape, seed: int, split: Split) -> FewShot | EmptySplit:
+    """Return the episodes over the classes of `pool`; without any classes, a split that has no tasks."""
+    return FewShot(pool, episode, seed, split) if pool.num_classes else EmptySplit(pool, episode, split)
+
+
 def _name_small_classes(pool: ClassPool, least: int) -> str:
     """Return "the class 'cat' has only 3" for the smallest class, with the number of the others below `least`."""
     sizes = pool.sizes(np.arange(pool.num_classes))

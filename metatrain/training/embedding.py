@@ -1,5 +1,7 @@
 """Embed examples one by one: what becomes of each does not depend on those beside it."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.types import Params
+from metatrain.validation import require
 from tasks.few_shot import ClassPool, count_examples, locate_examples
 from tasks.types import Split
 
@@ -17,12 +20,10 @@ REFERENCE = 256
 
 def pool_of(config: Config, split: Split) -> ClassPool:
     """Return the classes of examples that the tasks of a split are drawn from. ValueError: the tasks have none."""
-    shape = config.tasks.train if split == "train" else config.tasks.test
-    found = config.tasks.source.distribution(split, shape, 0)
-    pool: ClassPool | None = getattr(found, "pool", None)
-    if pool is None:
-        alone = f"tasks.name: {config.names.tasks} has no classes of examples to embed"
-        raise ValueError(f"{alone}: choose one that has, such as image_folder")
+    source: Any = config.tasks.source
+    alone = f"tasks.name: {config.names.tasks} has no classes of examples to embed"
+    require(hasattr(source, "pool"), f"{alone}: choose one that has, such as image_folder")
+    pool: ClassPool = source.pool(split)
     return pool
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.few_shot import EmptySplit, FewShot
+from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.random import Integers
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST, SplitLists, choose_splits, hash_splits
@@ -71,10 +71,13 @@ class Features:
         parts = ", ".join(f"{len(found.splits.get(split, ()))} for {split}" for split in SPLITS)
         return f"features: {rows:,} vectors of {size:,} numbers in {len(found.names)} classes ({parts})"
 
+    def pool(self, split: Split) -> "VectorPool":
+        """Return one split's classes."""
+        return VectorPool(self, split)
+
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
-        pool = VectorPool(self, split)
-        return FewShot(pool, episode, seed, split) if pool.num_classes else EmptySplit(pool, episode, split)
+        return few_shot(self.pool(split), episode, seed, split)
 
     def data(self) -> DataRecord:
         """Return the classes of each split, digests of their vectors, and what was left out."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from tasks.few_shot import EmptySplit, FewShot
+from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST, ChosenSplits, SplitLists, choose_splits, read_split_lists
 from tasks.sources.image_layout import Layout
@@ -27,6 +27,7 @@ from tasks.sources.image_store import (
     split_pool,
 )
 from tasks.store.cache import cache_root
+from tasks.store.class_pool import StorePool
 from tasks.store.record import describe_data
 from tasks.store.store import Images, Store
 from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
@@ -85,10 +86,13 @@ class ImageFolder:
         """Build the store unless it exists. Return a line that says what it holds and where it is."""
         return describe_store(self.store(progress))
 
+    def pool(self, split: Split) -> StorePool:
+        """Return one split's classes."""
+        return split_pool(self.store(no_progress), split, self.mean, self.std, "set tasks.min_examples")
+
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
-        pool = split_pool(self.store(no_progress), split, self.mean, self.std, "set tasks.min_examples")
-        return FewShot(pool, episode, seed, split) if pool.numbers else EmptySplit(pool, episode, split)
+        return few_shot(self.pool(split), episode, seed, split)
 
     def data(self) -> DataRecord:
         """Return the classes of each split, digests of their images, and what was left out."""

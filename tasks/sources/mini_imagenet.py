@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.few_shot import EmptySplit, FewShot
+from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.io.safe_pickle import load_arrays
 from tasks.sources.class_splits import AUTO, ChosenSplits, choose_splits
@@ -31,6 +31,7 @@ from tasks.sources.image_store import (
 )
 from tasks.store.archive import Archive, open_archive
 from tasks.store.cache import cache_root, cached_key, content_key
+from tasks.store.class_pool import StorePool
 from tasks.store.record import describe_data
 from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
 from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
@@ -85,10 +86,13 @@ class MiniImageNet:
         """Build the store unless it exists. Return a line that says what it holds and where it is."""
         return describe_store(self.store(progress))
 
+    def pool(self, split: Split) -> StorePool:
+        """Return one split's classes."""
+        return split_pool(self.store(no_progress), split, self.mean, self.std)
+
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
-        pool = split_pool(self.store(no_progress), split, self.mean, self.std)
-        return FewShot(pool, episode, seed, split) if pool.numbers else EmptySplit(pool, episode, split)
+        return few_shot(self.pool(split), episode, seed, split)
 
     def data(self) -> DataRecord:
         """Return the classes of each split, digests of their images, and what was left out."""

@@ -70,12 +70,15 @@ class Omniglot:
         characters = f"characters ({split}; split by {self.splitting})"
         return f"omniglot: {len(store.images)} drawings of {characters} in {store.path}"
 
-    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
-        """Return few-shot episodes over one split's characters."""
+    def pool(self, split: Split) -> StorePool:
+        """Return the characters of one split, in training each rotation as one of its own."""
         store = self.store(no_progress)
         numbers = store.header.splittings[self.splitting][split]
-        turns = 4 if self.rotations and split == "train" else 1
-        return FewShot(StorePool("omniglot", store, numbers, turns), episode, seed, split)
+        return StorePool("omniglot", store, numbers, 4 if self.rotations and split == "train" else 1)
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
+        """Return few-shot episodes over one split's characters."""
+        return FewShot(self.pool(split), episode, seed, split)
 
     def data(self) -> DataRecord:
         """Return the characters of each split, digests of their drawings, and what was left out."""

@@ -86,9 +86,13 @@ class Strokes:
 
         return drawing_decoder(SIDE)(content)
 
+    def pool(self, split: Split) -> "StrokePool":
+        """Return the characters of one split."""
+        return StrokePool(self.seed, self.classes, self.jitter, split)
+
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Return few-shot episodes over the characters of one split."""
-        return FewShot(StrokePool(self.seed, self.classes, self.jitter, split), episode, seed, split)
+        return FewShot(self.pool(split), episode, seed, split)
 
 
 @dataclass(frozen=True)
