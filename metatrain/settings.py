@@ -12,6 +12,7 @@ from metatrain.models import Architecture
 from metatrain.redact import require_no_login
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
 from tasks.io.home import PathText
+from tasks.ragged_shape import RaggedShape
 from tasks.types import EpisodeShape, TaskSource
 
 _MOST_TASKS = 10**7
@@ -21,11 +22,11 @@ _OWN_PLACE = "set it where the database's client looks for it, such as ~/.pgpass
 
 @dataclass(frozen=True)
 class Tasks:
-    """The task source and the episode shapes for training and for evaluation."""
+    """The task source and the episode shapes for training and for evaluation, of one size or of many."""
 
     source: TaskSource
-    train: EpisodeShape = field(default_factory=EpisodeShape)
-    test: EpisodeShape = field(default_factory=EpisodeShape)
+    train: EpisodeShape | RaggedShape = field(default_factory=EpisodeShape)
+    test: EpisodeShape | RaggedShape = field(default_factory=EpisodeShape)
 
 
 @dataclass(frozen=True)

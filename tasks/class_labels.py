@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tasks.ragged import TaskBatch
 from tasks.random import Integers
 from tasks.text import count_of
 from tasks.types import Episode, Examples, TaskSpec
@@ -31,9 +32,18 @@ class ClassLabelled:
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return the tasks at `indices`; support.y [B, N·K] and query.y number classes of the split."""
-        support, query = self.tasks.episodes(indices)
+        return self._label(self.tasks.episodes(indices), indices)
+
+    def batches(self, indices: Sequence[int]) -> list[TaskBatch]:
+        """Return the tasks at `indices`, of many sizes, in batches of one size."""
+        return [
+            TaskBatch(self._label(tasks, [indices[place] for place in places]), places, self.spec)
+            for tasks, places, _ in self.tasks.batches(indices)
+        ]
+
+    def _label(self, tasks: Episode, indices: Sequence[int]) -> Episode:
         classes = torch.from_numpy(self.task_classes(indices))
-        return Episode(*(Examples(part.x, classes.gather(1, part.y)) for part in (support, query)))
+        return Episode(*(Examples(part.x, classes.gather(1, part.y)) for part in tasks))
 
     def task_classes(self, indices: Sequence[int]) -> Integers:
         """Return the numbers of the classes of the tasks at `indices`: [B, N]."""

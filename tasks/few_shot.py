@@ -6,19 +6,31 @@ N ways, K shots and Q queries per class, B tasks: support.x [B, N·K, *x], query
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tasks.random import Integers, sample_without_replacement, stream, uniforms
-from tasks.text import count_of
+from tasks.text import count_of, part_of
 from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 
 
+class ClassGroups(NamedTuple):
+    """Groups of classes that belong together, of which an episode has those of one."""
+
+    members: tuple[Integers, ...]
+    """The classes of each group."""
+    whole: bool
+    """Whether an episode has all classes of a group, or as many as may be, and not a number of them that is drawn."""
+
+
 class ClassPool(Protocol):
-    """Classes of examples to draw episodes from. The example of (class, member) never changes."""
+    """Classes of examples to draw episodes from. The example of (class, member) never changes.
+
+    A pool whose classes belong together in groups may have the method `groups() -> ClassGroups | None`.
+    """
 
     @property
     def name(self) -> str:
@@ -60,7 +72,7 @@ class FewShot:
 
     def __post_init__(self) -> None:
         ways, each, pool = self.episode.ways, self.episode.shots + self.episode.queries, self.pool
-        field = f"tasks.{'train' if self.split == 'train' else 'test'}"
+        field = part_of(self.split)
         if ways is None:
             raise ValueError(
                 f"'{pool.name}' is classification and needs a number of classes per task: set {field}.ways"

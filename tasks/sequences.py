@@ -12,6 +12,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from tasks.random import Integers, stream, uniforms
+from tasks.text import part_of
 from tasks.types import Episode, LabelledSequence, Split, TaskDistribution, TaskSpec
 
 
@@ -53,6 +54,10 @@ def as_sequences(tasks: Any, name: str, split: Split, seed: int) -> TaskDistribu
     if spec.ordered:
         ordered: TaskDistribution[Any] = tasks
         return ordered
+    if spec.ragged:
+        part = part_of(split)
+        reason = f"{part}: tasks of many sizes are no sequences of one length, which this algorithm reads"
+        raise ValueError(f"{reason}: set numbers for {part}.ways, .shots and .queries")
     if spec.ways is None or spec.support is not None or spec.masked:
         reason = "have no classes" if spec.ways is None else "have support sets of another shape than queries"
         raise ValueError(f"tasks.name: tasks of {name} {reason}, and this algorithm reads sequences: set omniglot")

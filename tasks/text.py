@@ -20,3 +20,8 @@ def enumerate_few(names: Sequence[str], most: int = 5) -> str:
 def count_of(number: int, what: str, plural: str = "") -> str:
     """Return "1 class", "12 classes". plural: `what` and an s by default."""
     return f"{number:,} {what if number == 1 else plural or f'{what}s'}"
+
+
+def part_of(split: str) -> str:
+    """Return the section of a configuration that has the size of a split's episodes."""
+    return "tasks.train" if split == "train" else "tasks.test"

@@ -76,6 +76,9 @@ class TaskSpec(NamedTuple):
     """Whether tasks are sequences, `LabelledSequence`, without a support set."""
     by_step: bool = False
     """Whether sequences are scored step by step, because their classes do not come up equally often."""
+    ragged: bool = False
+    """Whether tasks differ in their ways and in the numbers of their examples; `ways` is then the most of a task, and
+    `tasks.ragged.sample_batches` gives batches of one size."""
     posterior: bool = False
     """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`, `OracleSequence`."""
 
@@ -184,6 +187,11 @@ class EpisodeShape:
         if self.queries < 1:
             raise ValueError(f"queries: {self.queries} leaves nothing to evaluate on: set queries to 1 or more")
 
+    @property
+    def most_examples(self) -> tuple[int, int]:
+        """Return the numbers of support and query examples of a task."""
+        return (self.ways or 1) * self.shots, (self.ways or 1) * self.queries
+
 
 class DataRecord(NamedTuple):
     """What a source draws its tasks from. A run keeps it, and compares it when the run is resumed or evaluated."""
@@ -218,6 +226,16 @@ class TaskSource(Protocol):
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
         """Return the tasks of one split. ValueError: `episode` asks for more classes or examples than there are."""
+
+
+class ServesClasses(Protocol):
+    """Optional method of a TaskSource whose tasks are made of classes of examples.
+
+    With it, tasks of many sizes (`tasks.ragged`) and mixtures are drawn from it, and `metatrain data embed` reads it.
+    """
+
+    def pool(self, split: Split) -> Any:
+        """Return the classes of one split, a `tasks.few_shot.ClassPool`."""
 
 
 class ListsClasses(Protocol):

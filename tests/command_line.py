@@ -128,6 +128,7 @@ def serve() -> None:
 def _become(request: dict) -> None:
     """This forked process becomes `metatrain ARGUMENTS`."""
     os.setsid()
+    atexit._clear()  # what the server's own modules have to do at its end
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
@@ -150,6 +151,7 @@ def _become(request: dict) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    atexit._run_exitfuncs()
     os._exit(code)
 
 

@@ -46,6 +46,8 @@ TABLES = (
     "tasks={name: causal_tables, features: [1, 4], classes: [2, 3], fewest: 3, train: {shots: 6, queries: 2}, "
     "test: {shots: 6, queries: 3}}"
 )
+RAGGED_TRAINING = "tasks.train={ways: {min: 2, max: 4}, shots: imbalanced, queries: 3}"
+"""Tasks of many sizes."""
 FUNCTIONS = "tasks={name: gaussian_process, fewest: 0, train: {shots: 3, queries: 2}, test: {shots: 3, queries: 3}}"
 
 

@@ -24,9 +24,9 @@ from metatrain.settings import Config, ExecutorSettings
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, restore, train
 from metatrain.training.worker import Worker
-from metatrain.types import Executor, ShardRequest
+from metatrain.types import Executor, Shard, ShardRequest
 from tests import pictures
-from tests.configurations import method, tiny
+from tests.configurations import RAGGED_TRAINING, method, tiny
 
 CPU = torch.device("cpu")
 Make = Callable[[Config], Executor]
@@ -89,6 +89,17 @@ def test_every_algorithm_ends_with_the_same_bits_after_a_resume(algorithm):
     assert params_sha256(resumed.params) == trained(executor, config)
 
 
+@pytest.mark.parametrize("algorithm", ["imaml", "meta_lstm"])
+def test_the_order_of_parameters_changes_no_bit(algorithm):
+    """A worker on Ray gets them in another order; these methods add over all of them."""
+    worker = Worker(tiny("model.width=4", *method(algorithm)), CPU)
+    params = {name: value + 0.1 * torch.randn(value.shape) for name, value in worker.initial().items()}
+    request, shard = ShardRequest("gradient", "train", 0), Shard(0, tuple(range(6)))
+    expected = worker.gradient(request, params, shard).grads
+    found = worker.gradient(request, dict(reversed(params.items())), shard).grads
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.slow  # `make test` has one on Ray, which loses a worker on its way
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
@@ -97,6 +108,13 @@ def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     assert trained(executor, config) == trained(in_process(config), config)
     assert sum(executor.report()["workers"].values()) == config.outer.steps * config.outer.tasks_per_step
     executor.close()
+    executor.close()
+
+
+def test_tasks_of_many_sizes_end_with_the_same_bits_wherever_they_were_computed(local_ray):
+    config = tiny(*method("protonet"), RAGGED_TRAINING, "executor.shard_size=4")
+    executor = RayExecutor(tiny_with(config, 3))
+    assert trained(executor, config) == trained(in_process(config), config)
     executor.close()
 
 

@@ -14,6 +14,7 @@ import yaml
 
 import metatrain as library
 from metatrain.runs.locations import open_run
+from metatrain.testing import evaluation_name
 from metatrain.tracking.jsonl import read_lines
 from tests import pictures
 from tests.command_line import last_json, metatrain, process_arguments
@@ -84,19 +85,19 @@ def test_a_driver_killed_is_resumed_by_a_machine_with_an_empty_disk(far, proxy, 
     metatrain(folder, "report", place)
     assert place in (folder / "report.html").read_text()
     files = {path.name for path in open_run(place).evaluations.iterdir()}
-    assert files == {"test.json", "test-tasks.test.queries_2.json"}
+    assert files == {"test.json", f"{evaluation_name(['tasks.test.queries=2'])}.json"}
 
 
 @pytest.mark.slow
 def test_a_run_that_cannot_be_sent_is_kept_here_and_can_go_on(far, proxy, monkeypatch):
     """The endpoint goes away in mid-run and does not come back: two minutes of attempts."""
     folder, undisturbed = far
-    log = (folder / "log").open("w+")
-    began = subprocess.Popen(
-        process_arguments("train", "far.yaml", "runs.root=s3://runs/cut-off", "outer.steps=60"), cwd=folder, stderr=log
-    )
+    arguments = process_arguments("train", "far.yaml", "runs.root=s3://runs/cut-off", "outer.steps=60")
     cache, until = Path(os.environ["METATRAIN_CACHE"]), time.monotonic() + 120
-    while not any(cache.glob("runs/*/checkpoints/*")):
+    before = set(cache.glob("runs/*/checkpoints/*"))  # of runs that this process has loaded
+    with (folder / "log").open("w") as log:
+        began = subprocess.Popen(arguments, cwd=folder, stderr=log)
+    while before.issuperset(cache.glob("runs/*/checkpoints/*")):
         assert time.monotonic() < until
         time.sleep(0.02)
     proxy.faults = Faults(refuse=1.0)
@@ -104,9 +105,8 @@ def test_a_run_that_cannot_be_sent_is_kept_here_and_can_go_on(far, proxy, monkey
         assert began.wait(400) == 1
     finally:
         proxy.faults = FAULTS
-    log.seek(0)
-    said = log.read()
-    log.close()
+        said = (folder / "log").read_text()
+        print(said)
     assert "what was not sent lies in" in said
     assert "go on with `metatrain train --resume s3://runs/cut-off/" in said
     left = said.rpartition("what was not sent lies in ")[2].partition(")")[0]

@@ -103,7 +103,7 @@ def test_every_method_and_network_has_its_costs_on_pictures(name, model):
     assert predicted.shape == (9, 3)
     request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
     scored = one.score(request, one.initial(), shard).values["loss"][0, -1]
-    torch.testing.assert_close(task_loss(predicted, one.tasks(request, shard).query.y[0])[0], scored)
+    torch.testing.assert_close(task_loss(predicted, one.task(request, 0)[0].query.y)[0], scored)
     assert not predicted.requires_grad
 
 

@@ -23,6 +23,7 @@ from metatrain.types import RunStatus
 from metatrain.validation import require
 from tasks.io.json_documents import read_json
 from tasks.io.remote_fs import is_uri
+from tasks.ragged import open_tasks
 from tune.config.search_config import SearchConfig
 from tune.execution.coordinator import Coordinator
 from tune.execution.placement import TrialResources, count_nodes_without, max_concurrent_trials, trial_resources
@@ -223,7 +224,7 @@ def _check_shared(config: SearchConfig, home: Run | None) -> None:
 def _check_metric(config: SearchConfig) -> None:
     """Raise ValueError if runs on these tasks never report the metric."""
     tasks = config.base.tasks
-    kind = tasks.source.distribution("validation", tasks.test, 0).spec.kind
+    kind = open_tasks(tasks.source, config.base.names.tasks, "validation", tasks.test, 0).spec.kind
     if hasattr(config.base.algorithm, "score"):  # what it reports is its own choice
         return
     reported = [f"validation/{metric.name}" for metric in METRICS.values() if kind in metric.kinds]

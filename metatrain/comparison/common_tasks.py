@@ -21,6 +21,7 @@ from metatrain.settings import Config, Tasks
 from metatrain.trust import require_chosen_places
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
+from tasks.ragged_shape import RaggedShape, describe_shape
 from tasks.types import DataRecord, EpisodeShape, Progress, Split, TaskDistribution, TaskSource
 
 Prepare = Callable[[Config], object]
@@ -38,16 +39,13 @@ class TaskSet(NamedTuple):
     """Whose classes they are drawn from."""
 
     @property
-    def shape(self) -> EpisodeShape:
+    def shape(self) -> EpisodeShape | RaggedShape:
         """Return the size of its tasks."""
         return self.config.tasks.test
 
     def describe(self) -> str:
         """Say what the tasks are: strokes, 5-way 1-shot, 15 queries a class."""
-        ways, shots, queries = self.shape.ways, self.shape.shots, self.shape.queries
-        size = f"{shots}-shot, {queries} queries"
-        size = size if ways is None else f"{ways}-way {size} a class"
-        return f"{self.config.names.tasks}, {size}"
+        return f"{self.config.names.tasks}, {describe_shape(self.shape)}"
 
 
 def require_trusted(candidate: Candidate, overrides: Sequence[str], trust: bool = False) -> None:
@@ -154,7 +152,15 @@ class OtherSplit:
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> TaskDistribution[Any]:
         """Return the tasks of `split`; for testing those of the other split."""
-        return self.source.distribution(self.split if split == "test" else split, episode, seed)
+        return self.source.distribution(self._drawn_from(split), episode, seed)
+
+    def pool(self, split: Split) -> Any:
+        """Return the classes of `split`; for testing those of the other split."""
+        source: Any = self.source
+        return source.pool(self._drawn_from(split))
+
+    def _drawn_from(self, split: Split) -> Split:
+        return self.split if split == "test" else split
 
 
 @contextmanager

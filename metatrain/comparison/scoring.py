@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import predicts
 from metatrain.comparison.candidates import Candidate
@@ -23,7 +22,7 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config
 from metatrain.training.devices import driver_device
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Executor, Params, Recorder, Shard, ShardRequest
+from metatrain.types import Context, Executor, Params, Recorder, ShardRequest
 
 Kind = Literal["transductive", "inductive"]
 """Whether the queries of a task are predicted together, each by the others' help, or each by itself."""
@@ -132,15 +131,13 @@ def time_adaptation(worker: Worker, candidate: Candidate) -> Timing:
     """
     device = worker.device
     params = worker.to_device(candidate.params)
-    model = worker.model.for_tasks(worker.distribution("test").spec, params)
     context = Context(torch.tensor(0, device=device), torch.tensor(NO_NOISE, device=device))
-    tasks = worker.tasks(ShardRequest("score", "test", 0), Shard(0, tuple(range(TIMED_TASKS + 1))))
+    tasks = [worker.task(ShardRequest("score", "test", 0), index) for index in range(TIMED_TASKS + 1)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         measured = [
-            _time_one(worker, model, params, tree_map(lambda leaf, i=i: leaf[i], tasks), context)
-            for i in range(TIMED_TASKS + 1)
+            _time_one(worker, worker.model.for_tasks(spec, params), params, task, context) for task, spec in tasks
         ][1:]
     finally:
         torch.set_num_threads(threads)

@@ -174,9 +174,7 @@ def describe_tasks(tasks: TaskSet) -> dict[str, Any]:
         "name": tasks.name,
         "source": tasks.config.names.tasks,
         "split": tasks.split,
-        "ways": shape.ways,
-        "shots": shape.shots,
-        "queries": shape.queries,
+        **asdict(shape),
         "tasks": evaluation.tasks,
         "seed": evaluation.seed,
     }

@@ -1,6 +1,6 @@
 """Read the best parameters of a run, checked, without importing anything that the run names."""
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from metatrain.runs import checkpoints
 from metatrain.runs.run import Run
@@ -8,14 +8,18 @@ from metatrain.training.snapshots import check_snapshot
 from metatrain.types import Params
 from tasks.io.json_documents import check_json
 
+_Shapes = list[int] | dict[str, list[int]]
+
 
 class _Spec(TypedDict):
-    """A `TaskSpec` as JSON."""
+    """A `TaskSpec` as JSON, as far as it is read; earlier versions noted less."""
 
     kind: Literal["classification", "regression"]
     ways: int | None
-    x: list[int]
+    x: _Shapes
     y: list[int]
+    support: NotRequired[_Shapes | None]
+    missing: NotRequired[bool]
 
 
 class _Noted(TypedDict):

@@ -27,6 +27,8 @@ from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.few_shot import EmptySplit
 from tasks.plugins import USER_CODE_ERRORS, describe_error
+from tasks.ragged import open_tasks
+from tasks.ragged_shape import RaggedShape
 from tasks.types import (
     SPLITS,
     Episode,
@@ -138,18 +140,20 @@ def _check_memory(config: Config) -> None:
     """Check that this machine's memory holds the parameters and the tasks of a shard. ValueError: it is too small."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     tasks, evaluation = config.tasks, config.evaluation
-    shapes: tuple[tuple[Split, EpisodeShape, int], ...] = (
+    shapes: tuple[tuple[Split, EpisodeShape | RaggedShape, int], ...] = (
         ("train", tasks.train, config.outer.tasks_per_step),
         ("test", tasks.test, max(evaluation.tasks, evaluation.validation_tasks)),
     )
     for part, shape, count in shapes:
-        spec = tasks.source.distribution(part, shape, 0).spec
+        spec = open_tasks(tasks.source, config.names.tasks, part, shape, 0).spec
         together = min(config.executor.shard_size, count)
-        needed = _COPIES * together * _bytes_of(shape, spec)
+        support, query = shape.most_examples
+        sizes = support * _size_of(spec.support_x) + query * _size_of(spec.x)
+        needed = _COPIES * together * sizes * torch.get_default_dtype().itemsize
         require(
             needed <= memory,
-            f"tasks.{part}: {together} tasks of {shape.shots} shots and {shape.queries} queries need {_size(needed)} "
-            f"of memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
+            f"tasks.{part}: {together} tasks of {support} support and {query} query examples need {_size(needed)} of "
+            f"memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
         )
         if part == "train" and not isinstance(config.model, (Custom, Torchvision)):
             with torch.device("meta"):
@@ -160,11 +164,6 @@ def _check_memory(config: Config) -> None:
                 f"model: its parameters, gradients and the optimizer's state need {_size(needed)}, and this machine's "
                 f"memory is {_size(memory)}: lower model.width or its like",
             )
-
-
-def _bytes_of(shape: EpisodeShape, spec: TaskSpec) -> int:
-    sizes = shape.shots * _size_of(spec.support_x) + shape.queries * _size_of(spec.x)
-    return (shape.ways or 1) * sizes * torch.get_default_dtype().itemsize
 
 
 def _size_of(shapes: Shapes) -> int:
@@ -180,7 +179,7 @@ def _try_one_task(worker: Worker) -> None:
     config = worker.config
     for split in SPLITS:
         distribution = worker.distribution(split)
-        if isinstance(distribution, EmptySplit):  # of an evaluation
+        if isinstance(distribution, EmptySplit) or distribution.spec.ragged:  # of an evaluation, or drawn by us
             continue
         try:
             found = distribution.episodes(range(_TASKS))

@@ -21,6 +21,7 @@ from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_y
 from tasks.io.home import PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import import_target, suggest_name
+from tasks.ragged_shape import RaggedShape
 from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.types import EpisodeShape
@@ -102,13 +103,24 @@ def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
 def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
     name = _name_of(section, "tasks", TASK_SOURCES)
     shapes = {
-        split: read_settings(EpisodeShape, section_of(section, split, "tasks."), f"tasks.{split}")
+        split: _read_shape(section_of(section, split, "tasks."), f"tasks.{split}")
         for split in ("train", "test")
         if split in section
     }
     settings = {key: value for key, value in section.items() if key not in ("train", "test")}
     source = read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))
     return name, Tasks(source, **shapes)
+
+
+def _read_shape(section: dict[str, Any], where: str) -> EpisodeShape | RaggedShape:
+    """Read the size of episodes: with a range, imbalanced shots or a sampler tasks differ in it."""
+    uniform = section.get("sampler", "uniform") == "uniform"
+    if uniform and not any(isinstance(value, dict | str) for key, value in section.items() if key != "sampler"):
+        section.pop("sampler", None)
+        return read_settings(EpisodeShape, section, where, also=("sampler",))  # type: ignore[no-any-return]
+    # What is not given is that of tasks of one size, but of the sampler of Meta-Dataset its own.
+    given = dataclasses.asdict(EpisodeShape()) | section if uniform else section
+    return read_settings(RaggedShape, given, where)  # type: ignore[no-any-return]
 
 
 def _read_part(section: dict[str, Any], what: str, known: Mapping[str, type[Any]]) -> tuple[str, Any]:

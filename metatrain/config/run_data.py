@@ -10,6 +10,7 @@ from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
+from tasks.ragged import open_tasks
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
@@ -102,8 +103,8 @@ def without_unused_splits(found: EvaluationData, prepare: Callable[[Config], obj
     if data is None or not data.classes["test"] or not hasattr(source, "with_splits"):
         return found
     try:
-        source.distribution("train", config.tasks.train, config.seed)
-        source.distribution("validation", config.tasks.test, config.evaluation.seed)
+        open_tasks(source, config.names.tasks, "train", config.tasks.train, config.seed)
+        open_tasks(source, config.names.tasks, "validation", config.tasks.test, config.evaluation.seed)
     except ValueError:  # too few classes, or images of a class
         alone = _with_source(config, source.with_splits({"test": data.classes["test"]}))
         prepare(alone)
@@ -138,7 +139,7 @@ def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:
     """
     source = config.tasks.source
     with explain_user_errors(config):
-        tested = source.distribution("test", config.tasks.test, config.evaluation.seed).spec
+        tested = open_tasks(source, config.names.tasks, "test", config.tasks.test, config.evaluation.seed).spec
     support = spec.get("support")
     kinds = (tested.support, None if support is None else as_shapes(support))
     require(kinds[0] == kinds[1], f"tasks: their support is of {kinds[0]}, and the run's was of {kinds[1]}: use such")

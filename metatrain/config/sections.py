@@ -92,8 +92,9 @@ def checked(kind: Any, value: Any, where: str) -> Any:
     try:
         return _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        found = error.errors()[0]
+        found, *others = error.errors()
         problem = "should be a list, such as [1, 2]" if found["type"] == "sequence_str" else found["msg"]
+        problem += "".join(f" or {one['ctx']['expected']}" for one in others if one["type"] == "literal_error")
         raise ValueError(f"{where}: {problem[0].lower()}{problem[1:]}, not {shorten(value)}") from error
     except (OverflowError, PydanticUserError) as error:
         raise ValueError(f"{where}: cannot be read ({str(error).splitlines()[0]}): set another value") from error

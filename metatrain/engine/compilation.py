@@ -132,7 +132,12 @@ def _options(device: torch.device) -> dict[str, Any]:
 
 def _code_folder() -> Path:
     """Create and return the folder of compiled code: TORCHINDUCTOR_CACHE_DIR, or the cache of this machine."""
-    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root(None) / "compiled")))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen in (None, default_cache_dir()):  # which torch sets itself when its compiler is imported
+        chosen = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_root(None) / "compiled")
+    folder = Path(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -111,6 +111,14 @@ def score_tasks(
     return Scores(found)
 
 
+def in_order(found: Sequence[Scores], places: Sequence[Sequence[int]]) -> Scores:
+    """Return the scores of all tasks in the order of the shard, of batches whose tasks have these places in it."""
+    if len(found) == 1:
+        return found[0]
+    order = torch.tensor([place for batch in places for place in batch]).argsort()
+    return Scores({name: torch.cat([one.values[name] for one in found])[order] for name in found[0].values})
+
+
 def _whole(tasks: Episode) -> Episode:
     return tasks
 

@@ -43,20 +43,22 @@ def pooled_and_ci95(sums: Tensor, of_sums: Callable[[Tensor], Tensor]) -> tuple[
 def ci95_over_classes(scores: Tensor, classes: np.ndarray[Any, Any]) -> tuple[float | None, int]:
     """Return half the 95 % interval over classes, and the number C of different ones; None for too few to tell.
 
-    scores: [n], of tasks of N classes each; classes: [n, N], their numbers.
+    scores: [n], of tasks of N classes each; classes: [n, N], their numbers, -1 where a task has fewer: then N is the
+    mean number of classes.
 
     The mean is taken again without the tasks of each class c, θ₋c, for a jackknife: V = (C - 1)/C Σ (θ₋c - θ)². Each
     task is left out N times, so V holds the variance s²/n of its mean N times, where once is right. The interval is
     t √max(s²/n, V - (N - 1) s²/n), t with min(C, n) - 1 degrees of freedom.
     """
-    n, ways = classes.shape
-    known, numbers = np.unique(classes, return_inverse=True)
+    n, each = len(classes), (classes >= 0).sum(1)
+    ways = each.mean()
+    known, numbers = np.unique(classes[classes >= 0], return_inverse=True)
     count, values = len(known), scores.double().numpy()
-    tasks_of = np.bincount(numbers.ravel(), minlength=count)
-    if n < 2 or count <= ways + 1 or tasks_of.max() >= n:
+    tasks_of = np.bincount(numbers, minlength=count)
+    if n < 2 or count <= each.max() + 1 or tasks_of.max() >= n:
         return None, count
     of_mean = values.var(ddof=1) / n
-    sums = np.bincount(numbers.ravel(), weights=np.repeat(values - values.mean(), ways), minlength=count)
+    sums = np.bincount(numbers, weights=np.repeat(values - values.mean(), each), minlength=count)
     jackknife = (count - 1) / count * float(((sums / (n - tasks_of)) ** 2).sum())
     variance = max(of_mean, jackknife - (ways - 1) * of_mean)
     return student_t(min(count, n) - 1) * math.sqrt(variance), count

@@ -6,6 +6,7 @@ from typing import Any
 
 from metatrain.metrics import METRICS, Metric
 from metatrain.report.text import count, format_interval
+from tasks.ragged_shape import describe_size
 
 NONE = "–"
 CALIBRATION = ("ece", "log_likelihood", "brier")
@@ -29,8 +30,7 @@ def introduction(found: Mapping[str, Any]) -> str:
 
 def describe_tasks(tasks: Mapping[str, Any]) -> str:
     """Say what tasks are: strokes, 5-way 1-shot, 15 queries a class, 600 test tasks of seed 0."""
-    size = f"{tasks['shots']}-shot, {tasks['queries']} queries"
-    size = size if tasks["ways"] is None else f"{tasks['ways']}-way {size} a class"
+    size = describe_size(tasks["ways"], tasks["shots"], tasks["queries"])
     return f"{tasks['source']}, {size}, {count(tasks['tasks'])} {tasks['split']} tasks of seed {tasks['seed']}"
 
 

@@ -68,8 +68,9 @@ def draw_episode(
 def caption(episode: Episode, predicted: Tensor | None = None) -> str:
     """Return the size of the task and, of predicted labels [n], how many are right."""
     shots, queries = _count(episode)
-    size = f"{len(_labels(episode))} ways, {shots} shot{'s' * (shots != 1)}"
-    size += f", {queries} quer{'y' if queries == 1 else 'ies'} per class"
+    fewest = int(torch.bincount(episode.support.y).min())
+    shown = f"{shots} shot{'s' * (shots != 1)}" if fewest == shots else f"{fewest} to {shots} shots"
+    size = f"{len(_labels(episode))} ways, {shown}, {queries} quer{'y' if queries == 1 else 'ies'} per class"
     if predicted is None:
         return size
     right, count = int((predicted == episode.query.y).sum()), len(predicted)

@@ -21,6 +21,7 @@ from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
+from tasks.ragged import sample_batches
 from tasks.types import Episode, TaskDistribution, TaskSpec, is_shape, members
 
 TASK = 0
@@ -80,11 +81,12 @@ def _draw_attention(worker: Worker, params: Params) -> dict[str, Chart]:
     distribution = worker.distribution("test")
     if not hasattr(algorithm, "attention") or not is_shape(distribution.spec.x):
         return {}
-    episodes = ((task, _episode(worker, distribution, task)) for task in range(TASKS))
-    task, episode = next((one for one in episodes if members(one[1].support).any()), (TASK, None))
-    if episode is None:
+    drawn = (_task(worker, distribution, number) for number in range(TASKS))
+    found = next(((number, *one) for number, one in enumerate(drawn) if members(one[0].support).any()), None)
+    if found is None:
         return {}
-    context, model, params = _at_rest(worker, distribution.spec, params)
+    task, episode, spec = found
+    context, model, params = _at_rest(worker, spec, params)
     with torch.no_grad():
         *_, adapted = algorithm.trajectory(model, params, episode.support, context)
         weights = algorithm.attention(model, params, adapted, episode.query.x, context)
@@ -120,13 +122,14 @@ def _complete_images(worker: Worker, params: Params, distribution: Any) -> list[
 def _predict(
     worker: Worker, params: Params, distribution: TaskDistribution[Episode], index: int = TASK
 ) -> TaskPredictions:
-    return _predict_task(worker, params, distribution.spec, _episode(worker, distribution, index))
+    episode, spec = _task(worker, distribution, index)
+    return _predict_task(worker, params, spec, episode)
 
 
-def _episode(worker: Worker, distribution: TaskDistribution[Episode], index: int = TASK) -> Episode:
-    """Return one task, without a batch dimension."""
-    found: Episode = tree_map(lambda leaf: leaf[0].to(worker.device), distribution.episodes([index]))
-    return found
+def _task(worker: Worker, distribution: TaskDistribution[Episode], index: int) -> tuple[Episode, TaskSpec]:
+    """Return one task without a batch dimension, and its spec."""
+    (batch,) = sample_batches(distribution, [index])
+    return tree_map(lambda leaf: leaf[0].to(worker.device), batch.tasks), batch.spec
 
 
 def _predict_task(worker: Worker, params: Params, spec: TaskSpec, task: Episode) -> TaskPredictions:

@@ -6,6 +6,7 @@ from typing import Any
 
 from metatrain.metrics import METRICS, PRIMARY
 from metatrain.report.collect import AS_TRAINED, RunRecord
+from tasks.ragged_shape import describe
 
 LEARNER_NAMES = {
     "trained": "trained",
@@ -206,10 +207,17 @@ def kind(row: Mapping[str, Any]) -> str:
 
 
 def _shape(record: RunRecord, split: str) -> str:
-    ways, shots, queries = (record.settings.get(f"tasks.{split}.{key}") for key in ("ways", "shots", "queries"))
+    ways, shots, queries = (_number(record.settings, f"tasks.{split}.{key}") for key in ("ways", "shots", "queries"))
     if ways is None:
         return f"{_many(shots, 'support example')} and {_many(queries, 'query', 'queries')}"
-    return f"{ways}-way {shots}-shot with {_many(queries, 'query', 'queries')} per class"
+    asked = _many(queries, "query", "queries") if isinstance(queries, int) else f"{describe(queries)} queries"
+    return f"{describe(ways)}-way {describe(shots)}-shot with {asked} per class"
+
+
+def _number(settings: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a setting that may be a range, whose ends are settings of their own."""
+    ends = {end: settings[f"{key}.{end}"] for end in ("min", "max") if f"{key}.{end}" in settings}
+    return ends or settings.get(key)
 
 
 def explain_mismatch(records: Sequence[RunRecord]) -> str:

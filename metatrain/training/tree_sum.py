@@ -79,6 +79,11 @@ def unflatten(vector: np.ndarray[Any, Any], layout: Mapping[str, torch.Size]) ->
     return {name: part.view(layout[name]) for name, part in zip(names, parts, strict=True)}
 
 
+def in_name_order(params: Params) -> Params:
+    """Return the parameters in name order, as `unflatten` does: sums over them are rounded in their order."""
+    return dict(sorted(params.items()))
+
+
 def layout_of(params: Params) -> dict[str, torch.Size]:
     """Return the names and shapes by which `unflatten` reads a vector."""
     return {name: value.shape for name, value in params.items()}

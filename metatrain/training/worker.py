@@ -5,9 +5,10 @@ a function of the configuration, the parameters and the shard.
 """
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial, reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.baselines import BASELINES
 from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
 from metatrain.errors import TaskFailed
-from metatrain.evaluation.evaluate import score_tasks
+from metatrain.evaluation.evaluate import in_order, score_tasks
 from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
@@ -28,15 +29,16 @@ from metatrain.training.devices import driver_device, keep_freed_memory
 from metatrain.training.embedding import embed_examples, pool_of, reference_examples
 from metatrain.training.initial import Initial
 from metatrain.training.profiling import Meter
-from metatrain.training.tree_sum import to_cpu
+from metatrain.training.tree_sum import in_name_order, to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.class_labels import label_classes
 from tasks.few_shot import ClassPool, EmptySplit, locate_examples
 from tasks.plugins import USER_CODE_ERRORS, describe_error
+from tasks.ragged import TaskBatch, open_tasks, sample_batches
 from tasks.random import random_words, stream
 from tasks.sequences import as_sequences
-from tasks.types import SPLITS, Split, TaskDistribution
+from tasks.types import SPLITS, Split, TaskDistribution, TaskSpec
 
 
 class Worker:
@@ -73,7 +75,10 @@ class Worker:
         steps //= len(self._phases) or 1
         builtin = not config.names.of_user_code
         adapts = hasattr(self.algorithm, "inner")
-        chosen = resolve_compile(settings.compile, adapts, builtin, steps, device)
+        many = any(distribution.spec.ragged for distribution in self._distributions.values())
+        each = "engine.compile: on compiles for each size of a task, and these tasks have many: set engine.compile=off"
+        require(not (many and settings.compile == "on"), each)
+        chosen = "off" if many else resolve_compile(settings.compile, adapts, builtin, steps, device)
         precise = (
             "engine.precision: tf32 needs a GPU and the workers have none: set executor.gpus_per_worker, or use float32"
         )
@@ -90,7 +95,7 @@ class Worker:
             (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
         )
         asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
-        found: TaskDistribution[Any] = config.tasks.source.distribution(split, asked, seed)
+        found = open_tasks(config.tasks.source, config.names.tasks, split, asked, seed)
         # A split without classes is that of an evaluation, which trains on none.
         if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
             return label_classes(found, config.names.tasks)
@@ -132,12 +137,24 @@ class Worker:
         return params | fits  # type: ignore[no-any-return]
 
     def tasks(self, request: ShardRequest, shard: Shard) -> Any:
-        """Return the tasks (or examples) of a shard, on this worker's device. May run while another is computed."""
+        """Return the tasks of a shard in batches of one size, on this worker's device; to embed, its examples.
+
+        May run while another shard is computed.
+        """
         with _explain_failure(request, shard), self.meter.part("sample"):
             if request.kind == "embed":
                 pool = self.pool(request.split)
                 return self.to_device(pool.examples(*locate_examples(pool, shard.indices)))
-            return self.to_device(self._distributions[request.split].episodes(shard.indices))
+            batches = sample_batches(self._distributions[request.split], shard.indices)
+            return [batch._replace(tasks=self.to_device(batch.tasks)) for batch in batches]
+
+    def task(self, request: ShardRequest, index: int) -> tuple[Any, TaskSpec]:
+        """Return one task of a split without a batch dimension, on this worker's device, and its spec.
+
+        Raises TaskFailed when the code of the tasks raises.
+        """
+        (batch,) = self.tasks(request, Shard(0, (index,)))
+        return tree_map(lambda leaf: leaf[0], batch.tasks), batch.spec
 
     def gradient(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient:
         """Return the sum of the meta-gradients of a shard's tasks, on the CPU, at `params` on this worker's device.
@@ -146,24 +163,37 @@ class Worker:
         Raises TaskFailed when the code of the tasks, model or algorithm raises.
         """
         tasks = self.tasks(request, shard) if tasks is None else tasks
+        params = in_name_order(params)
         with _explain_failure(request, shard):
             statistics = request.kind == "statistics"
             noise = self._silence(shard) if statistics else self._noise(shard)
-            context = Context(torch.tensor(request.step, device=self.device), noise)
             algorithm: Any = self.algorithm
             compute = algorithm.statistics if statistics else algorithm.meta_gradient
             with self.meter.part("adapt"):
-                gradient = compute(self.model, params, tasks, context, self.engine)
-                return to_cpu(gradient)  # type: ignore[no-any-return]
+                found = [
+                    compute(self.model.for_tasks(batch.spec, params), params, batch.tasks, context, self.engine)
+                    for batch, context in self._with_contexts(request, tasks, noise)
+                ]
+                return to_cpu(reduce(partial(tree_map, operator.add), found))  # type: ignore[no-any-return]
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
         tasks = self.tasks(request, shard) if tasks is None else tasks
-        with _explain_failure(request, shard):
-            context = Context(torch.tensor(request.step, device=self.device), self._silence(shard))
-            algorithm, model = self._learner(request, params)
-            with self.meter.part("score"):
-                return to_cpu(score_tasks(algorithm, model, params, tasks, context, self.engine))  # type: ignore[no-any-return]
+        params = in_name_order(params)
+        with _explain_failure(request, shard), self.meter.part("score"):
+            found = []
+            for batch, context in self._with_contexts(request, tasks, self._silence(shard)):
+                algorithm, model = self._learner(request, params, batch.spec)
+                found.append(score_tasks(algorithm, model, params, batch.tasks, context, self.engine))
+            return to_cpu(in_order(found, [batch.places for batch in tasks]))  # type: ignore[no-any-return]
+
+    def _with_contexts(
+        self, request: ShardRequest, batches: Sequence[TaskBatch], noise: Tensor
+    ) -> Iterator[tuple[TaskBatch, Context]]:
+        """Yield each batch with the step, and its part of the keys of all tasks."""
+        step = torch.tensor(request.step, device=self.device)
+        for batch in batches:
+            yield batch, Context(step, noise if len(batches) == 1 else noise[list(batch.places)])
 
     def embed(self, request: ShardRequest, params: Params, shard: Shard, x: Any = None) -> Scores:
         """Return the features of a shard's examples, which depend on no other example of the shard."""
@@ -186,10 +216,10 @@ class Worker:
         compute = self.embed if request.kind == "embed" else self.score
         return compute(request, params, shard, tasks)
 
-    def _learner(self, request: ShardRequest, params: Params) -> tuple[Algorithm, Model]:
-        """Return the algorithm and the network that `request` scores."""
+    def _learner(self, request: ShardRequest, params: Params, spec: TaskSpec) -> tuple[Algorithm, Model]:
+        """Return the algorithm and the network that `request` scores on tasks of `spec`."""
         model = self._untrained if request.learner == "from_scratch" else self.model
-        model = model.for_tasks(self._distributions[request.split].spec, params)
+        model = model.for_tasks(spec, params)
         if request.normalization is not None:
             model = model.with_normalization(request.normalization)
         return BASELINES.get(request.learner, self.evaluated), model
@@ -217,10 +247,9 @@ class Worker:
 
         Raises TaskFailed when the code of the tasks, model or algorithm raises.
         """
-        shard = Shard(0, (0,))
-        task = tree_map(lambda leaf: leaf[0], self.tasks(request, shard))
-        with _explain_failure(request, shard):
-            algorithm, model = self._learner(request, params)
+        task, spec = self.task(request, 0)
+        with _explain_failure(request, Shard(0, (0,))):
+            algorithm, model = self._learner(request, params, spec)
             context = Context(torch.tensor(0, device=self.device), torch.tensor(NO_NOISE, device=self.device))
             return is_transductive(algorithm, model, self.to_device(params), task, context)
 

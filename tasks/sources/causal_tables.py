@@ -13,7 +13,8 @@ import torch
 
 from tasks.random import Integers, Reals, generator, stream
 from tasks.sources import causal_models, table_columns
-from tasks.sources.many_sizes import order_rows, part_of, require_fewest, require_no_ways
+from tasks.sources.many_sizes import order_rows, require_fewest, require_no_ways
+from tasks.text import part_of
 from tasks.types import Episode, EpisodeShape, Examples, PaddedExamples, Progress, Split, TaskSpec
 
 _ATTEMPTS = 8

@@ -17,10 +17,11 @@ from tasks.few_shot import FewShot
 from tasks.io.home import PathText
 from tasks.random import Integers, stream, uniforms
 from tasks.sources.image_folder import ImageFolder
-from tasks.sources.many_sizes import draw_sizes, part_of, require_fewest, require_no_ways
+from tasks.sources.many_sizes import draw_sizes, require_fewest, require_no_ways
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
+from tasks.text import part_of
 from tasks.types import DataRecord, Episode, EpisodeShape, Examples, PaddedExamples, Progress, Split, TaskSpec
 
 IMAGES: dict[str, type[Any]] = {

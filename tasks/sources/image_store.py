@@ -164,7 +164,7 @@ def split_pool(
 ) -> StorePool:
     """Return the classes of one split. few_remedy: the setting that leaves out classes of few images."""
     numbers = store.header.splittings["classes"][split]
-    return StorePool(store.header.name, store, numbers, 1, tuple(mean), tuple(std), few_remedy)
+    return StorePool(store.header.name, store, numbers, 1, tuple(mean), tuple(std), few_remedy=few_remedy)
 
 
 def describe_store(store: Store) -> str:

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.random import Integers, uniforms
+from tasks.text import part_of
 from tasks.types import EpisodeShape, Split
-
-
-def part_of(split: Split) -> str:
-    """Return the section of a configuration that has the episode shape of a split."""
-    return "tasks.train" if split == "train" else "tasks.test"
 
 
 def require_no_ways(split: Split, episode: EpisodeShape, reason: str, also: str = "") -> None:

@@ -74,7 +74,9 @@ class Omniglot:
         """Return the characters of one split, in training each rotation as one of its own."""
         store = self.store(no_progress)
         numbers = store.header.splittings[self.splitting][split]
-        return StorePool("omniglot", store, numbers, 4 if self.rotations and split == "train" else 1)
+        alphabets = tuple(store.header.classes[number].name.split("/")[0] for number in numbers)
+        turns = 4 if self.rotations and split == "train" else 1
+        return StorePool("omniglot", store, numbers, turns, group_of=alphabets)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Return few-shot episodes over one split's characters."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tasks.random import Reals, stream, uniforms
+from tasks.text import part_of
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
 Range = tuple[float, float]
@@ -52,7 +53,7 @@ class Sinusoids:
 
     def __post_init__(self) -> None:
         if self.episode.ways is not None:
-            field = f"tasks.{'train' if self.split == 'train' else 'test'}.ways"
+            field = f"{part_of(self.split)}.ways"
             raise ValueError(f"{field}: a sinusoid has no classes to tell apart: set {field}=null")
 
     @property

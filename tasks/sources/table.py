@@ -12,9 +12,9 @@ import torch
 
 from tasks.io.home import PathText, home_path
 from tasks.random import Integers, Reals, generator, stream
-from tasks.sources.many_sizes import order_rows, part_of, require_no_ways
+from tasks.sources.many_sizes import order_rows, require_no_ways
 from tasks.sources.table_files import read_table
-from tasks.text import enumerate_few
+from tasks.text import enumerate_few, part_of
 from tasks.types import Episode, EpisodeShape, Examples, Progress, Split, TaskSpec
 
 DATASETS = ("iris", "wine", "breast_cancer", "digits")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.few_shot import ClassGroups
 from tasks.random import Integers
 from tasks.store.store import Store
 from tasks.types import Shape
@@ -27,6 +28,8 @@ class StorePool:
     turns: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    group_of: tuple[str, ...] = ()
+    """The group of each of `numbers`, such as the alphabet of a character; () for none."""
     few_remedy: str = ""
     """The setting that leaves out classes with too few images, for messages; empty where there is none."""
 
@@ -61,6 +64,15 @@ class StorePool:
             return images.mul_(1 / 255)
         mean, std = self._moments
         return images.mul_(1 / (255 * std)).sub_(mean / std)
+
+    def groups(self) -> ClassGroups | None:
+        """Return the classes of each group, each turn of it as one of its own; None where classes have no groups."""
+        if not self.group_of:
+            return None
+        of = np.array(self.group_of)
+        within = [np.flatnonzero(of == name) for name in np.unique(of)]
+        turned = tuple(one + turn * len(of) for turn in range(self.turns) for one in within)
+        return ClassGroups(turned, whole=False)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map normalised images [..., C, H, W] of any dtype and device back to values in [0, 1], for display."""

@@ -15,6 +15,7 @@ from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import dump_inline, flatten, parse_yaml, shorten
 from tasks.plugins import suggest_name
+from tasks.ragged import open_tasks
 from tune.config.search_config import FIXED, SearchConfig, read_search_config
 from tune.space.distributions import Categorical, Value, is_same
 from tune.space.search_space import apply_configuration
@@ -122,7 +123,7 @@ def plan_ablation(base: Config, axes: Sequence[Axis], seeds: Sequence[int] = (),
     space = {axis.name: str(axis.choice) for axis in axes}
     space |= {SEED: str(Categorical(tuple(seeds)))} if len(seeds) > 1 else {}
     listed = [{key: value for key, value in one.items() if key in space} for one in first]
-    kind = base.tasks.source.distribution("validation", base.tasks.test, 0).spec.kind
+    kind = open_tasks(base.tasks.source, base.names.tasks, "validation", base.tasks.test, 0).spec.kind
     search = {
         "metric": "validation/accuracy" if kind == "classification" else "validation/mse",
         "method": "random",  # of which nothing comes: all trials are listed

@@ -26,6 +26,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from metatrain.config.load import as_plain
 from metatrain.settings import Config
 from metatrain.yaml_config import flatten
+from tasks.ragged_shape import RaggedShape, least
 from tasks.types import EpisodeShape
 
 Signature = Mapping[str, Any]
@@ -34,6 +35,7 @@ _TASKS = 32
 _SIDE = 14
 _QUERIES = 5
 _FEW_WAYS = 5
+_IMBALANCED_SHOTS = 10
 _POINTS = (10, 10)
 """Shots and queries of regression tasks."""
 _BINS = 16
@@ -52,9 +54,7 @@ def signature(config: Config) -> dict[str, Any]:
     Tasks whose x is not a tensor have no statistics.
     """
     found = signature_from_settings(as_plain(config)["tasks"])
-    ways, each = config.tasks.train.ways, config.tasks.train.shots + config.tasks.train.queries
-    few = EpisodeShape(min(ways or 1, _FEW_WAYS), 1, min(_QUERIES, each - 1)) if ways else EpisodeShape(None, *_POINTS)
-    distribution = config.tasks.source.distribution("train", few, 0)
+    distribution = config.tasks.source.distribution("train", few := _few(config.tasks.train), 0)
     # One at a time: a handful of large tasks together would take much memory.
     drawn = [distribution.episodes([index]) for index in range(_TASKS)]
     found["kind"] = distribution.spec.kind
@@ -73,12 +73,27 @@ def signature(config: Config) -> dict[str, Any]:
     return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
 
 
+def _few(shape: EpisodeShape | RaggedShape) -> EpisodeShape:
+    """Return the shape of the tasks that statistics are of: of few classes, with one support example of each."""
+    if shape.ways is None:
+        return EpisodeShape(None, *_POINTS)
+    examples = 2 if shape.shots == "imbalanced" else least(shape.shots) + least(shape.queries)
+    return EpisodeShape(min(least(shape.ways), _FEW_WAYS), 1, min(_QUERIES, examples - 1))
+
+
+def _middle(value: Any) -> Any:
+    """Return a number itself, the middle of a range of them, and of imbalanced shots a typical number of them."""
+    if isinstance(value, Mapping):
+        return (value["min"] + value["max"]) / 2
+    return _IMBALANCED_SHOTS if value == "imbalanced" else value
+
+
 def signature_from_settings(tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Compute the signature without statistics, from the `tasks` section of a plain configuration alone."""
     shape = {"ways": 5, "shots": 1, **tasks.get("train", {})}
     settings = flatten({key: value for key, value in tasks.items() if key not in _PLACES})
     kind = "regression" if shape["ways"] is None else "classification"
-    known = {"kind": kind, "source": tasks["name"], "ways": shape["ways"], "shots": shape["shots"]}
+    known = {"kind": kind, "source": tasks["name"], **{name: _middle(shape[name]) for name in ("ways", "shots")}}
     return {**known, "settings": {key: _listed(value) for key, value in settings.items()}}
 
 
