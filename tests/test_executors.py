@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
+from torch.utils._pytree import tree_leaves, tree_map
 
 from cluster import executors
 from cluster.executor import RayExecutor
@@ -23,6 +24,7 @@ from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config, ExecutorSettings
 from metatrain.training.in_process import InProcess
 from metatrain.training.outer_loop import initial_state, restore, train
+from metatrain.training.tree_sum import flatten, layout_of, unflatten
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, Shard, ShardRequest
 from tests import pictures
@@ -98,6 +100,21 @@ def test_the_order_of_parameters_changes_no_bit(algorithm):
     expected = worker.gradient(request, params, shard).grads
     found = worker.gradient(request, dict(reversed(params.items())), shard).grads
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_parameters_and_tasks_are_aligned_in_memory_in_every_process_alike():
+    """Products may be rounded otherwise where they are not."""
+    worker = Worker(tiny("model.width=3"), CPU)
+    params = worker.initial()
+    sent = flatten(params)
+    sent.flags.writeable = False
+    received = unflatten(sent, layout_of(params))
+    assert all(torch.equal(received[name], value) for name, value in params.items())
+    (batch,) = worker.tasks(ShardRequest("gradient", "train", 0), Shard(0, (1,)))
+    views = tree_map(lambda leaf: torch.cat([leaf[:1], leaf])[1:], batch.tasks)
+    for leaf in (*received.values(), *tree_leaves(batch.tasks), *tree_leaves(worker.to_device(views))):
+        assert leaf.data_ptr() % 64 == 0
+    assert any(leaf.data_ptr() % 64 for leaf in tree_leaves(views))
 
 
 @pytest.mark.slow  # `make test` has one on Ray, which loses a worker on its way

@@ -153,7 +153,7 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
             outcomes["refused"] += 1
             check(str(error), f"part {part}, mutation {number}:\n{text}")
     assert list((tmp_path / "here").iterdir()) == []
-    assert min(outcomes.values()) >= mutations // QUICK, outcomes
+    assert all(outcomes.values()), outcomes
     print(outcomes)
 
 

@@ -12,6 +12,9 @@ from torch.utils._pytree import tree_map
 from metatrain.types import MetaGradient, Params
 from tasks.types import Tree
 
+_ALIGNMENT = 64
+"""Bytes: of the memory that torch allocates on a CPU."""
+
 
 class Block(NamedTuple):
     """A node of the balanced binary tree: leaves number·2^level to (number + 1)·2^level - 1, cut at the last leaf."""
@@ -72,16 +75,23 @@ def flatten(params: Params) -> np.ndarray[Any, Any]:
 
 
 def unflatten(vector: np.ndarray[Any, Any], layout: Mapping[str, torch.Size]) -> Params:
-    """Return the parameters of a vector: views of it if it is writable, else copies."""
-    flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+    """Return copies of the parameters of a vector, each aligned in memory as torch does.
+
+    Libraries of linear algebra round some products otherwise where their inputs are aligned otherwise, as views are.
+    """
     names = sorted(layout)
-    parts = torch.split(flat, [layout[name].numel() for name in names])
-    return {name: part.view(layout[name]) for name, part in zip(names, parts, strict=True)}
+    parts = np.split(vector, np.cumsum([layout[name].numel() for name in names])[:-1])
+    return {name: torch.tensor(part).view(layout[name]) for name, part in zip(names, parts, strict=True)}
 
 
 def in_name_order(params: Params) -> Params:
     """Return the parameters in name order, as `unflatten` does: sums over them are rounded in their order."""
     return dict(sorted(params.items()))
+
+
+def aligned(tree: Tree) -> Tree:
+    """Return `tree` with every tensor aligned in memory as torch does, which arrays of numpy need not be."""
+    return tree_map(lambda leaf: leaf.clone() if leaf.data_ptr() % _ALIGNMENT else leaf, tree)
 
 
 def layout_of(params: Params) -> dict[str, torch.Size]:

@@ -29,7 +29,7 @@ from metatrain.training.devices import driver_device, keep_freed_memory
 from metatrain.training.embedding import embed_examples, pool_of, reference_examples
 from metatrain.training.initial import Initial
 from metatrain.training.profiling import Meter
-from metatrain.training.tree_sum import in_name_order, to_cpu
+from metatrain.training.tree_sum import aligned, in_name_order, to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.class_labels import label_classes
@@ -275,9 +275,9 @@ class Worker:
         return torch.from_numpy((high >> 2 << 32) | low).to(self.device)
 
     def to_device(self, tree: Any) -> Any:
-        """Return `tree` with its tensors on this worker's device."""
+        """Return `tree` with its tensors on this worker's device, aligned in memory in every process alike."""
         if self.device.type == "cpu":
-            return tree
+            return aligned(tree)
         # From pinned memory the copy does not wait for what the device is computing.
         return tree_map(lambda leaf: leaf.pin_memory().to(self.device, non_blocking=True), tree)
 
