@@ -23,6 +23,7 @@ PARTS = {
     "startup": "seconds from command to first step, and of metatrain --help",
     "accelerator": "one meta-gradient on a GPU: eager, compiled, CUDA graphs, against a lower bound",
     "tables": "a run that learns tables in context against scikit-learn's classifiers",
+    "drawn_tables": "the same on tables drawn from the prior, by number of classes",
     "table_costs": "time and memory of learning a table in context against its rows, and the drawing of tables",
     "minutes": "minutes until an accuracy is reached on Omniglot",
 }

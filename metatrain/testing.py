@@ -101,6 +101,7 @@ def score_learner(session: Session, request: ShardRequest, params: Params, tasks
         worker.is_transductive(request, params) if testing else worker.model.normalization == "transductive",
         worker.task_classes(request.split, tasks) if testing else None,
         progress,
+        worker.task_sources(request.split, tasks) if testing else (),
     )
 
 

@@ -17,6 +17,7 @@ from metatrain.yaml_config import load_yaml
 
 _PARTS = ("tasks", "model", "algorithm")
 _IMPORT_PATH = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+_SOURCE_IN_MIXTURE = re.compile(r"^tasks\.sources\.[^.]+\.")
 _MOST_NAMED = 5
 _PLACES = {
     "tracking.uri": "MLFLOW_TRACKING_URI",
@@ -96,12 +97,14 @@ def unchosen_places(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """Return places in a flat configuration that neither an override nor the environment names, by their keys."""
     given = [override.partition("=")[0] for override in overrides]
     found = {}
-    for key, variable in _PLACES.items():
-        value = plain.get(key)
-        if not isinstance(value, str) or key in given or key.partition(".")[0] in given:
+    for key, value in plain.items():
+        kind = _SOURCE_IN_MIXTURE.sub("tasks.", key)
+        within = {key.rsplit(".", level)[0] for level in range(key.count(".") + 1)}
+        if kind not in _PLACES or not isinstance(value, str) or within & set(given):
             continue
+        variable = _PLACES[kind]
         chosen = variable is not None and value.rstrip("/") == os.environ.get(variable, "").rstrip("/")
-        if not chosen and not _is_harmless(key, value, plain):
+        if not chosen and not _is_harmless(kind, value, plain):
             found[key] = value
     return found
 

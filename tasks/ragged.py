@@ -80,10 +80,16 @@ def open_tasks(
     if isinstance(shape, EpisodeShape):
         found: TaskDistribution[Any] = source.distribution(split, shape, seed)
         return found
+    if hasattr(source, "ragged"):
+        return source.ragged(split, shape, seed)  # type: ignore[no-any-return]
     if not hasattr(source, "pool"):
         part = part_of(split)
         raise ValueError(f"{part}: tasks of {name} have one size: set numbers for {part}.ways, .shots and .queries")
-    pool: ClassPool = source.pool(split)
+    return ragged_tasks(source.pool(split), shape, seed, split)
+
+
+def ragged_tasks(pool: ClassPool, shape: RaggedShape, seed: int, split: Split) -> "RaggedFewShot | EmptySplit":
+    """Return the episodes over the classes of `pool`; without any classes, a split that has no tasks."""
     if not pool.num_classes:
         return EmptySplit(pool, EpisodeShape(most(shape.ways), 1, 1), split)
     return RaggedFewShot(pool, shape, seed, split)

@@ -11,6 +11,7 @@ from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_completion import ImageCompletion
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.mixture import Mixture
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.strokes import Strokes
@@ -24,6 +25,7 @@ TASK_SOURCES: dict[str, type[Any]] = {
     "image_completion": ImageCompletion,
     "image_folder": ImageFolder,
     "mini_imagenet": MiniImageNet,
+    "mixture": Mixture,
     "omniglot": Omniglot,
     "sinusoid": Sinusoid,
     "strokes": Strokes,

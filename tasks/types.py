@@ -235,7 +235,11 @@ class ServesClasses(Protocol):
     """
 
     def pool(self, split: Split) -> Any:
-        """Return the classes of one split, a `tasks.few_shot.ClassPool`."""
+        """Return the classes of one split, a `tasks.few_shot.ClassPool`.
+
+        A source that draws tasks of many sizes otherwise has the method `ragged(split, shape, seed)` instead, which
+        returns a distribution with `spec.ragged`.
+        """
 
 
 class ListsClasses(Protocol):

@@ -48,6 +48,11 @@ TABLES = (
 )
 RAGGED_TRAINING = "tasks.train={ways: {min: 2, max: 4}, shots: imbalanced, queries: 3}"
 """Tasks of many sizes."""
+MIXTURE = (
+    "tasks={name: mixture, sources: {tidy: {name: strokes, settings: {jitter: 0.2, classes: 20}}, "
+    "wild: {name: strokes, settings: {classes: 20}}}, "
+    "train: {ways: {min: 2, max: 3}, shots: 1, queries: 2}, test: {ways: 3, shots: 1, queries: 3}}"
+)
 FUNCTIONS = "tasks={name: gaussian_process, fewest: 0, train: {shots: 3, queries: 2}, test: {shots: 3, queries: 3}}"
 
 

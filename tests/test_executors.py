@@ -28,7 +28,7 @@ from metatrain.training.tree_sum import flatten, layout_of, unflatten
 from metatrain.training.worker import Worker
 from metatrain.types import Executor, Shard, ShardRequest
 from tests import pictures
-from tests.configurations import RAGGED_TRAINING, method, tiny
+from tests.configurations import MIXTURE, RAGGED_TRAINING, method, tiny
 
 CPU = torch.device("cpu")
 Make = Callable[[Config], Executor]
@@ -128,8 +128,9 @@ def test_training_ends_with_the_same_bits_wherever_it_ran(make, algorithm):
     executor.close()
 
 
-def test_tasks_of_many_sizes_end_with_the_same_bits_wherever_they_were_computed(local_ray):
-    config = tiny(*method("protonet"), RAGGED_TRAINING, "executor.shard_size=4")
+@pytest.mark.parametrize("tasks", [RAGGED_TRAINING, MIXTURE], ids=["ragged", "mixture"])
+def test_tasks_of_many_sizes_end_with_the_same_bits_wherever_they_were_computed(local_ray, tasks):
+    config = tiny(*method("protonet"), tasks, "executor.shard_size=4")
     executor = RayExecutor(tiny_with(config, 3))
     assert trained(executor, config) == trained(in_process(config), config)
     executor.close()

@@ -21,6 +21,7 @@ from metatrain.settings import Config, Tasks
 from metatrain.trust import require_chosen_places
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
+from tasks.ragged import open_tasks
 from tasks.ragged_shape import RaggedShape, describe_shape
 from tasks.types import DataRecord, EpisodeShape, Progress, Split, TaskDistribution, TaskSource
 
@@ -154,10 +155,9 @@ class OtherSplit:
         """Return the tasks of `split`; for testing those of the other split."""
         return self.source.distribution(self._drawn_from(split), episode, seed)
 
-    def pool(self, split: Split) -> Any:
-        """Return the classes of `split`; for testing those of the other split."""
-        source: Any = self.source
-        return source.pool(self._drawn_from(split))
+    def ragged(self, split: Split, shape: RaggedShape, seed: int) -> TaskDistribution[Any]:
+        """Return tasks of many sizes of `split`; for testing those of the other split."""
+        return open_tasks(self.source, type(self.source).__name__, self._drawn_from(split), shape, seed)
 
     def _drawn_from(self, split: Split) -> Split:
         return self.split if split == "test" else split

@@ -64,6 +64,8 @@ class Scored(NamedTuple):
     by_kind: dict[Kind, dict[str, Tensor]]
     classes: Array | None
     timing: Timing | None = None
+    sources: Sequence[str] = ()
+    """The name of each task's source, of a mixture."""
 
 
 def score_candidate(
@@ -87,7 +89,7 @@ def score_candidate(
             progress = _watch(setting, f"{candidate.label}, {what}, {kind}")
             by_kind[kind] = gather_scores(executor, request, candidate.params, tasks, size, progress)
     timing = time_adaptation(worker, candidate) if timed and predicts(worker.evaluated) else None
-    return Scored(by_kind, worker.task_classes("test", tasks), timing)
+    return Scored(by_kind, worker.task_classes("test", tasks), timing, worker.task_sources("test", tasks))
 
 
 def params_for(candidate: Candidate, worker: Worker) -> Params:

@@ -20,8 +20,9 @@ from torch import Tensor
 from metatrain.comparison.candidates import Candidate
 from metatrain.comparison.common_tasks import TaskSet
 from metatrain.comparison.scoring import BOTH, TIMED_TASKS, Array, Kind, Scored
-from metatrain.evaluation.evaluate import INNER_STEP, estimate, final_calibration
-from metatrain.evaluation.intervals import ci95_over_classes
+from metatrain.evaluation.by_source import average_ranks, estimate_by_source
+from metatrain.evaluation.evaluate import INNER_STEP, final_calibration
+from metatrain.evaluation.intervals import ci95_over_classes, estimate
 from metatrain.evaluation.paired import Difference, indistinct_groups, paired_differences
 from metatrain.metrics import METRICS, primary_of
 from metatrain.runs.checkpoints import params_sha256
@@ -52,6 +53,7 @@ def summarize(
     ]
     order = _best_first(runs, kind, score)
     ranked = [runs[i] for i in order]
+    _add_ranks(ranked, kind, score)
     pairs, groups = compare_scores([scored[i] for i in order], [runs[i]["label"] for i in order], kind, score)
     return {
         "tasks": describe_tasks(main.tasks),
@@ -64,6 +66,14 @@ def summarize(
     }
 
 
+def _add_ranks(runs: Sequence[dict[str, Any]], kind: Kind, score: str) -> None:
+    """Note in each run that was judged in this kind its average rank over the sources of a mixture."""
+    alike = [run for run in runs if run["kind"] == kind and run["results"][kind]["by_source"]]
+    values = [{name: one["value"] for name, one in run["results"][kind]["by_source"].items()} for run in alike]
+    for run, rank in zip(alike, average_ranks(values, METRICS[score].sign), strict=True):
+        run["average_rank"] = rank
+
+
 def choose_kind(scored: Sequence[Scored]) -> Kind:
     """Return how scores are compared: the kind that most runs have; of two such the one that the first run trained."""
     own = next(iter(scored[0].by_kind))
@@ -71,8 +81,13 @@ def choose_kind(scored: Sequence[Scored]) -> Kind:
     return max(BOTH, key=lambda kind: (counts[kind], kind == own))
 
 
-def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: str) -> dict[str, Any]:
-    """Return mean and intervals of `score` after the last inner step, the means of the others, and the curve."""
+def describe_scores(
+    scores: Mapping[str, Tensor], classes: Array | None, score: str, sources: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return mean and intervals of `score` after the last inner step, the means of the others, and the curve.
+
+    sources: of each task, where they are of several.
+    """
     mean, ci95 = estimate(METRICS[score], scores[score])
     half, count = (None, None) if classes is None else ci95_over_classes(scores[score][:, -1], classes)
     steps = [int(step) for step in scores[INNER_STEP][0]]
@@ -86,6 +101,9 @@ def describe_scores(scores: Mapping[str, Tensor], classes: Array | None, score: 
         "metrics": {name: _estimated(name, values[:, -1]) for name, values in scores.items() if name != INNER_STEP},
         "calibration": None if calibration is None else asdict(calibration),
         "curve": {"steps": steps, "mean": mean.tolist(), "ci95": ci95.tolist()},
+        "by_source": {
+            name: asdict(one) for name, one in estimate_by_source(METRICS[score], scores[score][:, -1], sources).items()
+        },
     }
 
 
@@ -128,7 +146,9 @@ def _describe_run(number: int, candidate: Candidate, scored: Scored, kind: Kind,
         "params_sha256": params_sha256(candidate.params),
         "as_trained": next(iter(scored.by_kind)),
         "kind": kind if kind in scored.by_kind else next(iter(scored.by_kind)),
-        "results": {one: describe_scores(found, scored.classes, score) for one, found in scored.by_kind.items()},
+        "results": {
+            one: describe_scores(found, scored.classes, score, scored.sources) for one, found in scored.by_kind.items()
+        },
         "adaptation": None if timing is None else {**timing._asdict(), "tasks": TIMED_TASKS, "threads": 1},
     }
 
@@ -138,7 +158,7 @@ def _result_on(scored: Scored | str, kind: Kind, score: str) -> dict[str, Any]:
     if isinstance(scored, str):
         return {"refused": scored}
     chosen: Kind = kind if kind in scored.by_kind else next(iter(scored.by_kind))
-    return {"kind": chosen, **describe_scores(scored.by_kind[chosen], scored.classes, score)}
+    return {"kind": chosen, **describe_scores(scored.by_kind[chosen], scored.classes, score, scored.sources)}
 
 
 def _training(scored: Scored, training: Scored | str, kind: Kind, score: str) -> dict[str, Any]:

@@ -10,6 +10,9 @@ def format_comparison(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a comparison (see `summary`)."""
     yield text.introduction(found)
     yield from align(text.columns(found), text.rows(found))
+    if by_source := text.source_table(found):
+        yield text.SOURCES_CAPTION
+        yield from align(by_source[0], by_source[1:])
     if found["pairs"]:
         yield text.PAIRS_CAPTION
         yield from align(text.PAIR_COLUMNS, text.pair_rows(found))

@@ -13,13 +13,14 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES
 from metatrain.settings import SECTIONS, Config
 from tasks.registry import TASK_SOURCES
+from tasks.ragged_shape import RaggedShape
 from tasks.types import EpisodeShape
 
 
 def json_schema() -> dict[str, Any]:
     """Return the schema as a plain dict, ready for JSON."""
     hints = get_type_hints(Config)
-    episode = _of(EpisodeShape, {})
+    episode = {"anyOf": [_of(shape, {}) for shape in (EpisodeShape, RaggedShape)]}
     place = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
     properties: dict[str, Any] = {
         "initialize": place,

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from metatrain.algorithms import ALGORITHMS
-from metatrain.config.sections import LOCATIONS, checked, is_path, read_settings, read_value, refuse_unknown, section_of
+from metatrain.config.sections import (
+    checked,
+    is_location,
+    is_path,
+    read_settings,
+    read_value,
+    refuse_unknown,
+    section_of,
+)
 from metatrain.config.shipped import find_config
 from metatrain.models.architectures import ARCHITECTURES, Custom
 from metatrain.redact import require_no_logins
@@ -184,14 +192,7 @@ def resolve_paths(config: Config) -> Config:
 
     `runs.root` stays as it is: where a run lies is known once it is there.
     """
-    source: Any = config.tasks.source
-    tracking = config.tracking
-    hints = get_type_hints(type(source), include_extras=True)
-    marked = {name: getattr(source, name) for name, hint in hints.items() if is_path(hint)}
-    found = {"root": getattr(source, "root", None), **marked}
-    absolute = {name: str(home_path(path).absolute()) for name, path in found.items() if _is_file(path)}
-    if absolute:
-        source = dataclasses.replace(source, **absolute)
+    source, tracking = _with_absolute_paths(config.tasks.source), config.tracking
     scheme, slashes, file = expand_home(tracking.uri or "").partition("sqlite:///")
     if slashes and not scheme:
         tracking = dataclasses.replace(tracking, uri=f"sqlite:///{Path(file).absolute()}")
@@ -199,6 +200,19 @@ def resolve_paths(config: Config) -> Config:
     begins = {name: str(home_path(path).absolute()) for name, path in begins.items() if path and not is_uri(path)}
     tasks = dataclasses.replace(config.tasks, source=source)
     return dataclasses.replace(config, tasks=tasks, tracking=tracking, **begins)
+
+
+def _with_absolute_paths(settings: Any) -> Any:
+    """Return a source's settings, and those of sources within it, with absolute paths."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    marked = {name: getattr(settings, name) for name, hint in hints.items() if is_path(hint)}
+    found = {"root": getattr(settings, "root", None), **marked}
+    changed: dict[str, Any] = {name: str(home_path(path).absolute()) for name, path in found.items() if _is_file(path)}
+    for name in hints:
+        sections = getattr(settings, name, None)
+        if isinstance(sections, dict) and any(map(dataclasses.is_dataclass, sections.values())):
+            changed[name] = {key: _with_absolute_paths(one) for key, one in sections.items()}
+    return dataclasses.replace(settings, **changed) if changed else settings
 
 
 CHANGEABLE_EXECUTOR = ("executor.name", "executor.workers", "executor.address", "executor.timeout", "executor.deadline")
@@ -219,7 +233,7 @@ def override_for_resume(config: Config, overrides: Sequence[str], done: int | No
                 f"outer.steps: {changed.outer.steps} is not more than the {done} steps that the run has taken: set more"
             )
             require(changed.outer.steps > done, few)
-        elif not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE, *LOCATIONS)):
+        elif not key.startswith((*CHANGEABLE_EXECUTOR, *_CHANGEABLE)) and not is_location(key):
             raise ValueError(
                 f"{key}: cannot change in a resumed run, which ends as if it had not stopped: remove it, or start a "
                 "new run; outer.steps, executor.workers, checkpoint.every and tracking.uri can change"

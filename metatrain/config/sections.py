@@ -1,6 +1,7 @@
 """Read a section of a configuration into the settings dataclass that it describes, every value checked by its type."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -11,8 +12,8 @@ from metatrain.yaml_config import LONGEST, shorten
 from tasks.io.home import ExpandsHome, expand_home
 from tasks.plugins import USER_CODE_ERRORS, describe_error, suggest_name
 
-LOCATIONS = ("tasks.root", "tasks.cache")
-"""Settings that say where the data lies, which may have moved."""
+_LOCATION = re.compile(r"tasks\.(sources\.[^.]+\.)?(root|cache)")
+"""Settings that say where the data lies, which may have moved; also of the sources of a mixture."""
 
 
 def section_of(raw: Mapping[str, Any], name: str, within: str = "") -> dict[str, Any]:
@@ -49,7 +50,7 @@ def read_settings(cls: Any, section: Mapping[str, Any], where: str, also: Sequen
 def read_value(kind: Any, value: Any, where: str) -> Any:
     """Read one setting: a value, a list where a tuple is meant (YAML has no tuples), or sections by name."""
     kinds = [kind, *get_args(kind)]
-    if isinstance(value, str) and (is_path(kind) or where in LOCATIONS):
+    if isinstance(value, str) and (is_path(kind) or is_location(where)):
         value = _expanded(value, where)
     if isinstance(value, list) and any(get_origin(one) is tuple for one in kinds):
         value = tuple(value)
@@ -62,6 +63,11 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
             name: read_settings(kinds[-1], section_of(value, name, f"{where}."), f"{where}.{name}") for name in names
         }
     return checked(kind, value, where)
+
+
+def is_location(key: str) -> bool:
+    """Return whether a setting says where the data lies."""
+    return _LOCATION.fullmatch(key) is not None
 
 
 def is_path(kind: Any) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.engine import Engine
-from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, pooled_and_ci95
+from metatrain.evaluation.by_source import SourceEstimate, estimate_by_source
+from metatrain.evaluation.intervals import ci95_over_classes, estimate
 from metatrain.metrics import METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Gaussian, Params, Scores, Shard, ShardRequest
@@ -69,6 +70,8 @@ class Evaluation:
     metrics: dict[str, Estimate] = field(default_factory=dict)
     calibration: CalibrationCurve | None = None
     """Of the queries of all tasks together; None for predictions without probabilities."""
+    by_source: dict[str, SourceEstimate] = field(default_factory=dict)
+    """The score over the tasks of each source of a mixture."""
 
     @property
     def kind(self) -> Literal["transductive", "inductive"]:
@@ -83,6 +86,8 @@ class Evaluation:
         plain = asdict(self)
         for place in (plain, plain["curve"], *plain["metrics"].values()) if self.tasks < 2 else ():
             place["ci95"] = [None] * len(self.curve.steps) if place is plain["curve"] else None
+        for source in plain["by_source"].values():
+            source["ci95"] = None if source["tasks"] < 2 else source["ci95"]
         plain[plain["score"]] = plain.pop("value")
         return plain
 
@@ -200,10 +205,12 @@ def evaluate(
     transductive: bool,
     classes: np.ndarray[Any, Any] | None = None,
     progress: Progress = no_progress,
+    sources: Sequence[str] = (),
 ) -> Evaluation:
     """Score tasks 0, 1, … of a split on all workers, and average in task order.
 
     classes: the numbers of each task's classes [tasks, N], for the interval over them. progress: as in `gather_scores`.
+    sources: the name of each task's source [tasks], of a mixture.
     """
     scores = gather_scores(executor, request, params, tasks, shard_size, progress)
     primary = primary_of(scores)
@@ -227,12 +234,8 @@ def evaluate(
         classes=over_classes[1],
         metrics=metrics,
         calibration=final_calibration(scores),
+        by_source=estimate_by_source(primary, scores[primary.name][:, -1], sources),
     )
-
-
-def estimate(metric: Metric, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a metric over all tasks and half its 95 % interval over tasks. values: of each task [tasks, ...]."""
-    return mean_and_ci95(values) if metric.of_sums is None else pooled_and_ci95(values, metric.of_sums)
 
 
 def final_calibration(scores: Mapping[str, Tensor]) -> CalibrationCurve | None:
@@ -250,15 +253,22 @@ def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     for e in evaluations:
         of = "" if e.classes is None else f" of {e.classes} classes"
         yield f"{e.learner:<{width}}  {e.split} {e.score} {_format_score(e)}  ({e.tasks} tasks{of}, {e.kind})"
+        for name, one in e.by_source.items():
+            value = _format_value(one.value, METRICS[e.score])
+            yield f"  {name}: {value} ± {_format_half(one.ci95, METRICS[e.score])}  ({one.tasks} tasks)"
 
 
 def _format_score(e: Evaluation) -> str:
     metric = METRICS[e.score]
-    value = f"{metric.scale * e.value:6.2f}" if metric.unit == "%" else f"{e.value:.4f}"
+    value = _format_value(e.value, metric)
     if e.classes is None:
         return f"{value} ± {_format_half(e.ci95, metric)}"
     over_classes = math.nan if e.ci95_classes is None else e.ci95_classes
     return f"{value} ± {_format_half(e.ci95, metric)} over tasks, ± {_format_half(over_classes, metric)} over classes"
+
+
+def _format_value(value: float, metric: Metric) -> str:
+    return f"{metric.scale * value:6.2f}" if metric.unit == "%" else f"{value:.4f}"
 
 
 def _format_half(half: float, metric: Metric) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metatrain.metrics import Metric
+
 _EXACT = 30
 """Degrees of freedom up to which the quantile is exact; from here on the expansion is, to seven digits."""
 _NORMAL = 1.959963984540054
@@ -38,6 +40,11 @@ def pooled_and_ci95(sums: Tensor, of_sums: Callable[[Tensor], Tensor]) -> tuple[
         return value, torch.full_like(value, math.nan)
     without = of_sums(total - sums)
     return value, student_t(n - 1) * (without.var(0, correction=0) * (n - 1)).sqrt()
+
+
+def estimate(metric: Metric, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a metric over all tasks and half its 95 % interval over tasks. values: of each task [tasks, ...]."""
+    return mean_and_ci95(values) if metric.of_sums is None else pooled_and_ci95(values, metric.of_sums)
 
 
 def ci95_over_classes(scores: Tensor, classes: np.ndarray[Any, Any]) -> tuple[float | None, int]:

@@ -43,6 +43,7 @@ def _context(found: Mapping[str, Any]) -> dict[str, Any]:
         "adaptation": [*figures.by_inner_steps(drawn), *figures.by_seconds(drawn)],
         "calibration": figures.calibration(drawn),
         "calibration_table": text.calibration_table(found),
+        "source_table": text.source_table(found),
         "training_table": text.training_table(found),
         "training": figures.training_and_test(drawn),
         "runs": [(run["label"], run["run_dir"], run["algorithm"], run["model"]) for run in found["runs"]],

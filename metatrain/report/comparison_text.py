@@ -15,6 +15,10 @@ PAIRS_CAPTION = (
     "Differences on the same tasks, the better run first: mean ± half its 95 % interval over tasks (paired Student t), "
     "the same for all pairs at once (max-t by sign flips), over classes (jackknife); p-values corrected by Holm"
 )
+SOURCES_CAPTION = (
+    "By source, mean over its tasks ± half the width of its 95 % interval; the average rank is over sources, "
+    "1 for the best"
+)
 PAIR_COLUMNS = ("better − worse", "difference", "all at once", "over classes", "p", "p over classes", "told apart")
 
 
@@ -118,6 +122,19 @@ def training_table(found: Mapping[str, Any]) -> list[list[str]]:
         for run in found["runs"]
     ]
     return [["run", f"{found['tasks']['split']} classes", "training classes", "gap"], *rows]
+
+
+def source_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of scores by source of a mixture with the average ranks, its headings first; else none."""
+    runs, metric = [run for run in found["runs"] if "average_rank" in run], METRICS[found["score"]]
+    if not runs:
+        return []
+    rows = []
+    for run in runs:
+        sources = run["results"][run["kind"]]["by_source"]
+        cells = [format_result(one, metric) for one in sources.values()]
+        rows.append([run["label"], *cells, f"{run['average_rank']:.2f}"])
+    return [["run", *runs[0]["results"][runs[0]["kind"]]["by_source"], "average rank"], *rows]
 
 
 def _gap(run: Mapping[str, Any], metric: Metric) -> str:

@@ -46,6 +46,12 @@ class MetricRow(TypedDict):
     ci95: float | None
 
 
+class SourceRow(MetricRow):
+    """The score over the tasks of one source."""
+
+    tasks: int
+
+
 class Row(TypedDict):
     """One learner's result; its score, a metric of the registry, stands under the score's own name."""
 
@@ -61,6 +67,7 @@ class Row(TypedDict):
     transductive: NotRequired[bool]
     curve: NotRequired[Curve]
     calibration: NotRequired[CalibrationCurve | None]
+    by_source: NotRequired[dict[str, SourceRow]]
 
 
 class Results(TypedDict):
@@ -113,5 +120,6 @@ def _numbers(row: dict[str, Any]) -> list[float]:
     margins = [row["ci95"], row.get("ci95_classes"), *curve["ci95"]]
     numbers = [row[row["score"]], row.get("loss"), *curve["mean"]]
     numbers += [number for metric in row["metrics"].values() for number in (metric["value"], metric["ci95"])]
+    numbers += [number for one in row.get("by_source", {}).values() for number in (one["value"], one["ci95"])]
     numbers += [number for values in (row["calibration"] or {}).values() for number in values]
     return [value for value in [*numbers, *margins] if value is not None]

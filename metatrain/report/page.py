@@ -110,6 +110,9 @@ def _context(records: Sequence[RunRecord]) -> dict[str, Any]:
         "differing": [key for key, *_ in differences if key != "runs.name"],
         "groups": [(heading, [_cells(row) for row in rows]) for heading, rows in evaluations],
         "metrics": _other_metrics(evaluations),
+        "by_source": [
+            (heading, *_by_source(rows)) for heading, rows in evaluations if rows and rows[0].get("by_source")
+        ],
         "curves": figures.training([(label, record.series) for label, record in drawn]),
         "drawn": drawn,
         "undrawn": text.explain_drawn(len(drawn), len(runs)),
@@ -175,6 +178,17 @@ def _other_metrics(evaluations: Sequence[tuple[str, Sequence[Mapping[str, Any]]]
 
     groups = [(heading, [cells(row) for row in found]) for heading, found in evaluations] if names else []
     return {"columns": columns, "groups": groups}
+
+
+def _by_source(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Return the table of scores by source of a mixture: columns, and a row for each learner."""
+    sources = list(rows[0]["by_source"])
+    columns = [("learner", ""), *((name, "number") for name in sources), ("kind", "")]
+    cells = [
+        [text.learner_name(row["learner"]), *(text.format_source(row, name) for name in sources), text.kind(row)]
+        for row in rows
+    ]
+    return columns, cells
 
 
 def _other_kind(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -31,6 +31,15 @@ def format_metric(row: Mapping[str, Any], name: str) -> str:
     return format_interval(metric.scale * found["value"], metric.scale * margin(found), metric.unit)
 
 
+def format_source(row: Mapping[str, Any], name: str) -> str:
+    """Return the score of a row over the tasks of one source with half its interval; "–" where there is none."""
+    found = row.get("by_source", {}).get(name)
+    if found is None:
+        return "–"
+    metric = METRICS[row["score"]]
+    return format_interval(metric.scale * found["value"], metric.scale * margin(found), metric.unit)
+
+
 def format_over_classes(row: Mapping[str, Any]) -> str:
     """Return half the 95 % interval over classes, ± 8.40 %; "–" where there is none."""
     if row.get("ci95_classes") is None:

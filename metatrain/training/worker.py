@@ -265,6 +265,11 @@ class Worker:
         told = getattr(self._distributions[split], "task_classes", None)
         return None if told is None else told(range(tasks))
 
+    def task_sources(self, split: Split, tasks: int) -> list[str]:
+        """Return the name of the source of tasks 0, 1, … of a split; none where all are of one source."""
+        told = getattr(self._distributions[split], "sources", None)
+        return [] if told is None else told(range(tasks))
+
     def _silence(self, shard: Shard) -> Tensor:
         """Return the keys of tasks that are computed without noise."""
         return torch.full((len(shard.indices),), NO_NOISE, device=self.device)

@@ -1,0 +1,231 @@
+"""Serve tasks of several sources as one: each task is drawn from one of them (Triantafillou et al. 2020)."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+
+from tasks.few_shot import ClassPool, few_shot
+from tasks.io.home import PathText
+from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
+from tasks.ragged_shape import RaggedShape
+from tasks.random import Integers, stream, uniforms
+from tasks.resized import ResizedPool
+from tasks.sources.features import Features
+from tasks.sources.image_folder import ImageFolder
+from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.omniglot import Omniglot
+from tasks.sources.strokes import Strokes
+from tasks.text import count_of
+from tasks.types import SPLITS, DataRecord, Episode, EpisodeShape, Progress, Shape, Split, TaskSpec
+
+SOURCES: dict[str, type[Any]] = {
+    "features": Features,
+    "image_folder": ImageFolder,
+    "mini_imagenet": MiniImageNet,
+    "omniglot": Omniglot,
+    "strokes": Strokes,
+}
+
+
+@dataclass(frozen=True)
+class MixedSource:
+    """One source of a mixture.
+
+    name: of the source. root, cache: where it lies, if it lies anywhere. settings: others of that source, such as
+    {size: 32, splits: test}. weight: training tasks are drawn from it in proportion to it.
+    """
+
+    name: str = "omniglot"
+    root: PathText | None = None
+    cache: PathText | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SOURCES:
+            raise ValueError(f"name: no source of classes is called '{self.name}': set one of {', '.join(SOURCES)}")
+        if not self.weight > 0:
+            raise ValueError(f"weight: {self.weight:g} draws nothing from it: set more than 0, or remove the source")
+        self.source()
+
+    def source(self) -> Any:
+        """Return the source. ValueError: it has no such settings."""
+        places = {name: getattr(self, name) for name in ("root", "cache") if getattr(self, name) is not None}
+        try:
+            return SOURCES[self.name](**places, **self.settings)
+        except TypeError as error:
+            raise ValueError(f"settings: {self.name}: {error}: remove that one") from error
+
+
+def _two_of_drawings() -> dict[str, MixedSource]:
+    return {name: MixedSource(name) for name in ("omniglot", "strokes")}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Tasks of several sources, each task from one of them.
+
+    sources: by names of your own. In training a task's source is drawn by weight; validation and test tasks are of each
+    source in turn, equally many of each, and results are told by source. A source without classes in a split has no
+    tasks there: {splits: test} keeps one for testing. size, channels: of the images of all sources, which are resized
+    (`tasks.resized`); None where all examples have one shape already.
+    """
+
+    sources: dict[str, MixedSource] = field(default_factory=_two_of_drawings)
+    size: int | None = None
+    channels: Literal["grey", "rgb"] = "rgb"
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < 2:
+            raise ValueError(f"sources: {len(self.sources)} are no mixture: set tasks.sources to two or more, by name")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size: {self.size} is no side of an image: set 1 or more pixels")
+
+    def prepare(self, progress: Progress) -> str:
+        """Prepare each source, and return what there is."""
+        told = [f"{name}: {one.source().prepare(progress)}" for name, one in self.sources.items()]
+        return "\n".join([f"mixture of {count_of(len(told), 'source')}", *told])
+
+    def data(self) -> DataRecord:
+        """Return what each source draws from, its classes as NAME/CLASS.
+
+        A source that lists no classes stands as one in each split, NAME/train, with its settings for its examples.
+        """
+        records = {name: _record(one.source()) for name, one in self.sources.items()}
+        classes = {
+            split: [f"{name}/{one}" for name, record in records.items() for one in record.classes.get(split, ())]
+            for split in SPLITS
+        }
+        contents = {
+            f"{name}/{one}": digest for name, record in records.items() for one, digest in record.contents.items()
+        }
+        notes, warnings = (
+            [f"{name}: {line}" for name, record in records.items() for line in getattr(record, kind)]
+            for kind in ("notes", "warnings")
+        )
+        return DataRecord(classes, contents, sum(record.examples for record in records.values()), notes, warnings)
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "MixedTasks":
+        """Return tasks of one size."""
+        return self._mixed(split, lambda pool: few_shot(pool, episode, seed, split), seed)
+
+    def ragged(self, split: Split, shape: RaggedShape, seed: int) -> "MixedTasks":
+        """Return tasks of many sizes."""
+        return self._mixed(split, lambda pool: ragged_tasks(pool, shape, seed, split), seed)
+
+    def _mixed(self, split: Split, tasks_of: Any, seed: int) -> "MixedTasks":
+        pools = {name: pool for name, pool in self._pools(split).items() if pool.num_classes}
+        if not pools:
+            raise ValueError(f"sources: none has classes in '{split}': add one that has")
+        tasks = {}
+        for name, pool in pools.items():
+            try:
+                tasks[name] = tasks_of(pool)
+            except ValueError as error:
+                raise ValueError(f"sources.{name}: {error}") from error
+        return MixedTasks(tasks, tuple(self.sources[name].weight for name in pools), split, seed)
+
+    def _pools(self, split: Split) -> dict[str, ClassPool]:
+        pools: dict[str, Any] = {name: one.source().pool(split) for name, one in self.sources.items()}
+        shapes: dict[str, Shape] = {name: tuple(pool.example_shape) for name, pool in pools.items()}
+        wanted = {"grey": 1, "rgb": 3}[self.channels], self.size or 0, self.size or 0
+        if self.size is None and len(set(shapes.values())) > 1:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"size: examples differ in shape ({found}): set tasks.size to the side of all images")
+        for name, shape in shapes.items():
+            if self.size is not None or len(shape) == 3:
+                pools[name] = ResizedPool(pools[name], shape if self.size is None else wanted)
+        return pools
+
+
+@dataclass(frozen=True)
+class MixedTasks:
+    """The tasks of one split, addressed by (seed, split, index): those of one source at that index."""
+
+    tasks: Mapping[str, Any]
+    weights: tuple[float, ...]
+    split: Split
+    seed: int
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """Return the spec of the tasks of all sources: the most ways of any."""
+        specs: list[TaskSpec] = [one.spec for one in self.tasks.values()]
+        ways = max(spec.ways or 0 for spec in specs)
+        return specs[0]._replace(ways=ways, ragged=any(spec.ragged for spec in specs))
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes of all sources."""
+        return sum(one.num_classes for one in self.tasks.values())
+
+    def numbers(self, indices: Sequence[int]) -> Integers:
+        """Return the number of the source of each task [B]: drawn by weight in training, else each in turn."""
+        index: Integers = np.asarray(indices, dtype=np.int64)
+        if self.split != "train":
+            return index % len(self.tasks)
+        ends = np.cumsum(self.weights) / np.sum(self.weights)
+        drawn = uniforms(self.seed, stream("mixture", self.split), index, 1)[:, 0]
+        found: Integers = np.minimum(np.searchsorted(ends, drawn, side="right"), len(self.tasks) - 1)
+        return found
+
+    def sources(self, indices: Sequence[int]) -> list[str]:
+        """Return the name of the source of each task."""
+        names = list(self.tasks)
+        return [names[number] for number in self.numbers(indices)]
+
+    def batches(self, indices: Sequence[int]) -> list[TaskBatch]:
+        """Return the tasks at `indices` in batches of one source and one size, in the order of their first tasks."""
+        numbers, found = self.numbers(indices), []
+        for number, tasks in enumerate(self.tasks.values()):
+            places = np.flatnonzero(numbers == number).tolist()
+            for part in sample_batches(tasks, [indices[place] for place in places]) if places else ():
+                found.append(part._replace(places=tuple(places[at] for at in part.places)))
+        return sorted(found, key=lambda batch: batch.places)
+
+    def episodes(self, indices: Sequence[int]) -> Episode:
+        """Return tasks of one size, stacked. ValueError: their sizes differ."""
+        parts = self.batches(indices)
+        order = torch.tensor([place for part in parts for place in part.places]).argsort()
+        try:
+            stacked: Episode = tree_map(lambda *leaves: torch.cat(leaves)[order], *(part.tasks for part in parts))
+        except RuntimeError as error:
+            raise ValueError("tasks of several sizes cannot be stacked: use sample_batches") from error
+        return stacked
+
+    def task_classes(self, indices: Sequence[int]) -> Integers:
+        """Return the numbers of the classes of the tasks at `indices`: [B, most ways], -1 where a task has fewer."""
+        found = np.full((len(indices), self.spec.ways or 0), -1, np.int64)
+        before = 0
+        numbers = self.numbers(indices)
+        for number, tasks in enumerate(self.tasks.values()):
+            places = np.flatnonzero(numbers == number).tolist()
+            classes = tasks.task_classes([indices[place] for place in places])
+            found[places, : classes.shape[1]] = np.where(classes >= 0, classes + before, -1)
+            before += tasks.num_classes
+        return found
+
+    def class_names(self, index: int) -> list[str]:
+        """Return the display names of the classes of the task at `index`, in order of label."""
+        names: list[str] = self.tasks[self.sources([index])[0]].class_names(index)
+        return names
+
+    def denormalize(self, x: torch.Tensor) -> torch.Tensor:
+        """Return images as they are: they are in [0, 1]."""
+        return x
+
+
+def _record(source: Any) -> DataRecord:
+    """Return what a source draws from; of one that lists no classes a class for each split, and no examples."""
+    told = getattr(source, "data", None)
+    found: DataRecord | None = None if told is None else told()
+    if found is not None:
+        return found
+    digest = hashlib.sha256(repr(source).encode()).hexdigest()[:32]
+    return DataRecord({split: [split] for split in SPLITS}, dict.fromkeys(SPLITS, digest), 0)
