@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.random import Integers
-from tasks.types import Shape
+from tasks.types import DataRecord, EpisodeShape, Progress, Shape, Split
 
 _GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
@@ -20,11 +22,13 @@ class ResizedPool:
     Images are those in [0, 1] that the other would display, whatever mean and standard deviation it normalises by. A
     longer side is averaged and a shorter one interpolated (bilinear, antialiased), without regard to proportions. Grey
     images get three equal channels; of coloured ones grey is the weighted sum of ITU-R BT.601. Images that have the
-    shape are as they are.
+    shape are as they are. At last they are normalised by `mean` and `std`, one number for all channels or one for each.
     """
 
     pool: Any
     shape: Shape
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         found = self.pool.example_shape
@@ -67,18 +71,58 @@ class ResizedPool:
         return found
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
-        """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W] in [0, 1]."""
-        x: Tensor = self.pool.denormalize(self.pool.examples(classes, members))
-        return resize(x, self.shape)
+        """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
+        x = resize(self.pool.denormalize(self.pool.examples(classes, members)), self.shape)
+        if not (self.mean or self.std):
+            return x
+        mean, std = self._moments
+        return (x - mean) / std
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Return images as they are: they are in [0, 1]."""
-        return x
+        """Map images [..., C, H, W] back to values in [0, 1], for display."""
+        if not (self.mean or self.std):
+            return x
+        mean, std = self._moments
+        return x * std.to(x) + mean.to(x)
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and std, each [1 or C, 1, 1]."""
+        mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
+        return mean[:, None, None], std[:, None, None]
 
     def class_names(self, classes: Integers) -> list[str]:
         """Return the display name of each of `classes`."""
         found: list[str] = self.pool.class_names(classes)
         return found
+
+
+@dataclass(frozen=True)
+class ResizedSource:
+    """Another source, its images brought to the shape and the normalisation of those that a run was trained on."""
+
+    source: Any
+    shape: Shape
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def prepare(self, progress: Progress) -> str:
+        """Prepare the other source."""
+        return str(self.source.prepare(progress))
+
+    def data(self) -> DataRecord | None:
+        """Return what the other source draws from, if it tells."""
+        told = getattr(self.source, "data", None)
+        found: DataRecord | None = None if told is None else told()
+        return found
+
+    def pool(self, split: Split) -> ResizedPool:
+        """Return the other source's classes of one split."""
+        return ResizedPool(self.source.pool(split), self.shape, self.mean, self.std)
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
+        """Return few-shot episodes over one split's classes."""
+        return few_shot(self.pool(split), episode, seed, split)
 
 
 def resize(x: Tensor, shape: Shape) -> Tensor:

@@ -15,7 +15,12 @@ from metatrain.config.dry_run import require_same
 from metatrain.config.evaluation_overrides import require_effect
 from metatrain.config.load import as_plain, load_config
 from metatrain.config.other_algorithm import add_statistics, select_params
-from metatrain.config.run_data import choose_test_classes, read_evaluation_config, require_same_examples
+from metatrain.config.run_data import (
+    choose_test_classes,
+    match_images,
+    read_evaluation_config,
+    require_same_examples,
+)
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.runs.checkpoints import params_sha256
@@ -37,7 +42,7 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     home = open_run(run_dir)
     trained = load_config(home.config, trust=trust)
     require_effect(overrides)
-    settings = read_evaluation_config(trained, overrides)
+    settings = read_evaluation_config(trained, overrides, trust)
     settings = choose_tracking(home, settings, overrides, trust)
     require_chosen_places(home.config, flatten(as_plain(settings)), overrides, trust)
     params, newest, noted = best_params(home)
@@ -45,6 +50,9 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     settings, data = choose_test_classes(trained, kept, settings, overrides, prepare)
     overlap = find_overlap(kept, data) if data else None
     show_notes(data)
+    settings, matched = match_images(settings, trained, noted["spec"])
+    if matched is not None:
+        print(matched, file=sys.stderr)
     require_same_examples(settings, noted["spec"])
     worker = set_up(settings, home)
     params, incomplete = select_params(params, worker, trained, overrides)

@@ -13,6 +13,7 @@ from metatrain.config.run_data import (
     EvaluationData,
     choose_test_classes,
     data_of,
+    match_images,
     read_evaluation_config,
     require_same_examples,
     without_unused_splits,
@@ -111,6 +112,7 @@ def settings_for(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str],
         evaluation=counted,
     )
     config = without_unused_splits(EvaluationData(config, tasks.data), prepare).config
+    config, _ = match_images(config, candidate.trained, candidate.spec)
     require_same_examples(config, candidate.spec)
     return config
 

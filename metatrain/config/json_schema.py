@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES
 from metatrain.settings import SECTIONS, Config
-from tasks.registry import TASK_SOURCES
 from tasks.ragged_shape import RaggedShape
+from tasks.registry import TASK_SOURCES
 from tasks.types import EpisodeShape
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metatrain.algorithms.pretrained.pretraining import CLASSIFIER
+from metatrain.config.evaluation_overrides import split_tasks_file
 from metatrain.settings import Config
 from metatrain.training.outer_loop import with_statistics
 from metatrain.training.worker import Worker, trains_on_classes
@@ -46,9 +47,10 @@ def select_params(found: Params, worker: Worker, trained: Config, overrides: Seq
         f"one that reads the network's body alone, such as nearest_centroid, or train {name} with initialize=RUN",
     )
     if lacking:
-        others = [key for key in flatten(apply_overrides({}, overrides)) if key.startswith("tasks.")]
+        file, settings = split_tasks_file(overrides)
+        others = [key for key in flatten(apply_overrides({}, settings)) if key.startswith("tasks.")]
         foreign = [key for key in others if not key.startswith(("tasks.test", "tasks.train"))]
-        known = worker.samples_training_tasks and not foreign
+        known = worker.samples_training_tasks and not foreign and file is None
         require(
             known,
             f"algorithm.name: {name} reads {lacking[0]}, a mean over the tasks trained on, which {learned_by} does not "

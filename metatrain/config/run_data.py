@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metatrain.config.dry_run import explain_user_errors
-from metatrain.config.load import as_plain, read_config, resolve_paths
+from metatrain.config.evaluation_overrides import split_tasks_file
+from metatrain.config.load import as_plain, load_config, read_config, resolve_paths
 from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.ragged import open_tasks
+from tasks.resized import ResizedSource
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
@@ -52,15 +54,18 @@ def split_as_before(config: Config) -> Config:
     return _with_source(config, dataclasses.replace(source, splits=SHUFFLE))
 
 
-def read_evaluation_config(trained: Config, overrides: Sequence[str]) -> Config:
+def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: bool = False) -> Config:
     """Apply overrides to a run's configuration. Another source of tasks starts from its own settings, not the run's.
 
-    So does another algorithm.
+    So does another algorithm. tasks=FILE.yaml takes the tasks of another configuration. ValueError: see `load_config`.
     """
+    file, overrides = split_tasks_file(overrides)
     plain = with_other_algorithm(as_plain(trained), overrides)
+    if file is not None:
+        plain["tasks"] = as_plain(load_config(file, trust=trust))["tasks"]
     pairs = (override.partition("=") for override in overrides)
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
-    if named and named[-1] != trained.names.tasks:
+    if named and named[-1] != plain["tasks"]["name"]:
         plain["tasks"] = {key: plain["tasks"][key] for key in ("train", "test")}
     return read_config(apply_overrides(plain, overrides))
 
@@ -82,7 +87,8 @@ def choose_test_classes(
     source: Any = config.tasks.source
     before: Any = trained.tasks.source
     choices = [config]
-    if any(override.startswith(("tasks.splits=", "tasks.splits.")) for override in overrides):
+    chosen = any(override.startswith(("tasks.splits=", "tasks.splits.")) for override in overrides)
+    if chosen or split_tasks_file(overrides)[0] is not None:
         pass
     elif type(source) is not type(before):
         choices = [_all_for_testing(config)]
@@ -130,6 +136,28 @@ def _all_for_testing(config: Config) -> Config:
     if not isinstance(source, (ImageFolder, Features)):
         return config
     return _with_source(config, dataclasses.replace(source, splits=TEST))
+
+
+def match_images(config: Config, trained: Config, spec: Mapping[str, Any]) -> tuple[Config, str | None]:
+    """Return `config` with the images of another source as the run's were: their shape, channels and normalisation.
+
+    Return too what was done, in a line. Sources of the run's own kind are as their settings say.
+    """
+    source: Any = config.tasks.source
+    with explain_user_errors(config):
+        tested = open_tasks(source, config.names.tasks, "test", config.tasks.test, config.evaluation.seed).spec
+    found, wanted = tested.x, as_shapes(spec["x"])
+    images = all(is_shape(shape) and len(shape) == 3 and shape[0] in (1, 3) for shape in (found, wanted))
+    own: Any = trained.tasks.source
+    same_data = type(source) is type(own) and getattr(source, "root", None) == getattr(own, "root", None)
+    wanted_moments, moments = (
+        tuple(tuple(getattr(one, name, ())) for name in ("mean", "std")) for one in (own, source)
+    )
+    alike = found == wanted and moments == wanted_moments
+    if alike or same_data or not images or not hasattr(source, "pool"):
+        return config, None
+    done = f"images of {config.names.tasks} {list(found)} are brought to those trained on, {list(wanted)}"
+    return _with_source(config, ResizedSource(source, wanted, *wanted_moments)), done
 
 
 def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:
