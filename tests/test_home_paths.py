@@ -29,6 +29,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
+PATHS |= {"image_folder.hierarchy"}
 TEXTS = {"runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}

@@ -18,7 +18,10 @@ from tasks.few_shot import ClassGroups
 from tasks.ragged import RaggedFewShot, open_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape, Range, describe_shape
 from tasks.random import Integers
+from tasks.sources.image_folder import ImageFolder
 from tasks.sources.sinusoid import Sinusoid
+from tasks.sources.wordnet import classes_below
+from tests import pictures
 from tests.configurations import RAGGED_TRAINING, TINY, method, tiny
 from tests.test_few_shot import Numbered
 
@@ -265,3 +268,31 @@ def test_scores_come_in_the_order_of_tasks(learner):
 
 def test_the_tiny_configuration_has_tasks_of_one_size():
     assert read_config(TINY).tasks.train.ways == 3
+
+
+def test_classes_below_a_node_of_a_hierarchy_are_drawn_together(tmp_path):
+    """Of animal > (dog > (terrier, hound > (beagle, whippet)), cat > tabby), and a node with one child."""
+    edges = "animal dog\nanimal cat\ndog terrier\ndog hound\nhound beagle\nhound whippet\ncat tabby\nentity animal\n"
+    (tmp_path / "is_a.txt").write_text(edges)
+    names = ["beagle", "tabby", "terrier", "whippet"]
+    assert classes_below(str(tmp_path / "is_a.txt"), names) == ((0, 1, 2, 3), (0, 2, 3), (0, 3))
+    root = pictures.write(tmp_path / "raw", pictures.class_files(names))
+    source = ImageFolder(str(root), str(tmp_path / "cache"), 12, splits="test", hierarchy=str(tmp_path / "is_a.txt"))
+    shape = RaggedShape(Range(2, 9), sampler="meta_dataset")
+    plans = [open_tasks(source, "image_folder", "test", shape, 0).plan(index) for index in range(60)]
+    assert {tuple(sorted(plan.classes)) for plan in plans} == {(0, 1, 2, 3), (0, 2, 3), (0, 3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a b c\n", "line 1: no PARENT CHILD: fix that line"),
+        ("animal cat\n", "has no line for dog: add PARENT CHILD for each class"),
+        (None, "No such file or directory: use a file of lines PARENT CHILD"),
+    ],
+)
+def test_hierarchies_that_cannot_be_read_are_refused(tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "is_a.txt").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        classes_below(str(tmp_path / "is_a.txt"), ["cat", "dog"])

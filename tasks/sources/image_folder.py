@@ -64,6 +64,8 @@ class ImageFolder:
     root's test/ or test.csv or, without one, all its classes; a list of test classes alone. "shuffle" is "auto" with
     the fixed shuffle of version 0.1.
     min_examples: classes with fewer images are left out.
+    hierarchy: a file of lines PARENT CHILD, such as ImageNet's wordnet.is_a.txt, whose children are the classes: with
+    the sampler meta_dataset a task's classes are those below one node.
     on_bad_image: "error" for an error that lists all images that do not decode, "skip" to leave them out.
     """
 
@@ -75,6 +77,7 @@ class ImageFolder:
     std: Sequence[float] = ()
     splits: PathText | SplitLists = AUTO
     min_examples: int = 1
+    hierarchy: PathText | None = None
     on_bad_image: OnBadImage = "error"
 
     def __post_init__(self) -> None:
@@ -88,7 +91,8 @@ class ImageFolder:
 
     def pool(self, split: Split) -> StorePool:
         """Return one split's classes."""
-        return split_pool(self.store(no_progress), split, self.mean, self.std, "set tasks.min_examples")
+        remedy = "set tasks.min_examples"
+        return split_pool(self.store(no_progress), split, self.mean, self.std, remedy, self.hierarchy)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""

@@ -9,9 +9,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from tasks.io.home import PathText
 from tasks.sources.class_splits import ChosenSplits
 from tasks.sources.image_layout import Layout, common_folder, display_names, find_layout
 from tasks.sources.image_names import is_image
+from tasks.sources.wordnet import classes_below
 from tasks.store.archive import Archive, OpenArchive, open_archive
 from tasks.store.cache import cached_key, content_key
 from tasks.store.class_pool import StorePool
@@ -160,11 +162,22 @@ def _drop_rows(header: Header, images: Images, rows: set[int], least: int) -> tu
 
 
 def split_pool(
-    store: Store, split: Split, mean: Sequence[float], std: Sequence[float], few_remedy: str = ""
+    store: Store,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    few_remedy: str = "",
+    hierarchy: PathText | None = None,
 ) -> StorePool:
-    """Return the classes of one split. few_remedy: the setting that leaves out classes of few images."""
+    """Return the classes of one split. few_remedy: the setting that leaves out classes of few images.
+
+    hierarchy: a file that says which classes belong together.
+    """
     numbers = store.header.splittings["classes"][split]
-    return StorePool(store.header.name, store, numbers, 1, tuple(mean), tuple(std), few_remedy=few_remedy)
+    names = [store.header.classes[number].name for number in numbers]
+    below = () if hierarchy is None else classes_below(str(hierarchy), names)
+    moments = tuple(mean), tuple(std)
+    return StorePool(store.header.name, store, numbers, 1, *moments, below=below, few_remedy=few_remedy)
 
 
 def describe_store(store: Store) -> str:

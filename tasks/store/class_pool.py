@@ -30,6 +30,8 @@ class StorePool:
     std: tuple[float, ...] = ()
     group_of: tuple[str, ...] = ()
     """The group of each of `numbers`, such as the alphabet of a character; () for none."""
+    below: tuple[tuple[int, ...], ...] = ()
+    """The classes below each node of a hierarchy; () for none."""
     few_remedy: str = ""
     """The setting that leaves out classes with too few images, for messages; empty where there is none."""
 
@@ -67,6 +69,8 @@ class StorePool:
 
     def groups(self) -> ClassGroups | None:
         """Return the classes of each group, each turn of it as one of its own; None where classes have no groups."""
+        if self.below:
+            return ClassGroups(tuple(np.array(one, dtype=np.int64) for one in self.below), whole=True)
         if not self.group_of:
             return None
         of = np.array(self.group_of)
