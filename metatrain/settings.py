@@ -11,6 +11,7 @@ from metatrain.algorithms.base import Algorithm
 from metatrain.models import Architecture
 from metatrain.redact import require_no_login
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
+from tasks.corruptions import CORRUPTIONS, SEVERITIES
 from tasks.io.home import PathText
 from tasks.ragged_shape import RaggedShape
 from tasks.types import EpisodeShape, TaskSource
@@ -167,6 +168,8 @@ class EvaluationSettings:
     """Evaluation on held-out tasks, drawn by a seed of their own so that runs are compared on the same tasks.
 
     from_scratch_tasks: the most tasks the from-scratch baseline is trained on; 0 turns it off.
+    corruption, severity: test tasks have their images corrupted so (`tasks.corruptions`), by 1 to 5; None for as they
+    are.
     """
 
     every: int = 500
@@ -176,6 +179,8 @@ class EvaluationSettings:
     seed: int = 0
     baselines: bool = True
     from_scratch_tasks: int = 100
+    corruption: str | None = None
+    severity: int = 3
 
     def __post_init__(self) -> None:
         require_positive("evaluation", every=self.every, inner_steps=self.inner_steps)
@@ -186,6 +191,11 @@ class EvaluationSettings:
         require_not_negative("evaluation", from_scratch_tasks=self.from_scratch_tasks)
         require_at_most("evaluation", _MOST_TASKS, tasks=self.tasks, validation_tasks=self.validation_tasks)
         require_not_negative("evaluation", seed=self.seed)
+        known = self.corruption is None or self.corruption in CORRUPTIONS
+        names = f"no corruption is called '{self.corruption}': set one of {', '.join(CORRUPTIONS)}, or null"
+        require(known, f"evaluation.corruption: {names}")
+        amount = f"evaluation.severity: {self.severity} is no severity: set 1 to {SEVERITIES}"
+        require(1 <= self.severity <= SEVERITIES, amount)
         require_at_most("evaluation", _MOST_SEED, seed=self.seed)
 
 

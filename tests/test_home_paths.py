@@ -30,7 +30,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
 PATHS |= {"image_folder.hierarchy"}
-TEXTS = {"runs.name", "tracking.experiment", "executor.address", "outer.groups"}
+TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}
 """Settings that are free text and no paths."""

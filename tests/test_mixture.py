@@ -18,9 +18,9 @@ from metatrain.types import Shard, ShardRequest
 from tasks.few_shot import FewShot
 from tasks.ragged import open_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape, Range
-from tasks.resized import ResizedPool, resize
 from tasks.sources.mixture import MixedSource, Mixture
 from tasks.sources.strokes import Strokes
+from tasks.transformed import Resize, TransformedPool, resize
 from tasks.types import EpisodeShape
 from tests import conformance_distributions as conformance
 from tests import pictures
@@ -61,7 +61,7 @@ def test_it_conforms_and_a_source_without_classes_in_a_split_has_no_tasks_there(
 def test_a_task_is_that_of_its_source(source):
     distribution = source.distribution("test", SHAPE, 3)
     assert distribution.sources(range(7)) == [*["drawn", "photographs", "others"] * 2, "drawn"]
-    alone = FewShot(ResizedPool(Strokes().pool("test"), (3, 8, 8)), SHAPE, 3, "test")
+    alone = FewShot(TransformedPool(Strokes().pool("test"), Resize((3, 8, 8))), SHAPE, 3, "test")
     assert torch.equal(distribution.episodes([3]).support.x, alone.episodes([3]).support.x)
     assert distribution.class_names(3) == alone.class_names(3)
     classes = distribution.task_classes(range(6))

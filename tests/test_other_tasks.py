@@ -12,8 +12,8 @@ from metatrain.config.best_params import best_params
 from metatrain.config.load import load_config
 from metatrain.config.run_data import match_images, read_evaluation_config
 from metatrain.runs.locations import open_run
-from tasks.resized import ResizedSource, resize
 from tasks.sources.strokes import Strokes
+from tasks.transformed import TransformedSource, resize
 from tasks.types import EpisodeShape
 from tests import pictures
 from tests.command_line import metatrain
@@ -67,7 +67,7 @@ def test_images_have_the_shape_and_the_normalisation_of_those_trained_on(folder)
     settings = read_evaluation_config(trained, [f"tasks={folder}/strokes.yaml", "tasks.test.ways=2"])
     assert settings.tasks.source == Strokes() and settings.tasks.test == EpisodeShape(2, 1, 3)
     matched, _ = match_images(settings, trained, noted["spec"])
-    assert isinstance(matched.tasks.source, ResizedSource)
+    assert isinstance(matched.tasks.source, TransformedSource)
     found = matched.tasks.source.distribution("test", settings.tasks.test, 0)
     drawn = Strokes().distribution("test", settings.tasks.test, 0).episodes([0]).query.x[0]
     expected = resize(drawn, (3, 12, 12)) - 0.5

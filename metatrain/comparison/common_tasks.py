@@ -104,7 +104,8 @@ def settings_for(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str],
     others = [override for override in overrides if not is_of_tasks(override)]
     own = untracked(read_evaluation_config(candidate.trained, others))
     given = tasks.config
-    counted = replace(own.evaluation, seed=given.evaluation.seed, tasks=given.evaluation.tasks)
+    shared = ("seed", "tasks", "corruption", "severity")
+    counted = replace(own.evaluation, **{name: getattr(given.evaluation, name) for name in shared})
     config = replace(
         own,
         tasks=Tasks(given.tasks.source, own.tasks.train, given.tasks.test),

@@ -12,10 +12,10 @@ from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.ragged import open_tasks
-from tasks.resized import ResizedSource
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
+from tasks.transformed import Resize, TransformedSource
 from tasks.types import DataRecord, as_shapes, is_shape
 
 
@@ -157,7 +157,7 @@ def match_images(config: Config, trained: Config, spec: Mapping[str, Any]) -> tu
     if alike or same_data or not images or not hasattr(source, "pool"):
         return config, None
     done = f"images of {config.names.tasks} {list(found)} are brought to those trained on, {list(wanted)}"
-    return _with_source(config, ResizedSource(source, wanted, *wanted_moments)), done
+    return _with_source(config, TransformedSource(source, Resize(wanted), *wanted_moments)), done
 
 
 def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:

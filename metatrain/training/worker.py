@@ -33,6 +33,7 @@ from metatrain.training.tree_sum import aligned, in_name_order, to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
 from tasks.class_labels import label_classes
+from tasks.corruptions import Corruption, corrupted
 from tasks.few_shot import ClassPool, EmptySplit, locate_examples
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.ragged import TaskBatch, open_tasks, sample_batches
@@ -95,7 +96,10 @@ class Worker:
             (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
         )
         asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
-        found = open_tasks(config.tasks.source, config.names.tasks, split, asked, seed)
+        source, name, corruption = config.tasks.source, config.names.tasks, config.evaluation.corruption
+        if split == "test" and corruption is not None:
+            source = corrupted(source, name, Corruption(corruption, config.evaluation.severity))
+        found = open_tasks(source, name, split, asked, seed)
         # A split without classes is that of an evaluation, which trains on none.
         if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
             return label_classes(found, config.names.tasks)

@@ -15,13 +15,13 @@ from tasks.io.home import PathText
 from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape
 from tasks.random import Integers, stream, uniforms
-from tasks.resized import ResizedPool
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
 from tasks.text import count_of
+from tasks.transformed import Resize, TransformedPool
 from tasks.types import SPLITS, DataRecord, Episode, EpisodeShape, Progress, Shape, Split, TaskSpec
 
 SOURCES: dict[str, type[Any]] = {
@@ -74,7 +74,7 @@ class Mixture:
     sources: by names of your own. In training a task's source is drawn by weight; validation and test tasks are of each
     source in turn, equally many of each, and results are told by source. A source without classes in a split has no
     tasks there: {splits: test} keeps one for testing. size, channels: of the images of all sources, which are resized
-    (`tasks.resized`); None where all examples have one shape already.
+    (`tasks.transformed`); None where all examples have one shape already.
     """
 
     sources: dict[str, MixedSource] = field(default_factory=_two_of_drawings)
@@ -140,7 +140,7 @@ class Mixture:
             raise ValueError(f"size: examples differ in shape ({found}): set tasks.size to the side of all images")
         for name, shape in shapes.items():
             if self.size is not None or len(shape) == 3:
-                pools[name] = ResizedPool(pools[name], shape if self.size is None else wanted)
+                pools[name] = TransformedPool(pools[name], Resize(shape if self.size is None else wanted))
         return pools
 
 

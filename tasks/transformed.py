@@ -1,7 +1,7 @@
-"""Bring images of several sources to one shape: side and channels."""
+"""Serve the images of another pool or source after a transform: resized, or corrupted."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,29 +11,66 @@ from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.random import Integers
 from tasks.types import DataRecord, EpisodeShape, Progress, Shape, Split
 
-_GREY = (0.299, 0.587, 0.114)
+GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
 
 
-@dataclass(frozen=True)
-class ResizedPool:
-    """The classes of another pool, their images [C, H, W] resized to `shape`.
+class ImageTransform(Protocol):
+    """A function of images in [0, 1] that depends on nothing but the image and its address."""
 
-    Images are those in [0, 1] that the other would display, whatever mean and standard deviation it normalises by. A
-    longer side is averaged and a shorter one interpolated (bilinear, antialiased), without regard to proportions. Grey
-    images get three equal channels; of coloured ones grey is the weighted sum of ITU-R BT.601. Images that have the
-    shape are as they are. At last they are normalised by `mean` and `std`, one number for all channels or one for each.
+    def shape(self, found: Shape) -> Shape:
+        """Return the shape of images that had the shape `found`, (C, H, W)."""
+
+    def __call__(self, x: Tensor, classes: Integers, members: Integers) -> Tensor:
+        """Return images [R, C, H, W] in [0, 1] of the members [R] of classes [R]."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize images to `target`, (C, H, W), without regard to proportions.
+
+    A longer side is averaged and a shorter one interpolated (bilinear, antialiased). Grey images get three equal
+    channels; of coloured ones grey is the weighted sum of ITU-R BT.601. Images that have the shape are as they are.
+    """
+
+    target: Shape
+
+    def shape(self, found: Shape) -> Shape:
+        """Return the target."""
+        return self.target
+
+    def __call__(self, x: Tensor, classes: Integers, members: Integers) -> Tensor:
+        """Return images [R, *target]."""
+        return resize(x, self.target)
+
+
+def resize(x: Tensor, shape: Shape) -> Tensor:
+    """Return images [n, C, H, W] in [0, 1] as [n, *shape], by the rules of `Resize`."""
+    channels, height, width = shape
+    if x.shape[1] == 3 and channels == 1:
+        x = (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+    if x.shape[-2:] != (height, width):
+        x = interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return x.expand(-1, channels, -1, -1).contiguous()
+
+
+@dataclass(frozen=True)
+class TransformedPool:
+    """The classes of another pool, their images transformed and then normalised by `mean` and `std`.
+
+    What is transformed are images in [0, 1], whatever the other pool normalises by. mean, std: one number for all
+    channels or one for each; () for 0 and 1.
     """
 
     pool: Any
-    shape: Shape
+    transform: ImageTransform
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         found = self.pool.example_shape
         if len(found) != 3 or found[0] not in (1, 3):
-            raise ValueError(f"examples of {self.pool.name} have shape {found}, and images [1 or 3, H, W] are resized")
+            raise ValueError(f"examples of {self.pool.name} have shape {found}: only images [1 or 3, H, W] are changed")
 
     @property
     def name(self) -> str:
@@ -48,7 +85,7 @@ class ResizedPool:
     @property
     def example_shape(self) -> Shape:
         """Return (C, H, W)."""
-        return self.shape
+        return self.transform.shape(self.pool.example_shape)
 
     @property
     def min_class_size(self) -> int:
@@ -72,7 +109,7 @@ class ResizedPool:
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
-        x = resize(self.pool.denormalize(self.pool.examples(classes, members)), self.shape)
+        x = self.transform(self.pool.denormalize(self.pool.examples(classes, members)), classes, members)
         if not (self.mean or self.std):
             return x
         mean, std = self._moments
@@ -85,24 +122,24 @@ class ResizedPool:
         mean, std = self._moments
         return x * std.to(x) + mean.to(x)
 
+    def class_names(self, classes: Integers) -> list[str]:
+        """Return the display name of each of `classes`."""
+        found: list[str] = self.pool.class_names(classes)
+        return found
+
     @property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and std, each [1 or C, 1, 1]."""
         mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
         return mean[:, None, None], std[:, None, None]
 
-    def class_names(self, classes: Integers) -> list[str]:
-        """Return the display name of each of `classes`."""
-        found: list[str] = self.pool.class_names(classes)
-        return found
-
 
 @dataclass(frozen=True)
-class ResizedSource:
-    """Another source, its images brought to the shape and the normalisation of those that a run was trained on."""
+class TransformedSource:
+    """Another source of classes, its images transformed and normalised: see `TransformedPool`."""
 
     source: Any
-    shape: Shape
+    transform: ImageTransform
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -116,20 +153,10 @@ class ResizedSource:
         found: DataRecord | None = None if told is None else told()
         return found
 
-    def pool(self, split: Split) -> ResizedPool:
+    def pool(self, split: Split) -> TransformedPool:
         """Return the other source's classes of one split."""
-        return ResizedPool(self.source.pool(split), self.shape, self.mean, self.std)
+        return TransformedPool(self.source.pool(split), self.transform, self.mean, self.std)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
         return few_shot(self.pool(split), episode, seed, split)
-
-
-def resize(x: Tensor, shape: Shape) -> Tensor:
-    """Return images [n, C, H, W] as [n, *shape], by the rules of `ResizedPool`."""
-    channels, height, width = shape
-    if x.shape[1] == 3 and channels == 1:
-        x = (x * x.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
-    if x.shape[-2:] != (height, width):
-        x = interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-    return x.expand(-1, channels, -1, -1).contiguous()
