@@ -28,8 +28,8 @@ class CausalTables:
     features, classes: the fewest and the most of a table; few are more frequent than many. Features that a table does
     not have are missing (nan) in all of its rows. fewest: the smallest support set; each task has between `fewest` and
     `shots` support rows, padded to `shots`; None: all have `shots`. missing: the share of tables with missing values.
-    together: so many tables with consecutive indices have equal numbers of features and of support rows, which spares
-    a shard of them the padding.
+    together: so many tables with consecutive indices have equal numbers of features and of support rows, and are drawn
+    for as many classes, which spares a shard of them the padding.
     """
 
     features: tuple[int, int] = (1, 20)
@@ -62,6 +62,8 @@ class CausalTables:
 
 class _Sizes(NamedTuple):
     features: int
+    classes: int
+    """The most that the table has: a class that no row shows is none."""
     support: int
 
 
@@ -125,17 +127,16 @@ class Tables:
         """Return the size of a table: that of all in its group of `together`."""
         draw = generator(self.seed, stream("causal-tables", self.split, "sizes"), index // self.source.together)
         low, high = self.source.features
-        features = int(np.exp(draw.uniform(np.log(low), np.log(high + 1))))
-        return _Sizes(min(features, high), int(draw.integers(self._fewest, self.episode.shots + 1)))
+        features = min(int(np.exp(draw.uniform(np.log(low), np.log(high + 1)))), high)
+        support = int(draw.integers(self._fewest, self.episode.shots + 1))
+        low, high = self.source.classes
+        return _Sizes(features, low + int((min(high, support) - low + 1) * draw.random() ** 2), support)
 
     def _table(self, index: int, sizes: _Sizes) -> tuple[Reals, Integers]:
         """Return the features [rows, d] and classes [rows] of a table, its support rows first."""
         draw = generator(self.seed, stream("causal-tables", self.split), index)
         rows = sizes.support + self.episode.queries
-        low, high = self.source.classes
-        high = min(high, sizes.support)
-        classes = low + int((high - low + 1) * draw.random() ** 2)
-        features, target = _draw_table(draw, rows, sizes.features, classes)
+        features, target = _draw_table(draw, rows, sizes.features, sizes.classes)
         order = order_rows(draw, target, sizes.support)
         target = _numbered(draw, target)
         features = table_columns.as_measured(draw, features)

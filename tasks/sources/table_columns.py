@@ -4,8 +4,12 @@ import numpy as np
 
 from tasks.random import Integers, Reals
 
-CLASS_FIRST = 0.3
-"""The share of tables whose class is the cause of the features: each class has its own mean of the roots."""
+CLASS_LAST = 0.7
+"""The share of tables of two classes whose class is an effect; of n classes, 2 / n of it.
+
+In the others the class is the cause of the features, with a mean of the roots for each: many classes are seldom the
+levels of one number.
+"""
 LEVELS = (2, 12)
 """Values of an ordinal or categorical feature."""
 MOST_MISSING = 0.4
@@ -15,7 +19,7 @@ MOST_MISSING = 0.4
 def draw_roots(draw: np.random.Generator, rows: int, width: int, classes: int) -> tuple[Reals, Integers | None]:
     """Return roots [rows, width], and the class of each row where it is their cause; else None."""
     noise = draw.standard_normal((rows, width)) if draw.random() < 0.7 else draw.uniform(-1.7, 1.7, (rows, width))
-    if draw.random() >= CLASS_FIRST:
+    if draw.random() < CLASS_LAST * 2 / classes:
         groups = int(draw.integers(1, 5))
         centres = draw.standard_normal((groups, width)) * draw.uniform(0.0, 3.0)
         return centres[draw.integers(0, groups, rows)] + noise, None
