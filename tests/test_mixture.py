@@ -149,10 +149,18 @@ def test_examples_of_several_shapes_and_too_few_classes_are_refused(source):
     shapes = "size: examples differ in shape (drawn (1, 28, 28), photographs (3, 12, 12), others (3, 10, 10)): set tas"
     with pytest.raises(ValueError, match=re.escape(shapes)):
         Mixture(source.sources).distribution("test", SHAPE, 0)
-    few = "sources.others: 7-way needs 7 classes; 'test' of image_folder has 6: lower tasks.test.ways"
+    few = "tasks.sources.others: 7-way needs 7 classes; 'test' of image_folder has 6: lower tasks.test.ways"
     two = Mixture({name: source.sources[name] for name in ("drawn", "others")}, 8)
     with pytest.raises(ValueError, match=re.escape(few)):
         two.distribution("test", EpisodeShape(7, 1, 1), 0)
+    many = (
+        "a class; the smallest in 'test' of image_folder has 8: lower tasks.test.shots or tasks.test.queries, or set "
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{many}tasks.sources.others.settings.min_examples=9")):
+        two.ragged("test", RaggedShape(Range(2, 3), 8, 1), 0)
+    nowhere = Mixture({"a": MixedSource("strokes"), "b": MixedSource("omniglot", "/nowhere")})
+    with pytest.raises(ValueError, match=r"sources.b: /nowhere is not a folder: set tasks.sources.b.root=FOLDER"):
+        nowhere.prepare(lambda done, total: None)
 
 
 def test_its_paths_are_expanded_made_absolute_and_those_of_a_strangers_run_asked_for(tmp_path, monkeypatch):

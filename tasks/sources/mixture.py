@@ -1,7 +1,9 @@
 """Serve tasks of several sources as one: each task is drawn from one of them (Triantafillou et al. 2020)."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -89,7 +91,10 @@ class Mixture:
 
     def prepare(self, progress: Progress) -> str:
         """Prepare each source, and return what there is."""
-        told = [f"{name}: {one.source().prepare(progress)}" for name, one in self.sources.items()]
+        told = []
+        for name, one in self.sources.items():
+            with _settings_of(name):
+                told.append(f"{name}: {one.source().prepare(progress)}")
         return "\n".join([f"mixture of {count_of(len(told), 'source')}", *told])
 
     def data(self) -> DataRecord:
@@ -97,7 +102,10 @@ class Mixture:
 
         A source that lists no classes stands as one in each split, NAME/train, with its settings for its examples.
         """
-        records = {name: _record(one.source()) for name, one in self.sources.items()}
+        records: dict[str, DataRecord] = {}
+        for name, one in self.sources.items():
+            with _settings_of(name):
+                records[name] = _record(one.source())
         classes = {
             split: [f"{name}/{one}" for name, record in records.items() for one in record.classes.get(split, ())]
             for split in SPLITS
@@ -125,14 +133,15 @@ class Mixture:
             raise ValueError(f"sources: none has classes in '{split}': add one that has")
         tasks = {}
         for name, pool in pools.items():
-            try:
+            with _settings_of(name):
                 tasks[name] = tasks_of(pool)
-            except ValueError as error:
-                raise ValueError(f"sources.{name}: {error}") from error
         return MixedTasks(tasks, tuple(self.sources[name].weight for name in pools), split, seed)
 
     def _pools(self, split: Split) -> dict[str, ClassPool]:
-        pools: dict[str, Any] = {name: one.source().pool(split) for name, one in self.sources.items()}
+        pools: dict[str, Any] = {}
+        for name, one in self.sources.items():
+            with _settings_of(name):
+                pools[name] = one.source().pool(split)
         shapes: dict[str, Shape] = {name: tuple(pool.example_shape) for name, pool in pools.items()}
         wanted = {"grey": 1, "rgb": 3}[self.channels], self.size or 0, self.size or 0
         if self.size is None and len(set(shapes.values())) > 1:
@@ -219,6 +228,17 @@ class MixedTasks:
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Return images as they are: they are in [0, 1]."""
         return x
+
+
+@contextmanager
+def _settings_of(name: str) -> Iterator[None]:
+    """Name in an error the settings of one source of the mixture, where it names those of a source that is alone."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = re.sub(r"\btasks\.(root|cache)\b", rf"tasks.sources.{name}.\1", str(error))
+        text = re.sub(r"\btasks\.(?!sources|train|test)(\w+)", rf"tasks.sources.{name}.settings.\1", text)
+        raise ValueError(f"tasks.sources.{name}: {text}") from error
 
 
 def _record(source: Any) -> DataRecord:
