@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from metatrain.algorithms.base import predicts
@@ -19,7 +18,7 @@ from metatrain.engine.precision import matmul_precision
 from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.training.worker import Worker
-from metatrain.types import Context, Params, Shard, ShardRequest
+from metatrain.types import Context, Params, ShardRequest
 from metatrain.validation import require
 from tasks.types import Episode, Tree
 
@@ -85,10 +84,9 @@ COSTS: dict[str, Callable[[Worker], float]] = {
 def build_adaptation(worker: Worker) -> Callable[[], Tree]:
     """Build () -> predictions for the queries of one task, [n, …], after adapting to its support set."""
     device, engine = worker.device, worker.engine
-    request, shard = ShardRequest("score", "validation", 0), Shard(0, (0,))
-    task = tree_map(lambda leaf: leaf[0], worker.tasks(request, shard))
+    task, spec = worker.task(ShardRequest("score", "validation", 0), 0)
     params = {name: value.to(device) for name, value in worker.initial().items()}
-    model = worker.model.for_tasks(worker.distribution("validation").spec, params)
+    model = worker.model.for_tasks(spec, params)
     context = Context(torch.tensor(0, device=device), torch.tensor(NO_NOISE, device=device))
 
     def once() -> Tree:
