@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from tasks.random import Integers, normals, stream, uniforms
-from tasks.transformed import GREY, TransformedSource
+from tasks.transformed import GREY, TransformedSource, moments_of
 from tasks.types import Shape
 
 SEVERITIES = 5
 _MOST_MEMBERS = 2**24
 """Images of a class, for an address of each."""
+_CHUNK = 32
+"""Images corrupted at once: the numbers that noise is made of take twenty times the memory of an image."""
 _SIDE = 32
 """Side in pixels of the images of CIFAR-10-C, whose blur is taken: that of ImageNet-C is too weak for small images."""
 
@@ -54,7 +56,9 @@ def _gaussian_blur(x: Tensor, numbers: Numbers, amount: float) -> Tensor:
     weights: list[float] = (kernel / kernel.sum()).tolist()
     for axis, margin in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
         side, wide = x.shape[axis], pad(x, margin, mode="replicate")
-        x = torch.stack([weight * wide.narrow(axis, at, side) for at, weight in enumerate(weights)]).sum(0)
+        x = weights[0] * wide.narrow(axis, 0, side)
+        for at, weight in enumerate(weights[1:], start=1):
+            x = x + weight * wide.narrow(axis, at, side)
     return x
 
 
@@ -110,11 +114,16 @@ class Corruption:
 
     def __call__(self, x: Tensor, classes: Integers, members: Integers) -> Tensor:
         """Return the corrupted images [R, C, H, W]."""
+        address = classes * _MOST_MEMBERS + members
+        parts = [self._corrupt(x[at : at + _CHUNK], address[at : at + _CHUNK]) for at in range(0, len(x), _CHUNK)]
+        return torch.cat(parts) if parts else x
+
+    def _corrupt(self, x: Tensor, address: Integers) -> Tensor:
         function, amounts = CORRUPTIONS[self.name]
-        size = x[0].numel() if len(x) else 1
+        size = x[0].numel()
 
         def numbers(count: int) -> Tensor:
-            drawn = uniforms(0, stream("corruption", self.name), classes * _MOST_MEMBERS + members, count * size)
+            drawn = uniforms(0, stream("corruption", self.name), address, count * size)
             return torch.from_numpy(drawn.reshape(len(x), count, size))
 
         return function(x, numbers, amounts[self.severity - 1]).clamp(0, 1).contiguous()
@@ -126,5 +135,4 @@ def corrupted(source: Any, name: str, corruption: Corruption) -> TransformedSour
         raise ValueError(
             f"evaluation.corruption: tasks of {name} are no classes of images of one source: set it to null"
         )
-    moments = (tuple(getattr(source, kind, ())) for kind in ("mean", "std"))
-    return TransformedSource(source, corruption, *moments)
+    return TransformedSource(source, corruption, *moments_of(source), setting="evaluation.corruption")

@@ -1,5 +1,6 @@
 """Serve the images of another pool or source after a transform: resized, or corrupted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,11 +67,14 @@ class TransformedPool:
     transform: ImageTransform
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    setting: str = "tasks.size"
+    """What asks for the transform, for messages."""
 
     def __post_init__(self) -> None:
         found = self.pool.example_shape
         if len(found) != 3 or found[0] not in (1, 3):
-            raise ValueError(f"examples of {self.pool.name} have shape {found}: only images [1 or 3, H, W] are changed")
+            reason = f"examples of {self.pool.name} have shape {found}, and only images [1 or 3, H, W] can be changed"
+            raise ValueError(f"{self.setting}: {reason}: leave it out, or use images")
 
     @property
     def name(self) -> str:
@@ -142,6 +146,7 @@ class TransformedSource:
     transform: ImageTransform
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    setting: str = "tasks.size"
 
     def prepare(self, progress: Progress) -> str:
         """Prepare the other source."""
@@ -155,8 +160,15 @@ class TransformedSource:
 
     def pool(self, split: Split) -> TransformedPool:
         """Return the other source's classes of one split."""
-        return TransformedPool(self.source.pool(split), self.transform, self.mean, self.std)
+        return TransformedPool(self.source.pool(split), self.transform, self.mean, self.std, self.setting)
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
         """Return few-shot episodes over one split's classes."""
         return few_shot(self.pool(split), episode, seed, split)
+
+
+def moments_of(source: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation that a source normalises images by; () for 0 and 1."""
+    found = (getattr(source, name, ()) for name in ("mean", "std"))
+    mean, std = (tuple(one) if isinstance(one, Sequence) and not isinstance(one, str) else () for one in found)
+    return mean, std

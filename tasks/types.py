@@ -231,7 +231,7 @@ class TaskSource(Protocol):
 class ServesClasses(Protocol):
     """Optional method of a TaskSource whose tasks are made of classes of examples.
 
-    With it, tasks of many sizes (`tasks.ragged`) and mixtures are drawn from it, and `metatrain data embed` reads it.
+    With it, tasks of many sizes (`tasks.ragged`) are drawn from it, and `metatrain data embed` reads it.
     """
 
     def pool(self, split: Split) -> Any:

@@ -38,6 +38,9 @@ def test_an_image_is_corrupted_by_its_address_alone_and_stays_in_range(name, cha
     for row in (3, 1):
         assert torch.equal(corrupt(x[row : row + 1], CLASSES[row : row + 1], MEMBERS[row : row + 1])[0], found[row])
     assert name == "grey" or not torch.equal(found, x)
+    many, zeros = torch.rand(40, channels, 28, 28, generator=torch.Generator().manual_seed(1)), np.zeros(40, np.int64)
+    together = corrupt(many, np.arange(40), zeros)
+    assert torch.equal(together[35], corrupt(many[35:36], np.arange(35, 36), zeros[:1])[0])
     assert corrupt(x[:0], CLASSES[:0], MEMBERS[:0]).shape == (0, channels, 32, 32)
 
 

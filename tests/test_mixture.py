@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from scipy import stats
 from metatrain.config.load import as_plain, read_config, resolve_paths
 from metatrain.evaluation.by_source import average_ranks, estimate_by_source
 from metatrain.metrics import METRICS
+from metatrain.runs.data_record import find_overlap
 from metatrain.training.worker import Worker
 from metatrain.trust import unchosen_places
 from metatrain.types import Shard, ShardRequest
-from tasks.few_shot import FewShot
+from tasks.few_shot import EmptySplit, FewShot
 from tasks.ragged import open_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape, Range
 from tasks.sources.mixture import MixedSource, Mixture
@@ -45,6 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
             "others": MixedSource("image_folder", str(whole), settings={"size": 10, "splits": "test"}, **at),
         },
         size=8,
+        channels="rgb",
     )
 
 
@@ -115,6 +118,32 @@ def test_what_is_drawn_from_is_told_by_source(source):
     assert data.classes["train"][0] == "drawn/train" and data.classes["test"][-1] == "others/class 5"
     assert set(data.contents) == {name for names in data.classes.values() for name in names}
     assert source.prepare(lambda done, total: None).splitlines()[0] == "mixture of 3 sources"
+    assert find_overlap(data, data).trained_on == 0, "drawn characters of one split are none of another"
+
+
+def test_classes_of_each_split_can_be_chosen(source):
+    kept = {"train": ["drawn/train"], "test": ["drawn/test", "photographs/train_1", "others/class 2", "others/class 4"]}
+    chosen = source.with_splits(kept)
+    data = chosen.data()
+    assert list(data.classes["test"]) == kept["test"] and list(data.classes["train"]) == ["drawn/train"]
+    assert source.with_splits(source.data().classes).data() == source.data()
+    whole = replace(source, sources=dict.fromkeys(("one", "two"), source.sources["others"]))
+    assert isinstance(whole.distribution("train", SHAPE, 0), EmptySplit)
+    assert isinstance(whole.ragged("train", RaggedShape(Range(2, 3), 1, 1), 0), EmptySplit)
+    assert whole.distribution("test", SHAPE, 0).num_classes == 12
+
+
+def test_channels_alone_can_be_matched(source):
+    grey = replace(source, size=None, channels="grey", sources={n: source.sources[n] for n in ("drawn", "photographs")})
+    with pytest.raises(ValueError, match="examples differ in shape"):
+        grey.distribution("test", SHAPE, 0)
+    others = replace(source.sources["others"], settings={"size": 12, "splits": "test"})
+    same = {"a": source.sources["photographs"], "b": others}
+    assert replace(source, size=None, channels="grey", sources=same).distribution("test", SHAPE, 0).spec.x == (
+        1,
+        12,
+        12,
+    )
 
 
 # Configurations.
@@ -130,11 +159,19 @@ def test_what_is_drawn_from_is_told_by_source(source):
         ),
         (
             "{name: mixture, sources: {a: {name: strokes}, b: {name: strokes, weight: 0.0}}}",
-            "tasks.sources.b.weight: 0 draws nothing from it: set more than 0, or remove the source",
+            "tasks.sources.b.weight: 0 is no share of tasks: set more than 0, or remove the source",
         ),
         (
             "{name: mixture, sources: {a: {name: strokes}, b: {name: strokes, settings: {jiter: 1}}}}",
-            "tasks.sources.b.settings: strokes: Strokes.__init__() got an unexpected keyword argument 'jiter': remove",
+            "tasks.sources.b.settings.jiter: no such setting (did you mean jitter?): it may be classes, jitter, seed",
+        ),
+        (
+            "{name: mixture, sources: {a: {name: strokes}, b: {name: strokes, settings: {seed: x}}}}",
+            "tasks.sources.b.settings.seed: input should be a valid integer, not 'x'",
+        ),
+        (
+            "{name: mixture, sources: {a: {name: strokes}, b: {name: omniglot, settings: {root: x}}}}",
+            "tasks.sources.b.settings.root: stands beside the settings of a source: set root there",
         ),
         ("{name: mixture, size: 0, sources: {a: {name: strokes}, b: {name: strokes}}}", "size: 0 is no side of an im"),
         ("{name: mixture, sources: {a: {name: strokes}, b: 3}}", "tasks.sources.b: 3 is not a section"),
@@ -146,11 +183,11 @@ def test_mixtures_that_cannot_be_are_refused(tasks, says):
 
 
 def test_examples_of_several_shapes_and_too_few_classes_are_refused(source):
-    shapes = "size: examples differ in shape (drawn (1, 28, 28), photographs (3, 12, 12), others (3, 10, 10)): set tas"
+    shapes = "size: examples differ in shape (drawn (1, 28, 28), photographs (3, 12, 12), others (3, 10, 10)): set"
     with pytest.raises(ValueError, match=re.escape(shapes)):
         Mixture(source.sources).distribution("test", SHAPE, 0)
     few = "tasks.sources.others: 7-way needs 7 classes; 'test' of image_folder has 6: lower tasks.test.ways"
-    two = Mixture({name: source.sources[name] for name in ("drawn", "others")}, 8)
+    two = Mixture({name: source.sources[name] for name in ("drawn", "others")}, 8, "rgb")
     with pytest.raises(ValueError, match=re.escape(few)):
         two.distribution("test", EpisodeShape(7, 1, 1), 0)
     many = (
@@ -169,6 +206,11 @@ def test_its_paths_are_expanded_made_absolute_and_those_of_a_strangers_run_asked
     config = tiny("tasks={name: mixture, sources: {a: {name: omniglot, root: ~/x}, b: {name: omniglot, root: y}}}")
     sources = resolve_paths(config).tasks.source.sources
     assert [sources["a"].root, sources["b"].root] == ["/somewhere/x", str(tmp_path / "y")]
+    listed = "{name: image_folder, root: z, settings: {hierarchy: is_a.txt, splits: ~/lists, mean: [0.5]}}"
+    typed = resolve_paths(tiny(f"tasks={{name: mixture, sources: {{a: {listed}, b: {{name: strokes}}}}}}"))
+    settings = typed.tasks.source.sources["a"].settings
+    assert [settings["hierarchy"], settings["splits"]] == [str(tmp_path / "is_a.txt"), "/somewhere/lists"]
+    assert read_config(as_plain(typed)) == typed
     assert read_config(as_plain(config)) == config
     plain = {"tasks.sources.a.root": "s3://data/x?endpoint_override=evil", "tasks.sources.a.cache": "s3://mine"}
     assert unchosen_places(plain, ()) == plain

@@ -97,6 +97,9 @@ def test_compare_brings_them_to_each_run(folder):
     runs = [run_of(folder, name) for name in ("strokes", "photographs")]
     also = ("--also", "photographs.yaml")
     done = metatrain(folder, "compare", *runs, "evaluation.tasks=4", *also, "--json")
+    contrast = ("evaluation.tasks=4", "evaluation.corruption=contrast", "--split", "validation")
+    corrupted = metatrain(folder, "compare", runs[0], *contrast)
+    assert "images corrupted by contrast 3, 4 validation tasks" in corrupted.out
     assert [one["name"] for one in json.loads(done.out.splitlines()[-1])["also"]] == ["photographs"]
     labels = [run["label"] for run in json.loads(done.out.splitlines()[-1])["runs"]]
     assert sorted(labels) == ["photographs", "strokes"]

@@ -12,7 +12,7 @@ from metatrain.cli.interruptible import interruptible
 from metatrain.cli.notes import describe_test_classes, show_notes
 from metatrain.config.best_params import best_params
 from metatrain.config.dry_run import require_same
-from metatrain.config.evaluation_overrides import require_effect
+from metatrain.config.evaluation_overrides import require_effect, split_tasks_file
 from metatrain.config.load import as_plain, load_config
 from metatrain.config.other_algorithm import add_statistics, select_params
 from metatrain.config.run_data import (
@@ -21,6 +21,7 @@ from metatrain.config.run_data import (
     read_evaluation_config,
     require_same_examples,
 )
+from metatrain.config.shipped import find_config
 from metatrain.errors import EvaluationStopped
 from metatrain.evaluation.evaluate import Evaluation, format_results
 from metatrain.runs.checkpoints import params_sha256
@@ -44,7 +45,7 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
     require_effect(overrides)
     settings = read_evaluation_config(trained, overrides, trust)
     settings = choose_tracking(home, settings, overrides, trust)
-    require_chosen_places(home.config, flatten(as_plain(settings)), overrides, trust)
+    _require_chosen_places(home, settings, overrides, trust)
     params, newest, noted = best_params(home)
     kept = read_data(home)
     settings, data = choose_test_classes(trained, kept, settings, overrides, prepare)
@@ -84,6 +85,17 @@ def evaluate_command(run_dir: str, overrides: list[str], as_json: bool, trust: b
         finally:
             recorder.close("finished" if newest == trained.outer.steps else "interrupted")
         home.commit()
+
+
+def _require_chosen_places(home: runs.Run, settings: Config, overrides: Sequence[str], trust: bool) -> None:
+    """Check that neither the run nor a configuration whose tasks are taken names a stranger's place. ValueError."""
+    file, others = split_tasks_file(overrides)
+    plain = flatten(as_plain(settings))
+    of_tasks = {key: value for key, value in plain.items() if key.startswith("tasks.")} if file is not None else {}
+    if file is not None:
+        require_chosen_places(find_config(file), of_tasks, others, trust)
+    own = {key: value for key, value in plain.items() if key not in of_tasks}
+    require_chosen_places(home.config, own, others, trust)
 
 
 def choose_tracking(home: runs.Run, settings: Config, overrides: Sequence[str], trust: bool) -> Config:

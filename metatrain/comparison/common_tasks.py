@@ -18,7 +18,7 @@ from metatrain.config.run_data import (
     require_same_examples,
     without_unused_splits,
 )
-from metatrain.settings import Config, Tasks
+from metatrain.settings import Config, EvaluationSettings, Tasks
 from metatrain.trust import require_chosen_places
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
@@ -47,7 +47,9 @@ class TaskSet(NamedTuple):
 
     def describe(self) -> str:
         """Say what the tasks are: strokes, 5-way 1-shot, 15 queries a class."""
-        return f"{self.config.names.tasks}, {describe_shape(self.shape)}"
+        evaluation = self.config.evaluation
+        changed = "" if evaluation.corruption is None else f", {evaluation.corruption} {evaluation.severity}"
+        return f"{self.config.names.tasks}, {describe_shape(self.shape)}{changed}"
 
 
 def require_trusted(candidate: Candidate, overrides: Sequence[str], trust: bool = False) -> None:
@@ -104,18 +106,22 @@ def settings_for(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str],
     others = [override for override in overrides if not is_of_tasks(override)]
     own = untracked(read_evaluation_config(candidate.trained, others))
     given = tasks.config
-    shared = ("seed", "tasks", "corruption", "severity")
-    counted = replace(own.evaluation, **{name: getattr(given.evaluation, name) for name in shared})
     config = replace(
         own,
         tasks=Tasks(given.tasks.source, own.tasks.train, given.tasks.test),
         names=replace(own.names, tasks=given.names.tasks),
-        evaluation=counted,
+        evaluation=_like(own.evaluation, given.evaluation),
     )
     config = without_unused_splits(EvaluationData(config, tasks.data), prepare).config
     config, _ = match_images(config, candidate.trained, candidate.spec)
     require_same_examples(config, candidate.spec)
     return config
+
+
+def _like(own: EvaluationSettings, given: EvaluationSettings) -> EvaluationSettings:
+    """Return a run's own settings with those of tasks that all runs share."""
+    shared = ("seed", "tasks", "corruption", "severity")
+    return replace(own, **{name: getattr(given, name) for name in shared})
 
 
 def training_tasks(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str], prepare: Prepare) -> TaskSet:
@@ -127,7 +133,7 @@ def training_tasks(candidate: Candidate, tasks: TaskSet, overrides: Sequence[str
     if data is not None and candidate.kept is not None:
         gone = list(data.classes["train"]) != list(candidate.kept.classes["train"])
         require(not gone, "its training classes are not all there: set tasks.root to the folder that holds them")
-    evaluation = replace(config.evaluation, seed=tasks.config.evaluation.seed, tasks=tasks.config.evaluation.tasks)
+    evaluation = _like(config.evaluation, tasks.config.evaluation)
     shaped = replace(config, tasks=replace(config.tasks, test=tasks.shape), evaluation=evaluation)
     return _drawn_from(TaskSet("training classes", shaped, None), "train")
 
@@ -161,6 +167,15 @@ class OtherSplit:
     def ragged(self, split: Split, shape: RaggedShape, seed: int) -> TaskDistribution[Any]:
         """Return tasks of many sizes of `split`; for testing those of the other split."""
         return open_tasks(self.source, type(self.source).__name__, self._drawn_from(split), shape, seed)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what a source of images has beside these: its pool of a split, its mean and standard deviation."""
+        if name == "pool":
+            pool = self.source.pool  # type: ignore[attr-defined]
+            return lambda split: pool(self._drawn_from(split))
+        if name in ("mean", "std"):
+            return getattr(self.source, name)
+        raise AttributeError(name)
 
     def _drawn_from(self, split: Split) -> Split:
         return self.split if split == "test" else split

@@ -28,6 +28,9 @@ from metatrain.metrics import METRICS, primary_of
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.validation import require
 
+CORRUPTED = ("corruption", "severity")
+"""Settings of an evaluation that are told where images are corrupted."""
+
 
 class Column(NamedTuple):
     """One set of tasks, and for each run its scores on it, or why there are none."""
@@ -102,7 +105,8 @@ def describe_scores(
         "calibration": None if calibration is None else asdict(calibration),
         "curve": {"steps": steps, "mean": mean.tolist(), "ci95": ci95.tolist()},
         "by_source": {
-            name: asdict(one) for name, one in estimate_by_source(METRICS[score], scores[score][:, -1], sources).items()
+            name: asdict(one) | ({"ci95": None} if one.tasks < 2 else {})
+            for name, one in estimate_by_source(METRICS[score], scores[score][:, -1], sources).items()
         },
     }
 
@@ -190,7 +194,8 @@ def _best_first(runs: Sequence[Mapping[str, Any]], kind: Kind, score: str) -> li
 def describe_tasks(tasks: TaskSet) -> dict[str, Any]:
     """Return what tasks are: source, split, shape, number and seed."""
     shape, evaluation = tasks.shape, tasks.config.evaluation
-    return {
+    changed = {} if evaluation.corruption is None else {name: getattr(evaluation, name) for name in CORRUPTED}
+    return changed | {
         "name": tasks.name,
         "source": tasks.config.names.tasks,
         "split": tasks.split,

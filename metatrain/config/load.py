@@ -32,6 +32,7 @@ from tasks.plugins import import_target, suggest_name
 from tasks.ragged_shape import RaggedShape
 from tasks.registry import TASK_SOURCES, resolve_task_source
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
+from tasks.sources.mixture import SOURCES, MixedSource, Mixture
 from tasks.types import EpisodeShape
 
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
@@ -116,8 +117,20 @@ def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
         if split in section
     }
     settings = {key: value for key, value in section.items() if key not in ("train", "test")}
+    if name == "mixture" and isinstance(settings.get("sources"), dict):
+        settings["sources"] = {key: _with_typed_settings(key, one) for key, one in settings["sources"].items()}
     source = read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))
     return name, Tasks(source, **shapes)
+
+
+def _with_typed_settings(key: str, section: Any) -> Any:
+    """Return the section of one source of a mixture, its settings read by their types: paths expanded, lists kept."""
+    where, name = f"tasks.sources.{key}.settings", section.get("name") if isinstance(section, dict) else None
+    settings = section.get("settings", {}) if isinstance(section, dict) else {}
+    if name not in SOURCES or not isinstance(settings, dict):
+        return section  # which is refused where the mixture is read
+    typed = read_settings(SOURCES[name], settings, where)
+    return {**section, "settings": {one: getattr(typed, one) for one in settings}}
 
 
 def _read_shape(section: dict[str, Any], where: str) -> EpisodeShape | RaggedShape:
@@ -208,10 +221,11 @@ def _with_absolute_paths(settings: Any) -> Any:
     marked = {name: getattr(settings, name) for name, hint in hints.items() if is_path(hint)}
     found = {"root": getattr(settings, "root", None), **marked}
     changed: dict[str, Any] = {name: str(home_path(path).absolute()) for name, path in found.items() if _is_file(path)}
-    for name in hints:
-        sections = getattr(settings, name, None)
-        if isinstance(sections, dict) and any(map(dataclasses.is_dataclass, sections.values())):
-            changed[name] = {key: _with_absolute_paths(one) for key, one in sections.items()}
+    if isinstance(settings, Mixture):
+        changed["sources"] = {key: _with_absolute_paths(one) for key, one in settings.sources.items()}
+    if isinstance(settings, MixedSource):
+        inner = _with_absolute_paths(settings.source())
+        changed["settings"] = {name: getattr(inner, name) for name in settings.settings}
     return dataclasses.replace(settings, **changed) if changed else settings
 
 

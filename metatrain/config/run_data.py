@@ -15,7 +15,7 @@ from tasks.ragged import open_tasks
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
-from tasks.transformed import Resize, TransformedSource
+from tasks.transformed import Resize, TransformedSource, moments_of
 from tasks.types import DataRecord, as_shapes, is_shape
 
 
@@ -62,7 +62,8 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
     file, overrides = split_tasks_file(overrides)
     plain = with_other_algorithm(as_plain(trained), overrides)
     if file is not None:
-        plain["tasks"] = as_plain(load_config(file, trust=trust))["tasks"]
+        other = as_plain(load_config(file, trust=trust))["tasks"]
+        plain["tasks"] = {**other, "train": plain["tasks"]["train"]}
     pairs = (override.partition("=") for override in overrides)
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
     if named and named[-1] != plain["tasks"]["name"]:
@@ -150,14 +151,12 @@ def match_images(config: Config, trained: Config, spec: Mapping[str, Any]) -> tu
     images = all(is_shape(shape) and len(shape) == 3 and shape[0] in (1, 3) for shape in (found, wanted))
     own: Any = trained.tasks.source
     same_data = type(source) is type(own) and getattr(source, "root", None) == getattr(own, "root", None)
-    wanted_moments, moments = (
-        tuple(tuple(getattr(one, name, ())) for name in ("mean", "std")) for one in (own, source)
-    )
-    alike = found == wanted and moments == wanted_moments
-    if alike or same_data or not images or not hasattr(source, "pool"):
+    if same_data or not images or not hasattr(source, "pool"):
+        return config, None
+    if found == wanted and moments_of(source) == moments_of(own):
         return config, None
     done = f"images of {config.names.tasks} {list(found)} are brought to those trained on, {list(wanted)}"
-    return _with_source(config, TransformedSource(source, Resize(wanted), *wanted_moments)), done
+    return _with_source(config, TransformedSource(source, Resize(wanted), *moments_of(own))), done
 
 
 def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:

@@ -35,6 +35,8 @@ def introduction(found: Mapping[str, Any]) -> str:
 def describe_tasks(tasks: Mapping[str, Any]) -> str:
     """Say what tasks are: strokes, 5-way 1-shot, 15 queries a class, 600 test tasks of seed 0."""
     size = describe_size(tasks["ways"], tasks["shots"], tasks["queries"])
+    size += f", by the sampler {tasks['sampler']}" if tasks.get("sampler", "uniform") != "uniform" else ""
+    size += f", images corrupted by {tasks['corruption']} {tasks['severity']}" if "corruption" in tasks else ""
     return f"{tasks['source']}, {size}, {count(tasks['tasks'])} {tasks['split']} tasks of seed {tasks['seed']}"
 
 
@@ -154,7 +156,8 @@ def format_result(result: Mapping[str, Any], metric: Metric) -> str:
     """Return a score with half its interval over tasks, 95.54 ± 0.36 %; "–" where there is none."""
     if "refused" in result:
         return NONE
-    return format_interval(metric.scale * result["value"], metric.scale * result["ci95"], metric.unit)
+    half = math.nan if result["ci95"] is None else metric.scale * result["ci95"]
+    return format_interval(metric.scale * result["value"], half, metric.unit)
 
 
 def format_over_classes(result: Mapping[str, Any], metric: Metric) -> str:

@@ -1,22 +1,25 @@
 """Serve tasks of several sources as one: each task is drawn from one of them (Triantafillou et al. 2020)."""
 
+import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from tasks.few_shot import ClassPool, few_shot
+from tasks.few_shot import ClassPool, EmptySplit, few_shot
 from tasks.io.home import PathText
 from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape
 from tasks.random import Integers, stream, uniforms
+from tasks.sources.class_splits import SplitLists
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
@@ -52,8 +55,11 @@ class MixedSource:
     def __post_init__(self) -> None:
         if self.name not in SOURCES:
             raise ValueError(f"name: no source of classes is called '{self.name}': set one of {', '.join(SOURCES)}")
-        if not self.weight > 0:
-            raise ValueError(f"weight: {self.weight:g} draws nothing from it: set more than 0, or remove the source")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight: {self.weight:g} is no share of tasks: set more than 0, or remove the source")
+        for name in ("root", "cache"):
+            if name in self.settings:
+                raise ValueError(f"settings.{name}: stands beside the settings of a source: set {name} there")
         self.source()
 
     def source(self) -> Any:
@@ -76,12 +82,12 @@ class Mixture:
     sources: by names of your own. In training a task's source is drawn by weight; validation and test tasks are of each
     source in turn, equally many of each, and results are told by source. A source without classes in a split has no
     tasks there: {splits: test} keeps one for testing. size, channels: of the images of all sources, which are resized
-    (`tasks.transformed`); None where all examples have one shape already.
+    (`tasks.transformed`); None where all have one already.
     """
 
     sources: dict[str, MixedSource] = field(default_factory=_two_of_drawings)
     size: int | None = None
-    channels: Literal["grey", "rgb"] = "rgb"
+    channels: Literal["grey", "rgb"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.sources) < 2:
@@ -119,22 +125,34 @@ class Mixture:
         )
         return DataRecord(classes, contents, sum(record.examples for record in records.values()), notes, warnings)
 
-    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "MixedTasks":
-        """Return tasks of one size."""
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> "MixedTasks | EmptySplit":
+        """Return tasks of one size; without any classes, a split that has no tasks."""
         return self._mixed(split, lambda pool: few_shot(pool, episode, seed, split), seed)
 
-    def ragged(self, split: Split, shape: RaggedShape, seed: int) -> "MixedTasks":
-        """Return tasks of many sizes."""
+    def ragged(self, split: Split, shape: RaggedShape, seed: int) -> "MixedTasks | EmptySplit":
+        """Return tasks of many sizes; without any classes, a split that has no tasks."""
         return self._mixed(split, lambda pool: ragged_tasks(pool, shape, seed, split), seed)
 
-    def _mixed(self, split: Split, tasks_of: Any, seed: int) -> "MixedTasks":
-        pools = {name: pool for name, pool in self._pools(split).items() if pool.num_classes}
-        if not pools:
-            raise ValueError(f"sources: none has classes in '{split}': add one that has")
+    def with_splits(self, classes: Mapping[Split, Sequence[str]]) -> Self:
+        """Return the same sources with these classes, NAME/CLASS, in each split, where a source's can be chosen."""
+        chosen = {}
+        for name, one in self.sources.items():
+            own = [tuple(_within(name, classes.get(split, ()))) for split in SPLITS]
+            fixed = not hasattr(one.source(), "with_splits") or not any(own)
+            settings = one.settings if fixed else {**one.settings, "splits": SplitLists(*own)}
+            chosen[name] = dataclasses.replace(one, settings=settings)
+        return dataclasses.replace(self, sources=chosen)
+
+    def _mixed(self, split: Split, tasks_of: Any, seed: int) -> "MixedTasks | EmptySplit":
+        found = self._pools(split)
+        pools = {name: pool for name, pool in found.items() if pool.num_classes} or found
         tasks = {}
         for name, pool in pools.items():
             with _settings_of(name):
                 tasks[name] = tasks_of(pool)
+        empty = next((one for one in tasks.values() if isinstance(one, EmptySplit)), None)
+        if empty is not None:
+            return empty
         return MixedTasks(tasks, tuple(self.sources[name].weight for name in pools), split, seed)
 
     def _pools(self, split: Split) -> dict[str, ClassPool]:
@@ -143,14 +161,22 @@ class Mixture:
             with _settings_of(name):
                 pools[name] = one.source().pool(split)
         shapes: dict[str, Shape] = {name: tuple(pool.example_shape) for name, pool in pools.items()}
-        wanted = {"grey": 1, "rgb": 3}[self.channels], self.size or 0, self.size or 0
-        if self.size is None and len(set(shapes.values())) > 1:
+        targets = {name: self._target(shape) for name, shape in shapes.items()}
+        if len(set(targets.values())) > 1:
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise ValueError(f"size: examples differ in shape ({found}): set tasks.size to the side of all images")
-        for name, shape in shapes.items():
-            if self.size is not None or len(shape) == 3:
-                pools[name] = TransformedPool(pools[name], Resize(shape if self.size is None else wanted))
+            raise ValueError(f"size: examples differ in shape ({found}): set tasks.size and tasks.channels, of images")
+        for name, target in targets.items():
+            if len(shapes[name]) == 3 or self.size is not None or self.channels is not None:
+                with _settings_of(name):
+                    pools[name] = TransformedPool(pools[name], Resize(target))
         return pools
+
+    def _target(self, shape: Shape) -> Shape:
+        """Return the shape that examples of `shape` are brought to."""
+        if len(shape) != 3:
+            return shape
+        channels = shape[0] if self.channels is None else {"grey": 1, "rgb": 3}[self.channels]
+        return (channels, *(shape[1:] if self.size is None else (self.size, self.size)))
 
 
 @dataclass(frozen=True)
@@ -230,6 +256,11 @@ class MixedTasks:
         return x
 
 
+def _within(name: str, classes: Sequence[str]) -> list[str]:
+    """Return the names, within one source, of those of `classes` that are its."""
+    return [one.removeprefix(f"{name}/") for one in classes if one.startswith(f"{name}/")]
+
+
 @contextmanager
 def _settings_of(name: str) -> Iterator[None]:
     """Name in an error the settings of one source of the mixture, where it names those of a source that is alone."""
@@ -247,5 +278,7 @@ def _record(source: Any) -> DataRecord:
     found: DataRecord | None = None if told is None else told()
     if found is not None:
         return found
-    digest = hashlib.sha256(repr(source).encode()).hexdigest()[:32]
-    return DataRecord({split: [split] for split in SPLITS}, dict.fromkeys(SPLITS, digest), 0)
+    digests: dict[str, str] = {
+        split: hashlib.sha256(f"{split} {source!r}".encode()).hexdigest()[:32] for split in SPLITS
+    }
+    return DataRecord({split: [split] for split in SPLITS}, digests, 0)
