@@ -7,7 +7,8 @@ from metatrain.algorithms.pretrained.pretraining import CLASSIFIER
 from metatrain.config.evaluation_overrides import split_tasks_file
 from metatrain.settings import Config
 from metatrain.training.outer_loop import with_statistics
-from metatrain.training.worker import Worker, trains_on_classes
+from metatrain.training.splits import trains_on_classes
+from metatrain.training.worker import Worker
 from metatrain.types import Executor, Params
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, flatten

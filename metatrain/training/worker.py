@@ -7,7 +7,6 @@ a function of the configuration, the parameters and the shard.
 import dataclasses
 import operator
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial, reduce
 from typing import Any, Literal
 
@@ -18,8 +17,7 @@ from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.baselines import BASELINES
-from metatrain.engine import Engine, NotCompilable, resolve_compile, resolve_vectorize
-from metatrain.errors import TaskFailed
+from metatrain.engine import Engine, resolve_compile, resolve_vectorize
 from metatrain.evaluation.evaluate import in_order, score_tasks
 from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
@@ -27,18 +25,16 @@ from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
 from metatrain.training.devices import driver_device, keep_freed_memory
 from metatrain.training.embedding import embed_examples, pool_of, reference_examples
+from metatrain.training.failures import explain_failure
 from metatrain.training.initial import Initial
 from metatrain.training.profiling import Meter
+from metatrain.training.splits import open_split
 from metatrain.training.tree_sum import aligned, in_name_order, to_cpu
 from metatrain.types import Context, MetaGradient, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
-from tasks.class_labels import label_classes
-from tasks.corruptions import Corruption, corrupted
 from tasks.few_shot import ClassPool, EmptySplit, locate_examples
-from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.ragged import TaskBatch, open_tasks, sample_batches
+from tasks.ragged import TaskBatch, sample_batches
 from tasks.random import random_words, stream
-from tasks.sequences import as_sequences
 from tasks.types import SPLITS, Split, TaskDistribution, TaskSpec
 
 
@@ -51,7 +47,7 @@ class Worker:
         self.meter = Meter()
         self.given: Initial | None = None
         self._pools: dict[Split, ClassPool] = {}
-        self._distributions: dict[Split, TaskDistribution[Any]] = {split: self._open(split) for split in SPLITS}
+        self._distributions: dict[Split, TaskDistribution[Any]] = {split: open_split(config, split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
         self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
         self.algorithm: Algorithm = config.algorithm
@@ -88,24 +84,7 @@ class Worker:
 
     def distribution(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
         """Return the tasks of `split`, if asked with another number of queries. ValueError: more than there are."""
-        return self._distributions[split] if queries is None else self._open(split, queries)
-
-    def _open(self, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
-        config = self.config
-        shape, seed = (
-            (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
-        )
-        asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
-        source, name, corruption = config.tasks.source, config.names.tasks, config.evaluation.corruption
-        if split == "test" and corruption is not None:
-            source = corrupted(source, name, Corruption(corruption, config.evaluation.severity))
-        found = open_tasks(source, name, split, asked, seed)
-        # A split without classes is that of an evaluation, which trains on none.
-        if split == "train" and trains_on_classes(config.algorithm) and not isinstance(found, EmptySplit):
-            return label_classes(found, config.names.tasks)
-        if reads_sequences(config.algorithm) and not isinstance(found, EmptySplit):
-            return as_sequences(found, config.names.tasks, split, seed)
-        return found
+        return self._distributions[split] if queries is None else open_split(self.config, split, queries)
 
     @property
     def _phases(self) -> list[int]:
@@ -145,7 +124,7 @@ class Worker:
 
         May run while another shard is computed.
         """
-        with _explain_failure(request, shard), self.meter.part("sample"):
+        with explain_failure(request, shard), self.meter.part("sample"):
             if request.kind == "embed":
                 pool = self.pool(request.split)
                 return self.to_device(pool.examples(*locate_examples(pool, shard.indices)))
@@ -168,7 +147,7 @@ class Worker:
         """
         tasks = self.tasks(request, shard) if tasks is None else tasks
         params = in_name_order(params)
-        with _explain_failure(request, shard):
+        with explain_failure(request, shard):
             statistics = request.kind == "statistics"
             noise = self._silence(shard) if statistics else self._noise(shard)
             algorithm: Any = self.algorithm
@@ -184,7 +163,7 @@ class Worker:
         """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
         tasks = self.tasks(request, shard) if tasks is None else tasks
         params = in_name_order(params)
-        with _explain_failure(request, shard), self.meter.part("score"):
+        with explain_failure(request, shard), self.meter.part("score"):
             found = []
             for batch, context in self._with_contexts(request, tasks, self._silence(shard)):
                 algorithm, model = self._learner(request, params, batch.spec)
@@ -202,7 +181,7 @@ class Worker:
     def embed(self, request: ShardRequest, params: Params, shard: Shard, x: Any = None) -> Scores:
         """Return the features of a shard's examples, which depend on no other example of the shard."""
         x = self.tasks(request, shard) if x is None else x
-        with _explain_failure(request, shard), self.meter.part("embed"):
+        with explain_failure(request, shard), self.meter.part("embed"):
             return Scores({"features": embed_examples(self.model, params, x, self._reference)})
 
     @cached_property
@@ -252,7 +231,7 @@ class Worker:
         Raises TaskFailed when the code of the tasks, model or algorithm raises.
         """
         task, spec = self.task(request, 0)
-        with _explain_failure(request, Shard(0, (0,))):
+        with explain_failure(request, Shard(0, (0,))):
             algorithm, model = self._learner(request, params, spec)
             context = Context(torch.tensor(0, device=self.device), torch.tensor(NO_NOISE, device=self.device))
             return is_transductive(algorithm, model, self.to_device(params), task, context)
@@ -291,38 +270,9 @@ class Worker:
         return tree_map(lambda leaf: leaf.pin_memory().to(self.device, non_blocking=True), tree)
 
 
-def trains_on_classes(algorithm: Algorithm) -> bool:
-    """Return whether an algorithm trains on minibatches that are labelled by the classes of the whole split."""
-    return bool(getattr(algorithm, "trains_on_classes", False))
-
-
-def reads_sequences(algorithm: Algorithm) -> bool:
-    """Return whether an algorithm reads a task example by example (`tasks.types.LabelledSequence`)."""
-    return bool(getattr(algorithm, "reads_sequences", False))
-
-
-@contextmanager
-def _explain_failure(request: ShardRequest, shard: Shard) -> Iterator[None]:
-    """Turn what computing a shard raises into TaskFailed, with the tasks, the step and the line of code."""
-    try:
-        yield
-    except NotCompilable:
-        raise
-    except USER_CODE_ERRORS as error:
-        last = f" to {shard.indices[-1]}" if len(shard.indices) > 1 else ""
-        what = "example" if request.kind == "embed" else "task"
-        where = f"{request.split} {what} {shard.indices[0]}{last} at step {request.step}"
-        remedy = "lower executor.shard_size" if _is_memory(error) else "fix that code"
-        raise TaskFailed(f"{where}: {describe_error(error)}: {remedy}") from error
-
-
 def _without_auto(settings: EngineSettings, engine: Engine) -> EngineSettings:
     """Return `settings` as `engine` resolved them."""
     return dataclasses.replace(settings, vectorize=engine.vectorize, compile="on" if engine.compile else "off")
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error)
 
 
 def with_inner_steps(algorithm: Algorithm, inner_steps: int | None) -> Algorithm:
