@@ -186,7 +186,8 @@ class Worker:
 
     @cached_property
     def _reference(self) -> Tensor | None:
-        return self.to_device(reference_examples(self.model, self.pool("train")))  # type: ignore[no-any-return]
+        found = reference_examples(self.model, self.pool("train"))
+        return None if found is None else self.to_device(found)
 
     def pool(self, split: Split) -> ClassPool:
         """Return the classes of examples of a split. ValueError: its tasks are drawn from none."""
