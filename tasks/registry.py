@@ -6,6 +6,7 @@ from typing import Any
 from tasks.plugins import import_target, suggest_name
 from tasks.sources.bandit import Bandit
 from tasks.sources.causal_tables import CausalTables
+from tasks.sources.cifar_splits import FC100, CifarFS
 from tasks.sources.features import Features
 from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_completion import ImageCompletion
@@ -20,6 +21,8 @@ from tasks.sources.table import Table
 TASK_SOURCES: dict[str, type[Any]] = {
     "bandit": Bandit,
     "causal_tables": CausalTables,
+    "cifar_fs": CifarFS,
+    "fc100": FC100,
     "features": Features,
     "gaussian_process": GaussianProcess,
     "image_completion": ImageCompletion,

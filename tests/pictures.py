@@ -63,6 +63,17 @@ def table_files() -> dict[str, bytes]:
     return found | {f"{part}.csv": _csv(rows) for part, rows in tables.items()}
 
 
+def album_files() -> dict[str, bytes]:
+    """Return the pictures of split_files() in the layout of Meta-Album: images/ beside labels.csv."""
+    found: dict[str, bytes] = {}
+    rows = [["FILE_NAME", "CATEGORY", "SUPER_CATEGORY"]]
+    for name, content in split_files().items():
+        part, label, copy = name.split("/")
+        found[f"album/images/{label}_{copy}"] = content
+        rows.append([f"{label}_{copy}", label, part])
+    return found | {"album/labels.csv": _csv(rows)}
+
+
 def write(root: Path, contents: Mapping[str, bytes]) -> Path:
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

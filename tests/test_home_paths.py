@@ -25,7 +25,7 @@ from tune.config.search_config import load_search_config
 
 PATHS = {"runs.root", "tracking.uri"} | {
     f"{source}.{key}"
-    for source in ("features", "image_folder", "mini_imagenet", "omniglot")
+    for source in ("cifar_fs", "fc100", "features", "image_folder", "mini_imagenet", "omniglot")
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}

@@ -94,6 +94,18 @@ def test_tables_give_what_folders_give(tmp_path: Path) -> None:
     assert np.array_equal(tables.images, folders.images)
 
 
+def test_a_table_of_all_images_in_one_place_gives_classes_that_are_divided_by_their_names(tmp_path: Path) -> None:
+    """The layout of Meta-Album."""
+    source = folder(pictures.write(tmp_path / "album", pictures.album_files()), tmp_path)
+    store, names = source.store(no_progress), list(chain.from_iterable(pictures.SPLIT_NAMES.values()))
+    check_images(store, names)
+    assert split_names(store) == hash_splits("", names)
+    assert source.data().notes == ()
+    (tmp_path / "album/album/labels.csv").write_text("FILE_NAME,CATEGORY\nnone.png,a\n")
+    with pytest.raises(ValueError, match=r"album/labels.csv lists none.png, which is not in album/images/: add it"):
+        folder(tmp_path / "album", tmp_path / "other").store(no_progress)
+
+
 def test_tables_with_a_byte_order_mark_and_images_right_beside_them(tmp_path: Path) -> None:
     contents = {name.removeprefix("images/"): content for name, content in pictures.table_files().items()}
     contents["train.csv"] = b"\xef\xbb\xbf" + contents["train.csv"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tasks.sources.class_splits import SplitLists, hash_splits
 from tasks.sources.image_folder import ImageFolder
-from tasks.sources.mini_imagenet import MiniImageNet, PickledSplit, _check_split
+from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.split_images import PickledSplit, _check_split
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import pictures
 

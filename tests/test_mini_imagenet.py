@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.io.safe_pickle import load_arrays
-from tasks.sources.mini_imagenet import MiniImageNet, read_pickled_split
+from tasks.sources.cifar_splits import FC100, CifarFS
+from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.split_images import read_pickled_split
 from tasks.store.store import Store
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import pictures
@@ -95,6 +98,25 @@ def check(store: Store, names: dict[str, list[str]]) -> None:
             found = store.images[header.classes[number].start : header.classes[number].stop]
             expected = [pictures.pixels(FIRST[part] + at, copy) for copy in range(pictures.COPIES)]
             assert np.array_equal(found, np.stack(expected).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("source", "name"), [(CifarFS, "CIFAR_FS"), (FC100, "FC100")])
+def test_divisions_of_cifar_100_are_read_from_three_pickles_or_from_folders(tmp_path: Path, source, name: str) -> None:
+    categories = write_categories(tmp_path / "categories")
+    root, given = tmp_path / "raw", {"cache": str(tmp_path / "cache"), "size": pictures.SIDE}
+    root.mkdir()
+    for part, phase in zip(PARTS, PHASES, strict=True):
+        shutil.copy(categories / f"miniImageNet_category_split_{phase}.pickle", root / f"{name}_{part}.pickle")
+    store = source(str(root), **given).store(no_progress)
+    check(store, pictures.SPLIT_NAMES)
+    assert (store.header.name, source().size) == (source.info.name, 32)
+    folders = pictures.write(tmp_path / "folders", pictures.split_files())
+    check(source(str(folders), **given).store(no_progress), pictures.SPLIT_NAMES)
+    (root / f"{name}_val.pickle").unlink()
+    with pytest.raises(ValueError, match=rf"raw lacks {name}_val\.pickle: replace it by a complete copy"):
+        source(str(root), cache=str(tmp_path / "other")).store(no_progress)
+    with pytest.raises(ValueError, match=rf"{source.info.name} has no official download.*{name}_train\.pickle, …val"):
+        source().store(no_progress)
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -273,7 +295,9 @@ def fails(root: Path | None, tmp_path: Path, message: str) -> None:
 
 def test_roots_that_are_no_copy(tmp_path: Path) -> None:
     every_form = r"train\.csv, val\.csv and .*CLASS/IMAGE, or mini-imagenet-cache-train\.pkl.*train_phase_train\.pickle"
-    fails(None, tmp_path, rf"^root: miniImageNet has no official download: set tasks\.root to a copy with {every_form}")
+    fails(
+        None, tmp_path, rf"^root: mini_imagenet has no official download: set tasks\.root to a copy with {every_form}"
+    )
     fails(tmp_path / "none", tmp_path, rf"none does not exist: set tasks\.root to .*{every_form}")
     (tmp_path / "empty").mkdir()
     fails(tmp_path / "empty", tmp_path, rf"empty holds no images .*{every_form}")
@@ -324,7 +348,7 @@ UNLIKE: dict[str, tuple[object, str]] = {
 def test_a_pickle_of_something_else(tmp_path: Path, case: str) -> None:
     content, reason = UNLIKE[case]
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
-    message = rf"x\.pkl is no split of miniImageNet \(.*{reason}.*\): replace it by the original file"
+    message = rf"x\.pkl is no split of images \(.*{reason}.*\): replace it by the original file"
     with pytest.raises(ValueError, match=message) as error:
         read_pickled_split(tmp_path / "x.pkl", "test")
     assert "\n" not in str(error.value)

@@ -39,8 +39,8 @@ _INFO = SourceInfo(
     "image_folder",
     "a folder of images of the user's own",
     "",
-    "CLASS/IMAGE in one place, or in each of train/, val/ and test/, or train.csv, val.csv and test.csv "
-    "(filename,label) beside images/",
+    "CLASS/IMAGE in one place, or in each of train/, val/ and test/, or train.csv, val.csv and test.csv, or "
+    "labels.csv (filename,label) beside images/",
 )
 
 

@@ -7,7 +7,14 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tasks.sources.image_names import SPLIT_OF, SUFFIXES, Classes, Splits, group_files, is_image
-from tasks.sources.image_tables import LabelledFile, find_tables, is_table, read_table, tell_rows_apart
+from tasks.sources.image_tables import (
+    LabelledFile,
+    find_tables,
+    find_whole_table,
+    is_table,
+    read_table,
+    tell_rows_apart,
+)
 from tasks.store.archive import OpenArchive
 from tasks.text import count_of, decode_text, enumerate_few
 from tasks.types import SPLITS, Split
@@ -54,6 +61,9 @@ def find_layout(where: str, contents: OpenArchive, forms: str) -> Layout:
         layout = _merge_splits(folders)
     else:
         classes = group_files((parts[0], name) for name, parts in places.items() if len(parts) > 1)
+        whole = None if classes else find_whole_table(contents.names)
+        if whole is not None:
+            return _read_tables(where, contents, {"train": whole}, images)._replace(splits={})
         if not classes:
             reason = f"its {len(images)} images are in fewer than two folders"
             raise ValueError(f"{where} holds no classes ({reason}): set tasks.root to a folder with {forms}")

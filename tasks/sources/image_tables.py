@@ -1,4 +1,6 @@
-"""Read tables of images and their labels, train.csv, val.csv and test.csv, with any usual separator and columns."""
+"""Read tables of images and their labels, labels.csv or train.csv, val.csv and test.csv, with any usual separator and
+columns.
+"""
 
 import csv
 import io
@@ -47,6 +49,12 @@ def find_tables(names: Iterable[str]) -> dict[Split, str]:
         if dot and suffix in ("csv", "tsv") and stem in SPLIT_OF:
             found[SPLIT_OF[stem]] = name
     return found
+
+
+def find_whole_table(names: Iterable[str]) -> str | None:
+    """Return the outermost labels.csv, which lists images of all classes in one place; None where there is none."""
+    found = (name for name in names if name.rpartition("/")[2].lower() in ("labels.csv", "labels.tsv"))
+    return min(found, key=lambda name: (name.count("/"), name), default=None)
 
 
 def is_table(contents: OpenArchive, table: str) -> bool:

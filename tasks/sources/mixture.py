@@ -19,6 +19,7 @@ from tasks.io.home import PathText
 from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape
 from tasks.random import Integers, stream, uniforms
+from tasks.sources.cifar_splits import FC100, CifarFS
 from tasks.sources.class_splits import SplitLists
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
@@ -30,6 +31,8 @@ from tasks.transformed import Resize, TransformedPool
 from tasks.types import SPLITS, DataRecord, Episode, EpisodeShape, Progress, Shape, Split, TaskSpec
 
 SOURCES: dict[str, type[Any]] = {
+    "cifar_fs": CifarFS,
+    "fc100": FC100,
     "features": Features,
     "image_folder": ImageFolder,
     "mini_imagenet": MiniImageNet,
