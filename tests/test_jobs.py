@@ -88,8 +88,7 @@ def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, 
         line.down, cut = True, line.cut()
         time.sleep(1.5)
         line.down = False
-        status = until(lambda: "best/step" in (told := json.loads(person("status", job, "--json").out)) and told)
-        stopped = stopped_while_running(person, job, status)
+        stopped = stopped_while_running(person, job, until(lambda: _both_work(person, job)))
         came += process.stdout.readlines()
     assert (process.returncode, cut > 0) == (143, True)
     assert "".join(came) == person("logs", job).out
@@ -104,6 +103,12 @@ def test_a_stopped_job_s_run_goes_on_to_what_it_would_have_been(person: Person, 
     assert result_in(done.out)["params_sha256"] == undisturbed
     told = json.loads(person("status", place, "--json").out)
     assert (told["status"], told["step"], told["best/step"] > 0) == ("FINISHED", STEPS, True)
+
+
+def _both_work(person: Person, job: str) -> dict | None:
+    """The status of a job, once its run has been validated and both workers have joined it."""
+    told = json.loads(person("status", job, "--json").out)
+    return told if "best/step" in told and told["cluster/workers"] == 2 else None
 
 
 def stopped_while_running(person: Person, job: str, status: dict) -> Done:
