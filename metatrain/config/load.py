@@ -125,7 +125,10 @@ def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
 
 def _with_typed_settings(key: str, section: Any) -> Any:
     """Return the section of one source of a mixture, its settings read by their types: paths expanded, lists kept."""
-    where, name = f"tasks.sources.{key}.settings", section.get("name") if isinstance(section, dict) else None
+    where, name = (
+        f"tasks.sources.{key}.settings",
+        section.get("name", "omniglot") if isinstance(section, dict) else None,
+    )
     settings = section.get("settings", {}) if isinstance(section, dict) else {}
     if name not in SOURCES or not isinstance(settings, dict):
         return section  # which is refused where the mixture is read
