@@ -42,6 +42,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         plain["model"] |= {} if plain["model"]["name"] != "conv4" else {"width": 4}
         if plain["tasks"]["name"] == "omniglot":
             plain["tasks"] |= {"root": str(root), "train": {"ways": 3}, "test": {"ways": 3, "queries": 5}}
+        if plain["tasks"]["name"] == "mixture":
+            plain["tasks"]["sources"]["omniglot"]["root"] = str(root)
+            plain["tasks"]["sources"]["photographs"] |= {"root": str(photographs), "settings": {"size": 12}}
         if plain["tasks"]["name"] == "image_completion":
             plain["tasks"]["root"] = str(root)
         if plain["tasks"]["name"] == "image_folder":
@@ -121,13 +124,16 @@ def is_small(config: Config) -> bool:
     """Whether settling it takes no time."""
     shapes = (config.tasks.train, config.tasks.test)
     numbers = vars(config.model).values()
-    return all((s.ways or 1) * (s.shots + s.queries) < 10**9 for s in shapes) and all(
+    return all(sum(s.most_examples) < 10**9 for s in shapes) and all(
         not isinstance(number, int) or number <= 64 for number in numbers
     )
 
 
 def downloads(config: Config) -> bool:
-    return config.names.tasks in ("omniglot", "image_completion") and config.tasks.source.root is None
+    sources = getattr(config.tasks.source, "sources", {"": config.tasks.source})
+    names = [getattr(one, "name", config.names.tasks) for one in sources.values()]
+    found = zip(names, sources.values(), strict=True)
+    return any(name in ("omniglot", "image_completion") and one.root is None for name, one in found)
 
 
 @pytest.mark.parametrize(

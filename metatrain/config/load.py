@@ -125,14 +125,12 @@ def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
 
 def _with_typed_settings(key: str, section: Any) -> Any:
     """Return the section of one source of a mixture, its settings read by their types: paths expanded, lists kept."""
-    where, name = (
-        f"tasks.sources.{key}.settings",
-        section.get("name", "omniglot") if isinstance(section, dict) else None,
-    )
-    settings = section.get("settings", {}) if isinstance(section, dict) else {}
+    if not isinstance(section, dict):
+        return section  # which is refused where the mixture is read, as are a name and settings that are none
+    name, settings = section.get("name", "omniglot"), section.get("settings", {})
     if name not in SOURCES or not isinstance(settings, dict):
-        return section  # which is refused where the mixture is read
-    typed = read_settings(SOURCES[name], settings, where)
+        return section
+    typed = read_settings(SOURCES[name], settings, f"tasks.sources.{key}.settings")
     return {**section, "settings": {one: getattr(typed, one) for one in settings}}
 
 
