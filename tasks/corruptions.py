@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from tasks.random import Integers, normals, stream, uniforms
-from tasks.transformed import GREY, TransformedSource, moments_of
+from tasks.transformed import TransformedSource, moments_of, resize
 from tasks.types import Shape
 
 SEVERITIES = 5
@@ -81,8 +81,7 @@ def _invert(x: Tensor, numbers: Numbers, amount: float) -> Tensor:
 
 
 def _grey(x: Tensor, numbers: Numbers, amount: float) -> Tensor:
-    weights = x.new_tensor(GREY) if x.shape[1] == 3 else x.new_ones(x.shape[1]) / x.shape[1]
-    return (x * weights[:, None, None]).sum(1, keepdim=True).expand_as(x)
+    return resize(resize(x, (1, *x.shape[-2:])), tuple(x.shape[1:]))
 
 
 CORRUPTIONS: dict[str, tuple[Function, tuple[float, ...]]] = {

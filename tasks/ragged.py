@@ -143,12 +143,12 @@ class RaggedFewShot:
 
     def batches(self, indices: Sequence[int]) -> Iterator[TaskBatch]:
         """Yield the tasks at `indices` in batches of one size."""
+        drawn, spec = [self._draw(index) for index in indices], self.spec
         groups: dict[tuple[int, int, int], list[int]] = {}
-        for place, index in enumerate(indices):
-            groups.setdefault(self.plan(index).size, []).append(place)
+        for place, one in enumerate(drawn):
+            groups.setdefault(one.plan.size, []).append(place)
         for (ways, _, _), places in groups.items():
-            tasks = self.episodes([indices[place] for place in places])
-            yield TaskBatch(tasks, tuple(places), self.spec._replace(ways=ways))
+            yield TaskBatch(self._stack([drawn[place] for place in places]), tuple(places), spec._replace(ways=ways))
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return tasks of one size, stacked, each ordered by class: support.x [B, S, *x], query.x [B, N·Q, *x].
@@ -159,6 +159,10 @@ class RaggedFewShot:
         sizes = {one.plan.size for one in drawn}
         if len(sizes) > 1:
             raise ValueError(f"tasks of {len(sizes)} sizes cannot be stacked: use sample_batches")
+        return self._stack(drawn)
+
+    def _stack(self, drawn: Sequence[Drawn]) -> Episode:
+        """Return the examples of tasks of one size."""
         support = [(one.plan.classes, one.plan.shots, one.support) for one in drawn]
         query = [(one.plan.classes, np.full_like(one.plan.shots, one.plan.queries), one.query) for one in drawn]
         return Episode(self._examples(support), self._examples(query))

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tasks.few_shot import EmptySplit, FewShot, few_shot
+from tasks.normalization import denormalize, moment_tensors
 from tasks.random import Integers
 from tasks.types import DataRecord, EpisodeShape, Progress, Shape, Split
 
-GREY = (0.299, 0.587, 0.114)
+_GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
 
 
@@ -49,7 +49,7 @@ def resize(x: Tensor, shape: Shape) -> Tensor:
     """Return images [n, C, H, W] in [0, 1] as [n, *shape], by the rules of `Resize`."""
     channels, height, width = shape
     if x.shape[1] == 3 and channels == 1:
-        x = (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+        x = (x * x.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
     if x.shape[-2:] != (height, width):
         x = interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     return x.expand(-1, channels, -1, -1).contiguous()
@@ -116,26 +116,17 @@ class TransformedPool:
         x = self.transform(self.pool.denormalize(self.pool.examples(classes, members)), classes, members)
         if not (self.mean or self.std):
             return x
-        mean, std = self._moments
+        mean, std = moment_tensors(self.mean, self.std)
         return (x - mean) / std
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] back to values in [0, 1], for display."""
-        if not (self.mean or self.std):
-            return x
-        mean, std = self._moments
-        return x * std.to(x) + mean.to(x)
+        return denormalize(x, self.mean, self.std)
 
     def class_names(self, classes: Integers) -> list[str]:
         """Return the display name of each of `classes`."""
         found: list[str] = self.pool.class_names(classes)
         return found
-
-    @property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and std, each [1 or C, 1, 1]."""
-        mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
-        return mean[:, None, None], std[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.few_shot import ClassGroups
+from tasks.normalization import denormalize, moment_tensors
 from tasks.random import Integers
 from tasks.store.store import Store
 from tasks.types import Shape
@@ -80,10 +81,7 @@ class StorePool:
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map normalised images [..., C, H, W] of any dtype and device back to values in [0, 1], for display."""
-        if not (self.mean or self.std):
-            return x
-        mean, std = self._moments
-        return x * std.to(x) + mean.to(x)
+        return denormalize(x, self.mean, self.std)
 
     def class_names(self, classes: Integers) -> list[str]:
         """Return the display name of each of `classes`."""
@@ -94,8 +92,7 @@ class StorePool:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and std, each [1 or C, 1, 1]."""
-        mean, std = (torch.tensor(values or (default,)) for values, default in ((self.mean, 0.0), (self.std, 1.0)))
-        return mean[:, None, None], std[:, None, None]
+        return moment_tensors(self.mean, self.std)
 
     @cached_property
     def _starts(self) -> Integers:
