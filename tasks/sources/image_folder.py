@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST, ChosenSplits, SplitLists, choose_splits, read_split_lists
 from tasks.sources.image_layout import Layout
@@ -19,8 +18,8 @@ from tasks.sources.image_store import (
     ON_BAD_IMAGE,
     OnBadImage,
     SourceInfo,
+    StoredImages,
     StoreSettings,
-    describe_store,
     find_image_archive,
     plan_store,
     preprocessing,
@@ -28,10 +27,8 @@ from tasks.sources.image_store import (
 )
 from tasks.store.cache import cache_root
 from tasks.store.class_pool import StorePool
-from tasks.store.record import describe_data
-from tasks.store.store import Images, Store
 from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
-from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
+from tasks.types import SPLITS, Progress, Split, no_progress
 
 Channels = Literal["rgb", "grey"]
 
@@ -45,7 +42,7 @@ _INFO = SourceInfo(
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(StoredImages):
     """A user's folder of images as a task source, a folder for each class.
 
     root: a folder, a zip, or a folder with one zip in it, or a URI of either, such as s3://BUCKET/FOLDER. It is only
@@ -85,36 +82,14 @@ class ImageFolder:
         if self.min_examples < 1:
             raise ValueError(f"min_examples: {self.min_examples} is below 1: set tasks.min_examples to 1 or more")
 
-    def prepare(self, progress: Progress) -> str:
-        """Build the store unless it exists. Return a line that says what it holds and where it is."""
-        return describe_store(self.store(progress))
-
     def pool(self, split: Split) -> StorePool:
         """Return one split's classes."""
         remedy = "set tasks.min_examples"
         return split_pool(self.store(no_progress), split, self.mean, self.std, remedy, self.hierarchy)
 
-    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
-        """Return few-shot episodes over one split's classes."""
-        return few_shot(self.pool(split), episode, seed, split)
-
-    def data(self) -> DataRecord:
-        """Return the classes of each split, digests of their images, and what was left out."""
-        return describe_data(self._load(no_progress), "classes")
-
     def with_splits(self, classes: Mapping[Split, Sequence[str]]) -> Self:
         """Return the same source with these classes in each split."""
         return dataclasses.replace(self, splits=SplitLists(*(tuple(classes.get(split, ())) for split in SPLITS)))
-
-    def decode(self, content: bytes) -> Images:
-        """Decode a user's image file as those of the store are: [C, size, size] uint8."""
-        from tasks.store.decoding import image_decoder
-
-        return image_decoder(self.size, CHANNELS[self.channels])(content)
-
-    def store(self, progress: Progress) -> Store:
-        """Return the store of this root, built first if this machine has none."""
-        return self._load(progress).store
 
     def _load(self, progress: Progress) -> LoadedStore:
         if self.root is None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.sources.class_splits import ChosenSplits
 from tasks.sources.image_layout import Layout, common_folder, display_names, find_layout
@@ -17,10 +18,11 @@ from tasks.sources.wordnet import classes_below
 from tasks.store.archive import Archive, OpenArchive, open_archive
 from tasks.store.cache import cached_key, content_key
 from tasks.store.class_pool import StorePool
+from tasks.store.record import describe_data
 from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
-from tasks.store.store_cache import BuildPlan, Findings
+from tasks.store.store_cache import BuildPlan, Findings, LoadedStore
 from tasks.text import count_of, enumerate_few
-from tasks.types import SPLITS, Progress, Split
+from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
 
 CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
 
@@ -178,6 +180,43 @@ def split_pool(
     below = () if hierarchy is None else classes_below(str(hierarchy), names)
     moments = tuple(mean), tuple(std)
     return StorePool(store.header.name, store, numbers, 1, *moments, below=below, few_remedy=few_remedy)
+
+
+class StoredImages:
+    """What sources share whose images are decoded once into a store. They have `pool` and `_load` of their own."""
+
+    size: int
+    channels: Literal["rgb", "grey"]
+
+    def pool(self, split: Split) -> StorePool:
+        """Return one split's classes."""
+        raise NotImplementedError
+
+    def _load(self, progress: Progress) -> LoadedStore:
+        """Return the store, built first if this machine has none, and what was found."""
+        raise NotImplementedError
+
+    def prepare(self, progress: Progress) -> str:
+        """Build the store unless it exists. Return a line that says what it holds and where it is."""
+        return describe_store(self.store(progress))
+
+    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
+        """Return few-shot episodes over one split's classes."""
+        return few_shot(self.pool(split), episode, seed, split)
+
+    def data(self) -> DataRecord:
+        """Return the classes of each split, digests of their images, and what was left out."""
+        return describe_data(self._load(no_progress), "classes")
+
+    def decode(self, content: bytes) -> Images:
+        """Decode a user's image file as those of the store are: [C, size, size] uint8."""
+        from tasks.store.decoding import image_decoder
+
+        return image_decoder(self.size, CHANNELS[self.channels])(content)
+
+    def store(self, progress: Progress) -> Store:
+        """Return the store of this root, built first if this machine has none."""
+        return self._load(progress).store
 
 
 def describe_store(store: Store) -> str:

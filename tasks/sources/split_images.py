@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.io.safe_pickle import load_arrays
 from tasks.sources.class_splits import AUTO, ChosenSplits, choose_splits
@@ -22,8 +21,8 @@ from tasks.sources.image_store import (
     CHANNELS,
     OnBadImage,
     SourceInfo,
+    StoredImages,
     StoreSettings,
-    describe_store,
     find_image_archive,
     plan_store,
     preprocessing,
@@ -32,10 +31,9 @@ from tasks.sources.image_store import (
 from tasks.store.archive import Archive, open_archive
 from tasks.store.cache import cache_root, cached_key, content_key
 from tasks.store.class_pool import StorePool
-from tasks.store.record import describe_data
-from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_classes, write_store
+from tasks.store.store import FORMAT_VERSION, Header, Images, slice_classes, write_store
 from tasks.store.store_cache import BuildPlan, LoadedStore, load_or_build, locate_raw_files
-from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
+from tasks.types import SPLITS, Progress, Split, no_progress
 
 Pickles = tuple[str, str, str]
 """The files of the classes for training, validation and test."""
@@ -49,7 +47,7 @@ class PickledSplit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SplitImages:
+class SplitImages(StoredImages):
     """Images in three splits, from a copy of the user's own; a subclass says of what.
 
     info: what it is, and the forms that a copy may have. pickles: the names of the three files, in every form that has
@@ -70,31 +68,9 @@ class SplitImages:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def prepare(self, progress: Progress) -> str:
-        """Build the store unless it exists. Return a line that says what it holds and where it is."""
-        return describe_store(self.store(progress))
-
     def pool(self, split: Split) -> StorePool:
         """Return one split's classes."""
         return split_pool(self.store(no_progress), split, self.mean, self.std)
-
-    def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot | EmptySplit:
-        """Return few-shot episodes over one split's classes."""
-        return few_shot(self.pool(split), episode, seed, split)
-
-    def data(self) -> DataRecord:
-        """Return the classes of each split, digests of their images, and what was left out."""
-        return describe_data(self._load(no_progress), "classes")
-
-    def decode(self, content: bytes) -> Images:
-        """Decode a user's image file as those of the store are: [C, size, size] uint8."""
-        from tasks.store.decoding import image_decoder
-
-        return image_decoder(self.size, CHANNELS[self.channels])(content)
-
-    def store(self, progress: Progress) -> Store:
-        """Return the store of this root, built first if this machine has none."""
-        return self._load(progress).store
 
     def _load(self, progress: Progress) -> LoadedStore:
         if self.root is None:
