@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import nn
 
 from metatrain.models.layers import GlobalMean
-from metatrain.models.normalization import TaskNorm
-from metatrain.models.protocol import ADDED, Normalization
+from metatrain.models.normalization import normalization_layer
+from metatrain.models.protocol import ADDED, NormalizationSetting
 from metatrain.models.resnet12 import ResNet12
 from metatrain.models.torchvision_classifiers import Torchvision
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
@@ -60,6 +60,7 @@ class Conv4:
     `downsample`: "pool" is 2×2 max-pooling, the result flattened; "stride" is a strided convolution, the result
     averaged over positions (Finn et al. 2017, for Omniglot). On 28×28 images both embed in `width` dimensions.
 
+    `normalization`: by the batch's statistics or the support set's, of each image by itself ("group"), or none.
     `halvings`: how many blocks downsample, from the first on; None: all. Relation networks use 2, so that maps of
     7×7 positions are left of 28×28 images.
     """
@@ -68,7 +69,7 @@ class Conv4:
     depth: int = 4
     kernel: int = 3
     downsample: Literal["pool", "stride"] = "pool"
-    normalization: Normalization = "transductive"
+    normalization: NormalizationSetting = "transductive"
     halvings: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,8 +101,9 @@ class Conv4:
         # Without normalisation the convolution needs the bias that normalisation would add.
         convolution = nn.Conv2d(inputs, self.width, self.kernel, stride=stride, padding=self.kernel // 2)
         layers: list[nn.Module] = [convolution]
-        if self.normalization != "none":
-            layers.append(TaskNorm(self.width))
+        norm = normalization_layer(self.normalization, self.width)
+        if norm is not None:
+            layers.append(norm)
         layers.append(nn.ReLU())
         if pool:
             layers.append(nn.MaxPool2d(2))

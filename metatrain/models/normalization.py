@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from metatrain.models.protocol import NormalizationSetting
 from tasks.types import Tree
+
+GROUP = 8
+"""Channels of a group that is normalised together."""
 
 _reference_rows: ContextVar[int | None] = ContextVar("reference_rows", default=None)
 _fused: ContextVar[bool] = ContextVar("fused", default=True)
@@ -51,6 +55,35 @@ def mixes_examples(outputs: Callable[[Tree], Tensor], x: Tree) -> bool:
     with torch.no_grad():
         before, after = outputs(x)[:-1], outputs(changed)[:-1]
     return bool((after - before).abs().max() > 1e-5 * before.abs().max())
+
+
+class GroupNorm(nn.Module):
+    """Compute γ (x − μ) / √(σ² + ε) + β, μ and σ² of one example (Wu & He 2018).
+
+    x: [n, C, ...]. They are over positions and 8 channels at a time; where 8 does not divide C, over all channels.
+    Of elementary operations, whose second derivatives vmap can take.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = channels // GROUP if channels % GROUP == 0 else 1
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = x.reshape(len(x), self.groups, -1)
+        variance, mean = torch.var_mean(grouped, dim=2, correction=0, keepdim=True)
+        normalised = ((grouped - mean) * torch.rsqrt(variance + self.eps)).view(x.shape)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return torch.addcmul(self.bias.view(shape), normalised, self.weight.view(shape))
+
+
+def normalization_layer(setting: NormalizationSetting, channels: int) -> nn.Module | None:
+    """Return the layer of an architecture's setting `normalization`; None for "none"."""
+    if setting == "none":
+        return None
+    return GroupNorm(channels) if setting == "group" else TaskNorm(channels)
 
 
 class TaskNorm(nn.Module):

@@ -8,6 +8,9 @@ from torch import nn
 from tasks.types import TaskSpec
 
 Normalization = Literal["transductive", "inductive", "none"]
+"""Which statistics of a batch of examples predictions depend on."""
+NormalizationSetting = Literal["transductive", "inductive", "group", "none"]
+"""The setting `normalization` of an architecture: "group" normalises each example by itself."""
 
 ADDED, NONE = "added", "none"
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from metatrain.models.dropout import DropBlock, Dropout
 from metatrain.models.layers import GlobalMean
-from metatrain.models.normalization import TaskNorm
-from metatrain.models.protocol import ADDED, Normalization
+from metatrain.models.normalization import normalization_layer
+from metatrain.models.protocol import ADDED, NormalizationSetting
 from metatrain.validation import require, require_positive
 from tasks.types import TaskSpec
 
@@ -17,14 +17,15 @@ SLOPE = 0.1
 class Residual(nn.Module):
     """Compute drop(pool(LeakyReLU(path(x) + shortcut(x)))): [n, C, H, W] -> [n, width, H/2, W/2], rounded down."""
 
-    def __init__(self, inputs: int, width: int, normalized: bool, drop: nn.Module) -> None:
+    def __init__(self, inputs: int, width: int, normalization: NormalizationSetting, drop: nn.Module) -> None:
         super().__init__()
 
         def convolution(inputs: int, kernel: int) -> list[nn.Module]:
             # Without normalisation the convolution needs the bias that normalisation would add.
-            layer = nn.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=not normalized)
+            layer = nn.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=normalization == "none")
             nn.init.kaiming_normal_(layer.weight, SLOPE, mode="fan_out", nonlinearity="leaky_relu")
-            return [layer, TaskNorm(width)] if normalized else [layer]
+            norm = normalization_layer(normalization, width)
+            return [layer] if norm is None else [layer, norm]
 
         first, second, third = convolution(inputs, 3), convolution(width, 3), convolution(width, 3)
         self.path = nn.Sequential(*first, nn.LeakyReLU(SLOPE), *second, nn.LeakyReLU(SLOPE), *third)
@@ -48,7 +49,7 @@ class ResNet12:
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     drop: float = 0.1
     drop_block: int = 5
-    normalization: Normalization = "transductive"
+    normalization: NormalizationSetting = "transductive"
 
     def __post_init__(self) -> None:
         require(len(self.widths) == 4, f"model.widths: {len(self.widths)} numbers for four blocks: set four")
@@ -69,8 +70,8 @@ class ResNet12:
             f"model.name: resnet12 halves four times, which leaves nothing of {x[1]}×{x[2]}: "
             "use images of 16×16 or more, or set conv4",
         )
-        inputs, normalized = (x[0], *self.widths), self.normalization != "none"
-        blocks = [Residual(inputs[b], self.widths[b], normalized, self._drop(b)) for b in range(4)]
+        inputs = (x[0], *self.widths)
+        blocks = [Residual(inputs[b], self.widths[b], self.normalization, self._drop(b)) for b in range(4)]
         return nn.Sequential(*blocks, GlobalMean())
 
     def _drop(self, block: int) -> nn.Module:

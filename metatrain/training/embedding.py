@@ -38,7 +38,7 @@ def reference_examples(model: Model, training: ClassPool) -> Tensor | None:
         alone = (
             "model: its statistics of batches are taken from training examples, and the tasks have no training classes"
         )
-        raise ValueError(f"{alone}: give it some by tasks.splits, or set model.normalization=none")
+        raise ValueError(f"{alone}: give it some by tasks.splits, or set model.normalization=group")
     places = np.linspace(0, count_examples(training) - 1, REFERENCE).astype(np.int64)
     return training.examples(*locate_examples(training, np.unique(places)))
 
