@@ -55,7 +55,7 @@ ROWS = [
     Row("matching", {"scale": 4.0}, 0),
     Row("siamese", {}, 0),
     Row("relation", {"width": 4}, 0, outer_lr=1.0),
-    Row("in_context", {"width": 8, "layers": 2, "heads": 2, "hidden": 8}, 0, outer_lr=0.3),
+    Row("in_context", {"width": 8, "layers": 2, "heads": 2, "hidden": 8}, 0, outer_lr=0.15),
     Row("nearest_centroid", {}, 0),
     Row("simple_shot", {}, 0),
     Row("logistic_regression", {}, 0),

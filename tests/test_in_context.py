@@ -121,5 +121,5 @@ def test_tasks_that_cannot_be_read_are_refused():
     ):
         METHOD.init(MODEL, spec._replace(y=(2,)), 0)
     pictures = classification_spec(3, 8, 1)._replace(masked=True)
-    with pytest.raises(ValueError, match=r"set model\.normalization=none"):
+    with pytest.raises(ValueError, match=r"set model\.normalization=group"):
         METHOD.init(build_model(Conv4(width=4, depth=2), pictures, 0), pictures, 0)

@@ -145,6 +145,11 @@ def affine(params: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
 
 
+def standardised(features: Tensor) -> Tensor:
+    centred = features - features.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+
+
 def lstm_logits(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
     h = c = torch.zeros(6).double()
     found = []
@@ -171,7 +176,8 @@ def mann_logits(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
         near = [
             torch.stack([F.cosine_similarity(keys[i], memory[s], dim=0, eps=1e-12) for s in range(5)]) for i in (0, 1)
         ]
-        read = [list(one.softmax(0)) for one in near]
+        strengths = 1 + torch.log1p(torch.exp(affine(params, "memory.strengths", h)))
+        read = [list((strength * one).softmax(0)) for strength, one in zip(strengths, near, strict=True)]
         used = [0.99 * used[s] + sum(read[i][s] + write[i][s] for i in range(2)) for s in range(5)]
         recalled = torch.cat([sum(read[i][s] * memory[s] for s in range(5)) for i in range(2)])
         found.append(affine(params, "memory.output", torch.cat([h, recalled])))
@@ -179,11 +185,20 @@ def mann_logits(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
 
 
 def snail_logits(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
+    """By one sequence for each step: the examples before it with their labels, and its own without."""
+    rows, none = torch.stack(inputs), torch.zeros(3).double()
+    features, told = rows[:, :-3], [*rows[1:, -3:], none]
+    whole = [torch.cat([one, label]) for one, label in zip(features, told, strict=True)]
+    return torch.stack([snail_prefix(params, [*whole[:t], torch.cat([features[t], none])]) for t in range(len(rows))])
+
+
+def snail_prefix(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
     x, number = torch.stack(inputs), 0
     for block in range(3):
         name = f"snail.blocks.{number}"
         q, k, v = (affine(params, f"{name}.{part}", x) for part in ("query", "key", "value"))
-        rows = [(k[: t + 1] @ q[t] / k.shape[1] ** 0.5).softmax(0) @ v[: t + 1] for t in range(len(x))]
+        scores = [torch.cat([k[:t] @ q[t] / k.shape[1] ** 0.5, torch.zeros(1).double()]) for t in range(len(x))]
+        rows = [score.softmax(0)[:-1] @ v[:t] for t, score in enumerate(scores)]
         x, number = torch.cat([x, torch.stack(rows)], 1), number + 1
         for dilation in (1, 2, 4, 8) if block < 2 else ():
             weight, bias = params[f"snail.blocks.{number}.linear.weight"], params[f"snail.blocks.{number}.linear.bias"]
@@ -192,7 +207,7 @@ def snail_logits(params: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
             padded = F.pad(x.T[None], (dilation, 0))
             a, b = F.conv1d(padded, kernel, bias, dilation=dilation)[0].T.chunk(2, 1)
             x, number = torch.cat([x, torch.tanh(a) * torch.sigmoid(b)], 1), number + 1
-    return affine(params, "snail.output", x)
+    return affine(params, "snail.output", x)[-1]
 
 
 @pytest.mark.parametrize(("name", "logits"), [("lstm", lstm_logits), ("mann", mann_logits), ("snail", snail_logits)])
@@ -202,6 +217,8 @@ def test_gradients_are_those_of_networks_written_apart(name, logits):
     for number in range(3):
         x, y = tasks.x[number], tasks.y[number]
         features = setting.model.embed(params, x, torch.tensor(-1))
+        features = standardised(features)
+        features = standardised(torch.stack([one - features[: t + 1].mean(0) for t, one in enumerate(features)]))
         told = [torch.zeros(3).double(), *F.one_hot(y[:-1], 3).double()]
         found = logits(params, [torch.cat([one, label]) for one, label in zip(features, told, strict=True)])
         torch.testing.assert_close(setting.predict(LabelledSequence(x, y)), found.detach(), rtol=1e-9, atol=1e-10)
@@ -280,4 +297,4 @@ def test_a_run_has_its_score_by_instance_and_no_baselines_that_adapt_to_support_
     ):
         metatrain.load(tmp_path / found["run_dir"])
     done = command(tmp_path, "train", "m.yaml", "model.normalization=transductive", expect=2)
-    assert "set model.normalization=none" in done.err and len(done.err.strip().splitlines()) == 1
+    assert "set model.normalization=group" in done.err and len(done.err.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Tell what queries attend to in the support set, for pictures: the weights of a method's last layer of attention."""
+"""Share what methods with attention to the support set have in common: how it begins, and what it tells pictures."""
 
 from torch import Tensor
 
@@ -7,6 +7,23 @@ from metatrain.models import Model
 from metatrain.models.transformer import recorded_attention
 from metatrain.types import Context, Params
 from tasks.types import Tree
+
+GAIN = 3.0
+"""The size of first keys and queries, beside that of torch's linear layers."""
+
+
+def begin_alike(weights: Params) -> Params:
+    """Return initial weights in which the keys of each attention are its queries, of `GAIN` times their size.
+
+    Attention then begins as a kernel of its inputs: like examples find each other, and labels have a gradient from the
+    first step. Random keys and queries agree only after thousands of steps.
+    """
+    begun = dict(weights)
+    for name, value in weights.items():
+        if ".query." in name:
+            begun[name] = GAIN * value
+            begun[name.replace(".query.", ".key.")] = GAIN * value
+    return begun
 
 
 def last_attention(self: Compares, model: Model, params: Params, adapted: Tree, x: Tree, context: Context) -> Tensor:

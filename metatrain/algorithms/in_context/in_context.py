@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metatrain.algorithms.attention import last_attention
+from metatrain.algorithms.attention import begin_alike, last_attention
 from metatrain.algorithms.labels import require_labels, seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import embed_queries, embed_support, one_hot, query_gradient
 from metatrain.models import Model, Part
@@ -63,10 +63,10 @@ class InContext:
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         many = f"algorithm.name: in_context predicts classes or one value, and targets have shape {spec.y}: set tnp"
         require(spec.ways is not None or spec.y == (1,), many)
-        alone = "model: support sets of many sizes are read without statistics of batches: set model.normalization=none"
+        alone = "model: support sets of many sizes are read one by one: set model.normalization=group"
         require(not spec.masked or model.normalization == "none", alone)
         labels = spec.ways or 1
-        return model.initial(head=False) | self._network(model, labels).initial(seed)
+        return model.initial(head=False) | begin_alike(self._network(model, labels).initial(seed))
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[ReadExamples]:
         features, classes = embed_support(model, params, support, context), model.spec.ways is not None

@@ -34,6 +34,7 @@ class LSTMLearner:
         sequences.require_sequences("lstm", model, spec)
         return model.initial(head=False) | self.network(model.num_features, spec.ways or 0).initial(seed)
 
+    logits = sequences.logits_of_offset_labels
     score = sequences.sequence_score
     meta_gradient = sequences.sequence_gradient
 

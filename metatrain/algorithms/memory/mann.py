@@ -16,13 +16,16 @@ from tasks.types import TaskSpec
 
 _NOTHING = 1e-6
 """What an empty slot holds: not zero, whose cosine is undefined."""
+STRENGTH = 5.0
+"""What β begins at, less one: a slot that equals the key outweighs some hundred others."""
 
 
 @dataclass(frozen=True)
 class MANN:
     """Predict y_t from [h_t, r_t], h_t the state of an LSTM that reads [f(x_t), y_{t−1}, r_{t−1}], r_t what it recalls.
 
-    Each of `heads` heads has a key k_t of h_t. It reads r_t = w^r M with w^r = softmax(cos(k_t, M)), and writes k_t by
+    Each of `heads` heads has a key k_t and a strength β_t of h_t. It reads r_t = w^r M by its content, with
+    w^r = softmax(β_t cos(k_t, M)) (Graves et al. 2014, whose β Santoro et al. leave out), and writes k_t by
     w^w = σ(α) w^r_{t−1} + (1 − σ(α)) w^lu_{t−1}: where it read last, or into the slot used least, which is erased
     before. Use decays by `decay`, w^u = γ w^u + Σ w^r + Σ w^w (least recently used access, equations 5 to 8). The
     memory has `slots` rows of `slot_width`. The weights are parameters "memory.…".
@@ -48,6 +51,7 @@ class MANN:
         sequences.require_sequences("mann", model, spec)
         return model.initial(head=False) | self.network(model.num_features, spec.ways or 0).initial(seed)
 
+    logits = sequences.logits_of_offset_labels
     score = sequences.sequence_score
     meta_gradient = sequences.sequence_gradient
 
@@ -66,6 +70,8 @@ class MemoryNetwork(nn.Module):
         self.slots, self.slot_width, self.heads, self.decay = slots, slot_width, heads, decay
         self.controller = LSTMCell(inputs + heads * slot_width + hidden, hidden)
         self.keys = nn.Linear(hidden, heads * slot_width)
+        self.strengths = nn.Linear(hidden, heads)
+        nn.init.constant_(self.strengths.bias, STRENGTH)
         self.gate = nn.Parameter(torch.zeros(heads, 1))
         self.output = nn.Linear(hidden + heads * slot_width, outputs)
 
@@ -81,7 +87,7 @@ class MemoryNetwork(nn.Module):
             least = least_used(used, self.heads)
             write = self.gate.sigmoid() * read + (1 - self.gate.sigmoid()) * least
             memory = memory * (1 - least.sum(0))[:, None] + write.T @ keys
-            read = recall(keys, memory)
+            read = recall(keys, memory, 1 + F.softplus(self.strengths(h)))
             used = self.decay * used + read.sum(0) + write.sum(0)
             recalled = (read @ memory).flatten()
             states.append(torch.cat([h, recalled]))
@@ -98,6 +104,6 @@ def least_used(used: Tensor, heads: int) -> Tensor:
     return (numbers[:, None] == torch.arange(len(used), device=used.device)).to(used.dtype)
 
 
-def recall(keys: Tensor, memory: Tensor) -> Tensor:
-    """Return softmax over slots of the cosine of each key [heads, width] and each slot [slots, width]."""
-    return (F.normalize(keys, dim=1) @ F.normalize(memory, dim=1).T).softmax(1)
+def recall(keys: Tensor, memory: Tensor, strengths: Tensor) -> Tensor:
+    """Return softmax over slots of β_i cos(k_i, m_s), keys k [heads, width], slots m [slots, width], β [heads]."""
+    return (strengths[:, None] * (F.normalize(keys, dim=1) @ F.normalize(memory, dim=1).T)).softmax(1)

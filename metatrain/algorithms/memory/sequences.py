@@ -1,13 +1,14 @@
 """What learners of sequences share: their inputs, the loss of all steps, and the score by instance of a class.
 
-A method of this family has a `network(features, labels)`, a part from the inputs of all T steps [T, features + labels]
-to logits [T, labels], of which row t depends on rows 0 to t of the inputs alone; and the `prefix` of its parameters.
+A method of this family has `logits(params, features, labels)` for all T steps at once, of which row t depends on the
+features up to t and on the labels before it alone; and the `prefix` of its parameters.
 """
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metatrain.algorithms.labels import require_labels
 from metatrain.algorithms.metric.comparison import one_hot, require_classes
@@ -15,6 +16,7 @@ from metatrain.engine import Engine, loss_gradient
 from metatrain.metrics import measure, task_loss
 from metatrain.models import Model, Part
 from metatrain.models.dropout import fold
+from metatrain.models.model import BODY
 from metatrain.types import Context, MetaGradient, Params
 from metatrain.validation import require
 from tasks.types import LabelledSequence, OracleSequence, TaskSpec
@@ -26,14 +28,28 @@ class ReadsSequences(Protocol):
     prefix: str
     """Of its parameters, among which "output.bias" has a number for each label."""
 
+    def logits(self, params: Params, features: Tensor, labels: Tensor) -> Tensor:
+        """Return logits [T, labels] of f(x_t) [T, D] and of the labels y_t, one-hot [T, labels]."""
+
+
+class ReadsOffsetLabels(Protocol):
+    """A method whose network takes [f(x_t), y_{t−1}] of all steps [T, D + labels], and gives logits [T, labels]."""
+
     def network(self, features: int, labels: int) -> Part: ...
+
+
+def logits_of_offset_labels(self: ReadsOffsetLabels, params: Params, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits of a network that reads each label at the step after its example, zeros at the first."""
+    told = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
+    found: Tensor = self.network(features.shape[1], labels.shape[1])(params, torch.cat([features, told], 1))
+    return found
 
 
 def require_sequences(name: str, model: Model, spec: TaskSpec) -> None:
     """Check that tasks have classes, and that the network takes each example by itself. ValueError: not so."""
     require_classes(name, spec)
     alone = f"model: {name} may not see later examples of a sequence, as statistics of batches do: set"
-    require(model.normalization == "none", f"{alone} model.normalization=none")
+    require(model.normalization == "none", f"{alone} model.normalization=group, or none")
 
 
 def labels_of(self: ReadsSequences, model: Model, params: Params) -> int:
@@ -46,13 +62,23 @@ def labels_of(self: ReadsSequences, model: Model, params: Params) -> int:
 def predict_all(
     self: ReadsSequences, model: Model, params: Params, task: LabelledSequence | OracleSequence, context: Context
 ) -> Tensor:
-    """Return logits of all steps [T, ways], of f(x_t) beside the label of the step before, one-hot, zeros at first."""
+    """Return logits of all steps [T, ways]."""
     features = model.embed(params, task.x, fold(context.noise, 0))
+    if features.shape[1] > 1 and any(name.startswith(BODY) for name in params):
+        features = contrasted(features)
     labels = one_hot(task.y, labels_of(self, model, params), features.dtype)
-    told = torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])
-    network = self.network(model.num_features, labels.shape[1])
-    logits: Tensor = network(params, torch.cat([features, told], 1))
-    return logits[:, : model.spec.ways]
+    return self.logits(params, features, labels)[:, : model.spec.ways]
+
+
+def contrasted(features: Tensor) -> Tensor:
+    """Return features [T, D] less their mean over the steps so far, each step then of mean 0 and variance 1.
+
+    Untrained networks map all images to almost one point, of which nothing could be recalled; normalising by the whole
+    batch would tell of later examples.
+    """
+    features = F.layer_norm(features, features.shape[1:])
+    steps = torch.arange(1, len(features) + 1, dtype=features.dtype, device=features.device)
+    return F.layer_norm(features - features.cumsum(0) / steps[:, None], features.shape[1:])
 
 
 def sequence_gradient(

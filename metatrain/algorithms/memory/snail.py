@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from metatrain.algorithms.attention import begin_alike
 from metatrain.algorithms.memory import sequences
 from metatrain.models import Model, Part
 from metatrain.types import Params
@@ -16,12 +17,14 @@ from tasks.types import TaskSpec
 
 @dataclass(frozen=True)
 class SNAIL:
-    """Predict y_t by blocks over [f(x_t), y_{t−1}] that look at no later step.
+    """Predict y_t by blocks over [f(x_s), y_s] of all steps s < t and [f(x_t), 0] after them, as in the paper.
 
-    An attention block appends softmax(q_t · k_s / √d) v_s over s ≤ t. A temporal block is a stack of gated convolutions
-    of two steps, dilated by 1, 2, 4, … until a sequence of `length` is covered; each appends `filters` channels (figure
-    2 of the paper). Order: attention, temporal, attention, temporal, attention, a linear layer; the paper's
-    sizes are key 64, 256, 512, value 32, 128, 256, and 128 filters. The weights are parameters "snail.…".
+    All steps are predicted at once: a step is read twice, with its label by those after it, and without for its own
+    prediction. An attention block appends softmax(q_t · k_s / √d) v_s over s < t, beside a score of 0 for nothing. A
+    temporal block is a stack of gated convolutions of two steps, dilated by 1, 2, 4, … until a sequence of `length` is
+    covered; each appends `filters` channels (figure 2 of the paper). Order: attention, temporal, attention, temporal,
+    attention, a linear layer; the paper's sizes are key 64, 256, 512, value 32, 128, 256, and 128 filters. Keys begin
+    as queries (`attention.begin_alike`). The weights are parameters "snail.…".
     """
 
     length: int = 50
@@ -39,7 +42,13 @@ class SNAIL:
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         sequences.require_sequences("snail", model, spec)
-        return model.initial(head=False) | self.network(model.num_features, spec.ways or 0).initial(seed)
+        network = self.network(model.num_features, spec.ways or 0)
+        return model.initial(head=False) | begin_alike(network.initial(seed))
+
+    def logits(self, params: Params, features: Tensor, labels: Tensor) -> Tensor:
+        told, asked = (torch.cat([features, one], 1) for one in (labels, torch.zeros_like(labels)))
+        found: Tensor = self.network(features.shape[1], labels.shape[1])(params, told, asked)
+        return found
 
     score = sequences.sequence_score
     meta_gradient = sequences.sequence_gradient
@@ -64,27 +73,31 @@ class Blocks(nn.Module):
             for power in range(math.ceil(math.log2(max(length, 2))) if number < len(keys) - 1 else 0):
                 blocks.append(TemporalConvolution(size, filters, 2**power))
                 size += filters
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.output = nn.Linear(size, outputs)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits [T, outputs] of inputs [T, n]."""
-        logits: Tensor = self.output(self.blocks(inputs))
+    def forward(self, told: Tensor, asked: Tensor) -> Tensor:
+        """Return logits [T, outputs] of the steps with their labels, and without [T, n]."""
+        for block in self.blocks:
+            told, asked = block(told, told), block(told, asked)
+        logits: Tensor = self.output(asked)
         return logits
 
 
 class CausalAttention(nn.Module):
-    """Append to each step what it reads of itself and of earlier steps."""
+    """Append to each step what it reads of earlier steps."""
 
     def __init__(self, inputs: int, key: int, value: int) -> None:
         super().__init__()
         self.query, self.key, self.value = nn.Linear(inputs, key), nn.Linear(inputs, key), nn.Linear(inputs, value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [T, inputs + value] of [T, inputs]."""
-        scores = self.query(x) @ self.key(x).T / math.sqrt(self.key.out_features)
-        later = torch.ones(scores.shape, dtype=torch.bool, device=x.device).triu(1)
-        return torch.cat([x, scores.masked_fill(later, -torch.inf).softmax(1) @ self.value(x)], 1)
+    def forward(self, told: Tensor, x: Tensor) -> Tensor:
+        """Return [T, inputs + value] of steps x, which read the steps before them in `told` [T, inputs]."""
+        before = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril(-1)
+        scores = self.query(x) @ self.key(told).T / math.sqrt(self.key.out_features)
+        # Beside earlier steps a score of 0 for nothing: the first step has none to read.
+        scores = torch.cat([scores.masked_fill(~before, -torch.inf), torch.zeros_like(scores[:, :1])], 1)
+        return torch.cat([x, scores.softmax(1)[:, :-1] @ self.value(told)], 1)
 
 
 class TemporalConvolution(nn.Module):
@@ -95,8 +108,8 @@ class TemporalConvolution(nn.Module):
         self.dilation = dilation
         self.linear = nn.Linear(2 * inputs, 2 * filters)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [T, inputs + filters] of [T, inputs]."""
-        before = torch.cat([torch.zeros_like(x[: self.dilation]), x])[: len(x)]
+    def forward(self, told: Tensor, x: Tensor) -> Tensor:
+        """Return [T, inputs + filters] of steps x, which read the steps before them in `told` [T, inputs]."""
+        before = torch.cat([torch.zeros_like(told[: self.dilation]), told])[: len(x)]
         a, b = self.linear(torch.cat([x, before], 1)).chunk(2, 1)
         return torch.cat([x, a.tanh() * b.sigmoid()], 1)
