@@ -85,10 +85,12 @@ def task_loss(prediction: Prediction, y: Tensor) -> tuple[Tensor, dict[str, Tens
     return loss, {"loss": loss, "accuracy": accuracy(prediction, y)}
 
 
-def measure(predictions: Sequence[Prediction], y: Tensor, exact: Prediction | None = None) -> dict[str, Tensor]:
+def measure(
+    predictions: Sequence[Prediction], y: Tensor, exact: Prediction | None = None, seen: int = 0
+) -> dict[str, Tensor]:
     """Return every metric of the registry of a task's predictions at several points: name -> [points, ...].
 
-    exact: what the exact posterior predicts, of tasks that hold it, for the gap to it.
+    exact: what the exact posterior predicts, of tasks that hold it, for the gap to it. seen: `TaskSpec.seen`.
     More than a training step computes (`task_loss`), so for scoring alone.
     """
     kind = _kind_of(predictions[0], y)
@@ -100,6 +102,8 @@ def measure(predictions: Sequence[Prediction], y: Tensor, exact: Prediction | No
             found[metric.name] = metric.of_task(together, y)
     if exact is not None and "log_likelihood" in found:
         found["oracle_gap"] = log_likelihood(exact, y) - found["log_likelihood"]
+    if seen and isinstance(together, Tensor):
+        found |= generalised_scores(together, y, seen)
     return found
 
 
@@ -157,6 +161,30 @@ def brier(logits: Tensor, y: Tensor) -> Tensor:
 def squared_error(values: Prediction, y: Tensor) -> Tensor:
     """Return the mean of (f(x) − y)² over queries and the parts of y. values: [..., n, *y], or densities of them."""
     return (mean_of(values) - y).square().flatten(-y.dim()).mean(-1)
+
+
+def generalised_scores(logits: Tensor, y: Tensor, seen: int) -> dict[str, Tensor]:
+    """Return the accuracy on classes of training and on others, and the sums of which their harmonic mean is.
+
+    seen: how many classes, those of the last labels, are of training. All classes compete for every query (generalised
+    zero-shot, Xian et al. 2018).
+    """
+    right = (logits.argmax(-1) == y).to(logits.dtype)
+    known = (y >= logits.shape[-1] - seen).to(logits.dtype)
+    parts = [torch.stack([right @ of, of.sum().expand(right.shape[:-1])], -1) for of in (1 - known, known)]
+    sums = torch.stack(parts, -2)
+    unseen, again = (sums[..., 0] / sums[..., 1].clamp(min=1)).unbind(-1)
+    return {"unseen_accuracy": unseen, "seen_accuracy": again, "harmonic_mean": sums}
+
+
+def harmonic_mean(sums: Tensor) -> Tensor:
+    """Return 2us / (u + s) of the accuracies u on unseen and s on seen classes; 0 where both are 0.
+
+    sums: [..., 2, 2], of unseen and then of seen classes: the queries that were right, and their number.
+    """
+    unseen, seen = (sums[..., 0] / sums[..., 1].clamp(min=1)).unbind(-1)
+    both = unseen + seen
+    return torch.where(both > 0, 2 * unseen * seen / both.clamp(min=1e-12), 0.0)
 
 
 def calibration_sums(logits: Tensor, y: Tensor) -> Tensor:
@@ -253,6 +281,9 @@ METRICS: dict[str, Metric] = {
             quantile_curve,
         ),
         Metric("oracle_gap", "gap to the exact posterior", False, 1.0, "nats"),  # by `measure`
+        Metric("unseen_accuracy", "accuracy on unseen classes", True, 100.0, "%"),  # by `measure`, as the next two
+        Metric("seen_accuracy", "accuracy on seen classes", True, 100.0, "%"),
+        Metric("harmonic_mean", "harmonic mean of both", True, 100.0, "%", of_sums=harmonic_mean),
         Metric("return", "return", True),  # of a task that is an environment
     )
 }

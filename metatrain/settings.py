@@ -4,7 +4,7 @@ Plain frozen dataclasses that validate themselves; `metatrain/config/load.py` re
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from metatrain.algorithms.base import Algorithm
@@ -12,8 +12,8 @@ from metatrain.models import Architecture
 from metatrain.redact import require_no_login
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
 from tasks.corruptions import CORRUPTIONS, SEVERITIES
+from tasks.described_shape import DescribedShape, TaskShape
 from tasks.io.home import PathText
-from tasks.ragged_shape import RaggedShape
 from tasks.types import EpisodeShape, TaskSource
 
 _MOST_TASKS = 10**7
@@ -23,11 +23,18 @@ _OWN_PLACE = "set it where the database's client looks for it, such as ~/.pgpass
 
 @dataclass(frozen=True)
 class Tasks:
-    """The task source and the episode shapes for training and for evaluation, of one size or of many."""
+    """The task source and the episode shapes for training and for evaluation."""
 
     source: TaskSource
-    train: EpisodeShape | RaggedShape = field(default_factory=EpisodeShape)
-    test: EpisodeShape | RaggedShape = field(default_factory=EpisodeShape)
+    train: TaskShape = field(default_factory=EpisodeShape)
+    test: TaskShape = field(default_factory=EpisodeShape)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.test, DescribedShape) and self.test.seen:
+            share = self.train.held_out if isinstance(self.train, DescribedShape) else 0.0
+            reason = "tasks.train.held_out: 0, and tasks.test.seen asks for examples that training leaves out"
+            require(share > 0, f"{reason}: set a share of each class, such as 0.2")
+            object.__setattr__(self, "test", replace(self.test, held_out=share))
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,7 @@ class FewShot:
         A task's classes depend on its index, and not on its shots and queries.
         """
         ways, each = self.spec.ways or 0, self.episode.shots + self.episode.queries
-        numbers = uniforms(self.seed, stream("few-shot", self.split), indices, ways * (1 + each))
-        classes = sample_without_replacement(numbers[:, :ways], self.pool.num_classes)
-        sizes = self.pool.sizes(classes.reshape(-1))
-        members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
-        return classes, members.reshape(len(classes), ways, each)
+        return draw_examples(self.pool, self.seed, stream("few-shot", self.split), indices, (ways, each))
 
     def task_classes(self, indices: Sequence[int]) -> Integers:
         """Return the numbers of the classes of the tasks at `indices`: [B, N]."""
@@ -136,6 +132,21 @@ class FewShot:
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] of an episode back to values in [0, 1], for display."""
         return self.pool.denormalize(x)
+
+
+def draw_examples(
+    pool: ClassPool, seed: int, number: int, indices: Sequence[int], size: tuple[int, int]
+) -> tuple[Integers, Integers]:
+    """Draw N classes of a pool for each index [B, N], and n members of each [B, N, n]. number: of the random stream.
+
+    size: (N, n). The classes of an index do not depend on n.
+    """
+    ways, each = size
+    numbers = uniforms(seed, number, indices, ways * (1 + each))
+    classes = sample_without_replacement(numbers[:, :ways], pool.num_classes)
+    sizes = pool.sizes(classes.reshape(-1))
+    members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
+    return classes, members.reshape(len(classes), ways, each)
 
 
 def count_examples(pool: ClassPool) -> int:

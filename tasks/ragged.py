@@ -73,21 +73,6 @@ def sample_batches(distribution: TaskDistribution[Any], indices: Sequence[int]) 
     return [TaskBatch(distribution.episodes(indices), tuple(range(len(indices))), distribution.spec)]
 
 
-def open_tasks(
-    source: Any, name: str, split: Split, shape: EpisodeShape | RaggedShape, seed: int
-) -> TaskDistribution[Any]:
-    """Return the tasks of one split of the source `name`. ValueError: it has none of this shape."""
-    if isinstance(shape, EpisodeShape):
-        found: TaskDistribution[Any] = source.distribution(split, shape, seed)
-        return found
-    if hasattr(source, "ragged"):
-        return source.ragged(split, shape, seed)  # type: ignore[no-any-return]
-    if not hasattr(source, "pool"):
-        part = part_of(split)
-        raise ValueError(f"{part}: tasks of {name} have one size: set numbers for {part}.ways, .shots and .queries")
-    return ragged_tasks(source.pool(split), shape, seed, split)
-
-
 def ragged_tasks(pool: ClassPool, shape: RaggedShape, seed: int, split: Split) -> "RaggedFewShot | EmptySplit":
     """Return the episodes over the classes of `pool`; without any classes, a split that has no tasks."""
     if not pool.num_classes:

@@ -82,6 +82,10 @@ class TaskSpec(NamedTuple):
     posterior: bool = False
     """Whether tasks for validation and testing hold their exact posterior: `OracleEpisode`, `OracleSequence`."""
 
+    seen: int = 0
+    """How many of a task's classes, those of the last labels, are classes of the training split (generalised zero-shot:
+    others are unseen); 0 where all classes are of one kind."""
+
     @property
     def support_x(self) -> Shapes:
         """Return the shape or shapes of one support example."""
@@ -183,7 +187,8 @@ class EpisodeShape:
         if self.ways is not None and self.ways < 2:
             raise ValueError(f"ways: {self.ways}-way classification has nothing to tell apart: set ways to 2 or more")
         if self.shots < 1:
-            raise ValueError(f"shots: {self.shots} leaves nothing to adapt to: set shots to 1 or more")
+            remedy = "set shots to 1 or more; for zero-shot beside descriptions=own, or a file of vectors by class"
+            raise ValueError(f"shots: {self.shots} leaves nothing to adapt to: {remedy}")
         if self.queries < 1:
             raise ValueError(f"queries: {self.queries} leaves nothing to evaluate on: set queries to 1 or more")
 

@@ -41,7 +41,11 @@ ON_TABLES = ["in_context_table"]
 """The methods that read rows of numbers, and classes that differ from task to task."""
 ON_SEQUENCES = [name for name, one in ALGORITHMS.items() if getattr(one, "reads_sequences", False)]
 """The methods that read a task example by example."""
-ON_PICTURES = [name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES, *ON_SEQUENCES)]
+ON_DESCRIPTIONS = [name for name, one in ALGORITHMS.items() if getattr(one, "separate_support", False)]
+"""The methods that read descriptions of classes."""
+ON_PICTURES = [
+    name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES, *ON_SEQUENCES, *ON_DESCRIPTIONS)
+]
 TABLES = (
     "tasks={name: causal_tables, features: [1, 4], classes: [2, 3], fewest: 3, train: {shots: 6, queries: 2}, "
     "test: {shots: 6, queries: 3}}"
@@ -61,6 +65,9 @@ def method(name: str) -> tuple[str, ...]:
 
     They come last: a method that is not for pictures gets other tasks and no network.
     """
+    if name in ON_DESCRIPTIONS:
+        described = [f"tasks.{part}={{descriptions: own, shots: 0}}" for part in ("train", "test")]
+        return (f"algorithm={{name: {name}}}", *described, "model.normalization=group")
     if name in ON_SEQUENCES:
         return (f"algorithm={{name: {name}}}", "model.normalization=none")
     if name not in ON_PICTURES:

@@ -18,7 +18,8 @@ from metatrain.training.worker import Worker
 from metatrain.trust import unchosen_places
 from metatrain.types import Shard, ShardRequest
 from tasks.few_shot import EmptySplit, FewShot
-from tasks.ragged import open_tasks, sample_batches
+from tasks.opening import open_tasks
+from tasks.ragged import sample_batches
 from tasks.ragged_shape import RaggedShape, Range
 from tasks.sources.mixture import MixedSource, Mixture
 from tasks.sources.strokes import Strokes

@@ -15,7 +15,8 @@ from metatrain.evaluation.intervals import ci95_over_classes
 from metatrain.training.worker import Worker
 from metatrain.types import Shard, ShardRequest
 from tasks.few_shot import ClassGroups
-from tasks.ragged import RaggedFewShot, open_tasks, sample_batches
+from tasks.opening import open_tasks
+from tasks.ragged import RaggedFewShot, sample_batches
 from tasks.ragged_shape import RaggedShape, Range, describe_shape
 from tasks.random import Integers
 from tasks.sources.image_folder import ImageFolder

@@ -23,7 +23,7 @@ from metatrain.types import RunStatus
 from metatrain.validation import require
 from tasks.io.json_documents import read_json
 from tasks.io.remote_fs import is_uri
-from tasks.ragged import open_tasks
+from tasks.opening import open_tasks
 from tune.config.search_config import SearchConfig
 from tune.execution.coordinator import Coordinator
 from tune.execution.placement import TrialResources, count_nodes_without, max_concurrent_trials, trial_resources

@@ -7,6 +7,7 @@ from metatrain.algorithms.in_context.table import InContextTable
 from metatrain.algorithms.memory.lstm import LSTMLearner
 from metatrain.algorithms.memory.mann import MANN
 from metatrain.algorithms.memory.snail import SNAIL
+from metatrain.algorithms.metric.described_protonet import DescribedProtoNet
 from metatrain.algorithms.metric.matching import Matching
 from metatrain.algorithms.metric.meta_opt_net import MetaOptNet
 from metatrain.algorithms.metric.protonet import ProtoNet
@@ -48,6 +49,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "meta_lstm": MetaLSTM,
     "leo": LEO,
     "protonet": ProtoNet,
+    "described_protonet": DescribedProtoNet,
     "r2d2": R2D2,
     "meta_opt_net": MetaOptNet,
     "matching": Matching,
@@ -80,6 +82,7 @@ __all__ = [
     "MAML",
     "R2D2",
     "BaselinePlusPlus",
+    "DescribedProtoNet",
     "FineTune",
     "LogisticRegression",
     "MAMLPlusPlus",

@@ -22,7 +22,8 @@ from metatrain.settings import Config, EvaluationSettings, Tasks
 from metatrain.trust import require_chosen_places
 from metatrain.validation import require
 from metatrain.yaml_config import flatten
-from tasks.ragged import open_tasks
+from tasks.described_shape import TaskShape
+from tasks.opening import open_tasks
 from tasks.ragged_shape import RaggedShape, describe_shape
 from tasks.types import DataRecord, EpisodeShape, Progress, Split, TaskDistribution, TaskSource
 
@@ -41,7 +42,7 @@ class TaskSet(NamedTuple):
     """Whose classes they are drawn from."""
 
     @property
-    def shape(self) -> EpisodeShape | RaggedShape:
+    def shape(self) -> TaskShape:
         """Return the size of its tasks."""
         return self.config.tasks.test
 

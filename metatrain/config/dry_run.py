@@ -25,14 +25,13 @@ from metatrain.training.outer_loop import group_names
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
+from tasks.described_shape import TaskShape
 from tasks.few_shot import EmptySplit
+from tasks.opening import open_tasks
 from tasks.plugins import USER_CODE_ERRORS, describe_error
-from tasks.ragged import open_tasks
-from tasks.ragged_shape import RaggedShape
 from tasks.types import (
     SPLITS,
     Episode,
-    EpisodeShape,
     Examples,
     OracleEpisode,
     PaddedExamples,
@@ -140,7 +139,7 @@ def _check_memory(config: Config) -> None:
     """Check that this machine's memory holds the parameters and the tasks of a shard. ValueError: it is too small."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     tasks, evaluation = config.tasks, config.evaluation
-    shapes: tuple[tuple[Split, EpisodeShape | RaggedShape, int], ...] = (
+    shapes: tuple[tuple[Split, TaskShape, int], ...] = (
         ("train", tasks.train, config.outer.tasks_per_step),
         ("test", tasks.test, max(evaluation.tasks, evaluation.validation_tasks)),
     )

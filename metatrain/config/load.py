@@ -26,6 +26,7 @@ from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
+from tasks.described_shape import DescribedShape, TaskShape
 from tasks.io.home import PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import import_target, suggest_name
@@ -134,8 +135,11 @@ def _with_typed_settings(key: str, section: Any) -> Any:
     return {**section, "settings": {one: getattr(typed, one) for one in settings}}
 
 
-def _read_shape(section: dict[str, Any], where: str) -> EpisodeShape | RaggedShape:
+def _read_shape(section: dict[str, Any], where: str) -> TaskShape:
     """Read the size of episodes: with a range, imbalanced shots or a sampler tasks differ in it."""
+    if section.get("descriptions") is not None:
+        return read_settings(DescribedShape, section, where)  # type: ignore[no-any-return]
+    section.pop("descriptions", None)
     uniform = section.get("sampler", "uniform") == "uniform"
     if uniform and not any(isinstance(value, dict | str) for key, value in section.items() if key != "sampler"):
         section.pop("sampler", None)

@@ -11,7 +11,7 @@ from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
-from tasks.ragged import open_tasks
+from tasks.opening import open_tasks
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder

@@ -142,7 +142,7 @@ def score_trajectory(
         predictions.append(predict(adapted))
     posterior = getattr(task, "posterior", None)
     exact = None if posterior is None else Gaussian(*posterior)
-    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y, exact)
+    return {INNER_STEP: torch.tensor(steps)} | measure(predictions, task.query.y, exact, model.spec.seen)
 
 
 def check_scores(found: Mapping[str, Tensor], who: str) -> None:

@@ -8,7 +8,7 @@ from metatrain.settings import Config
 from tasks.class_labels import label_classes
 from tasks.corruptions import Corruption, corrupted
 from tasks.few_shot import EmptySplit
-from tasks.ragged import open_tasks
+from tasks.opening import open_tasks
 from tasks.sequences import as_sequences
 from tasks.types import Split, TaskDistribution
 

@@ -132,6 +132,21 @@ class StrokePool:
         """Return x: ink is in [0, 1] already."""
         return x
 
+    @property
+    def description_shape(self) -> Shape:
+        """Return (36,): nine numbers of each of four strokes."""
+        return (_STROKES * 9,)
+
+    def descriptions(self, classes: Integers) -> Tensor:
+        """Return the strokes of each character, as the pen would be told them [R, 36].
+
+        Of each stroke whether it is there, and its control points in [-1, 1] about: x and y of four, 0 where it is not.
+        """
+        control, present = sample_characters(uniforms(self.seed, stream("strokes", self.split), classes, _PER_CLASS))
+        points = control.reshape(len(classes), _STROKES, 8) * present[:, :, None]
+        told = np.concatenate([present[:, :, None], points], axis=2)
+        return torch.from_numpy(told.reshape(len(classes), -1).astype(np.float32))
+
     def class_names(self, classes: Integers) -> list[str]:
         """Return "character NUMBER" for each class."""
         return [f"character {number}" for number in classes]

@@ -14,8 +14,8 @@ from metatrain.config.load import as_plain, read_config
 from metatrain.settings import Config
 from metatrain.validation import require
 from metatrain.yaml_config import dump_inline, flatten, parse_yaml, shorten
+from tasks.opening import open_tasks
 from tasks.plugins import suggest_name
-from tasks.ragged import open_tasks
 from tune.config.search_config import FIXED, SearchConfig, read_search_config
 from tune.space.distributions import Categorical, Value, is_same
 from tune.space.search_space import apply_configuration

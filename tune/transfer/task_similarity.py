@@ -26,7 +26,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from metatrain.config.load import as_plain
 from metatrain.settings import Config
 from metatrain.yaml_config import flatten
-from tasks.ragged_shape import RaggedShape, least
+from tasks.described_shape import TaskShape
+from tasks.ragged_shape import least
 from tasks.types import EpisodeShape
 
 Signature = Mapping[str, Any]
@@ -73,12 +74,12 @@ def signature(config: Config) -> dict[str, Any]:
     return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
 
 
-def _few(shape: EpisodeShape | RaggedShape) -> EpisodeShape:
+def _few(shape: TaskShape) -> EpisodeShape:
     """Return the shape of the tasks that statistics are of: of few classes, with one support example of each."""
     if shape.ways is None:
         return EpisodeShape(None, *_POINTS)
     examples = 2 if shape.shots == "imbalanced" else least(shape.shots) + least(shape.queries)
-    return EpisodeShape(min(least(shape.ways), _FEW_WAYS), 1, min(_QUERIES, examples - 1))
+    return EpisodeShape(min(least(shape.ways), _FEW_WAYS), 1, max(1, min(_QUERIES, examples - 1)))
 
 
 def _middle(value: Any) -> Any:
