@@ -245,3 +245,5 @@ def test_a_run_tells_seen_from_unseen_and_its_learner_adapts_to_descriptions(tmp
     task = tasks_of(ways=4).episodes([0])
     adapted = learner.adapt((task.support.x[0].numpy(), ["a", "b", "c", "d"]))
     assert set(adapted.predict(task.query.x[0].numpy())) <= {"a", "b", "c", "d"}
+    refused = command(tmp_path, "evaluate", result["run_dir"], "model.normalization=transductive", expect=2)
+    assert "model.normalization: the run was trained with 'group'" in refused.err

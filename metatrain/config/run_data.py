@@ -68,7 +68,14 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
     if named and named[-1] != plain["tasks"]["name"]:
         plain["tasks"] = {key: plain["tasks"][key] for key in ("train", "test")}
-    return read_config(apply_overrides(plain, overrides))
+    found = read_config(apply_overrides(plain, overrides))
+    before, after = (getattr(one.model, "normalization", None) for one in (trained, found))
+    layers: dict[Any, str] = {"transductive": "of batches", "inductive": "of batches"}
+    if layers.get(before, before) != layers.get(after, after):
+        raise ValueError(
+            f"model.normalization: the run was trained with '{before}', whose layers are others: leave it out"
+        )
+    return found
 
 
 def choose_test_classes(
