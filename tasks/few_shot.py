@@ -100,28 +100,14 @@ class FewShot:
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return the tasks at `indices`, stacked: support.x [B, N·K, *x], support.y [B, N·K]; query with Q."""
-        classes, members = self.draw(indices)
-        tasks, ways, _ = members.shape
-        shots = self.episode.shots
-        parts = members[:, :, :shots], members[:, :, shots:]
-        owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
-        x = self.pool.examples(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
-        boundary = tasks * ways * shots
-        support = _label(x[:boundary], tasks, ways, shots)
-        query = _label(x[boundary:], tasks, ways, self.episode.queries)
-        return Episode(support, query)
+        return gather_tasks(self.pool, *self.draw(indices), self.episode)
 
     def draw(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
         """Draw the classes [B, N] and members [B, N, K + Q] (support first) of the tasks at `indices`.
 
         A task's classes depend on its index, and not on its shots and queries.
         """
-        ways, each = self.spec.ways or 0, self.episode.shots + self.episode.queries
-        numbers = uniforms(self.seed, stream("few-shot", self.split), indices, ways * (1 + each))
-        classes = sample_without_replacement(numbers[:, :ways], self.pool.num_classes)
-        sizes = self.pool.sizes(classes.reshape(-1))
-        members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
-        return classes, members.reshape(len(classes), ways, each)
+        return draw_tasks(self.pool, self.episode, (self.seed, self.split), indices, self.pool.num_classes)
 
     def task_classes(self, indices: Sequence[int]) -> Integers:
         """Return the numbers of the classes of the tasks at `indices`: [B, N]."""
@@ -136,6 +122,39 @@ class FewShot:
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] of an episode back to values in [0, 1], for display."""
         return self.pool.denormalize(x)
+
+
+def draw_tasks(
+    pool: ClassPool,
+    episode: EpisodeShape,
+    address: tuple[int, Split],
+    indices: Sequence[int],
+    populations: int | Integers,
+    first: int | Integers = 0,
+) -> tuple[Integers, Integers]:
+    """Draw the classes [B, N] and members [B, N, K + Q] (support first) of the tasks at `indices`.
+
+    address: seed and split. populations, first: a task's classes are some of so many, beginning with that one; for all
+    tasks alike, or [B].
+    """
+    seed, split = address
+    ways, each = episode.ways or 0, episode.shots + episode.queries
+    numbers = uniforms(seed, stream("few-shot", split), indices, ways * (1 + each))
+    classes = sample_without_replacement(numbers[:, :ways], populations) + np.reshape(first, (-1, 1))
+    sizes = pool.sizes(classes.reshape(-1))
+    members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
+    return classes, members.reshape(len(classes), ways, each)
+
+
+def gather_tasks(pool: ClassPool, classes: Integers, members: Integers, episode: EpisodeShape) -> Episode:
+    """Return the tasks of these classes [B, N] and members [B, N, K + Q], stacked: see `FewShot.episodes`."""
+    tasks, ways, _ = members.shape
+    shots = episode.shots
+    parts = members[:, :, :shots], members[:, :, shots:]
+    owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
+    x = pool.examples(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
+    boundary = tasks * ways * shots
+    return Episode(_label(x[:boundary], tasks, ways, shots), _label(x[boundary:], tasks, ways, episode.queries))
 
 
 def count_examples(pool: ClassPool) -> int:

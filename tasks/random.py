@@ -18,9 +18,11 @@ Integers = NDArray[np.int64]
 Words = NDArray[np.uint32]
 Reals = NDArray[np.float64]
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_FEW = 8
+"""Blocks that Python's integers compute faster than some hundred calls of numpy."""
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -71,9 +73,28 @@ def _draw_blocks(seed: int, stream: int, indices: ArrayLike, blocks: int) -> lis
     Words of the counter that all indices or all blocks share are repeated only once the rounds have mixed them.
     """
     index = np.asarray(indices, dtype=np.int64).reshape(-1, 1).view(np.uint64)
+    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    if 0 < len(index) * blocks <= _FEW:
+        words = [
+            _philox_of_one((one & 0xFFFFFFFF, one >> 32, stream, block), key)
+            for one in index[:, 0].tolist()
+            for block in range(blocks)
+        ]
+        return list(np.array(words, dtype=np.uint64).T.reshape(4, len(index), blocks))
     block = np.arange(blocks, dtype=np.uint64)[None]
     counter = [index & _LOW, index >> _HALF, np.full((1, 1), stream, dtype=np.uint64), block]
-    return philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    return philox(counter, key)
+
+
+def _philox_of_one(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Compute `philox` of one counter in Python's integers."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & 0xFFFFFFFF, (p0 >> 32) ^ c3 ^ k1, p0 & 0xFFFFFFFF
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return c0, c1, c2, c3
 
 
 def normals(u: Reals, v: NDArray[np.floating]) -> tuple[Reals, Reals]:
