@@ -13,6 +13,8 @@ PARTS = {
     "implicit": "peak memory of implicit meta-gradients against the number of inner steps",
     "precision": "the meta-gradient's error by floating-point precision",
     "episodes": "episodes sampled per second",
+    "strokes": "drawings of strokes a second",
+    "mixture_sampling": "sampling from a mixture of stores against sampling from one",
     "workers": "training speed by number of workers",
     "driver": "time of the driver's part of a step",
     "overhead": "overhead of tiny shards, with and without partial sums",

@@ -100,16 +100,7 @@ class FewShot:
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return the tasks at `indices`, stacked: support.x [B, N·K, *x], support.y [B, N·K]; query with Q."""
-        classes, members = self.draw(indices)
-        tasks, ways, _ = members.shape
-        shots = self.episode.shots
-        parts = members[:, :, :shots], members[:, :, shots:]
-        owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
-        x = self.pool.examples(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
-        boundary = tasks * ways * shots
-        support = _label(x[:boundary], tasks, ways, shots)
-        query = _label(x[boundary:], tasks, ways, self.episode.queries)
-        return Episode(support, query)
+        return gather_tasks(self.pool, *self.draw(indices), self.episode)
 
     def draw(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
         """Draw the classes [B, N] and members [B, N, K + Q] (support first) of the tasks at `indices`.
@@ -135,18 +126,36 @@ class FewShot:
 
 
 def draw_examples(
-    pool: ClassPool, seed: int, number: int, indices: Sequence[int], size: tuple[int, int]
+    pool: ClassPool,
+    seed: int,
+    number: int,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    among: tuple[Integers, Integers] | None = None,
 ) -> tuple[Integers, Integers]:
     """Draw N classes of a pool for each index [B, N], and n members of each [B, N, n]. number: of the random stream.
 
-    size: (N, n). The classes of an index do not depend on n.
+    size: (N, n). The classes of an index do not depend on n. among: the first class of each task's population, and how
+    many there are [B]; None: of all classes.
     """
     ways, each = size
+    first, population = (0, pool.num_classes) if among is None else among
     numbers = uniforms(seed, number, indices, ways * (1 + each))
-    classes = sample_without_replacement(numbers[:, :ways], pool.num_classes)
+    classes = sample_without_replacement(numbers[:, :ways], population) + np.reshape(first, (-1, 1))
     sizes = pool.sizes(classes.reshape(-1))
     members = sample_without_replacement(numbers[:, ways:].reshape(len(classes) * ways, each), sizes)
     return classes, members.reshape(len(classes), ways, each)
+
+
+def gather_tasks(pool: ClassPool, classes: Integers, members: Integers, episode: EpisodeShape) -> Episode:
+    """Return the tasks of these classes [B, N] and members [B, N, K + Q], stacked: see `FewShot.episodes`."""
+    tasks, ways, _ = members.shape
+    shots = episode.shots
+    parts = members[:, :, :shots], members[:, :, shots:]
+    owners = [np.broadcast_to(classes[:, :, None], part.shape).reshape(-1) for part in parts]
+    x = pool.examples(np.concatenate(owners), np.concatenate([part.reshape(-1) for part in parts]))
+    boundary = tasks * ways * shots
+    return Episode(_label(x[:boundary], tasks, ways, shots), _label(x[boundary:], tasks, ways, episode.queries))
 
 
 def count_examples(pool: ClassPool) -> int:

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.normalization import denormalize, moment_tensors
 from tasks.random import Integers
+from tasks.store.class_pool import StorePool
 from tasks.types import DataRecord, EpisodeShape, Progress, Shape, Split
 
 _GREY = (0.299, 0.587, 0.114)
@@ -127,6 +128,13 @@ class TransformedPool:
         """Return the display name of each of `classes`."""
         found: list[str] = self.pool.class_names(classes)
         return found
+
+
+def resize_pool(pool: Any, target: Shape) -> "TransformedPool | StorePool":
+    """Return a pool of images in [0, 1] of the shape `target`: a store's own pool where its images are such already."""
+    if isinstance(pool, StorePool) and pool.example_shape == target and not (pool.mean or pool.std):
+        return pool
+    return TransformedPool(pool, Resize(target))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from metatrain.training.worker import Worker
 from metatrain.trust import unchosen_places
 from metatrain.types import Shard, ShardRequest
 from tasks.few_shot import EmptySplit, FewShot
+from tasks.joined_pool import JoinedPool
 from tasks.opening import open_tasks
 from tasks.ragged import sample_batches
 from tasks.ragged_shape import RaggedShape, Range
@@ -73,6 +74,39 @@ def test_a_task_is_that_of_its_source(source):
     assert (classes[[0, 3]] < first).all() and (classes[[2, 5]] >= second).all()
     assert (classes[[1, 4]] >= first).all() and (classes[[1, 4]] < second).all()
     assert classes.max() < distribution.num_classes == second + 6
+
+
+@pytest.mark.parametrize("size", [8, None], ids=["resized", "as they are"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tasks_drawn_together_are_those_of_each_source(source, split, size):
+    """Of strokes and stores alike, with classes of their own and images that a store may normalise."""
+    photographs = replace(source.sources["photographs"], settings={"size": 28, "channels": "grey"})
+    sources = {"drawn": MixedSource("strokes"), "photographs": photographs, "again": replace(photographs, weight=2.0)}
+    distribution = Mixture(sources, size).distribution(split, SHAPE, 5)
+    together, names = distribution.episodes(range(20)), distribution.sources(range(20))
+    assert set(names) == set(sources)
+    for index, name in enumerate(names):
+        pool = sources[name].source().pool(split)
+        alone = FewShot(TransformedPool(pool, Resize((1, size or 28, size or 28))), SHAPE, 5, split).episodes([index])
+        for part, expected in zip((*together.support, *together.query), (*alone.support, *alone.query), strict=True):
+            assert torch.equal(part[index], expected[0])
+
+
+@pytest.mark.parametrize("mean", [(), (0.3,)])
+def test_classes_of_joined_pools_are_those_of_each_in_turn(source, mean):
+    settings = {"size": 12, "mean": mean, "std": mean}
+    store = replace(source.sources["photographs"], settings=settings).source().pool("train")
+    other = TransformedPool(store, Resize((3, 12, 12)))
+    joined = JoinedPool((store, other, store))
+    classes = np.array([14, 0, 1, 7, 7, 2, 3, 12])
+    members = np.arange(8) % pictures.COPIES
+    found = joined.examples(classes, members)
+    for row, (kind, member) in enumerate(zip(classes, members, strict=True)):
+        pool = joined.pools[kind // 5]
+        assert torch.equal(found[row], pool.examples(np.array([kind % 5]), np.array([member]))[0])
+    assert joined.num_classes == 15 and joined.min_class_size == pictures.COPIES
+    assert joined.sizes(classes).tolist() == [pictures.COPIES] * 8
+    assert joined.class_names(classes) == [store.class_names(np.array([kind % 5]))[0] for kind in classes]
 
 
 def test_training_tasks_are_drawn_by_weight(source):

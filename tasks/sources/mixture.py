@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from tasks.few_shot import ClassPool, EmptySplit, few_shot
+from tasks.few_shot import ClassPool, EmptySplit, draw_examples, few_shot, gather_tasks
 from tasks.io.home import PathText
+from tasks.joined_pool import JoinedPool
 from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape
 from tasks.random import Integers, stream, uniforms
@@ -27,7 +28,7 @@ from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
 from tasks.text import count_of
-from tasks.transformed import Resize, TransformedPool
+from tasks.transformed import resize_pool
 from tasks.types import SPLITS, DataRecord, Episode, EpisodeShape, Progress, Shape, Split, TaskSpec
 
 SOURCES: dict[str, type[Any]] = {
@@ -171,7 +172,7 @@ class Mixture:
         for name, target in targets.items():
             if len(shapes[name]) == 3 or self.size is not None or self.channels is not None:
                 with _settings_of(name):
-                    pools[name] = TransformedPool(pools[name], Resize(target))
+                    pools[name] = resize_pool(pools[name], target)
         return pools
 
     def _target(self, shape: Shape) -> Shape:
@@ -229,6 +230,12 @@ class MixedTasks:
 
     def episodes(self, indices: Sequence[int]) -> Episode:
         """Return tasks of one size, stacked. ValueError: their sizes differ."""
+        if self._joined is not None:
+            pool, shape, numbers = self._joined, next(iter(self.tasks.values())).episode, self.numbers(indices)
+            size = (shape.ways or 0, shape.shots + shape.queries)
+            among = pool.starts[numbers], np.diff(pool.starts)[numbers]
+            drawn = draw_examples(pool, self.seed, stream("few-shot", self.split), indices, size, among)
+            return gather_tasks(pool, *drawn, shape)
         parts = self.batches(indices)
         order = torch.tensor([place for part in parts for place in part.places]).argsort()
         try:
@@ -257,6 +264,13 @@ class MixedTasks:
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Return images as they are: they are in [0, 1]."""
         return x
+
+    @cached_property
+    def _joined(self) -> JoinedPool | None:
+        """Return the classes of all sources where tasks have one size; they are drawn together, which is faster."""
+        if self.spec.ragged:
+            return None
+        return JoinedPool(tuple(one.pool for one in self.tasks.values()))
 
 
 def _within(name: str, classes: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Serve one split of a store as a pool of classes, from which `few_shot` samples episodes."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from tasks.few_shot import ClassGroups
 from tasks.normalization import denormalize, moment_tensors
 from tasks.random import Integers
-from tasks.store.store import Store
+from tasks.store.store import Images, Store
 from tasks.types import Shape
 
 
@@ -57,16 +58,15 @@ class StorePool:
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
-        turns, kinds = np.divmod(classes, len(self.numbers))
-        pixels = self.store.images.take(self._starts[kinds] + members, axis=0)
-        for turn in range(1, self.turns):
-            where = np.flatnonzero(turns == turn)
-            pixels[where] = np.rot90(pixels[where], turn, axes=(-2, -1))
-        images = torch.from_numpy(pixels).to(torch.float32)
-        if not (self.mean or self.std):
-            return images.mul_(1 / 255)
-        mean, std = self._moments
-        return images.mul_(1 / (255 * std)).sub_(mean / std)
+        return self._scale(torch.from_numpy(self._pixels(classes, members)).to(torch.float32))
+
+    def fill(self, found: Tensor, rows: Integers, classes: Integers, members: Integers) -> None:
+        """Write what `examples` returns to the rows `rows` [R] of `found`, in ascending order, without a copy of it."""
+        pixels = torch.from_numpy(self._pixels(classes, members))
+        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]  # of rows that follow one another
+        for start, end in itertools.pairwise([0, *ends]):
+            first = int(rows[start])
+            self._scale(found[first : first + end - start].copy_(pixels[start:end]))
 
     def groups(self) -> ClassGroups | None:
         """Return the classes of each group, each turn of it as one of its own; None where classes have no groups."""
@@ -88,6 +88,22 @@ class StorePool:
         turns, kinds = np.divmod(classes, len(self.numbers))
         names = (self.store.header.classes[self.numbers[kind]].name for kind in kinds)
         return [f"{name} {90 * turn}°" if turn else name for name, turn in zip(names, turns, strict=True)]
+
+    def _scale(self, images: Tensor) -> Tensor:
+        """Bring float32 values of 0 to 255 to [0, 1], or normalise them, in place."""
+        if not (self.mean or self.std):
+            return images.mul_(1 / 255)
+        mean, std = self._moments
+        return images.mul_(1 / (255 * std)).sub_(mean / std)
+
+    def _pixels(self, classes: Integers, members: Integers) -> Images:
+        """Return image number members[r] of class classes[r], both [R], turned: [R, C, H, W]."""
+        turns, kinds = np.divmod(classes, len(self.numbers))
+        pixels = self.store.images.take(self._starts[kinds] + members, axis=0)
+        for turn in range(1, self.turns):
+            where = np.flatnonzero(turns == turn)
+            pixels[where] = np.rot90(pixels[where], turn, axes=(-2, -1))
+        return pixels
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
