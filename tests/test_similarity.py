@@ -260,6 +260,7 @@ def test_the_command_says_how_far_sources_are_apart(folder):
     d = np.array(kept["task_distances"])
     assert d.shape == (12, 12) and far["distance"]["value"] == pytest.approx(d[:4, 8:].mean())
     assert [one["source"] for one in kept["map"]] == [name for name in pairs_names(found) for _ in range(4)]
+    assert "images of image_folder [3, 12, 12] are brought to those trained on, [1, 28, 28]" in done.err
     lines = done.out.splitlines()
     assert lines[0].startswith("strokes") and "within 0." in lines[0]
     assert lines[3].startswith("strokes and others") and lines[5].startswith(("strokes and photo", "others and photo"))
@@ -270,7 +271,7 @@ def pairs_names(found: dict[str, Any]) -> list[str]:
 
 
 def test_runs_tell_how_well_distance_predicts_what_they_lose(folder):
-    few = ("evaluation.tasks=6", "evaluation.baselines=false")
+    few = ("evaluation.tasks=6", "evaluation.baselines=false", "tracking.uri=null")
     asked = ("data", "similarity", run_of(folder, "photographs"), "strokes.yaml", "others.yaml", "photographs.yaml")
     asked += ("--tasks", "2", "--out", "second")
     runs = [run_of(folder, name) for name in ("strokes", "photographs")]

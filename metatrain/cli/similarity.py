@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def similarity_command(request: Request, out: Path, as_json: bool) -> None:
     require(out.is_dir() or out.parent.is_dir(), f"--out: there is no folder '{out.parent}': make it, or use another")
     require(not out.exists() or out.is_dir(), f"--out: '{out}' is no folder: name one")
     with progress_bar("embedding tasks") as progress:
-        found = measure_similarity(request, progress)
+        found = measure_similarity(request, progress, partial(print, file=sys.stderr, flush=True))
     found |= {"seconds": round(time.monotonic() - began, 3)}
     for line in format_similarity(found):
         print(line)

@@ -30,7 +30,7 @@ def draw_similarity(found: Mapping[str, Any]) -> Chart:
         ),
     ]
     if found["transfer"] is not None:
-        panels.append(_transfer_panel(found["transfer"]))
+        panels.append(_transfer_panel(found["transfer"], len(names)))
     return draw_panels(panels)
 
 
@@ -63,7 +63,8 @@ def _draw_map(axes: "Axes", found: Mapping[str, Any], names: Sequence[str]) -> N
     axes.tick_params(labelbottom=False, labelleft=False)
 
 
-def _transfer_panel(transfer: Mapping[str, Any]) -> Panel:
+def _transfer_panel(transfer: Mapping[str, Any], sources: int) -> Panel:
+    """Return the panel of runs, which share the legend with `sources` sources and so look otherwise."""
     rho = transfer["spearman"]
     ends = "" if rho["low"] is None else f" ({rho['low']:.2f} to {rho['high']:.2f})"
     value = "none" if rho["value"] is None else f"{rho['value']:.2f}{ends}"
@@ -72,12 +73,13 @@ def _transfer_panel(transfer: Mapping[str, Any]) -> Panel:
         f"{one['run']} on {one['tested_on']}: {one['distance']:.3f}, {100 * one['loss']:.1f} points"
         for one in transfer["points"]
     )
-    return Panel(title, partial(_draw_transfer, points=transfer["points"]), "points", (5.2, 4.4), f"{title}. {told}.")
+    draw = partial(_draw_transfer, points=transfer["points"], first=sources + 1)
+    return Panel(title, draw, "points", (5.2, 4.4), f"{title}. {told}.")
 
 
-def _draw_transfer(axes: "Axes", points: Sequence[Mapping[str, Any]]) -> None:
+def _draw_transfer(axes: "Axes", points: Sequence[Mapping[str, Any]], first: int) -> None:
     axes.axhline(0, color=COLOURS["line"], linewidth=1)
-    for look, run in enumerate(dict.fromkeys(one["run"] for one in points), start=1):
+    for look, run in enumerate(dict.fromkeys(one["run"] for one in points), start=first):
         own = [one for one in points if one["run"] == run]
         draw_points(axes, [one["distance"] for one in own], [100 * one["loss"] for one in own], run, look)
     axes.set_xlabel("distance of the source tested on from that trained on")

@@ -1,7 +1,7 @@
 """Measure how far sources of tasks are apart under a trained network, from files and runs to plain results."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,10 +63,11 @@ def open_probe(place: str, trust: bool = False) -> Probe:
     return Probe(home, load_config(home.config, trust=trust), learner)
 
 
-def measure_similarity(request: Request, progress: Progress) -> dict[str, Any]:
+def measure_similarity(request: Request, progress: Progress, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the distances of tasks and of sources as plain values, and how they predict what `runs` lose.
 
-    progress: called with the tasks that are embedded and all. ValueError: what is wrong with the request.
+    progress: called with the tasks that are embedded and all. say: told what is done to images of other sources.
+    ValueError: what is wrong with the request.
     """
     require(request.tasks >= 2, f"--tasks: {request.tasks} has no pairs of tasks: set 2 or more")
     every = files = read_sources(request.files, request.trust)
@@ -79,9 +80,8 @@ def measure_similarity(request: Request, progress: Progress) -> dict[str, Any]:
     require(len(every) >= 2, "SOURCE…: one source is as far from nothing: name two files or more")
     shape = require_same_shape(every)
     probe = open_probe(request.probe, request.trust)
-    opened = {
-        one.name: open_source(one, probe.config, probe.learner.model.spec._asdict(), request.split) for one in every
-    }
+    spec = probe.learner.model.spec._asdict()
+    opened = {one.name: open_source(one, probe.config, spec, request.split, say) for one in every}
     embeddings = embed_sources(probe, opened, request.tasks, shape.ways or 0, progress)
     places = {name: np.arange(request.tasks) + request.tasks * number for number, name in enumerate(opened)}
     found = source_distances(distances := task_distances(embeddings), places)

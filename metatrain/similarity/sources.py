@@ -1,7 +1,7 @@
 """Open the sources of tasks that are compared: those of files and of runs, their images as the probe was trained on."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,10 +95,13 @@ def _describe(shape: EpisodeShape) -> str:
     return f"{shape.ways}-way {shape.shots}-shot, {shape.queries} queries"
 
 
-def open_source(source: Source, probe: Config, spec: Mapping[str, Any], split: Split) -> TaskDistribution[Any]:
+def open_source(
+    source: Source, probe: Config, spec: Mapping[str, Any], split: Split, say: Callable[[str], None]
+) -> TaskDistribution[Any]:
     """Return the tasks of a split of `source`, images as those that the probe was trained on, after preparing them.
 
-    probe, spec: the probe's configuration, and what its training tasks had in common. They are the tasks that
+    probe, spec: the probe's configuration, and what its training tasks had in common. say: told what is done to images.
+    They are the tasks that
     `metatrain evaluate PROBE tasks=FILE` scores, with its seed. ValueError: there are none, or their examples do not
     fit the probe's network.
     """
@@ -107,9 +110,11 @@ def open_source(source: Source, probe: Config, spec: Mapping[str, Any], split: S
     config = resolve_paths(replace(probe, tasks=tasks, names=replace(probe.names, tasks=given.names.tasks)))
     with _about(source.name):
         prepare(config)
-        config, _ = match_images(config, probe, spec)
+        config, matched = match_images(config, probe, spec)
         require_same_examples(config, spec)
         found = open_tasks(config.tasks.source, config.names.tasks, split, source.shape, probe.evaluation.seed)
+    if matched is not None:
+        say(matched)
     none = f"{source.name}: has no {split} classes: set another --split, or {part_of(split)} classes by tasks.splits"
     require(not isinstance(found, EmptySplit), none)
     single = isinstance(found.episodes([0]).support.x, Tensor)

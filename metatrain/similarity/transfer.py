@@ -15,7 +15,14 @@ from metatrain.similarity.distances import Interval
 from metatrain.similarity.sources import Source
 from metatrain.validation import require
 
-_SAME_TASKS = ("evaluation.tasks", "evaluation.baselines", "evaluation.from_scratch_tasks", "executor", "engine")
+_SAME_TASKS = (
+    "evaluation.tasks",
+    "evaluation.baselines",
+    "evaluation.from_scratch_tasks",
+    "executor",
+    "engine",
+    "tracking",
+)
 """Settings, and sections of them, under which an evaluation is still one on the tasks of the file."""
 
 LEAST = 3
