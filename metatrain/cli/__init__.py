@@ -4,7 +4,8 @@ Importing this package imports nothing heavy, so that `--help` is fast: each com
 is called. Arguments, options and help are in `learning_commands.py` and `cluster_commands.py`, with what they share in
 `arguments.py`, and here for what looks at runs, configurations and data. Reading order of the work: `training.py`
 (train), `evaluation.py`, `comparison.py`, `prediction.py`, `search.py`, `ablation.py`, `submission.py` and `jobs.py`
-(the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`, `embedding.py`.
+(the same on a cluster, with `profiles.py`), `inspect.py` (report, config, list), `data.py`, `embedding.py`,
+`similarity.py`.
 `metatrain.cli` is the one package of metatrain that imports `cluster` and `tune`.
 """
 
@@ -13,11 +14,11 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from metatrain.cli.arguments import Overrides, TasksName, Trust, expand_paths
+from metatrain.cli.arguments import AsJson, Overrides, TasksName, Trust, expand_paths
 from metatrain.cli.cluster_commands import jobs, logs, status, stop, submit
 from metatrain.cli.learning_commands import ablate, compare, evaluate, predict, search, train
 from metatrain.errors import RunFailed, RunLost, TaskFailed, WorkersLost
@@ -132,6 +133,50 @@ def data_embed(
     from metatrain.cli.embedding import embed_command
 
     embed_command(config, overrides or [], out, per_class, trust)
+
+
+@data_app.command("similarity")
+def data_similarity(
+    probe: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROBE",
+            help="The run whose network tasks are embedded by: a folder, or s3://….",
+            callback=expand_paths,
+        ),
+    ],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Files with `tasks:`, such as configurations; one size of task.",
+            callback=expand_paths,
+        ),
+    ],
+    runs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="A run that was evaluated with tasks=SOURCE on each: does distance predict its loss? Repeatable.",
+            callback=expand_paths,
+        ),
+    ] = None,
+    tasks: Annotated[int, typer.Option(help="How many tasks of each source, the first ones.")] = 32,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Whose classes the tasks are drawn from.")
+    ] = "test",
+    out: Annotated[
+        Path, typer.Option(help="The folder for similarity.json and similarity.png.", callback=expand_paths)
+    ] = Path("similarity"),
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how far sources of tasks are apart, by the Fisher information of a trained network (Task2Vec)."""
+    from metatrain.cli.similarity import similarity_command
+    from metatrain.similarity.measure import Request
+
+    similarity_command(Request(probe, files, runs or [], split, tasks, trust), out, as_json)
 
 
 @app.command("list")

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from metatrain.config.dry_run import explain_user_errors
 from metatrain.config.evaluation_overrides import split_tasks_file
-from metatrain.config.load import as_plain, load_config, read_config, resolve_paths
+from metatrain.config.load import as_plain, load_raw, read_config, resolve_paths
 from metatrain.config.other_algorithm import with_other_algorithm
 from metatrain.settings import Config
+from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
 from tasks.opening import open_tasks
@@ -62,7 +64,7 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
     file, overrides = split_tasks_file(overrides)
     plain = with_other_algorithm(as_plain(trained), overrides)
     if file is not None:
-        other = as_plain(load_config(file, trust=trust))["tasks"]
+        other = as_plain(load_tasks(file, trust))["tasks"]
         plain["tasks"] = {**other, "train": plain["tasks"]["train"]}
     pairs = (override.partition("=") for override in overrides)
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
@@ -76,6 +78,17 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
             f"model.normalization: the run was trained with '{before}', whose layers are others: leave it out"
         )
     return found
+
+
+def load_tasks(path: str | Path, trust: bool = False) -> Config:
+    """Read a configuration for its tasks, which may be all that the file holds: `tasks: {…}`, or what stands there.
+
+    Model and algorithm are then stand-ins. ValueError: see `load_config`.
+    """
+    path, plain = load_raw(path)
+    plain = {"tasks": plain} if "name" in plain and "tasks" not in plain else plain
+    require_known_code(path, plain, trust)
+    return read_config({"model": {"name": "mlp"}, "algorithm": {"name": "protonet"}, **plain})
 
 
 def choose_test_classes(
