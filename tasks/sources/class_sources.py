@@ -1,0 +1,20 @@
+"""Map names to the sources whose tasks are made of classes of examples, which can be mixed."""
+
+from typing import Any
+
+from tasks.sources.cifar_splits import FC100, CifarFS
+from tasks.sources.features import Features
+from tasks.sources.image_folder import ImageFolder
+from tasks.sources.mini_imagenet import MiniImageNet
+from tasks.sources.omniglot import Omniglot
+from tasks.sources.strokes import Strokes
+
+CLASS_SOURCES: dict[str, type[Any]] = {
+    "cifar_fs": CifarFS,
+    "fc100": FC100,
+    "features": Features,
+    "image_folder": ImageFolder,
+    "mini_imagenet": MiniImageNet,
+    "omniglot": Omniglot,
+    "strokes": Strokes,
+}
