@@ -3,6 +3,7 @@
 from typing import Any
 
 from tasks.sources.cifar_splits import FC100, CifarFS
+from tasks.sources.cub import CUB
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
@@ -11,6 +12,7 @@ from tasks.sources.strokes import Strokes
 
 CLASS_SOURCES: dict[str, type[Any]] = {
     "cifar_fs": CifarFS,
+    "cub": CUB,
     "fc100": FC100,
     "features": Features,
     "image_folder": ImageFolder,

@@ -1,0 +1,33 @@
+"""Write miniatures of datasets: a few small pictures in the layout in which each is passed on."""
+
+from collections.abc import Sequence
+
+from tests import pictures
+
+BIRDS = [f"{number:03d}.Bird_{chr(97 + number)}" for number in range(1, 9)]
+ATTRIBUTES = 6
+
+
+def bird_files(names: Sequence[str] = BIRDS) -> dict[str, bytes]:
+    """Return classes of 8 images as CUB_200_2011.tgz has 200: paths, lines and their order as there."""
+    images, labels, boxes, found = [], [], [], {}
+    for label, name in enumerate(names, start=1):
+        for copy in range(pictures.COPIES):
+            number = len(images) + 1
+            file = f"{name}/{name[4:]}_{copy:04d}_{number}.jpg"
+            images.append(f"{number} {file}")
+            labels.append(f"{number} {label}")
+            boxes.append(f"{number} 2.0 {float(label % 7)} 8.0 2.0")
+            found[f"CUB_200_2011/images/{file}"] = pictures.encoded(pictures.pixels(label, copy))
+    values = [" ".join(f"{100 * (label + at) / 20:.5f}" for at in range(ATTRIBUTES)) for label in range(len(names))]
+    texts = {
+        "images.txt": images,
+        "image_class_labels.txt": labels,
+        "bounding_boxes.txt": boxes,
+        "classes.txt": [f"{label} {name}" for label, name in enumerate(names, start=1)],
+        "attributes/class_attribute_labels_continuous.txt": values,
+    }
+    found["attributes.txt"] = b"1 has_bill_shape::curved\n"
+    return found | {
+        f"CUB_200_2011/{name}": "".join(f"{line}\n" for line in lines).encode() for name, lines in texts.items()
+    }
