@@ -31,3 +31,25 @@ def bird_files(names: Sequence[str] = BIRDS) -> dict[str, bytes]:
     return found | {
         f"CUB_200_2011/{name}": "".join(f"{line}\n" for line in lines).encode() for name, lines in texts.items()
     }
+
+
+ANIMALS = [f"animal+{chr(97 + number)}" for number in range(12)]
+ANIMALS_FOR_TEST = ANIMALS[3::4]
+PREDICATES = 5
+
+
+def animal_files() -> dict[str, bytes]:
+    """Return 12 classes as AwA2-base.zip and AwA2-data.zip have 50. The first attribute of the first is missing."""
+    values = [" ".join(f"{100 * (row + at) / 20:.2f}" for at in range(PREDICATES)) for row in range(len(ANIMALS))]
+    texts = {
+        "classes.txt": [f"{number:8d}\t{name}" for number, name in enumerate(ANIMALS, start=1)],
+        "predicates.txt": [f"{number:8d}\tp{number}" for number in range(1, PREDICATES + 1)],
+        "predicate-matrix-continuous.txt": ["-1" + values[0][4:], *values[1:]],
+        "trainclasses.txt": [name for name in ANIMALS if name not in ANIMALS_FOR_TEST],
+        "testclasses.txt": ANIMALS_FOR_TEST,
+    }
+    found = {
+        f"JPEGImages/{name.replace('.png', '.jpg')}": content for name, content in pictures.class_files(ANIMALS).items()
+    }
+    found |= {name: "".join(f"{line}\n" for line in lines).encode() for name, lines in texts.items()}
+    return {f"Animals_with_Attributes2/{name}": content for name, content in found.items()}

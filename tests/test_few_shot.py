@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tasks.few_shot import FewShot
 from tasks.random import Integers
+from tasks.sources.awa2 import AwA2
 from tasks.sources.cub import CUB
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
@@ -45,12 +46,18 @@ def _cub(folder: Path) -> TaskSource:
     return CUB(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
 
 
+def _awa2(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", miniatures.animal_files())
+    return AwA2(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
 SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "strokes": lambda _: Strokes(),
     "omniglot": _omniglot,
     "image_folder": _image_folder,
     "mini_imagenet": _mini_imagenet,
     "cub": _cub,
+    "awa2": _awa2,
 }
 
 

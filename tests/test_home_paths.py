@@ -25,11 +25,11 @@ from tune.config.search_config import load_search_config
 
 PATHS = {"runs.root", "tracking.uri"} | {
     f"{source}.{key}"
-    for source in ("cifar_fs", "cub", "fc100", "features", "image_folder", "mini_imagenet", "omniglot")
+    for source in ("awa2", "cifar_fs", "cub", "fc100", "features", "image_folder", "mini_imagenet", "omniglot")
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
-PATHS |= {"image_folder.hierarchy", "cub.splits"}
+PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}

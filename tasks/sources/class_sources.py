@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tasks.sources.awa2 import AwA2
 from tasks.sources.cifar_splits import FC100, CifarFS
 from tasks.sources.cub import CUB
 from tasks.sources.features import Features
@@ -11,6 +12,7 @@ from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
 
 CLASS_SOURCES: dict[str, type[Any]] = {
+    "awa2": AwA2,
     "cifar_fs": CifarFS,
     "cub": CUB,
     "fc100": FC100,

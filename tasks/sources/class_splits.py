@@ -1,7 +1,7 @@
 """Choose the classes of each split: as the folder has them, from lists, or by a hash of each class's name."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -102,7 +102,7 @@ def _divide(where: str, classes: Sequence[str], shares: Mapping[Split, float]) -
         reason = f"holds {count_of(len(classes), 'class', 'classes')}, too few for a task of two in each of {names}"
         remedy = f"add classes until there are {'six' if len(shares) == 2 else 'four'}"
         raise ValueError(f"{where} {reason}: {remedy}, or list them with tasks.splits=FOLDER")
-    order = sorted(classes, key=lambda name: (_place(name), name))
+    order = hash_order(classes)
     parts: dict[Split, list[str]] = {}
     start, threshold, left = 0, 0.0, len(shares)
     for split, share in shares.items():
@@ -112,6 +112,11 @@ def _divide(where: str, classes: Sequence[str], shares: Mapping[Split, float]) -
         parts[split] = sorted(order[start:stop])
         start, left = stop, left - 1
     return {"train": sorted(order[start:]), **parts}
+
+
+def hash_order(classes: Iterable[str]) -> list[str]:
+    """Return classes in order of the hashes of their names."""
+    return sorted(classes, key=lambda name: (_place(name), name))
 
 
 def _place(name: str) -> float:
