@@ -16,6 +16,7 @@ from tasks.random import Integers
 from tasks.sources.awa2 import AwA2
 from tasks.sources.cub import CUB
 from tasks.sources.image_folder import ImageFolder
+from tasks.sources.medmnist import MedMNIST
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
@@ -51,6 +52,11 @@ def _awa2(folder: Path) -> TaskSource:
     return AwA2(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
 
 
+def _medmnist(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", {"bloodmnist.npz": miniatures.npz(miniatures.medical_arrays())})
+    return MedMNIST(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
 SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "strokes": lambda _: Strokes(),
     "omniglot": _omniglot,
@@ -58,6 +64,7 @@ SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "mini_imagenet": _mini_imagenet,
     "cub": _cub,
     "awa2": _awa2,
+    "medmnist": _medmnist,
 }
 
 

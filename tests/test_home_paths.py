@@ -25,13 +25,23 @@ from tune.config.search_config import load_search_config
 
 PATHS = {"runs.root", "tracking.uri"} | {
     f"{source}.{key}"
-    for source in ("awa2", "cifar_fs", "cub", "fc100", "features", "image_folder", "mini_imagenet", "omniglot")
+    for source in (
+        "awa2",
+        "cifar_fs",
+        "cub",
+        "fc100",
+        "features",
+        "image_folder",
+        "medmnist",
+        "mini_imagenet",
+        "omniglot",
+    )
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
 PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
-TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
+TEXTS |= {"medmnist.dataset", "image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}
 """Settings that are free text and no paths."""
 

@@ -7,6 +7,7 @@ from tasks.sources.cifar_splits import FC100, CifarFS
 from tasks.sources.cub import CUB
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
+from tasks.sources.medmnist import MedMNIST
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
@@ -18,6 +19,7 @@ CLASS_SOURCES: dict[str, type[Any]] = {
     "fc100": FC100,
     "features": Features,
     "image_folder": ImageFolder,
+    "medmnist": MedMNIST,
     "mini_imagenet": MiniImageNet,
     "omniglot": Omniglot,
     "strokes": Strokes,
