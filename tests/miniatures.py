@@ -1,6 +1,7 @@
 """Write miniatures of datasets: a few small pictures in the layout in which each is passed on."""
 
 import io
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,3 +79,32 @@ def npz(arrays: dict[str, NDArray[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+TIERED = {
+    "train": ("terrier", ["pug", "maillot", "maillot"]),
+    "val": ("snake", ["boa", "crane"]),
+    "test": ("boat", ["crane", "canoe"]),
+}
+"""A node and the names of its classes in each split, with two classes of one name and one name in two splits."""
+
+
+def tiered_files(form: str = "png", protocol: int = 4) -> dict[str, bytes]:
+    """Return the files of Ren et al. (2018), whose train_images.npz has blue first."""
+    found = {}
+    for number, (part, (node, names)) in enumerate(TIERED.items()):
+        labels = [label for _ in range(pictures.COPIES) for label in range(len(names))]
+        images = [pictures.pixels(10 * number + label, at // len(names)) for at, label in enumerate(labels)]
+        if form == "png":
+            encoded = [np.frombuffer(pictures.encoded(image), np.uint8).reshape(-1, 1).copy() for image in images]
+            found[f"{part}_images_png.pkl"] = pickle.dumps(encoded, protocol)
+        else:
+            found[f"{part}_images.npz"] = npz({"images": np.stack(images)[..., ::-1]})
+        fields = {
+            "label_specific": np.array(labels, np.int32),
+            "label_general": np.zeros(len(labels), np.int32),
+            "label_specific_str": names,
+            "label_general_str": [node],
+        }
+        found[f"{part}_labels.pkl"] = pickle.dumps(fields, protocol)
+    return found

@@ -35,6 +35,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
         "medmnist",
         "mini_imagenet",
         "omniglot",
+        "tiered_imagenet",
     )
     for key in ("root", "cache")
 }

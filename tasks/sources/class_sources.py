@@ -11,6 +11,7 @@ from tasks.sources.medmnist import MedMNIST
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
+from tasks.sources.tiered_imagenet import TieredImageNet
 
 CLASS_SOURCES: dict[str, type[Any]] = {
     "awa2": AwA2,
@@ -23,4 +24,5 @@ CLASS_SOURCES: dict[str, type[Any]] = {
     "mini_imagenet": MiniImageNet,
     "omniglot": Omniglot,
     "strokes": Strokes,
+    "tiered_imagenet": TieredImageNet,
 }

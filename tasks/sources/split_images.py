@@ -48,7 +48,10 @@ class PackedSplit(NamedTuple):
 
 
 class PackedForm(NamedTuple):
-    """A form of a copy in a few files: those of training, validation and test, and how those of a split are read."""
+    """A form of a copy in a few files: those of training, validation and test, and how those of a split are read.
+
+    The first of a split's files has its images.
+    """
 
     files: tuple[tuple[str, ...], ...]
     read: Callable[[Sequence[Path], Split], PackedSplit]
@@ -108,7 +111,7 @@ def read_pickled_split(path: Path, split: Split) -> PackedSplit:
     found = load_arrays(path)
     try:
         part = _parse_split(found if isinstance(found, dict) else {}, split)
-        _check_split(part)
+        check_split(part)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         remedy = "replace it by the original file"
@@ -139,9 +142,14 @@ def _to_integers(values: Any, most: int) -> NDArray[np.int64]:
     return np.asarray(list(values), np.int64)
 
 
-def _check_split(part: PackedSplit) -> None:
+def check_split(part: PackedSplit) -> None:
+    """Check the images of a split, where these are arrays, and its classes. ValueError: they are not as expected."""
     several = part.images if isinstance(part.images, list) else list(part.images[:1])
-    good = (isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.shape[2:] == (3,) and x.size > 0 for x in several)
+    good = (
+        isinstance(x, bytes)
+        or (isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.shape[2:] == (3,) and x.size > 0)
+        for x in several
+    )
     if not several or not all(good):
         raise ValueError("its images are not uint8 of [n, height, width, 3]")
     if not part.classes:
@@ -160,12 +168,12 @@ def _plan(
     info: SourceInfo, forms: Sequence[PackedForm], root: Path, settings: StoreSettings, progress: Progress
 ) -> BuildPlan:
     """Return the plan for the form that the copy has."""
-    for form in forms:
+    form = _find_form(forms, [name for form in forms for name in form.names if (root / name).exists()])
+    if form is not None:
         missing = [name for name in form.names if not (root / name).exists()]
-        if not missing:
-            return plan_packed(info, root, form, settings, progress)
-        if len(missing) < len(form.names):
+        if missing:
             raise ValueError(f"{root} lacks {' and '.join(missing)}: replace it by a complete copy")
+        return plan_packed(info, root, form, settings, progress)
     archive = find_image_archive(root, info.forms)
 
     def choose(layout: Layout, few: Mapping[str, int]) -> ChosenSplits:
@@ -176,12 +184,18 @@ def _plan(
     return plan_store(info, archive, ImageFormat(partial(find_layout, forms=info.forms)), choose, settings, progress)
 
 
+def _find_form(forms: Sequence[PackedForm], names: Sequence[str]) -> PackedForm | None:
+    """Return the first form that is there as a whole, or else in part: forms may share files beside their images."""
+    there = set(names)
+    whole = (form for form in forms if set(form.names) <= there)
+    in_part = (form for form in forms if there & {part[0] for part in form.files})
+    return next(whole, next(in_part, None))
+
+
 def _select_files(forms: Sequence[PackedForm], names: Sequence[str]) -> Sequence[str]:
     """Return the packed files among those of a root, or all files if it has none."""
-    for form in forms:
-        if set(form.names) & set(names):
-            return [name for name in names if name in form.names]
-    return names
+    form = _find_form(forms, names)
+    return names if form is None else [name for name in names if name in form.names]
 
 
 def plan_packed(
