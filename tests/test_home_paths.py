@@ -33,6 +33,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
         "features",
         "image_folder",
         "medmnist",
+        "meta_dataset",
         "mini_imagenet",
         "omniglot",
         "tiered_imagenet",
@@ -40,7 +41,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
-PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits"}
+PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits", "meta_dataset.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"medmnist.dataset", "image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}

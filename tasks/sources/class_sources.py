@@ -8,6 +8,7 @@ from tasks.sources.cub import CUB
 from tasks.sources.features import Features
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.medmnist import MedMNIST
+from tasks.sources.meta_dataset import MetaDataset
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
@@ -21,6 +22,7 @@ CLASS_SOURCES: dict[str, type[Any]] = {
     "features": Features,
     "image_folder": ImageFolder,
     "medmnist": MedMNIST,
+    "meta_dataset": MetaDataset,
     "mini_imagenet": MiniImageNet,
     "omniglot": Omniglot,
     "strokes": Strokes,
