@@ -162,3 +162,71 @@ def masked_crc(content: bytes) -> bytes:
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+KINDS = [f"kind {chr(97 + number)}" for number in range(6)]
+PLACES = [(number, copy) for copy in range(pictures.COPIES) for number in range(len(KINDS))]
+
+
+def _lines(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _picture(number: int, copy: int, kind: str = "PNG") -> bytes:
+    return pictures.encoded(pictures.pixels(number, copy), kind)
+
+
+def aircraft_files() -> dict[str, bytes]:
+    """Return data/ of FGVC-Aircraft; each box, which begins at (1, 1), is the whole picture but the last two lines."""
+    found = {f"fgvc/data/images/{copy}{number:04d}.jpg": _picture(number, copy) for number, copy in PLACES}
+    for part, copies in (("train", (0, 1, 2)), ("val", (3, 4)), ("test", (5, 6, 7))):
+        lines = [f"{copy}{number:04d} {KINDS[number]}" for number, copy in PLACES if copy in copies]
+        found[f"fgvc/data/images_variant_{part}.txt"] = _lines(lines)
+    found["fgvc/data/variants.txt"] = _lines(KINDS)
+    found["fgvc/data/images_box.txt"] = _lines([f"{copy}{number:04d} 1 1 12 10" for number, copy in PLACES])
+    return found
+
+
+def texture_files() -> dict[str, bytes]:
+    images = {f"dtd/images/{KINDS[n]}/{KINDS[n]}_{copy:04d}.jpg": _picture(n, copy) for n, copy in PLACES}
+    return {**images, "dtd/labels/labels_joint_anno.txt": b"", f"dtd/images/{KINDS[0]}/.directory": b""}
+
+
+def sign_files() -> dict[str, bytes]:
+    base = "GTSRB/Final_Training/Images"
+    images = {f"{base}/{n:05d}/00000_{copy:05d}.ppm": _picture(n, copy, "PPM") for n, copy in PLACES}
+    return {**images, **{f"{base}/{n:05d}/GT-{n:05d}.csv": b"Filename;Width\n" for n in range(len(KINDS))}}
+
+
+def flower_files() -> dict[str, bytes]:
+    from scipy.io import savemat
+
+    buffer = io.BytesIO()
+    savemat(buffer, {"labels": np.array([[number + 1 for number, _ in PLACES]], np.uint8)})
+    images = {f"flowers/jpg/image_{at:05d}.jpg": _picture(*place) for at, place in enumerate(PLACES, start=1)}
+    return {**images, "flowers/imagelabels.mat": buffer.getvalue()}
+
+
+def _coco(places: list[tuple[int, int, int]], file_name: str, **more: object) -> bytes:
+    text = {
+        "info": {"year": 2018},
+        "images": [{"id": 100 + at, "file_name": file_name.format(at), "width": 12} for at, _, _ in places],
+        "annotations": [{"id": at, "image_id": 100 + at, "category_id": number, **more} for at, number, _ in places],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(KINDS)],
+    }
+    return json.dumps(text).encode()
+
+
+def fungi_files() -> dict[str, bytes]:
+    numbered = [(at, *place) for at, place in enumerate(PLACES)]
+    images = {f"images/{at:05d}.JPG": _picture(number, copy) for at, number, copy in numbered}
+    parts = {"train.json": numbered[:20], "val.json": numbered[20:]}
+    return {**images, **{name: _coco(places, "images/{:05d}.JPG") for name, places in parts.items()}}
+
+
+def coco_files() -> dict[str, bytes]:
+    """Return train2017/ and its annotations: the enlarged box of each is the whole picture but the last two lines."""
+    numbered = [(at, *place) for at, place in enumerate(PLACES)]
+    images = {f"train2017/{at:012d}.jpg": _picture(number, copy) for at, number, copy in numbered}
+    text = _coco(numbered, "{:012d}.jpg", bbox=[0, 0, 12.0, 9], iscrowd=0)
+    return {**images, "annotations/instances_train2017.json": text}

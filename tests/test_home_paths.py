@@ -41,6 +41,8 @@ PATHS = {"runs.root", "tracking.uri"} | {
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
+RAW = ("aircraft", "dtd", "fungi", "mscoco", "traffic_sign", "vgg_flower")
+PATHS |= {f"{source}.{key}" for source in RAW for key in ("root", "cache", "splits")}
 PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits", "meta_dataset.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"medmnist.dataset", "image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
