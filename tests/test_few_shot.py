@@ -17,6 +17,7 @@ from tasks.sources.awa2 import AwA2
 from tasks.sources.cub import CUB
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.medmnist import MedMNIST
+from tasks.sources.meta_dataset import MetaDataset
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
@@ -57,6 +58,11 @@ def _medmnist(folder: Path) -> TaskSource:
     return MedMNIST(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
 
 
+def _meta_dataset(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", miniatures.record_files())
+    return MetaDataset(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
 SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "strokes": lambda _: Strokes(),
     "omniglot": _omniglot,
@@ -65,6 +71,7 @@ SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "cub": _cub,
     "awa2": _awa2,
     "medmnist": _medmnist,
+    "meta_dataset": _meta_dataset,
 }
 
 
