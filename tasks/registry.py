@@ -6,34 +6,23 @@ from typing import Any
 from tasks.plugins import import_target, suggest_name
 from tasks.sources.bandit import Bandit
 from tasks.sources.causal_tables import CausalTables
-from tasks.sources.cifar_splits import FC100, CifarFS
-from tasks.sources.features import Features
+from tasks.sources.class_sources import CLASS_SOURCES
 from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_completion import ImageCompletion
-from tasks.sources.image_folder import ImageFolder
-from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.mixture import Mixture
-from tasks.sources.omniglot import Omniglot
 from tasks.sources.sinusoid import Sinusoid
-from tasks.sources.strokes import Strokes
 from tasks.sources.table import Table
 
-TASK_SOURCES: dict[str, type[Any]] = {
+_OTHERS: dict[str, type[Any]] = {
     "bandit": Bandit,
     "causal_tables": CausalTables,
-    "cifar_fs": CifarFS,
-    "fc100": FC100,
-    "features": Features,
     "gaussian_process": GaussianProcess,
     "image_completion": ImageCompletion,
-    "image_folder": ImageFolder,
-    "mini_imagenet": MiniImageNet,
     "mixture": Mixture,
-    "omniglot": Omniglot,
     "sinusoid": Sinusoid,
-    "strokes": Strokes,
     "table": Table,
 }
+TASK_SOURCES: dict[str, type[Any]] = dict(sorted((CLASS_SOURCES | _OTHERS).items()))
 
 
 def resolve_task_source(name: str) -> type[Any]:

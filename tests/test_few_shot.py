@@ -13,13 +13,17 @@ from torch import Tensor
 
 from tasks.few_shot import FewShot
 from tasks.random import Integers
+from tasks.sources.awa2 import AwA2
+from tasks.sources.cub import CUB
 from tasks.sources.image_folder import ImageFolder
+from tasks.sources.medmnist import MedMNIST
+from tasks.sources.meta_dataset import MetaDataset
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
 from tasks.sources.strokes import Strokes
 from tasks.types import SPLITS, EpisodeShape, Shape, TaskSource
 from tests import conformance_distributions as conformance
-from tests import drawings, pictures
+from tests import drawings, miniatures, pictures
 
 SHAPE = EpisodeShape(ways=3, shots=2, queries=4)
 
@@ -38,11 +42,36 @@ def _mini_imagenet(folder: Path) -> TaskSource:
     return MiniImageNet(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
 
 
+def _cub(folder: Path) -> TaskSource:
+    names = [f"{number:03d}.Bird" for number in range(1, 13)]
+    root = pictures.write(folder / "raw", miniatures.bird_files(names))
+    return CUB(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
+def _awa2(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", miniatures.animal_files())
+    return AwA2(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
+def _medmnist(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", {"bloodmnist.npz": miniatures.npz(miniatures.medical_arrays())})
+    return MedMNIST(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
+def _meta_dataset(folder: Path) -> TaskSource:
+    root = pictures.write(folder / "raw", miniatures.record_files())
+    return MetaDataset(root=str(root), cache=str(folder / "cache"), size=pictures.SIDE)
+
+
 SOURCES: dict[str, Callable[[Path], TaskSource]] = {
     "strokes": lambda _: Strokes(),
     "omniglot": _omniglot,
     "image_folder": _image_folder,
     "mini_imagenet": _mini_imagenet,
+    "cub": _cub,
+    "awa2": _awa2,
+    "medmnist": _medmnist,
+    "meta_dataset": _meta_dataset,
 }
 
 

@@ -25,13 +25,27 @@ from tune.config.search_config import load_search_config
 
 PATHS = {"runs.root", "tracking.uri"} | {
     f"{source}.{key}"
-    for source in ("cifar_fs", "fc100", "features", "image_folder", "mini_imagenet", "omniglot")
+    for source in (
+        "awa2",
+        "cifar_fs",
+        "cub",
+        "fc100",
+        "features",
+        "image_folder",
+        "medmnist",
+        "meta_dataset",
+        "mini_imagenet",
+        "omniglot",
+        "tiered_imagenet",
+    )
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
-PATHS |= {"image_folder.hierarchy"}
+RAW = ("aircraft", "dtd", "fungi", "mscoco", "traffic_sign", "vgg_flower")
+PATHS |= {f"{source}.{key}" for source in RAW for key in ("root", "cache", "splits")}
+PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits", "meta_dataset.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
-TEXTS |= {"image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
+TEXTS |= {"medmnist.dataset", "image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}
 """Settings that are free text and no paths."""
 

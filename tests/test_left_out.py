@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks.sources.class_splits import SplitLists, hash_splits
 from tasks.sources.image_folder import ImageFolder
 from tasks.sources.mini_imagenet import MiniImageNet
-from tasks.sources.split_images import PickledSplit, _check_split
+from tasks.sources.split_images import PackedSplit, check_split
 from tasks.types import SPLITS, EpisodeShape, no_progress
 from tests import pictures
 
@@ -167,7 +167,7 @@ def test_a_file_in_two_splits_or_under_two_labels_is_refused(
 def test_a_row_of_a_pickle_in_two_classes_is_refused() -> None:
     rows = {"a": np.arange(3), "b": np.arange(2, 4)}
     with pytest.raises(ValueError, match="its row 2 is in both the classes 'a' and 'b'"):
-        _check_split(PickledSplit(np.zeros((4, 2, 2, 3), np.uint8), rows))
+        check_split(PackedSplit(np.zeros((4, 2, 2, 3), np.uint8), rows))
 
 
 def test_identical_images_under_two_classes_are_told(tmp_path: Path) -> None:

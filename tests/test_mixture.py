@@ -190,7 +190,7 @@ def test_channels_alone_can_be_matched(source):
         ("{name: mixture, sources: {}}", "tasks.sources: 0 are no mixture: set tasks.sources to two or more, by name"),
         (
             "{name: mixture, sources: {a: {name: strokes}, b: {name: sinusoid}}}",
-            "tasks.sources.b.name: no source of classes is called 'sinusoid': set one of cifar_fs, fc100, feat",
+            "tasks.sources.b.name: no source of classes is called 'sinusoid': set one of aircraft, ",
         ),
         (
             "{name: mixture, sources: {a: {name: strokes}, b: {name: strokes, weight: 0.0}}}",

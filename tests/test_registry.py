@@ -59,9 +59,9 @@ def test_a_users_own_by_import_path(own: None) -> None:
     [
         (
             "omniglott",
-            "no tasks are called 'omniglott' (did you mean omniglot?): use one of bandit, causal_tables, ",
+            "no tasks are called 'omniglott' (did you mean omniglot?): use one of aircraft, awa2, bandit, ",
         ),
-        ("zzz", "no tasks are called 'zzz': use one of bandit, causal_tables, "),
+        ("zzz", "no tasks are called 'zzz': use one of aircraft, awa2, bandit, "),
         ("", "no tasks are called ''"),
         ("no_such_module_here:Thing", "cannot import 'no_such_module_here'"),
         ("needs_more:Thing", "No module named 'a_module_that_nobody_has'"),

@@ -32,8 +32,9 @@ from tasks.io.remote_fs import is_uri
 from tasks.plugins import import_target, suggest_name
 from tasks.ragged_shape import RaggedShape
 from tasks.registry import TASK_SOURCES, resolve_task_source
+from tasks.sources.class_sources import CLASS_SOURCES
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
-from tasks.sources.mixture import SOURCES, MixedSource, Mixture
+from tasks.sources.mixture import MixedSource, Mixture
 from tasks.types import EpisodeShape
 
 _METHODS = ("init", "trajectory", "predict", "meta_gradient")
@@ -129,9 +130,9 @@ def _with_typed_settings(key: str, section: Any) -> Any:
     if not isinstance(section, dict):
         return section  # which is refused where the mixture is read, as are a name and settings that are none
     name, settings = section.get("name", "omniglot"), section.get("settings", {})
-    if name not in SOURCES or not isinstance(settings, dict):
+    if name not in CLASS_SOURCES or not isinstance(settings, dict):
         return section
-    typed = read_settings(SOURCES[name], settings, f"tasks.sources.{key}.settings")
+    typed = read_settings(CLASS_SOURCES[name], settings, f"tasks.sources.{key}.settings")
     return {**section, "settings": {one: getattr(typed, one) for one in settings}}
 
 

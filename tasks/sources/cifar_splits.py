@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tasks.sources.image_store import SourceInfo
-from tasks.sources.split_images import Pickles, SplitImages
+from tasks.sources.split_images import PackedForm, SplitImages, pickled_form
 
 _CIFAR = "CIFAR-100, https://www.cs.toronto.edu/~kriz/cifar.html"
 _FORMS = "train/, val/ and test/ of CLASS/IMAGE, or train.csv, val.csv and test.csv (filename,label) beside images/, or"
 
 
-def _pickles(name: str) -> Pickles:
-    return f"{name}_train.pickle", f"{name}_val.pickle", f"{name}_test.pickle"
+def _pickles(name: str) -> PackedForm:
+    return pickled_form(f"{name}_train.pickle", f"{name}_val.pickle", f"{name}_test.pickle")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CifarFS(SplitImages):
         "closed-form solvers. ICLR.",
         f"{_FORMS} CIFAR_FS_train.pickle, …val.pickle and …test.pickle",
     )
-    pickles: ClassVar[tuple[Pickles, ...]] = (_pickles("CIFAR_FS"),)
+    packed: ClassVar[tuple[PackedForm, ...]] = (_pickles("CIFAR_FS"),)
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ class FC100(SplitImages):
         "few-shot learning. NeurIPS 31.",
         f"{_FORMS} FC100_train.pickle, …val.pickle and …test.pickle",
     )
-    pickles: ClassVar[tuple[Pickles, ...]] = (_pickles("FC100"),)
+    packed: ClassVar[tuple[PackedForm, ...]] = (_pickles("FC100"),)

@@ -1,7 +1,7 @@
 """Choose the classes of each split: as the folder has them, from lists, or by a hash of each class's name."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.io.home import home_path
+from tasks.io.json_documents import check_json, parse_json
 from tasks.random import stream, uniforms
 from tasks.sources.image_layout import Layout
 from tasks.sources.image_names import SPLIT_OF, Splits
@@ -102,7 +103,7 @@ def _divide(where: str, classes: Sequence[str], shares: Mapping[Split, float]) -
         reason = f"holds {count_of(len(classes), 'class', 'classes')}, too few for a task of two in each of {names}"
         remedy = f"add classes until there are {'six' if len(shares) == 2 else 'four'}"
         raise ValueError(f"{where} {reason}: {remedy}, or list them with tasks.splits=FOLDER")
-    order = sorted(classes, key=lambda name: (_place(name), name))
+    order = hash_order(classes)
     parts: dict[Split, list[str]] = {}
     start, threshold, left = 0, 0.0, len(shares)
     for split, share in shares.items():
@@ -112,6 +113,11 @@ def _divide(where: str, classes: Sequence[str], shares: Mapping[Split, float]) -
         parts[split] = sorted(order[start:stop])
         start, left = stop, left - 1
     return {"train": sorted(order[start:]), **parts}
+
+
+def hash_order(classes: Iterable[str]) -> list[str]:
+    """Return classes in order of the hashes of their names."""
+    return sorted(classes, key=lambda name: (_place(name), name))
 
 
 def _place(name: str) -> float:
@@ -152,9 +158,15 @@ def shuffle_splits(where: str, classes: Sequence[str]) -> Splits:
 
 
 def read_split_lists(setting: str) -> Splits:
-    """Read the classes of each split from text files, a class a line, that ship with metatrain or are the user's."""
+    """Read the classes of each split from lists that ship with metatrain or are the user's.
+
+    setting: their name; a folder of text files, a class a line; or a JSON file {"train": […], "valid": […],
+    "test": […]}, as of Meta-Dataset.
+    """
     shipped = {folder.name: folder for folder in (resources.files("tasks") / "splits").iterdir() if folder.is_dir()}
     folder: Traversable = shipped.get(setting) or home_path(setting)
+    if setting.lower().endswith(".json") and folder.is_file():
+        return _read_json_lists(setting, folder.read_bytes())
     if not folder.is_dir():
         choices = f"use auto, {', '.join(sorted(shipped))}, or a folder with train.txt, validation.txt and test.txt"
         raise ValueError(f"tasks.splits: there is no list '{setting}': {choices}")
@@ -167,10 +179,26 @@ def read_split_lists(setting: str) -> Splits:
     return {split: list(dict.fromkeys(found[split])) for split in SPLITS if split in found}
 
 
+def _read_json_lists(where: str, content: bytes) -> Splits:
+    remedy = 'use {"train": ["CLASS", …], "valid": […], "test": […]}'
+    lists: dict[str, list[str | int]] = check_json(
+        parse_json(content, where, remedy), dict[str, list[str | int]], where, remedy
+    )
+    unknown = [name for name in lists if name.lower() not in SPLIT_OF]
+    if unknown:
+        raise ValueError(f"{where}: {unknown[0]!r} is no split: {remedy}")
+    found = {SPLIT_OF[name.lower()]: list(dict.fromkeys(map(str, names))) for name, names in lists.items()}
+    return {split: found[split] for split in SPLITS if found.get(split)}
+
+
 def _resolve(name: str, layout: Layout) -> str:
-    """Return the class that a line of a list names: by itself, or as the last folder of a path."""
-    if name in layout.classes:
-        return name
+    """Return the class that a line of a list names: by itself, by its number, or as the last folder of a path.
+
+    Lists of Meta-Dataset add titles to classes that are numbers elsewhere: "090.canna lily".
+    """
+    number = name.partition(".")[0]
+    if name in layout.classes or (number.isdecimal() and number in layout.classes):
+        return name if name in layout.classes else number
     parts = name.replace("\\", "/").strip("/").split("/")
     # A run's record has display names: "bullfrog/n01641577".
     endings = ("/".join(parts[at:]) for at in range(len(parts)))

@@ -1,8 +1,5 @@
 """Read labelled feature vectors from a file: Parquet, CSV, or numpy's .npz."""
 
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,17 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.sources.table_files import read_table, require_size
+from tasks.sources.npz_files import read_npz
+from tasks.sources.table_files import read_table
 from tasks.text import count_of, enumerate_few
 
 Vectors = NDArray[np.float32]
 
 SUFFIXES = (".parquet", ".csv", ".npz")
-_NPZ_ERRORS = (
-    *(OSError, ValueError, EOFError, LookupError, MemoryError, NotImplementedError, RuntimeError),
-    *(SyntaxError, TypeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-"""Errors that damaged or forged files raise."""
 
 
 class Names(NamedTuple):
@@ -82,16 +75,7 @@ def _read(path: Path, names: Names, *_state: int) -> Labelled:
 
 def _read_npz(path: Path, names: Names) -> tuple[dict[str, Any], list[str]]:
     """Return the arrays of a file, and the names of those that hold features."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            require_size(path, sum(entry.file_size for entry in archive.infolist()))
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except _NPZ_ERRORS as error:
-        if str(error).startswith("root:"):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"root: {path} is no .npz of arrays without objects ({reason}): write it again") from error
+    found = read_npz(path)
     plain = [name for name, array in found.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
     return found, _choose(path, names, list(found), plain, vectors=plain)
 

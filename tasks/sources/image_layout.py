@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tasks.sources.image_names import SPLIT_OF, SUFFIXES, Classes, Splits, group_files, is_image
@@ -15,7 +16,7 @@ from tasks.sources.image_tables import (
     read_table,
     tell_rows_apart,
 )
-from tasks.store.archive import OpenArchive
+from tasks.store.archive import Crop, OpenArchive
 from tasks.text import count_of, decode_text, enumerate_few
 from tasks.types import SPLITS, Split
 
@@ -23,12 +24,14 @@ from tasks.types import SPLITS, Split
 class Layout(NamedTuple):
     """Classes and splits of a folder. `splits` is empty if all classes are in one place.
 
-    left_out: the files that belong to no class and why, a line for each reason.
+    left_out: the files that belong to no class and why, a line for each reason. crops: the parts of files that some of
+    the members of classes are, by these members' names.
     """
 
     classes: Classes
     splits: Splits
     left_out: tuple[str, ...] = ()
+    crops: Mapping[str, Crop] = MappingProxyType({})
 
 
 def common_folder(names: Iterable[str]) -> str:

@@ -5,17 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tasks.few_shot import EmptySplit, FewShot, few_shot
 from tasks.io.home import PathText
 from tasks.sources.class_splits import ChosenSplits
-from tasks.sources.image_layout import Layout, common_folder, display_names, find_layout
+from tasks.sources.image_layout import Layout, common_folder, display_names
 from tasks.sources.image_names import is_image
+from tasks.sources.image_settings import CHANNELS, Channels, OnBadImage
 from tasks.sources.wordnet import classes_below
-from tasks.store.archive import Archive, OpenArchive, open_archive
+from tasks.store.archive import Archive, Crop, OpenArchive, Opener, open_archive
+from tasks.store.bad_images import BadImage, explain_bad_images
 from tasks.store.cache import cached_key, content_key
 from tasks.store.class_pool import StorePool
 from tasks.store.record import describe_data
@@ -23,11 +25,6 @@ from tasks.store.store import FORMAT_VERSION, Header, Images, Store, slice_class
 from tasks.store.store_cache import BuildPlan, Findings, LoadedStore
 from tasks.text import count_of, enumerate_few
 from tasks.types import SPLITS, DataRecord, EpisodeShape, Progress, Split, no_progress
-
-CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
-
-OnBadImage = Literal["error", "skip"]
-ON_BAD_IMAGE: tuple[OnBadImage, ...] = ("error", "skip")
 
 _MAX_FILE_BYTES = 2**28
 """Larger image files are refused, as likely attacks on memory."""
@@ -54,6 +51,20 @@ class StoreSettings(NamedTuple):
     min_examples: int = 1
 
 
+class ImageFormat(NamedTuple):
+    """How a source's images are read from an archive.
+
+    find: from the place of an archive, for messages, and its files to its classes. open: opens an archive. decoder:
+    from size and channels to a function from the content of a file (and the box of a crop) to an image; None for files
+    in any of the usual formats. preprocessing: what decoder does, for the store's header.
+    """
+
+    find: Callable[[str, OpenArchive], Layout]
+    open: Opener = open_archive
+    decoder: Callable[[int, int], Callable[..., Images]] | None = None
+    preprocessing: str = ""
+
+
 def find_image_archive(root: Path, forms: str) -> Archive:
     """Return the archive of the images: `root`, or the one zip in it. ValueError: there is none.
 
@@ -78,6 +89,7 @@ def find_image_archive(root: Path, forms: str) -> Archive:
 def plan_store(
     info: SourceInfo,
     archive: Archive,
+    form: ImageFormat,
     choose: Callable[[Layout, Mapping[str, int]], ChosenSplits],
     settings: StoreSettings,
     progress: Progress,
@@ -88,8 +100,8 @@ def plan_store(
     are left out.
     """
     shape = settings.shape
-    with open_archive(archive) as files:
-        layout = find_layout(str(archive.path), files, info.forms)
+    with form.open(archive) as files:
+        layout = form.find(str(archive.path), files)
         sizes = {name: len(members) for name, members in layout.classes.items()}
         few = {name: size for name, size in sorted(sizes.items()) if size < settings.min_examples}
         splits, decided = choose(layout, few)
@@ -100,41 +112,48 @@ def plan_store(
         numbers = {name: number for number, name in enumerate(classes)}
         splitting = {split: tuple(sorted(numbers[name] for name in splits.get(split, ()))) for split in SPLITS}
         image_shape = (shape[0], shape[1], shape[1])
-        header = Header(
-            info.name, image_shape, slices, {"classes": splitting}, info.source, info.citation, preprocessing(shape)
-        )
-        key = _store_key(settings, archive, files, names, header)
+        made = form.preprocessing or preprocessing(shape, "the box" if layout.crops else "the central square")
+        header = Header(info.name, image_shape, slices, {"classes": splitting}, info.source, info.citation, made)
+        crops = {name: layout.crops[name] for name in names if name in layout.crops}
+        key = _store_key(settings, archive, files, names, header, crops)
 
     def build(path: Path) -> None:
-        _build(path, archive, names, header, settings, progress)
+        # Pillow, which training does without
+        from tasks.store.decoding import image_decoder, try_files
 
-    left_out = [*layout.left_out, *([_describe_few(few, settings.min_examples)] if few else [])]
+        decode = (form.decoder or image_decoder)(shape[1], shape[0])
+        images, bad = try_files([(archive, names)], image_shape, decode, progress, form.open, crops)
+        write_images(path, str(archive.path), header, images, bad, settings)
+
+    left_out = [*layout.left_out, *([describe_few(few, settings.min_examples)] if few else [])]
     notes = (*(f"left out: {line}" for line in left_out), *decided)
     return BuildPlan(key, build, Findings(tuple(classes), notes))
 
 
-def _describe_few(few: Mapping[str, int], least: int) -> str:
+def describe_few(few: Mapping[str, int], least: int) -> str:
+    """Describe classes that are left out for the number of their images."""
     named = enumerate_few([f"{name} ({size})" for name, size in few.items()])
     return f"{count_of(len(few), 'class', 'classes')} of fewer than {least} images: {named}"
 
 
-def _build(
-    path: Path, archive: Archive, names: Sequence[str], header: Header, settings: StoreSettings, progress: Progress
+def write_images(
+    path: Path,
+    where: str,
+    header: Header,
+    images: Images,
+    bad: Sequence[BadImage],
+    settings: StoreSettings,
+    few: Sequence[str] = (),
 ) -> None:
-    # Pillow, which training does without
-    from tasks.store.decoding import explain_bad_images, image_decoder, try_files
+    """Write a store without the images that do not decode. ValueError: there are such, and settings refuse them.
 
-    decode = image_decoder(settings.shape[1], settings.shape[0])
-    images, bad = try_files([(archive, names)], header.image_shape, decode, progress)
-    left_out: list[str] = []
+    where: what the images come from, for messages. few: what else was left out, a line each.
+    """
+    left_out = list(few)
     if bad and settings.on_bad_image == "error":
-        skip = (
-            ", or set tasks.on_bad_image=skip to leave it out"
-            if len(bad) == 1
-            else (", or set tasks.on_bad_image=skip to leave them out")
-        )
+        skip = f", or set tasks.on_bad_image=skip to leave {'it' if len(bad) == 1 else 'them'} out"
         report = path.with_suffix(".bad-images.txt")
-        raise ValueError(explain_bad_images(f"{archive.path}: ", bad, "an image", report, skip))
+        raise ValueError(explain_bad_images(f"{where}: ", bad, "an image", report, skip))
     if bad:
         header, images, gone = _drop_rows(header, images, {image.row for image in bad}, settings.min_examples)
         named = enumerate_few([f"{image.name} ({image.reason})" for image in bad], _NAMED)
@@ -186,7 +205,7 @@ class StoredImages:
     """What sources share whose images are decoded once into a store. They have `pool` and `_load` of their own."""
 
     size: int
-    channels: Literal["rgb", "grey"]
+    channels: Channels
 
     def pool(self, split: Split) -> StorePool:
         """Return one split's classes."""
@@ -226,18 +245,27 @@ def describe_store(store: Store) -> str:
     return f"{header.name}: {len(store.images)} images of {len(header.classes)} classes ({split}) in {store.path}"
 
 
-def preprocessing(shape: tuple[int, int]) -> str:
+def preprocessing(shape: tuple[int, int], part: str = "the central square") -> str:
     """Return the description of the preprocessing, which is part of a store's key. shape: (channels, size)."""
     channels, size = shape
-    return f"{'RGB' if channels == 3 else 'grey'}, upright, on white; Lanczos of the central square to {size}×{size}"
+    return f"{'RGB' if channels == 3 else 'grey'}, upright, on white; Lanczos of {part} to {size}×{size}"
 
 
 def _store_key(
-    settings: StoreSettings, archive: Archive, files: OpenArchive, names: Sequence[str], header: Header
+    settings: StoreSettings,
+    archive: Archive,
+    files: OpenArchive,
+    rows: Sequence[str],
+    header: Header,
+    crops: Mapping[str, Crop],
 ) -> str:
     """Return the content key of a store. It is equal for a zip and its folder, wherever in them the images are."""
+    names = [crops[row].file if row in crops else row for row in rows]
     start = len(common_folder(names))
     recipe = json.dumps([asdict(header), [name[start:] for name in names]])
+    if crops:
+        recipe += json.dumps([crops[row].box for row in rows])
+        names = list(dict.fromkeys(names))
     if settings.on_bad_image == "skip":
         recipe += json.dumps(["skip", settings.min_examples])
 

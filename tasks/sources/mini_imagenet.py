@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tasks.sources.image_store import SourceInfo
-from tasks.sources.split_images import Pickles, SplitImages
+from tasks.sources.split_images import PackedForm, SplitImages, pickled_form
 
 _CACHES = ("mini-imagenet-cache-train.pkl", "mini-imagenet-cache-val.pkl", "mini-imagenet-cache-test.pkl")
 _CATEGORIES = (
@@ -42,4 +42,4 @@ class MiniImageNet(SplitImages):
     """
 
     info: ClassVar[SourceInfo] = _INFO
-    pickles: ClassVar[tuple[Pickles, ...]] = (_CACHES, _CATEGORIES)
+    packed: ClassVar[tuple[PackedForm, ...]] = (pickled_form(*_CACHES), pickled_form(*_CATEGORIES))

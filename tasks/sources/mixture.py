@@ -20,26 +20,11 @@ from tasks.joined_pool import JoinedPool
 from tasks.ragged import TaskBatch, ragged_tasks, sample_batches
 from tasks.ragged_shape import RaggedShape
 from tasks.random import Integers, stream, uniforms
-from tasks.sources.cifar_splits import FC100, CifarFS
+from tasks.sources.class_sources import CLASS_SOURCES
 from tasks.sources.class_splits import SplitLists
-from tasks.sources.features import Features
-from tasks.sources.image_folder import ImageFolder
-from tasks.sources.mini_imagenet import MiniImageNet
-from tasks.sources.omniglot import Omniglot
-from tasks.sources.strokes import Strokes
 from tasks.text import count_of
 from tasks.transformed import resize_pool
 from tasks.types import SPLITS, DataRecord, Episode, EpisodeShape, Progress, Shape, Split, TaskSpec
-
-SOURCES: dict[str, type[Any]] = {
-    "cifar_fs": CifarFS,
-    "fc100": FC100,
-    "features": Features,
-    "image_folder": ImageFolder,
-    "mini_imagenet": MiniImageNet,
-    "omniglot": Omniglot,
-    "strokes": Strokes,
-}
 
 
 @dataclass(frozen=True)
@@ -57,8 +42,10 @@ class MixedSource:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in SOURCES:
-            raise ValueError(f"name: no source of classes is called '{self.name}': set one of {', '.join(SOURCES)}")
+        if self.name not in CLASS_SOURCES:
+            raise ValueError(
+                f"name: no source of classes is called '{self.name}': set one of {', '.join(CLASS_SOURCES)}"
+            )
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight: {self.weight:g} is no share of tasks: set more than 0, or remove the source")
         for name in ("root", "cache"):
@@ -70,7 +57,7 @@ class MixedSource:
         """Return the source. ValueError: it has no such settings."""
         places = {name: getattr(self, name) for name in ("root", "cache") if getattr(self, name) is not None}
         try:
-            return SOURCES[self.name](**places, **self.settings)
+            return CLASS_SOURCES[self.name](**places, **self.settings)
         except TypeError as error:
             raise ValueError(f"settings: {self.name}: {error}: remove that one") from error
 

@@ -5,7 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -58,6 +58,17 @@ class OpenArchive(NamedTuple):
     """Return the checksum of one file: from a zip's directory, else by reading the file."""
     stamp: Callable[[str], tuple[Any, ...]]
     """Return values that change when the file changes, without reading it."""
+
+
+Opener = Callable[[Archive], AbstractContextManager[OpenArchive]]
+"""Opens an archive, as `open_archive` does."""
+
+
+class Crop(NamedTuple):
+    """The part of an image file within a box: left, top, right and bottom, in pixels from the upper left corner."""
+
+    file: str
+    box: tuple[float, float, float, float]
 
 
 def find_archive(roots: list[Path], folder: str) -> Archive | None:

@@ -4,27 +4,29 @@ Training reads stores without Pillow.
 """
 
 import io
+import math
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tasks.store.archive import Archive, DamagedEntryError, open_archive
+from tasks.store.archive import Archive, Crop, DamagedEntryError, Opener, open_archive
+from tasks.store.bad_images import BadImage, explain_bad_images
 from tasks.store.image_formats import name_format
 from tasks.store.store import Images
 from tasks.types import Progress, Shape
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 
-_SHOWN = 5
-"""Images that do not decode which a message names; all are listed in a file."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels from the upper left corner."""
 
 _CHUNK = 64
 """Rows between two calls of progress."""
@@ -32,14 +34,6 @@ _CHUNK = 64
 
 class UndecodableError(ValueError):
     """A file that does not decode; its text is the reason."""
-
-
-class BadImage(NamedTuple):
-    """An image that does not decode: its row, its file and why."""
-
-    row: int
-    name: str
-    reason: str
 
 
 def decode_files(
@@ -65,54 +59,54 @@ def decode_files(
 def try_files(
     sources: Sequence[tuple[Archive, Sequence[str]]],
     shape: Shape,
-    decode: Callable[[bytes], Images],
+    decode: Callable[..., Images],
     progress: Progress,
+    opener: Opener = open_archive,
+    crops: Mapping[str, Crop] = MappingProxyType({}),
 ) -> tuple[Images, list[BadImage]]:
-    """Return decode(content) of all files, in the order of `sources`, and the files that do not decode, by row."""
-    bad: list[BadImage] = []
+    """Return decode(content) of all files, in the order of `sources`, and the files that do not decode, by row.
+
+    opener: opens an archive. crops: of names that are no files, what part of which file: decode(content, box).
+    """
     with ExitStack() as stack:
         files: list[tuple[str, str, Callable[[str], bytes]]] = []
         for archive, names in sources:
-            read = stack.enter_context(open_archive(archive)).read
+            read = stack.enter_context(opener(archive)).read
             where = "" if len(sources) == 1 else f"{archive.path}: "
             files += [(where, name, read) for name in names]
 
         def row(number: int) -> Images:
-            where, name, read = files[number]
-            try:
-                content = read(name)
-                with explain_decode_errors():
-                    return decode(content)
-            except (UndecodableError, DamagedEntryError) as error:
-                reason = f"damaged: {error.reason}" if isinstance(error, DamagedEntryError) else str(error)
-                bad.append(BadImage(number, f"{where}{name}", reason))
-                return np.zeros(shape, np.uint8)
+            _, name, read = files[number]
+            crop = crops.get(name)
+            content = read(name if crop is None else crop.file)
+            with explain_decode_errors():
+                return decode(content) if crop is None else decode(content, crop.box)
 
-        with warnings.catch_warnings():
-            # Of damaged EXIF data, beside which the image decodes.
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            images = compute_rows(len(files), shape, row, progress)
-    return images, sorted(bad)
+        return try_rows([f"{where}{name}" for where, name, _ in files], shape, row, progress)
 
 
-def explain_bad_images(where: str, bad: Sequence[BadImage], kind: str, report: Path | None, skip: str = "") -> str:
-    """Return one line that names the bad images, their reasons and the remedy. skip: a further remedy.
+def try_rows(
+    names: Sequence[str], shape: Shape, row: Callable[[int], Images], progress: Progress
+) -> tuple[Images, list[BadImage]]:
+    """Return row(0), row(1), …, an image for each of `names`, and those that do not decode, by row.
 
-    report: a file in which all are listed if the line does not show them.
+    row: raises UndecodableError or DamagedEntryError for an image that does not.
     """
-    remedy = f"replace {'it by a complete copy' if len(bad) == 1 else 'them by complete copies'}{skip}"
-    if len(bad) == 1:
-        return f"{where}{bad[0].name} does not decode as {kind} ({bad[0].reason}): {remedy}"
-    shown = ", ".join(f"{image.name} ({image.reason})" for image in bad[:_SHOWN])
-    more = ""
-    if len(bad) > _SHOWN:
-        more = f" and {len(bad) - _SHOWN:,} more"
-        if report is not None:
-            with suppress(OSError):
-                report.parent.mkdir(parents=True, exist_ok=True)
-                report.write_text("".join(f"{image.name}\t{image.reason}\n" for image in bad), encoding="utf-8")
-                more += f" (all of them in {report})"
-    return f"{where}{len(bad):,} files do not decode as {kind}: {shown}{more}: {remedy}"
+    bad: list[BadImage] = []
+
+    def compute(number: int) -> Images:
+        try:
+            return row(number)
+        except (UndecodableError, DamagedEntryError) as error:
+            reason = f"damaged: {error.reason}" if isinstance(error, DamagedEntryError) else str(error)
+            bad.append(BadImage(number, names[number], reason))
+            return np.zeros(shape, np.uint8)
+
+    with warnings.catch_warnings():
+        # Of damaged EXIF data, beside which the image decodes.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        images = compute_rows(len(names), shape, compute, progress)
+    return images, sorted(bad)
 
 
 def compute_rows(rows: int, shape: Shape, row: Callable[[int], Images], progress: Progress) -> Images:
@@ -146,12 +140,15 @@ def explain_decode_errors() -> Iterator[None]:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def image_decoder(size: int, channels: int) -> Callable[[bytes], Images]:
-    """Return a function from a file in any of FORMATS, whatever its suffix, to [channels, size, size] uint8."""
+def image_decoder(size: int, channels: int, formats: tuple[str, ...] = FORMATS) -> Callable[..., Images]:
+    """Return a function from a file in any of `formats`, whatever its suffix, to [channels, size, size] uint8.
 
-    def decode(content: bytes) -> Images:
-        with _open_upright(content) as image:
-            return resize_square(image, size, channels)
+    Its second argument is a box, which is resized without regard to proportions; None for the central square.
+    """
+
+    def decode(content: bytes, box: Box | None = None) -> Images:
+        with _open_upright(content, formats) as image:
+            return resize_square(image, size, channels) if box is None else _resize_box(image, box, size, channels)
 
     return decode
 
@@ -167,9 +164,9 @@ def drawing_decoder(size: int) -> Callable[[bytes], Images]:
 
 
 @contextmanager
-def _open_upright(content: bytes) -> Iterator[Image.Image]:
+def _open_upright(content: bytes, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
         raise UndecodableError(name_format(content)) from error
     with image:
@@ -184,10 +181,25 @@ def resize_square(image: Image.Image, size: int, channels: int) -> Images:
 
     channels: 3 for RGB, 1 for grey (ITU-R 601). Transparent pixels are blended with white; 16 bits become 8.
     """
-    plain = _flatten(image).convert("RGB" if channels == 3 else "L")
-    width, height = plain.size
+    width, height = image.size
     side = min(width, height)
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    return _resize(image, box, size, channels)
+
+
+def _resize_box(image: Image.Image, box: Box, size: int, channels: int) -> Images:
+    """Resize the whole pixels of an image that a box touches. UndecodableError: there are none."""
+    left, top, right, bottom = box
+    inside = max(math.floor(left), 0), max(math.floor(top), 0)
+    outside = min(math.ceil(right), image.width), min(math.ceil(bottom), image.height)
+    if inside[0] >= outside[0] or inside[1] >= outside[1]:
+        raise UndecodableError(f"it has {image.width}×{image.height} pixels, and its box lies outside")
+    part = image.crop((*inside, *outside))  # a filter would reach over the edges of a box
+    return _resize(part, (0, 0, *part.size), size, channels)
+
+
+def _resize(image: Image.Image, box: Box, size: int, channels: int) -> Images:
+    plain = _flatten(image).convert("RGB" if channels == 3 else "L")
     pixels: Images = np.asarray(plain.resize((size, size), Image.Resampling.LANCZOS, box=box))
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
