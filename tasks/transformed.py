@@ -129,6 +129,12 @@ class TransformedPool:
         found: list[str] = self.pool.class_names(classes)
         return found
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what describes the classes of the other pool, if anything does."""
+        if name in ("descriptions", "description_shape"):
+            return getattr(self.pool, name)
+        raise AttributeError(name)
+
 
 def resize_pool(pool: Any, target: Shape) -> "TransformedPool | StorePool":
     """Return a pool of images in [0, 1] of the shape `target`: a store's own pool where its images are such already."""

@@ -20,12 +20,16 @@ from metatrain.models.model import build_model
 from metatrain.types import Context
 from tasks.described_shape import DescribedShape
 from tasks.opening import open_tasks
+from tasks.registry import TASK_SOURCES
 from tasks.sources.features import Features
 from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.strokes import Strokes, render
+from tasks.transformed import Resize, TransformedSource
+from tests import pictures
 from tests.command_line import last_json
 from tests.command_line import metatrain as command
 from tests.configurations import CONFIGS
+from tests.miniatures import ATTRIBUTES, animal_files, bird_files
 
 SOURCE = Strokes(classes=40)
 
@@ -247,3 +251,17 @@ def test_a_run_tells_seen_from_unseen_and_its_learner_adapts_to_descriptions(tmp
     assert set(adapted.predict(task.query.x[0].numpy())) <= {"a", "b", "c", "d"}
     refused = command(tmp_path, "evaluate", result["run_dir"], "model.normalization=transductive", expect=2)
     assert "model.normalization: the run was trained with 'group'" in refused.err
+
+
+@pytest.mark.parametrize(("name", "files", "size"), [("cub", bird_files, ATTRIBUTES), ("awa2", animal_files, 5)])
+def test_attributes_of_birds_and_of_animals_describe_them(tmp_path, name, files, size):
+    root = pictures.write(tmp_path / "raw", files())
+    source = TASK_SOURCES[name](root=str(root), cache=str(tmp_path / "cache"), size=pictures.SIDE)
+    for split in ("train", "test"):
+        found = open_tasks(source, name, split, DescribedShape(ways=2, queries=2), 0)
+        task, classes = found.episodes([0]), found.task_classes([0])[0]
+        assert found.spec.support == task.support.x.shape[2:] == (size,)
+        torch.testing.assert_close(task.support.x[0], source.pool(split).descriptions(classes))
+    changed = TransformedSource(source, Resize((1, 8, 8)))
+    small = open_tasks(changed, name, "test", DescribedShape(ways=2, queries=2), 0).episodes([0])
+    assert torch.equal(small.support.x, task.support.x) and small.query.x.shape[2:] == (1, 8, 8)
