@@ -41,7 +41,7 @@ PATHS = {"runs.root", "tracking.uri"} | {
     for key in ("root", "cache")
 }
 PATHS |= {"features.splits", "image_folder.splits", "image_completion.root", "table.root"}
-RAW = ("aircraft", "dtd", "fungi", "mscoco", "traffic_sign", "vgg_flower")
+RAW = ("aircraft", "dtd", "fungi", "mscoco", "quick_draw", "traffic_sign", "vgg_flower")
 PATHS |= {f"{source}.{key}" for source in RAW for key in ("root", "cache", "splits")}
 PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits", "meta_dataset.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
@@ -115,7 +115,7 @@ def test_relative_paths_are_kept_relative_to_the_folder_of_start() -> None:
 NO_PATHS = {
     "overrides", "take_over", "as_json", "address", "profile", "follow", "env", "name", "job_id", "split", "index",
     "ways", "shots", "queries", "command", "trust", "normalization", "keep", "record",
-    "axes", "set", "settings", "seeds", "grid", "per_class",
+    "axes", "set", "settings", "seeds", "grid", "per_class", "tasks",
 }  # fmt: skip
 """Parameters of commands that are no paths; `command` is for the job, which expands its own."""
 

@@ -11,6 +11,7 @@ from tasks.sources.medmnist import MedMNIST
 from tasks.sources.meta_dataset import MetaDataset
 from tasks.sources.mini_imagenet import MiniImageNet
 from tasks.sources.omniglot import Omniglot
+from tasks.sources.quick_draw import QuickDraw
 from tasks.sources.raw_datasets import DTD, MSCOCO, Aircraft, Fungi, TrafficSign, VGGFlower
 from tasks.sources.strokes import Strokes
 from tasks.sources.tiered_imagenet import TieredImageNet
@@ -30,6 +31,7 @@ CLASS_SOURCES: dict[str, type[Any]] = {
     "mini_imagenet": MiniImageNet,
     "mscoco": MSCOCO,
     "omniglot": Omniglot,
+    "quick_draw": QuickDraw,
     "strokes": Strokes,
     "tiered_imagenet": TieredImageNet,
     "traffic_sign": TrafficSign,
