@@ -283,10 +283,12 @@ METRICS: dict[str, Metric] = {
         Metric("oracle_gap", "gap to the exact posterior", False, 1.0, "nats"),  # by `measure`
         Metric("unseen_accuracy", "accuracy on unseen classes", True, 100.0, "%"),  # by `measure`, as the next two
         Metric("seen_accuracy", "accuracy on seen classes", True, 100.0, "%"),
-        Metric("harmonic_mean", "harmonic mean of both", True, 100.0, "%", of_sums=harmonic_mean),
+        Metric("harmonic_mean", "harmonic mean of seen and unseen", True, 100.0, "%", of_sums=harmonic_mean),
         Metric("return", "return", True),  # of a task that is an environment
     )
 }
 """The metrics by name."""
+GENERALISED = ("unseen_accuracy", "seen_accuracy", "harmonic_mean")
+"""The metrics of tasks of seen and unseen classes."""
 PRIMARY = ("accuracy", "log_likelihood", "mse", "return")
 """The metrics that decide which of two learners is better: the first of them that was scored."""

@@ -30,11 +30,13 @@ class Tasks:
     test: TaskShape = field(default_factory=EpisodeShape)
 
     def __post_init__(self) -> None:
-        if isinstance(self.test, DescribedShape) and self.test.seen:
-            share = self.train.held_out if isinstance(self.train, DescribedShape) else 0.0
-            reason = "tasks.train.held_out: 0, and tasks.test.seen asks for examples that training leaves out"
-            require(share > 0, f"{reason}: set a share of each class, such as 0.2")
-            object.__setattr__(self, "test", replace(self.test, held_out=share))
+        share = self.train.held_out if isinstance(self.train, DescribedShape) else 0.0
+        if isinstance(self.train, DescribedShape):
+            require(self.train.seen == 0, "tasks.train.seen: seen classes are for tests: set tasks.test.seen")
+        if isinstance(self.test, DescribedShape):
+            other = f"tasks.test.held_out: {self.test.held_out:g}, and training leaves out {share:g}"
+            require(self.test.held_out in (0, share), f"{other}: set tasks.train.held_out alone")
+            object.__setattr__(self, "test", replace(self.test, held_out=share if self.test.seen else 0.0))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A class has one description, a vector: attributes (Lampert et al. 2009), word ve
 episodes have it alone as support; queries are examples of the classes.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
 OWN = "own"
 DESCRIPTION, EXAMPLE = "description", "example"
 """The names of the parts of a support example, where there are both."""
+_MOST_NAMES = 10**5
+"""Classes up to which a file is asked for all of them before the first task."""
 _MOST_CLASSES = 1000
 """Training classes that the standard deviation of descriptions is of."""
 
@@ -37,7 +40,11 @@ class FileDescriptions:
 
     @cached_property
     def _found(self) -> tuple[Any, dict[str, int]]:
-        read = read_vectors(Path(self.path), Names("class"))
+        try:
+            read = read_vectors(Path(self.path), Names("class"))
+        except ValueError as error:
+            reason = str(error).removeprefix("root: ").removeprefix("label: ").replace("tasks.root", "descriptions")
+            raise ValueError(f"descriptions: {reason}") from error
         twice = [name for name, count in Counter(read.labels).items() if count > 1]
         if twice:
             raise ValueError(f"{self.path} describes {enumerate_few(twice)} twice: leave one row of each")
@@ -47,6 +54,11 @@ class FileDescriptions:
     def shape(self) -> Shape:
         """Return (d,)."""
         return (self._found[0].shape[1],)
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of the vector of each class."""
+        x, rows = self._found
+        return {name: hashlib.sha256(np.ascontiguousarray(x[row]).data).hexdigest() for name, row in rows.items()}
 
     def of(self, names: Sequence[str]) -> Tensor:
         """Return the vectors of classes [R, d]."""
@@ -69,7 +81,10 @@ def described_tasks(source: Any, name: str, split: Split, shape: DescribedShape,
     if shape.descriptions == OWN and not hasattr(pool, "descriptions"):
         reason = f"the classes of {name} have no descriptions of their own"
         raise ValueError(f"{part}.descriptions: {reason}: set a file of vectors by class (Parquet, CSV or npz)")
-    return Described(pool, source.pool("train"), shape, seed, split)
+    found = Described(pool, source.pool("train"), shape, seed, split)
+    if shape.descriptions != OWN and pool.num_classes <= _MOST_NAMES:
+        found.describe(np.arange(pool.num_classes))
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,9 @@ class Described:
 
     def __post_init__(self) -> None:
         shape, part = self.shape, part_of(self.split)
+        if shape.seen and not shape.held_out:
+            reason = "tasks.train.held_out: 0, and tasks.test.seen asks for examples that training leaves out"
+            raise ValueError(f"{reason}: train with a share of each class held out, such as 0.2")
         for what, pool, ways in (("", self.pool, shape.ways - shape.seen), ("seen ", self.train, shape.seen)):
             if ways > pool.num_classes:
                 have = f"{pool.name} has {pool.num_classes}"
@@ -187,6 +205,10 @@ class Described:
                 found = found + self.shape.noise * self._scale * self._noise(split, classes.reshape(-1), found.shape[1])
             parts.append(found.view(*classes.shape, -1))
         return torch.cat(parts, 1)
+
+    def describe(self, classes: Integers) -> Tensor:
+        """Return the descriptions of classes of the split, without noise [R, d]. ValueError: one has none."""
+        return self._describe(self.pool, classes)
 
     def _noise(self, split: str, classes: Integers, size: int) -> Tensor:
         """Return standard normal numbers [R, d], always the same for a class."""

@@ -160,7 +160,10 @@ def test_sizes_that_cannot_be_are_refused(shape, message):
         ("tasks.train={ways: 3} tasks.test={ways: 3}", "these tasks have none: set descriptions"),
         ("tasks.train={ways: 3, shots: 0}", "for zero-shot beside descriptions=own"),
         ("tasks.train.held_out=0", "tasks.train.held_out: 0, and tasks.test.seen"),
-        ("tasks.train.descriptions=words.csv", "words.csv cannot be read"),
+        ("tasks.train.seen=2", "tasks.train.seen: seen classes are for tests"),
+        ("tasks.test.held_out=0.5", "tasks.test.held_out: 0.5, and training leaves out 0.2: set tasks.train.held_out"),
+        ("tasks.train.shots=1", "tasks.test: support sets are of (36,), and those of tasks.train of {"),
+        ("tasks.train.descriptions=words.csv", "descriptions: "),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, override, message):
@@ -249,8 +252,44 @@ def test_a_run_tells_seen_from_unseen_and_its_learner_adapts_to_descriptions(tmp
     task = tasks_of(ways=4).episodes([0])
     adapted = learner.adapt((task.support.x[0].numpy(), ["a", "b", "c", "d"]))
     assert set(adapted.predict(task.query.x[0].numpy())) <= {"a", "b", "c", "d"}
-    refused = command(tmp_path, "evaluate", result["run_dir"], "model.normalization=transductive", expect=2)
-    assert "model.normalization: the run was trained with 'group'" in refused.err
+    told = command(tmp_path, "evaluate", result["run_dir"], "evaluation.tasks=4").out
+    assert re.search(r"\n  accuracy on unseen classes: +\d+\.\d\d ± .*\n  accuracy on seen .*\n  harmonic mean", told)
+    for override, message in (
+        ("model.normalization=transductive", "model.normalization: the run was trained with 'group'"),
+        ("tasks.train.held_out=0.5", "the run left out 0.2 of each class, which cannot change"),
+        ("tasks.seed=9", "tasks.test.seen: seen classes are those of the run, and these tasks have others"),
+        ("tasks.test.shots=1", "their support sets are of {'description': (36,), 'example': (1, 28, 28)}"),
+    ):
+        refused = command(tmp_path, "evaluate", result["run_dir"], override, expect=2)
+        assert message in refused.err and len(refused.err.strip().splitlines()) == 1
+    (tmp_path / "same.yaml").write_text("{name: strokes, classes: 100, test: {descriptions: own, ways: 4, seen: 2}}")
+    again = last_json(command(tmp_path, "evaluate", result["run_dir"], "tasks=same.yaml", "--json"))
+    assert again["test"]["metrics"].keys() >= {"harmonic_mean"}
+
+
+def test_a_file_of_descriptions_is_found_again_and_its_changes_are_noticed(tmp_path):
+    names = [f"{split}{number}" for split in ("train", "validation", "test") for number in range(4)]
+    features = {"class": np.repeat(names, 6), "split": np.repeat([name.rstrip("0123") for name in names], 6)}
+    rows = np.random.default_rng(0).normal(size=(72, 4))
+    pq.write_table(pa.table(features | {f"x{k}": rows[:, k] for k in range(4)}), tmp_path / "x.parquet")
+    words = {"class": names, **{f"v{k}": np.arange(12.0) ** k for k in range(3)}}
+    pq.write_table(pa.table(words), tmp_path / "words.parquet")
+    shape = "descriptions: words.parquet, ways: 2, shots: 0, queries: 2"
+    (tmp_path / "run.yaml").write_text(
+        f"tasks: {{name: features, root: x.parquet, split: split, train: {{{shape}}}, test: {{{shape}}}}}\n"
+        "model: {name: mlp}\nalgorithm: {name: described_protonet, hidden: 4}\n"
+        "outer: {steps: 4, tasks_per_step: 2}\nexecutor: {name: in_process}\ntracking: {uri: null}\n"
+        "evaluation: {every: 4, tasks: 4, validation_tasks: 2}\n"
+    )
+    run = last_json(command(tmp_path, "train", "run.yaml", "--json"))["run_dir"]
+    (tmp_path / "elsewhere").mkdir()
+    command(tmp_path / "elsewhere", "evaluate", f"../{run}")
+    pq.write_table(pa.table({key: value[:-1] for key, value in words.items()}), tmp_path / "words.parquet")
+    gone = command(tmp_path, "train", "run.yaml", expect=2)
+    assert "words.parquet has no row of the class test3" in gone.err and "Traceback" not in gone.err
+    pq.write_table(pa.table(words | {"v0": np.full(12, 9.0)}), tmp_path / "words.parquet")
+    resumed = command(tmp_path, "train", "--resume", run, "outer.steps=6", expect=2)
+    assert "12 classes" in resumed.err or "changed" in resumed.err
 
 
 @pytest.mark.parametrize(("name", "files", "size"), [("cub", bird_files, ATTRIBUTES), ("awa2", animal_files, 5)])

@@ -34,7 +34,7 @@ class NearestNeighbour:
 
     def refusal(self, spec: TaskSpec) -> str | None:
         if spec.support is not None:
-            return "it compares queries with support examples, and these have other shapes"
+            return "it compares queries with support examples, and these are of another kind"
         if (reason := _unread(spec)) is not None:
             return reason
         return None if is_shape(spec.x) else "it compares inputs that are arrays of one shape, and these are not"

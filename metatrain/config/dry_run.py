@@ -110,8 +110,12 @@ def _check_support(worker: Worker) -> None:
     require(
         reads,
         f"algorithm.name: {config.names.algorithm} reads support examples of the shape of queries, {spec.x}, and those "
-        f"of {config.names.tasks} have {spec.support}: set an algorithm with separate_support",
+        f"of {config.names.tasks} have {spec.support}: set described_protonet, or another with separate_support",
     )
+    tested = worker.distribution("test").spec
+    differ = f"tasks.test: support sets are of {tested.support_x}, and those of tasks.train of {spec.support_x}"
+    alike = tested.support_x == spec.support_x or spec.support is None
+    require(alike, f"{differ}: set descriptions and shots alike in both, 0 or more")
 
 
 def _check_examples(worker: Worker) -> None:

@@ -26,6 +26,7 @@ from metatrain.settings import SECTIONS, Config, PartNames, Tasks
 from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
+from tasks.described import OWN
 from tasks.described_shape import DescribedShape, TaskShape
 from tasks.io.home import PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
@@ -217,8 +218,16 @@ def resolve_paths(config: Config) -> Config:
         tracking = dataclasses.replace(tracking, uri=f"sqlite:///{Path(file).absolute()}")
     begins = {name: getattr(config, name) for name in ("weights", "initialize")}
     begins = {name: str(home_path(path).absolute()) for name, path in begins.items() if path and not is_uri(path)}
-    tasks = dataclasses.replace(config.tasks, source=source)
+    shapes = {part: _with_absolute_files(getattr(config.tasks, part)) for part in ("train", "test")}
+    tasks = dataclasses.replace(config.tasks, source=source, **shapes)
     return dataclasses.replace(config, tasks=tasks, tracking=tracking, **begins)
+
+
+def _with_absolute_files(shape: TaskShape) -> TaskShape:
+    """Return the size of tasks with an absolute path of the file of descriptions, if there is one."""
+    if not isinstance(shape, DescribedShape) or shape.descriptions == OWN or is_uri(shape.descriptions):
+        return shape
+    return dataclasses.replace(shape, descriptions=str(home_path(shape.descriptions).absolute()))
 
 
 def _with_absolute_paths(settings: Any) -> Any:

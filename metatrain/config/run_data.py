@@ -1,6 +1,7 @@
 """Choose the classes that a run is resumed with and evaluated on, so that no test class was trained on."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from metatrain.settings import Config
 from metatrain.trust import require_known_code
 from metatrain.validation import require
 from metatrain.yaml_config import apply_overrides, parse_yaml
+from tasks.described import OWN, FileDescriptions
+from tasks.described_shape import DescribedShape
 from tasks.opening import open_tasks
 from tasks.sources.class_splits import AUTO, SHUFFLE, TEST
 from tasks.sources.features import Features
@@ -35,9 +38,22 @@ def data_of(config: Config) -> DataRecord | None:
         return None
     with explain_user_errors(config):
         found = data()
-    if found is None or isinstance(found, DataRecord):
-        return found
+    if isinstance(found, DataRecord):
+        return _with_descriptions(found, config)
+    if found is None:
+        return None
     raise ValueError(f"tasks.name: data() of '{config.names.tasks}' returns no tasks.types.DataRecord: return one")
+
+
+def _with_descriptions(found: DataRecord, config: Config) -> DataRecord:
+    """Return the record with the vectors of files of descriptions in the digests of the classes that have them."""
+    shapes = [one for one in (config.tasks.train, config.tasks.test) if isinstance(one, DescribedShape)]
+    contents = dict(found.contents)
+    for file in sorted({shape.descriptions for shape in shapes} - {OWN}):
+        for name, digest in FileDescriptions(file).digests().items():
+            if name in contents:
+                contents[name] = hashlib.sha256(f"{contents[name]} {digest}".encode()).hexdigest()[:32]
+    return found._replace(contents=contents)
 
 
 def require_training_classes(data: DataRecord | None) -> None:
@@ -66,11 +82,13 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
     if file is not None:
         other = as_plain(load_tasks(file, trust))["tasks"]
         plain["tasks"] = {**other, "train": plain["tasks"]["train"]}
+    plain["tasks"]["test"].pop("held_out", None)  # which follows from what the run's training left out
     pairs = (override.partition("=") for override in overrides)
     named = [parse_yaml(value, key) for key, _, value in pairs if key == "tasks.name"]
     if named and named[-1] != plain["tasks"]["name"]:
         plain["tasks"] = {key: plain["tasks"][key] for key in ("train", "test")}
     found = read_config(apply_overrides(plain, overrides))
+    _require_seen_classes(trained, found)
     before, after = (getattr(one.model, "normalization", None) for one in (trained, found))
     layers: dict[Any, str] = {"transductive": "of batches", "inductive": "of batches"}
     if layers.get(before, before) != layers.get(after, after):
@@ -78,6 +96,24 @@ def read_evaluation_config(trained: Config, overrides: Sequence[str], trust: boo
             f"model.normalization: the run was trained with '{before}', whose layers are others: leave it out"
         )
     return found
+
+
+def _require_seen_classes(trained: Config, found: Config) -> None:
+    """Check that classes of training are those of the run, and what it left out. ValueError: they are not."""
+    before, after = trained.tasks.train, found.tasks.train
+    if isinstance(before, DescribedShape) and isinstance(after, DescribedShape):
+        kept = f"tasks.train.held_out: the run left out {before.held_out:g} of each class, which cannot change"
+        require(before.held_out == after.held_out, f"{kept}: leave it")
+    if isinstance(found.tasks.test, DescribedShape) and found.tasks.test.seen:
+        own, other = (_without_places(one.tasks.source) for one in (trained, found))
+        reason = "tasks.test.seen: seen classes are those of the run, and these tasks have others"
+        require(own == other, f"{reason}: set it to 0")
+
+
+def _without_places(source: Any) -> Any:
+    """Return a source as it is wherever its files lie."""
+    places = {name: None for name in ("root", "cache") if hasattr(source, name)}
+    return dataclasses.replace(source, **places)
 
 
 def load_tasks(path: str | Path, trust: bool = False) -> Config:
@@ -189,7 +225,9 @@ def require_same_examples(config: Config, spec: Mapping[str, Any]) -> None:
         tested = open_tasks(source, config.names.tasks, "test", config.tasks.test, config.evaluation.seed).spec
     support = spec.get("support")
     kinds = (tested.support, None if support is None else as_shapes(support))
-    require(kinds[0] == kinds[1], f"tasks: their support is of {kinds[0]}, and the run's was of {kinds[1]}: use such")
+    told = tuple("examples like queries" if kind is None else f"{kind}" for kind in kinds)
+    differ = f"tasks: their support sets are of {told[0]}, and the run learned from {told[1]}"
+    require(kinds[0] == kinds[1], f"{differ}: set descriptions and shots in tasks.test as in tasks.train")
     found, wanted = tested.x, as_shapes(spec["x"])
     if found == wanted:
         return

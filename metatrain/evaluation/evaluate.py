@@ -14,7 +14,7 @@ from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.engine import Engine
 from metatrain.evaluation.by_source import SourceEstimate, estimate_by_source
 from metatrain.evaluation.intervals import ci95_over_classes, estimate
-from metatrain.metrics import METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
+from metatrain.metrics import GENERALISED, METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Gaussian, Params, Scores, Shard, ShardRequest
 from metatrain.validation import require
@@ -256,6 +256,10 @@ def format_results(evaluations: Sequence[Evaluation]) -> Iterator[str]:
         for name, one in e.by_source.items():
             value = _format_value(one.value, METRICS[e.score])
             yield f"  {name}: {value} ± {_format_half(one.ci95, METRICS[e.score])}  ({one.tasks} tasks)"
+        for name in (metric for metric in GENERALISED if metric in e.metrics):
+            found = e.metrics[name]
+            half = _format_half(found.ci95, METRICS[name])
+            yield f"  {METRICS[name].title}: {_format_value(found.value, METRICS[name])} ± {half}"
 
 
 def _format_score(e: Evaluation) -> str:

@@ -111,7 +111,7 @@ def open_source(
     with _about(source.name):
         prepare(config)
         config, matched = match_images(config, probe, spec)
-        require_same_examples(config, spec)
+        require_same_examples(config, {**spec, "support": None})  # the network alone is read
         found = open_tasks(config.tasks.source, config.names.tasks, split, source.shape, probe.evaluation.seed)
     if matched is not None:
         say(matched)

@@ -43,7 +43,7 @@ class DescribedProtoNet:
         require(described, f"{lacking}: set descriptions in tasks.train and tasks.test, or protonet")
         alone = "model: zero-shot tasks have no examples whose statistics would normalise queries: set"
         plain = not is_shape(spec.support) or model.normalization == "none"
-        require(plain, f"{alone} model.normalization=group, or tasks.train.shots=1")
+        require(plain, f"{alone} model.normalization=group, or shots=1 in tasks.train and tasks.test")
         return model.initial(head=False) | self._network(model, spec).initial(seed)
 
     def trajectory(self, model: Model, params: Params, support: Examples, context: Context) -> Iterator[Prototypes]:
