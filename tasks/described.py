@@ -22,6 +22,7 @@ from tasks.random import Integers, Reals, normals, stream, uniforms
 from tasks.sources.feature_files import Names, read_vectors
 from tasks.text import enumerate_few, part_of
 from tasks.types import Episode, EpisodeShape, Examples, Shape, Split, TaskSpec
+from tasks.wrapped_pool import WrappedPool
 
 OWN = "own"
 DESCRIPTION, EXAMPLE = "description", "example"
@@ -240,28 +241,11 @@ class Described:
 
 
 @dataclass(frozen=True)
-class PartOfPool:
+class PartOfPool(WrappedPool):
     """The classes of a pool with a part of the examples of each: those from the share `first` on, up to `last`."""
 
-    pool: Any
     first: float
     last: float
-
-    @property
-    def name(self) -> str:
-        """Return the name of the source."""
-        return str(self.pool.name)
-
-    @property
-    def num_classes(self) -> int:
-        """Return the number of classes."""
-        return int(self.pool.num_classes)
-
-    @property
-    def example_shape(self) -> Shape:
-        """Return the shape of an example."""
-        found: Shape = self.pool.example_shape
-        return found
 
     @property
     def min_class_size(self) -> int:
@@ -276,18 +260,7 @@ class PartOfPool:
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return example members[r] of the part of class classes[r], both [R]."""
-        found: Tensor = self.pool.examples(classes, members + self._bound(classes, self.first))
-        return found
-
-    def denormalize(self, x: Tensor) -> Tensor:
-        """Map images back to values in [0, 1], for display."""
-        found: Tensor = self.pool.denormalize(x)
-        return found
-
-    def class_names(self, classes: Integers) -> list[str]:
-        """Return the display name of each of `classes`."""
-        found: list[str] = self.pool.class_names(classes)
-        return found
+        return super().examples(classes, members + self._bound(classes, self.first))
 
     def _bound(self, classes: Integers, share: float) -> Integers:
         found: Integers = np.floor(self.pool.sizes(classes) * share).astype(np.int64)

@@ -12,6 +12,7 @@ from tasks.normalization import denormalize, moment_tensors
 from tasks.random import Integers
 from tasks.store.class_pool import StorePool
 from tasks.types import DataRecord, EpisodeShape, Progress, Shape, Split
+from tasks.wrapped_pool import WrappedPool
 
 _GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
@@ -57,14 +58,13 @@ def resize(x: Tensor, shape: Shape) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TransformedPool:
+class TransformedPool(WrappedPool):
     """The classes of another pool, their images transformed and then normalised by `mean` and `std`.
 
     What is transformed are images in [0, 1], whatever the other pool normalises by. mean, std: one number for all
     channels or one for each; () for 0 and 1.
     """
 
-    pool: Any
     transform: ImageTransform
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -78,39 +78,9 @@ class TransformedPool:
             raise ValueError(f"{self.setting}: {reason}: leave it out, or use images")
 
     @property
-    def name(self) -> str:
-        """Return the name of the source."""
-        return str(self.pool.name)
-
-    @property
-    def num_classes(self) -> int:
-        """Return the number of classes."""
-        return int(self.pool.num_classes)
-
-    @property
     def example_shape(self) -> Shape:
         """Return (C, H, W)."""
         return self.transform.shape(self.pool.example_shape)
-
-    @property
-    def min_class_size(self) -> int:
-        """Return the number of images of the smallest class."""
-        return int(self.pool.min_class_size)
-
-    @property
-    def few_remedy(self) -> str:
-        """Return the setting that leaves out classes with too few images."""
-        return str(getattr(self.pool, "few_remedy", ""))
-
-    def groups(self) -> Any:
-        """Return the groups of classes that belong together, if the pool has such."""
-        find = getattr(self.pool, "groups", None)
-        return None if find is None else find()
-
-    def sizes(self, classes: Integers) -> Integers:
-        """Return the number of images of each of `classes`."""
-        found: Integers = self.pool.sizes(classes)
-        return found
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
@@ -123,17 +93,6 @@ class TransformedPool:
     def denormalize(self, x: Tensor) -> Tensor:
         """Map images [..., C, H, W] back to values in [0, 1], for display."""
         return denormalize(x, self.mean, self.std)
-
-    def class_names(self, classes: Integers) -> list[str]:
-        """Return the display name of each of `classes`."""
-        found: list[str] = self.pool.class_names(classes)
-        return found
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what describes the classes of the other pool, if anything does."""
-        if name in ("descriptions", "description_shape"):
-            return getattr(self.pool, name)
-        raise AttributeError(name)
 
 
 def resize_pool(pool: Any, target: Shape) -> "TransformedPool | StorePool":
