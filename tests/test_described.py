@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 import metatrain
+from metatrain.algorithms.baselines import BASELINES
 from metatrain.algorithms.metric.described_protonet import DescribedProtoNet
 from metatrain.metrics import METRICS, measure
 from metatrain.models.architectures import Conv4
@@ -265,6 +266,16 @@ def test_a_run_tells_seen_from_unseen_and_its_learner_adapts_to_descriptions(tmp
     (tmp_path / "same.yaml").write_text("{name: strokes, classes: 100, test: {descriptions: own, ways: 4, seen: 2}}")
     again = last_json(command(tmp_path, "evaluate", result["run_dir"], "tasks=same.yaml", "--json"))
     assert again["test"]["metrics"].keys() >= {"harmonic_mean"}
+
+
+def test_examples_beside_descriptions_are_what_the_nearest_neighbour_reads():
+    found, baseline = tasks_of(shots=2), BASELINES["nearest_neighbour"]
+    assert baseline.refusal(found.spec) is None and "another kind" in baseline.refusal(tasks_of().spec)
+    task = tree_map(lambda leaf: leaf[0], found.episodes([1]))
+    model = build_model(Conv4(width=4, downsample="stride", normalization="group"), found.spec, 0)
+    logits = baseline.predict(model, {}, task.support, task.query.x, Context(torch.tensor(0), torch.tensor(-1)))
+    distances = torch.cdist(task.query.x.flatten(1), task.support.x["example"].flatten(1))
+    assert torch.equal(logits.argmax(1), task.support.y[distances.argmin(1)])
 
 
 def test_a_file_of_descriptions_is_found_again_and_its_changes_are_noticed(tmp_path):

@@ -16,6 +16,7 @@ from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_o
 from metatrain.metrics import measure
 from metatrain.models import Model
 from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
+from tasks.described import EXAMPLE
 from tasks.types import Examples, OracleEpisode, OracleSequence, TaskSpec, Tree, is_shape
 
 
@@ -28,12 +29,20 @@ def _unread(spec: TaskSpec) -> str | None:
     return "it reads no missing values" if spec.missing else None
 
 
+def _has_examples(spec: TaskSpec) -> bool:
+    """Return whether support examples are descriptions with examples like queries beside them."""
+    return isinstance(spec.support, dict) and spec.support.get(EXAMPLE) == spec.x
+
+
 @dataclass(frozen=True)
 class NearestNeighbour:
-    """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance)."""
+    """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance).
+
+    Descriptions beside examples are not read.
+    """
 
     def refusal(self, spec: TaskSpec) -> str | None:
-        if spec.support is not None:
+        if spec.support is not None and not _has_examples(spec):
             return "it compares queries with support examples, and these are of another kind"
         if (reason := _unread(spec)) is not None:
             return reason
@@ -46,7 +55,8 @@ class NearestNeighbour:
         yield support
 
     def predict(self, model: Model, params: Params, adapted: Examples, x: Tree, context: Context) -> Prediction:
-        distances = squared_distances(x.flatten(1), adapted.x.flatten(1))
+        shown = adapted.x[EXAMPLE] if isinstance(adapted.x, dict) else adapted.x
+        distances = squared_distances(x.flatten(1), shown.flatten(1))
         if model.spec.ways is None:
             return adapted.y[distances.argmin(1)]
         of_class = adapted.y[None, :] == torch.arange(model.spec.ways or 0, device=x.device)[:, None]
