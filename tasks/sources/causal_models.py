@@ -5,14 +5,13 @@ earlier nodes plus noise (Müller et al. 2022, "Transformers can do Bayesian inf
 All take numpy's generator `draw`, and values are standardised over the rows of the table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from tasks.random import Integers, Reals
 
-Activation = Callable[[Reals], Reals]
-ACTIVATIONS: tuple[Activation, ...] = (
+ACTIVATIONS: tuple[Callable[[Reals], Reals], ...] = (
     np.tanh,
     lambda z: np.maximum(z, 0.0),
     lambda z: z,
@@ -22,30 +21,24 @@ ACTIVATIONS: tuple[Activation, ...] = (
     lambda z: np.exp(-np.square(z)),
     lambda z: (z > 0).astype(np.float64),
 )
-MONOTONE = 3
-"""How many of ACTIVATIONS, from the first on, keep the order of values."""
-PLAIN = 0.5
-"""The share of models of monotone functions alone, with no trees: columns that rise or fall together."""
 MOST_PARENTS = 6
 DEEPEST = 4
 """Splits in the longest path of a tree mechanism."""
 LEAST_NOISE, MOST_NOISE = 0.01, 0.5
 """Range of the standard deviation of the noise of a node, whose values have standard deviation 1 without it."""
 TREES = 0.4
-"""The share of layers of nodes that are decision trees of their parents in models that are not plain; others are linear
-with an activation."""
+"""The share of layers of nodes that are decision trees of their parents; others are linear with an activation."""
 
 
 def grow(draw: np.random.Generator, roots: Reals, count: int) -> Reals:
     """Add nodes to roots [rows, R] until there are `count`: return [rows, count], causes before effects."""
     nodes = standardised(roots)
-    layers, plain = int(draw.integers(1, 5)), draw.random() < PLAIN
-    activations = ACTIVATIONS[:MONOTONE] if plain else ACTIVATIONS
+    layers = int(draw.integers(1, 5))
     for layer in range(layers):
         size = -(-(count - nodes.shape[1]) // (layers - layer))
         if size > 0:
-            trees = draw.random() < TREES and not plain
-            values = standardised(_trees(draw, nodes, size) if trees else _linear(draw, nodes, size, activations))
+            mechanism = _trees if draw.random() < TREES else _linear
+            values = standardised(mechanism(draw, nodes, size))
             noise = np.exp(draw.uniform(np.log(LEAST_NOISE), np.log(MOST_NOISE), size))
             values = values + noise * draw.standard_normal(values.shape)
             nodes = np.concatenate([nodes, standardised(values)], 1)
@@ -65,12 +58,12 @@ def _parents(draw: np.random.Generator, nodes: Reals, size: int, most: int) -> I
     return draw.integers(0, nodes.shape[1], (size, number))
 
 
-def _linear(draw: np.random.Generator, nodes: Reals, size: int, activations: Sequence[Activation]) -> Reals:
-    """Return a(Σ_j w_j x_j + b) of the parents x of each node, with one of `activations` for all [rows, size]."""
+def _linear(draw: np.random.Generator, nodes: Reals, size: int) -> Reals:
+    """Return a(Σ_j w_j x_j + b) of the parents x of each node, with one of ACTIVATIONS for all [rows, size]."""
     parents = _parents(draw, nodes, size, MOST_PARENTS)
     weights = draw.standard_normal(parents.shape)
     sums = (nodes[:, parents] * weights).sum(-1) / np.sqrt(np.square(weights).sum(-1))
-    activation = activations[int(draw.integers(len(activations)))]
+    activation = ACTIVATIONS[int(draw.integers(len(ACTIVATIONS)))]
     return activation(draw.uniform(0.5, 2.0) * sums + draw.standard_normal(size))
 
 

@@ -19,18 +19,15 @@ from tasks.types import Episode, EpisodeShape, Examples, PaddedExamples, Progres
 
 _ATTEMPTS = 8
 """How many targets of one table are drawn until one has two classes."""
-SHOWN = 0.5
-"""The share of tables whose class is decided by columns that the table shows, where columns decide it."""
 
 
 @dataclass(frozen=True)
 class CausalTables:
     """A source without any files: tables with numeric, ordinal and categorical features, and classes as targets.
 
-    features, classes: the fewest and the most of a table; few are somewhat more frequent than many. Features that a
-    table does not have are missing (nan) in all of its rows. fewest: the smallest support set; each task has between
-    `fewest` and `shots` support rows, padded to `shots`; None: all have `shots`. missing: the share of tables with
-    missing values.
+    features, classes: the fewest and the most of a table; few are more frequent than many. Features that a table does
+    not have are missing (nan) in all of its rows. fewest: the smallest support set; each task has between `fewest` and
+    `shots` support rows, padded to `shots`; None: all have `shots`. missing: the share of tables with missing values.
     together: so many tables with consecutive indices have equal numbers of features and of support rows, and are drawn
     for as many classes, which spares a shard of them the padding.
     """
@@ -130,13 +127,10 @@ class Tables:
         """Return the size of a table: that of all in its group of `together`."""
         draw = generator(self.seed, stream("causal-tables", self.split, "sizes"), index // self.source.together)
         low, high = self.source.features
-        features = int(draw.integers(low, high + 1))
-        if draw.random() < 0.5:
-            features = min(int(np.exp(draw.uniform(np.log(low), np.log(high + 1)))), high)
+        features = min(int(np.exp(draw.uniform(np.log(low), np.log(high + 1)))), high)
         support = int(draw.integers(self._fewest, self.episode.shots + 1))
         low, high = self.source.classes
-        share = draw.random() ** int(draw.integers(1, 3))
-        return _Sizes(features, low + int((min(high, support) - low + 1) * share), support)
+        return _Sizes(features, low + int((min(high, support) - low + 1) * draw.random() ** 2), support)
 
     def _table(self, index: int, sizes: _Sizes) -> tuple[Reals, Integers]:
         """Return the features [rows, d] and classes [rows] of a table, its support rows first."""
@@ -154,20 +148,18 @@ class Tables:
 def _draw_table(draw: np.random.Generator, rows: int, features: int, classes: int) -> tuple[Reals, Integers]:
     """Return features [rows, d] and the class of each row, two at least, some of `classes`."""
     count = features + 3 + int(draw.integers(0, 2 * features + 4))
-    width = int(draw.integers(1, max(2, count // 2) + 1))
+    width = int(draw.integers(1, max(2, count // 3) + 1))
     roots, target = table_columns.draw_roots(draw, rows, width, classes)
     nodes = causal_models.grow(draw, roots, count)
-    shown = draw.permutation(count)[:features]
-    decides = shown if draw.random() < SHOWN else np.arange(count)
     for _ in range(_ATTEMPTS):
         if target is not None:
             break
-        deciding = draw.choice(decides, int(draw.integers(1, 4)))
+        deciding = draw.integers(0, count, int(draw.integers(1, 4)))
         found = table_columns.draw_classes(draw, nodes[:, deciding], classes)
         target = found if len(np.unique(found)) > 1 else None
     if target is None:  # every node that was tried is constant
         target = np.arange(rows) % 2
-    return nodes[:, shown], target
+    return nodes[:, draw.permutation(count)[:features]], target
 
 
 def _numbered(draw: np.random.Generator, target: Integers) -> Integers:

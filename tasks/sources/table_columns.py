@@ -26,7 +26,7 @@ def draw_roots(draw: np.random.Generator, rows: int, width: int, classes: int) -
     target = draw.choice(classes, rows, p=_shares(draw, classes))
     if len(np.unique(target)) < 2:
         target[: rows // 2] = (target[0] + 1) % classes
-    centres = draw.standard_normal((classes, width)) * np.exp(draw.uniform(np.log(0.5), np.log(6.0)))
+    centres = draw.standard_normal((classes, width)) * np.exp(draw.uniform(np.log(0.5), np.log(4.0)))
     return centres[target] + noise, target
 
 
