@@ -24,6 +24,7 @@ from metatrain.similarity.distances import (
     trivial_distances,
 )
 from metatrain.similarity.task2vec import embed_task, filters_of, fit_head
+from metatrain.similarity.transfer import Transfer, against_own_runs
 from tasks.corruptions import Corruption, corrupted
 from tasks.sources.strokes import Strokes
 from tasks.types import Episode, EpisodeShape, Examples, TaskSpec
@@ -302,6 +303,17 @@ def test_runs_tell_how_well_distance_predicts_what_they_lose(folder):
     assert few_points.err.startswith("metatrain: --run: 1 results on other sources have no rank correlation: give")
     x, y = ([one[key] for one in points.values()] for key in ("distance", "loss"))
     assert found["transfer"]["spearman"]["value"] == pytest.approx(spearmanr(x, y).statistic)
+
+
+def test_losses_are_from_runs_of_the_source_tested_on_where_every_source_has_one():
+    rows = [
+        ("a1", "a", "b", 0.9, 0.5),
+        ("a2", "a", "b", 0.8, 0.6),
+        ("b1", "b", "a", 0.7, 0.65),
+    ]
+    found = [Transfer(*row, row[3]) for row in rows]
+    assert [round(one.loss, 9) for one in against_own_runs(found)] == [0.2, 0.1, 0.2]
+    assert [round(one.loss, 9) for one in against_own_runs(found[:2])] == [0.4, 0.2]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from metatrain.similarity.distances import (
 )
 from metatrain.similarity.sources import Source, open_source, read_sources, require_same_shape, with_own_source
 from metatrain.similarity.task2vec import embed_task, filters_of
-from metatrain.similarity.transfer import LEAST, Transfer, correlate, read_transfers
+from metatrain.similarity.transfer import LEAST, Transfer, against_own_runs, correlate, read_transfers
 from metatrain.validation import require
 from tasks.types import Progress, Split, TaskDistribution
 
@@ -75,6 +75,7 @@ def measure_similarity(request: Request, progress: Progress, say: Callable[[str]
     for home in map(open_run, request.runs):
         trained_on, every = with_own_source(home, every, request.trust)
         transfers += read_transfers(home, trained_on, files)
+    transfers = against_own_runs(transfers)
     few = f"--run: {len(transfers)} results on other sources have no rank correlation: give more runs or sources"
     require(not request.runs or len(transfers) >= LEAST, few)
     require(len(every) >= 2, "SOURCE…: one source is as far from nothing: name two files or more")

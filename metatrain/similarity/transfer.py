@@ -30,18 +30,20 @@ LEAST = 3
 
 
 class Transfer(NamedTuple):
-    """What a run that was trained on one source makes of another, in shares of 1; `loss` is at_home − accuracy."""
+    """What a run that was trained on one source makes of another, in shares of 1; `loss` is reference − accuracy."""
 
     run: str
     trained_on: str
     tested_on: str
     at_home: float
     accuracy: float
+    reference: float
+    """The accuracy at home, or that of runs trained on the source tested on (`against_own_runs`)."""
 
     @property
     def loss(self) -> float:
         """Return how much accuracy the run loses on the other source."""
-        return self.at_home - self.accuracy
+        return self.reference - self.accuracy
 
 
 def read_transfers(home: Run, trained_on: Source, sources: Sequence[Source]) -> list[Transfer]:
@@ -62,9 +64,23 @@ def read_transfers(home: Run, trained_on: Source, sources: Sequence[Source]) -> 
         best = _best([row for overrides, row in told if _is_on(overrides, source)])
         missing = f"{home.where}: holds no result on {source.file}"
         require(best is not None, f"{missing}: run `metatrain evaluate {home.where} tasks={source.file}`")
-        scores = (_accuracy(home, row) for row in (at_home, best))
-        found.append(Transfer(home.run_id, trained_on.name, source.name, *scores))
+        own, there = (_accuracy(home, row) for row in (at_home, best))
+        found.append(Transfer(home.run_id, trained_on.name, source.name, own, there, own))
     return found
+
+
+def against_own_runs(transfers: Sequence[Transfer]) -> list[Transfer]:
+    """Return the transfers with the loss from the mean accuracy of the runs that were trained on the source tested on.
+
+    It leaves out how much harder that source is than a run's own. Where a source has no such run, all are as given.
+    """
+    at_home: dict[str, dict[str, float]] = {}
+    for one in transfers:
+        at_home.setdefault(one.trained_on, {})[one.run] = one.at_home
+    if any(one.tested_on not in at_home for one in transfers):
+        return list(transfers)
+    own = {source: sum(runs.values()) / len(runs) for source, runs in at_home.items()}
+    return [one._replace(reference=own[one.tested_on]) for one in transfers]
 
 
 def _is_on(overrides: Sequence[str], source: Source) -> bool:
