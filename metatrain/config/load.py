@@ -131,7 +131,7 @@ def _with_typed_settings(key: str, section: Any) -> Any:
     if not isinstance(section, dict):
         return section  # which is refused where the mixture is read, as are a name and settings that are none
     name, settings = section.get("name", "omniglot"), section.get("settings", {})
-    if name not in CLASS_SOURCES or not isinstance(settings, dict):
+    if not isinstance(name, str) or name not in CLASS_SOURCES or not isinstance(settings, dict):
         return section
     typed = read_settings(CLASS_SOURCES[name], settings, f"tasks.sources.{key}.settings")
     return {**section, "settings": {one: getattr(typed, one) for one in settings}}
