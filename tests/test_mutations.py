@@ -165,5 +165,5 @@ def test_a_damaged_configuration_is_accepted_or_refused_in_a_line(originals, par
 
 def check(message: str, mutation: str) -> None:
     assert len(message.splitlines()) <= 3, f"{message}\n{mutation}"
-    assert len(message) < 600, f"{message}\n{mutation}"
+    assert len(message) < 500, f"{message}\n{mutation}"
     assert REMEDY.search(message), f"{message}\n{mutation}"

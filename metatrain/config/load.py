@@ -177,7 +177,7 @@ def _name_of(section: dict[str, Any], what: str, known: Mapping[str, Any]) -> st
         raise ValueError(f"{what}.name: missing: {choices}")
     name = checked(str, section.pop("name"), f"{what}.name")
     if name not in known and ":" not in name:
-        raise ValueError(f"{what}.name: no '{name[:LONGEST]}'{suggest_name(name, known)}: {choices}")
+        raise ValueError(f"{what}.name: no '{name[: LONGEST // 2]}'{suggest_name(name, known)}: {choices}")
     return str(name)
 
 
