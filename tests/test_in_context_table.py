@@ -180,11 +180,24 @@ def attend(params: dict[str, Tensor], name: str, query: Tensor, others: Tensor) 
     q, k, v = (
         linear(params, f"{name}.{part}", x) for part, x in (("query", query), ("key", others), ("value", others))
     )
-    heads = []
-    for at in range(0, 8, 4):
-        weights = (k[:, at : at + 4] @ q[at : at + 4] / 2.0).softmax(0)
-        heads.append(weights @ v[:, at : at + 4])
-    return linear(params, f"{name}.output", torch.cat(heads))
+    shares = weights(q, k)
+    return linear(params, f"{name}.output", torch.cat([shares[0] @ v[:, :4], shares[1] @ v[:, 4:]]))
+
+
+def weights(q: Tensor, k: Tensor) -> list[Tensor]:
+    """Return the weights of others with keys k [n, 8], in each of two heads of width 4."""
+    return [(k[:, at : at + 4] @ q[at : at + 4] / 2.0).softmax(0) for at in (0, 4)]
+
+
+def evidence(params: dict[str, Tensor], name: str, row: list[Tensor], shown: Tensor, is_class: Tensor) -> Tensor:
+    """Return what the features' cells of a row tell about the class that the support rows `is_class` have."""
+    hidden = []
+    for f, cell in enumerate(row):
+        query, key = (linear(params, f"{name}.column.{part}", x) for part, x in (("query", cell), ("key", shown[:, f])))
+        frequent = [share[is_class].sum() / is_class.double().mean() - 1 for share in weights(query, key)]
+        surplus = linear(params, f"{name}.evidence.surplus", torch.stack(frequent))
+        hidden.append((surplus + linear(params, f"{name}.evidence.cell", cell)).clamp(min=0))
+    return linear(params, f"{name}.evidence.output", torch.stack(hidden).mean(0))
 
 
 def norm(params: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -223,7 +236,11 @@ def expected_logits(params: dict[str, Tensor], support: Examples, x: Tensor) -> 
         for row in table_of:
             cells = []
             for f, c in enumerate(row):
-                c = norm(params, f"{name}.column_norm", c + attend(params, f"{name}.column", c, shown[:, f]))
+                read = attend(params, f"{name}.column", c, shown[:, f])
+                if f >= len(features):
+                    is_class = support.y == shown_classes[f - len(features)]
+                    read = read + evidence(params, name, row[: len(features)], shown, is_class)
+                c = norm(params, f"{name}.column_norm", c + read)
                 linear_of = linear(params, f"{name}.linear.2", linear(params, f"{name}.linear.0", c).clamp(min=0))
                 cells.append(norm(params, f"{name}.norm", c + linear_of))
             following.append(torch.stack(cells))

@@ -40,17 +40,37 @@ class SetAttention(nn.Module):
 
         mask: True for members of the set [n], one of them at least.
         """
-        q, k, v = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(values))
+        return self._joined(self.average(queries, keys, self._split(self.value(values)), mask))
+
+    def average(self, queries: Tensor, keys: Tensor, each: Tensor, mask: Tensor) -> Tensor:
+        """Return the average of `each` [..., heads, n, v] of the set by the weights of a query [..., heads, q, v]."""
+        q, k = self._split(self.query(queries)), self._split(self.key(keys))
+        size, width = each.shape[-1], q.shape[-1]
+        # In parts as wide as keys: fused attention takes no others, and rounding does not depend on the place of a row.
+        parts = torch.split(F.pad(each, (0, -size % width)), width, -1)
         if math.prod(q.shape[:-1]) * k.shape[-2] > _LARGE:
-            found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(q.shape[-2], -1))
+            seen = mask.expand(q.shape[-2], -1)
+            found = [F.scaled_dot_product_attention(q, k, part, attn_mask=seen) for part in parts]
         else:
-            found = _weights(q, k, mask) @ v
-        output: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
-        return output
+            weights = _weights(q, k, mask)
+            found = [weights @ part for part in parts]
+        return torch.cat(found, -1)[..., :size]
+
+    def with_average(self, queries: Tensor, keys: Tensor, each: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does where the keys are the values, and the average of `each` [n, v] by head."""
+        values = self._split(self.value(keys))
+        found = self.average(queries, keys, torch.cat([values, each.expand(*values.shape[:-2], -1, -1)], -1), mask)
+        own, average = torch.split(found, [values.shape[-1], each.shape[-1]], -1)
+        return self._joined(own), average
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """Return what `forward` weighs the values by [..., heads, q, n], for pictures."""
         return _weights(self._split(self.query(queries)), self._split(self.key(keys)), mask)
+
+    def _joined(self, found: Tensor) -> Tensor:
+        """Return [..., q, width] of what the heads found [..., heads, q, width / heads]."""
+        output: Tensor = self.output(found.transpose(-3, -2).flatten(-2))
+        return output
 
     def _split(self, x: Tensor) -> Tensor:
         """Return [..., heads, n, width / heads]."""

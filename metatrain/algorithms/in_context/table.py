@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from metatrain.algorithms.in_context.table_network import TableTransformer, class_surplus
 from metatrain.algorithms.labels import seen_classes, without_unseen
 from metatrain.algorithms.metric.comparison import one_hot, query_gradient, require_classes
 from metatrain.engine import Engine
 from metatrain.models import Model, Part
-from metatrain.models.transformer import FeedForward, SetAttention, recorded_attention
+from metatrain.models.transformer import recorded_attention
 from metatrain.types import Context, MetaGradient, Params
 from metatrain.validation import require, require_divisor, require_positive
 from tasks.types import Episode, Examples, PaddedExamples, TaskSpec, members
@@ -30,8 +31,9 @@ class ReadTable(NamedTuple):
     """A support set that was read: what queries attend to, and what their values are standardised by."""
 
     cells: tuple[Tensor, ...]
-    """The support cells of each layer [m, F + C, width], the last C columns those of the classes; of the last layer
-    those columns alone [m, C, width]."""
+    """The support cells of each layer [m, F + C, width], the last C columns those of the classes."""
+    surplus: Tensor
+    """How much more frequent each class is in a row than in all [m, C]."""
     rows: Tensor
     """Which rows are members of the support set [m]."""
     columns: Tensor
@@ -49,8 +51,9 @@ class InContextTable:
 
     A cell is the value of one feature in one row, standardised by the support rows and cut off at ±`clip`; missing
     values (nan) have an embedding of their own. Each class is one more column, of yes and no, unknown in queries. In
-    each layer a cell attends to the cells of its row, then to those of its column in the support set; a feed-forward
-    network follows; each is added to its input and normalised. The logit of a class is read from its cell of the query.
+    each layer a cell attends to the cells of its row, then to those of its column in the support set, where classes
+    also read the evidence of each feature (`ClassEvidence`); a feed-forward network follows; each is added to its input
+    and normalised. The logit of a class is read from its cell of the query.
     The order of rows, of features and of classes changes nothing, and neither do other queries; no parameter is tied
     to the number of classes. Those that the support set does not show have no probability. The weights are parameters
     "table.…".
@@ -85,13 +88,15 @@ class InContextTable:
         seen = seen_classes(support, classes)
         columns = torch.cat([known.any(0), seen])
         labels, values = one_hot(support.y, classes, mean.dtype), self._values(support.x, mean, std)
-        cells = self._network(params, values, labels, columns, rows, ())
-        yield ReadTable(cells, rows, columns, mean, std, seen)
+        surplus = class_surplus(labels, rows)
+        cells = self._network(params, values, labels, surplus, columns, rows, ())
+        yield ReadTable(cells, surplus, rows, columns, mean, std, seen)
 
     def predict(self, model: Model, params: Params, adapted: ReadTable, x: Tensor, context: Context) -> Tensor:
         values = self._values(x, adapted.mean, adapted.std)
         unknown = values.new_full((len(x), len(adapted.seen)), torch.nan)
-        logits: Tensor = self._network(params, values, unknown, adapted.columns, adapted.rows, adapted.cells)
+        read = adapted.surplus, adapted.columns, adapted.rows, adapted.cells
+        logits: Tensor = self._network(params, values, unknown, *read)
         return without_unseen(logits, adapted.seen, model.spec.ways)
 
     def attention(self, model: Model, params: Params, adapted: ReadTable, x: Tensor, context: Context) -> Tensor:
@@ -139,61 +144,3 @@ def known_mean_and_std(x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.where(known, x, 0.0).sum(0) / count
     std = (torch.where(known, x - mean, 0.0).square().sum(0) / count).sqrt()
     return mean, torch.where(std > LEAST_STD * (1 + mean.abs()), std, 1.0)
-
-
-class TableTransformer(nn.Module):
-    """Embed cells, apply layers, and read the logits of queries from their cells of the classes."""
-
-    def __init__(self, width: int, layers: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.values = nn.Linear(3, width)
-        self.no, self.yes, self.unknown = (nn.Parameter(torch.randn(width)) for _ in range(3))
-        self.layers = nn.ModuleList(TableLayer(width, heads, hidden) for _ in range(layers))
-        self.output = FeedForward(width, hidden, 1, 2)
-
-    def forward(
-        self, values: Tensor, labels: Tensor, columns: Tensor, rows: Tensor, given: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...] | Tensor:
-        """Return the cells of the support rows in each layer; logits [n, C] of queries, where these are `given`.
-
-        values: [n, F, 3]; labels: [n, C], 1 at the class of a support row, nan in queries; columns: [F + C]; rows: [m].
-        """
-        classes = labels.shape[1]
-        cells = torch.cat([self.values(values), self._embed(labels)], 1)
-        kept, last = [], len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, TableLayer)
-            # Of the last layer only the classes are read.
-            cells = layer.read_row(cells[:, -classes:] if number == last else cells, cells, columns)
-            kept.append(cells)
-            if given or number < last:
-                cells = layer.read_column(cells, given[number] if given else cells, rows)
-        logits: Tensor = self.output(cells)[..., 0]
-        return logits if given else tuple(kept)
-
-    def _embed(self, labels: Tensor) -> Tensor:
-        """Return the cells of the classes [n, C, width]: yes, no, or unknown where the label is nan."""
-        each = labels[..., None]
-        return torch.where(each.isnan(), self.unknown, torch.where(each > 0, self.yes, self.no))
-
-
-class TableLayer(nn.Module):
-    """Attention within rows, attention within columns, and a feed-forward network, each added and normalised."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.row, self.column = (SetAttention(width, width, width, heads) for _ in range(2))
-        self.linear = FeedForward(width, hidden, width, 2)
-        self.row_norm, self.column_norm, self.norm = (nn.LayerNorm(width) for _ in range(3))
-
-    def read_row(self, cells: Tensor, all_cells: Tensor, columns: Tensor) -> Tensor:
-        """Return cells [n, c, width] that have attended to those of their rows [n, F + 1, width], in `columns`."""
-        read: Tensor = self.row_norm(cells + self.row(cells, all_cells, all_cells, columns))
-        return read
-
-    def read_column(self, cells: Tensor, others: Tensor, rows: Tensor) -> Tensor:
-        """Return cells [n, c, width] that have attended to those of their columns in other rows [m, c, width]."""
-        by_column, seen = cells.transpose(0, 1), others.transpose(0, 1)
-        read = self.column_norm(cells + self.column(by_column, seen, seen, rows).transpose(0, 1))
-        followed: Tensor = self.norm(read + self.linear(read))
-        return followed
