@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metatrain.evaluation.evaluate import evaluate, format_results, make_shards
-from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95, student_t
+from metatrain.evaluation.intervals import mean_and_ci95, over_classes, student_t
 from metatrain.settings import Config
 from metatrain.training.in_process import InProcess
 from metatrain.training.worker import Worker
@@ -67,11 +67,12 @@ def test_intervals_over_classes_cover_the_truth(count, spread):
         effects = chance.normal(0, spread, count)
         classes = chance.random((300, count)).argsort(1)[:, :5]
         scores = torch.from_numpy(effects[classes].mean(1) + chance.normal(0, 0.1, 300))
-        half, found = ci95_over_classes(scores, classes)
+        found = over_classes(scores, classes)
+        half = found.ci95
         mean, of_tasks = mean_and_ci95(scores)
         covered += abs(float(mean)) <= half
         over_tasks += abs(float(mean)) <= float(of_tasks)
-        assert found <= count
+        assert found.classes <= count
         assert half >= float(of_tasks) * 0.99
     assert 0.91 <= covered / repetitions <= 1
     if count < 600 and spread:
@@ -81,12 +82,30 @@ def test_intervals_over_classes_cover_the_truth(count, spread):
 def test_too_few_classes_have_no_interval():
     scores = torch.tensor([0.1, 0.5, 0.3, 0.2]).double()
     classes = np.array([[0, 1], [1, 2], [2, 0], [0, 1]])
-    assert ci95_over_classes(scores, classes) == (None, 3)
-    assert ci95_over_classes(scores[:1], classes[:1]) == (None, 2)
+    assert (over_classes(scores, classes).ci95, over_classes(scores, classes).classes) == (None, 3)
+    assert over_classes(scores[:1], classes[:1]).ci95 is None
     always = np.array([[0, 1], [0, 2], [0, 3], [0, 4]])
-    assert ci95_over_classes(scores, always) == (None, 5), "no task is without class 0"
-    half, count = ci95_over_classes(scores, np.array([[0, 1], [2, 3], [4, 5], [0, 2]]))
-    assert half > 0 and count == 6
+    assert over_classes(scores, always).ci95 is None, "no task is without class 0"
+    found = over_classes(scores, np.array([[0, 1], [2, 3], [4, 5], [0, 2]]))
+    assert found.ci95 > 0 and found.classes == 6
+
+
+def test_over_classes_a_mixture_is_the_mean_of_its_sources():
+    """The sources have means far apart, and few classes: without them each class seems to decide all tasks."""
+    chance = np.random.default_rng(0)
+    covered, repetitions, names = 0, 200, ["easy", "hard"] * 150
+    for _ in range(repetitions):
+        effects = chance.normal(0, 0.1, 40)
+        classes = chance.random((300, 20)).argsort(1)[:, :5] + 20 * (np.arange(300) % 2)[:, None]
+        scores = torch.from_numpy(effects[classes].mean(1) + chance.normal(0, 0.1, 300) + 5.0 * (np.arange(300) % 2))
+        found = over_classes(scores, classes, names)
+        covered += abs(float(scores.mean()) - 2.5) <= found.ci95
+        assert found.classes == 40 and 19 <= found.degrees <= 38.01
+        assert found.ci95 < 0.1 * over_classes(scores, classes).ci95
+    assert 0.91 <= covered / repetitions <= 1
+    few = np.where(classes < 20, classes, 20 + classes % 5)
+    assert over_classes(scores, few, names).ci95 is None, "a source of five classes cannot tell"
+    assert over_classes(scores, classes, ["one"] * 300) == over_classes(scores, classes)
 
 
 @given(first=st.integers(0, 10**9), count=st.integers(1, 200), size=st.integers(1, 50))

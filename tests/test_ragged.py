@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metatrain.config.load import as_plain, read_config
-from metatrain.evaluation.intervals import ci95_over_classes
+from metatrain.evaluation.intervals import over_classes
 from metatrain.training.worker import Worker
 from metatrain.types import Shard, ShardRequest
 from tasks.few_shot import ClassGroups
@@ -177,7 +177,7 @@ def test_classes_of_tasks_are_padded_with_minus_one_and_an_interval_over_them_re
     assert found.shape == (40, 4) and set((found >= 0).sum(1)) == {2, 3, 4}
     scores, whole = torch.rand(40, generator=torch.Generator().manual_seed(0)), np.arange(80).reshape(40, 2) % 20
     padded = np.concatenate([whole, np.full((40, 1), -1)], 1)
-    assert ci95_over_classes(scores, padded) == ci95_over_classes(scores, whole)
+    assert over_classes(scores, padded) == over_classes(scores, whole)
 
 
 # Configurations.

@@ -22,7 +22,7 @@ from metatrain.comparison.common_tasks import TaskSet
 from metatrain.comparison.scoring import BOTH, TIMED_TASKS, Array, Kind, Scored
 from metatrain.evaluation.by_source import average_ranks, estimate_by_source
 from metatrain.evaluation.evaluate import INNER_STEP, final_calibration
-from metatrain.evaluation.intervals import ci95_over_classes, estimate
+from metatrain.evaluation.intervals import estimate, over_classes
 from metatrain.evaluation.paired import Difference, indistinct_groups, paired_differences
 from metatrain.metrics import METRICS, primary_of
 from metatrain.runs.checkpoints import params_sha256
@@ -92,14 +92,14 @@ def describe_scores(
     sources: of each task, where they are of several.
     """
     mean, ci95 = estimate(METRICS[score], scores[score])
-    half, count = (None, None) if classes is None else ci95_over_classes(scores[score][:, -1], classes)
+    of_classes = None if classes is None else over_classes(scores[score][:, -1], classes, sources)
     steps = [int(step) for step in scores[INNER_STEP][0]]
     calibration = final_calibration(scores)
     return {
         "value": float(mean[-1]),
         "ci95": float(ci95[-1]),
-        "ci95_classes": half,
-        "classes": count,
+        "ci95_classes": None if of_classes is None else of_classes.ci95,
+        "classes": None if of_classes is None else of_classes.classes,
         "tasks": len(scores[score]),
         "metrics": {name: _estimated(name, values[:, -1]) for name, values in scores.items() if name != INNER_STEP},
         "calibration": None if calibration is None else asdict(calibration),
@@ -124,7 +124,7 @@ def compare_scores(
     if len(alike) < 2:
         return [], [[label] for label, _ in alike]
     table = np.stack([one.by_kind[kind][score][:, -1].numpy() for _, one in alike], axis=1)
-    found = paired_differences(table, classes=alike[0][1].classes)
+    found = paired_differences(table, classes=alike[0][1].classes, sources=alike[0][1].sources)
     apart = [(one.first, one.second) for one in found if one.apart]
     names = [label for label, _ in alike]
     groups = [[names[i] for i in group] for group in indistinct_groups(len(names), apart)]

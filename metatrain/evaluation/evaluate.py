@@ -13,7 +13,7 @@ from torch import Tensor
 from metatrain.algorithms.base import Algorithm, predictor
 from metatrain.engine import Engine
 from metatrain.evaluation.by_source import SourceEstimate, estimate_by_source
-from metatrain.evaluation.intervals import ci95_over_classes, estimate
+from metatrain.evaluation.intervals import estimate, over_classes
 from metatrain.metrics import GENERALISED, METRICS, CalibrationCurve, Metric, calibration_of, measure, primary_of
 from metatrain.models import Model
 from metatrain.types import Context, Executor, Gaussian, Params, Scores, Shard, ShardRequest
@@ -215,7 +215,7 @@ def evaluate(
     scores = gather_scores(executor, request, params, tasks, shard_size, progress)
     primary = primary_of(scores)
     value, ci95 = estimate(primary, scores[primary.name])
-    over_classes = (None, None) if classes is None else ci95_over_classes(scores[primary.name][:, -1], classes)
+    of_classes = None if classes is None else over_classes(scores[primary.name][:, -1], classes, sources)
     others = [name for name in scores if name not in (INNER_STEP, primary.name)]
     metrics = {primary.name: Estimate(float(value[-1]), float(ci95[-1]))}
     for name in others:
@@ -230,8 +230,8 @@ def evaluate(
         tasks=len(scores[primary.name]),
         transductive=transductive,
         curve=InnerStepCurve([int(step) for step in scores[INNER_STEP][0]], value.tolist(), ci95.tolist()),
-        ci95_classes=over_classes[0],
-        classes=over_classes[1],
+        ci95_classes=None if of_classes is None else of_classes.ci95,
+        classes=None if of_classes is None else of_classes.classes,
         metrics=metrics,
         calibration=final_calibration(scores),
         by_source=estimate_by_source(primary, scores[primary.name][:, -1], sources),

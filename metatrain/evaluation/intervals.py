@@ -1,9 +1,9 @@
 """Compute 95 % intervals of a mean over tasks: of other tasks of the same classes, and of other classes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,28 +47,62 @@ def estimate(metric: Metric, values: Tensor) -> tuple[Tensor, Tensor]:
     return mean_and_ci95(values) if metric.of_sums is None else pooled_and_ci95(values, metric.of_sums)
 
 
-def ci95_over_classes(scores: Tensor, classes: np.ndarray[Any, Any]) -> tuple[float | None, int]:
-    """Return half the 95 % interval over classes, and the number C of different ones; None for too few to tell.
+class OverClasses(NamedTuple):
+    """The error of a mean over tasks, as to tasks of other classes.
 
-    scores: [n], of tasks of N classes each; classes: [n, N], their numbers, -1 where a task has fewer: then N is the
-    mean number of classes.
+    variance: of that mean, None for too few classes to tell. degrees: of freedom. classes: how many different ones.
+    """
 
-    The mean is taken again without the tasks of each class c, θ₋c, for a jackknife: V = (C - 1)/C Σ (θ₋c - θ)². Each
-    task is left out N times, so V holds the variance s²/n of its mean N times, where once is right. The interval is
-    t √max(s²/n, V - (N - 1) s²/n), t with min(C, n) - 1 degrees of freedom.
+    variance: float | None
+    degrees: float
+    classes: int
+
+    @property
+    def ci95(self) -> float | None:
+        """Return half the 95 % interval."""
+        return None if self.variance is None else student_t(int(self.degrees)) * math.sqrt(self.variance)
+
+
+def over_classes(scores: Tensor, classes: np.ndarray[Any, Any], sources: Sequence[str] = ()) -> OverClasses:
+    """Return the error of the mean of `scores` [n] over tasks of other classes of the same sources.
+
+    classes: [n, N], the numbers of each task's classes, -1 where it has fewer. sources: the name of each task's source
+    [n], of a mixture. A mixture is not drawn again with its classes: V = Σ_s (n_s / n)² V_s of its sources s, with
+    V² / Σ_s (n_s / n)⁴ V_s² / d_s degrees of freedom (Satterthwaite 1946).
+    """
+    names = list(dict.fromkeys(sources))
+    if len(names) < 2:
+        return _over_classes(scores.double().numpy(), classes)
+    of_source = np.array([names.index(name) for name in sources])
+    places = [of_source == number for number in range(len(names))]
+    found = [_over_classes(scores.double().numpy()[place], classes[place]) for place in places]
+    count = sum(one.classes for one in found)
+    if any(one.variance is None for one in found):
+        return OverClasses(None, 1, count)
+    parts = [float(place.mean()) ** 2 * (one.variance or 0.0) for place, one in zip(places, found, strict=True)]
+    variance, spread = sum(parts), sum(part**2 / one.degrees for part, one in zip(parts, found, strict=True))
+    return OverClasses(variance, variance**2 / spread if spread else 1, count)
+
+
+def _over_classes(values: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> OverClasses:
+    """Return the error of the mean of the tasks of one source.
+
+    The mean is taken again without the tasks of each of C classes c, θ₋c, for a jackknife: V = (C - 1)/C Σ (θ₋c - θ)².
+    Each task is left out N times, where N is the mean number of its classes, so V holds the variance s²/n of its mean N
+    times, where once is right. The variance is max(s²/n, V - (N - 1) s²/n), with min(C, n) - 1 degrees of freedom.
     """
     n, each = len(classes), (classes >= 0).sum(1)
     ways = each.mean()
     known, numbers = np.unique(classes[classes >= 0], return_inverse=True)
-    count, values = len(known), scores.double().numpy()
+    count = len(known)
     tasks_of = np.bincount(numbers, minlength=count)
+    degrees = min(count, n) - 1
     if n < 2 or count <= each.max() + 1 or tasks_of.max() >= n:
-        return None, count
+        return OverClasses(None, degrees, count)
     of_mean = values.var(ddof=1) / n
     sums = np.bincount(numbers, weights=np.repeat(values - values.mean(), each), minlength=count)
     jackknife = (count - 1) / count * float(((sums / (n - tasks_of)) ** 2).sum())
-    variance = max(of_mean, jackknife - (ways - 1) * of_mean)
-    return student_t(min(count, n) - 1) * math.sqrt(variance), count
+    return OverClasses(max(of_mean, jackknife - (ways - 1) * of_mean), degrees, count)
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from metatrain.evaluation.intervals import ci95_over_classes, student_t
+from metatrain.evaluation.intervals import over_classes, student_t
 
 LEVEL = 0.05
 """The chance of at least one wrong statement that two equal learners differ."""
@@ -53,12 +53,15 @@ class Difference(NamedTuple):
 
 
 def paired_differences(
-    scores: Array, pairs: Sequence[tuple[int, int]] | None = None, classes: Array | None = None
+    scores: Array,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    classes: Array | None = None,
+    sources: Sequence[str] = (),
 ) -> list[Difference]:
     """Return the differences of `pairs` of learners (all by default), with intervals and corrected p-values.
 
-    scores: [n, R] of the same n tasks. classes: the numbers of each task's classes [n, N]. ValueError: fewer than two
-    tasks.
+    scores: [n, R] of the same n tasks. classes: the numbers of each task's classes [n, N]. sources: of each task, of a
+    mixture. ValueError: fewer than two tasks.
     """
     n, learners = scores.shape
     if n < 2:
@@ -70,7 +73,7 @@ def paired_differences(
         each = scores[:, first] - scores[:, second]
         value, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(n)
         half, p = student_t(n - 1) * error, _p_value(value, error, n - 1)
-        over, p_classes = _over_classes(each, classes)
+        over, p_classes = _over_classes(each, classes, sources)
         found.append(Difference(first, second, value, half, critical * error, p, math.nan, over, p_classes))
     corrected = holm([one.p for one in found])
     told = [one.p_classes for one in found if one.p_classes is not None]
@@ -81,15 +84,14 @@ def paired_differences(
     ]
 
 
-def _over_classes(each: Array, classes: Array | None) -> tuple[float | None, float | None]:
+def _over_classes(each: Array, classes: Array | None, sources: Sequence[str]) -> tuple[float | None, float | None]:
     """Return half the interval over classes of the mean of `each` [n], and the p-value of no difference."""
     if classes is None:
         return None, None
-    half, count = ci95_over_classes(torch.from_numpy(np.ascontiguousarray(each)), classes)
-    if half is None:
+    found = over_classes(torch.from_numpy(np.ascontiguousarray(each)), classes, sources)
+    if found.variance is None:
         return None, None
-    degrees = min(count, len(each)) - 1
-    return half, _p_value(float(each.mean()), half / student_t(degrees), degrees)
+    return found.ci95, _p_value(float(each.mean()), math.sqrt(found.variance), int(found.degrees))
 
 
 def _p_value(value: float, error: float, degrees: int) -> float:

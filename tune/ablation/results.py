@@ -13,7 +13,7 @@ import torch
 from metatrain.comparison.common_tasks import TaskSet
 from metatrain.comparison.scoring import Array, Scored
 from metatrain.comparison.summary import describe_tasks
-from metatrain.evaluation.intervals import ci95_over_classes, mean_and_ci95
+from metatrain.evaluation.intervals import mean_and_ci95, over_classes
 from metatrain.evaluation.paired import paired_differences
 from metatrain.metrics import primary_of
 from metatrain.validation import require
@@ -38,12 +38,13 @@ def summarize_ablation(
     require(any((base, seed) in scored for seed in seeds), f"the base was not trained with any seed: {lost}")
     name = primary_of(next(iter(next(iter(scored.values())).by_kind.values()))).name
     values = {key: next(iter(one.by_kind.values()))[name][:, -1].numpy() for key, one in scored.items()}
-    classes = next(iter(scored.values())).classes
     shared = {label: [s for s in seeds if (label, s) in values and (base, s) in values] for label in labels}
     there = [label for label in labels if shared[label]]
     table = {label: np.stack([values[label, s] - values[base, s] for s in shared[label]], 1) for label in there}
-    rows = [_describe(variants, label, scored, values, classes, failures) for label in labels]
-    for label, difference in zip(there[1:], _differences([table[label] for label in there], classes), strict=True):
+    rows = [_describe(variants, label, scored, values, failures) for label in labels]
+    alike = next(iter(scored.values()))
+    found = _differences([table[label] for label in there], alike)
+    for label, difference in zip(there[1:], found, strict=True):
         rows[labels.index(label)]["difference"] = difference
     kinds = {next(iter(one.by_kind)) for one in scored.values()}
     return {
@@ -60,7 +61,6 @@ def _describe(
     label: str,
     scored: Mapping[Key, Scored],
     values: Mapping[Key, Array],
-    classes: Array | None,
     failures: Mapping[Key, str],
 ) -> dict[str, Any]:
     """Return a variant with its score, on each task the mean over the seeds that were trained."""
@@ -76,18 +76,22 @@ def _describe(
     if done:
         each = torch.from_numpy(np.stack([values[label, seed] for seed in done], 1).mean(1))
         mean, half = mean_and_ci95(each)
-        over = None if classes is None else ci95_over_classes(each, classes)[0]
+        one = scored[label, done[0]]
+        over = None if one.classes is None else over_classes(each, one.classes, one.sources).ci95
         by_seed = {str(seed): float(values[label, seed].mean()) for seed in done}
-        kind = next(iter(scored[label, done[0]].by_kind))
+        kind = next(iter(one.by_kind))
         intervals = {"ci95": float(half), "ci95_classes": over}
         plain["score"] = {"value": float(mean), **intervals, "by_seed": by_seed, "kind": kind}
     return plain
 
 
-def _differences(tables: Sequence[Array], classes: Array | None) -> list[dict[str, Any]]:
-    """Return the differences from the base. tables: of the base, of zeros, and of each variant [tasks, seeds]."""
+def _differences(tables: Sequence[Array], alike: Scored) -> list[dict[str, Any]]:
+    """Return the differences from the base. tables: of the base, of zeros, and of each variant [tasks, seeds].
+
+    alike: any of them, which tells the classes of the tasks and their sources.
+    """
     each = np.stack([table.mean(1) for table in tables], 1)
-    found = paired_differences(each, [(number, 0) for number in range(1, len(tables))], classes)
+    found = paired_differences(each, [(number, 0) for number in range(1, len(tables))], alike.classes, alike.sources)
     return [
         {key: value for key, value in one._asdict().items() if key not in ("first", "second")}
         | {"apart": one.apart, "seeds": _over_seeds(table)}
