@@ -177,13 +177,13 @@ def _picture(number: int, copy: int, kind: str = "PNG") -> bytes:
 
 
 def aircraft_files() -> dict[str, bytes]:
-    """Return data/ of FGVC-Aircraft; each box, which begins at (1, 1), is the whole picture but the last two lines."""
+    """Return data/ of FGVC-Aircraft; each box is the whole picture but the last two lines."""
     found = {f"fgvc/data/images/{copy}{number:04d}.jpg": _picture(number, copy) for number, copy in PLACES}
     for part, copies in (("train", (0, 1, 2)), ("val", (3, 4)), ("test", (5, 6, 7))):
         lines = [f"{copy}{number:04d} {KINDS[number]}" for number, copy in PLACES if copy in copies]
         found[f"fgvc/data/images_variant_{part}.txt"] = _lines(lines)
     found["fgvc/data/variants.txt"] = _lines(KINDS)
-    found["fgvc/data/images_box.txt"] = _lines([f"{copy}{number:04d} 1 1 12 10" for number, copy in PLACES])
+    found["fgvc/data/images_box.txt"] = _lines([f"{copy}{number:04d} 0 0 12 10" for number, copy in PLACES])
     return found
 
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.opening import open_tasks
+from tasks.ragged_shape import RaggedShape, Range
 from tasks.sources.meta_dataset import MetaDataset
 from tasks.store.tfrecords import crc32c, list_records, mask, parse_example, read_record
-from tasks.types import EpisodeShape, no_progress
+from tasks.types import EpisodeShape, Split, no_progress
 from tests import pictures
 from tests.command_line import metatrain
 from tests.miniatures import RECORDED_NAMES, example, framed, masked_crc, record_files
@@ -87,9 +89,18 @@ def test_a_damaged_message_is_read_or_refused_in_one_line(cut: int, flips: list[
 # The source.
 
 
-def graph(*leaves: str) -> list[dict[str, object]]:
-    root = {"wn_id": "n0", "words": "entity", "children_ids": list(leaves), "parents_ids": []}
-    return [root, *({"wn_id": leaf, "words": leaf, "children_ids": [], "parents_ids": ["n0"]} for leaf in leaves)]
+def graph(children_of: dict[str, list[str]]) -> list[dict[str, object]]:
+    """Return a graph of a split as JSON, with the nodes that have no children too."""
+    every = dict.fromkeys([*children_of, *(child for children in children_of.values() for child in children)])
+    return [
+        {
+            "wn_id": name,
+            "words": name,
+            "children_ids": children_of.get(name, []),
+            "parents_ids": [one for one, children in children_of.items() if name in children],
+        }
+        for name in every
+    ]
 
 
 SPECS: dict[str, dict[str, object]] = {
@@ -99,7 +110,24 @@ SPECS: dict[str, dict[str, object]] = {
         "classes_per_superclass": {"0": 1, "1": 3, "2": 3, "3": 3},
         "superclass_names": {"0": "a", "1": "b", "2": "c", "3": "d"},
     },
-    "graph": {"split_subgraphs": {"TRAIN": graph(*"abcd"), "VALID": graph(*"efg"), "TEST": graph(*"hij")}},
+    "graph": {
+        "split_subgraphs": {
+            "TRAIN": graph({"n0": ["n1", "n2"], "n1": RECORDED_NAMES[:2], "n2": ["n3"], "n3": RECORDED_NAMES[1:4]}),
+            "VALID": graph({"n0": RECORDED_NAMES[4:7]}),
+            "TEST": graph({"n0": [RECORDED_NAMES[7], "n1"], "n1": RECORDED_NAMES[8:]}),
+        },
+        # Inner nodes have a count too, of all images below them.
+        "images_per_class": {
+            "TRAIN": dict.fromkeys(["n0", "n1", *RECORDED_NAMES[:4]], pictures.COPIES),
+            "VALID": dict.fromkeys(["n0", *RECORDED_NAMES[4:7]], pictures.COPIES),
+            "TEST": dict.fromkeys(["n0", *RECORDED_NAMES[7:]], pictures.COPIES),
+        },
+    },
+}
+GROUPS: dict[str, dict[Split, list[list[int]]]] = {
+    "plain": {"train": [], "test": []},
+    "two levels": {"train": [[1, 2, 3]], "test": [[0, 1, 2]]},
+    "graph": {"train": [[0, 1], [0, 1, 2, 3], [1, 2, 3], [1, 2, 3]], "test": [[0, 1, 2], [1, 2]]},
 }
 
 
@@ -113,6 +141,27 @@ def test_each_form_of_a_specification_gives_every_class_its_own_pictures(tmp_pat
         expected = [pictures.pixels(number, copy) for copy in range(pictures.COPIES)]
         assert np.array_equal(store.images[kind.start : kind.stop], np.stack(expected).transpose(0, 3, 1, 2))
     assert source.distribution("test", EpisodeShape(3, 1, 2), 0).episodes([0]).query.x.shape == (1, 6, 3, 12, 12)
+
+
+@pytest.mark.parametrize("form", SPECS)
+def test_classes_are_drawn_from_a_superclass_or_from_below_a_node(tmp_path: Path, form: str) -> None:
+    source = records(pictures.write(tmp_path / "raw", record_files(SPECS[form])), tmp_path)
+    for split, expected in GROUPS[form].items():
+        found = source.pool(split).groups()
+        assert sorted([] if found is None else [one.tolist() for one in found.members]) == expected
+        assert found is None or found.whole == (form == "graph")
+    shape = RaggedShape(Range(2, 9), sampler="meta_dataset")
+    plans = [open_tasks(source, "meta_dataset", "train", shape, 0).plan(index) for index in range(60)]
+    if form == "graph":
+        assert {tuple(sorted(plan.classes)) for plan in plans} == {(0, 1), (0, 1, 2, 3), (1, 2, 3)}
+    if form == "two levels":
+        assert {len(plan.classes) for plan in plans} == {2, 3} and all(0 not in plan.classes for plan in plans)
+    lists = {"train": RECORDED_NAMES[3:], "valid": [RECORDED_NAMES[2]], "test": RECORDED_NAMES[:2]}
+    (tmp_path / "other.json").write_text(json.dumps(lists))
+    other = records(tmp_path / "raw", tmp_path, splits=str(tmp_path / "other.json")).pool("test").groups()
+    assert (None if other is None else [one.tolist() for one in other.members]) == (
+        [[0, 1]] * 2 if form == "graph" else None
+    )
 
 
 def test_a_dataset_for_testing_alone(tmp_path: Path) -> None:
@@ -192,6 +241,14 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     "no number of images": (
         changed(images_per_class={"0": 8}),
         r"images_per_class has no number of images for class 1:",
+    ),
+    "no number of images of a leaf": (
+        record_files({**SPECS["graph"], "images_per_class": {"TRAIN": {"n0": 8}}}),
+        r"images_per_class has no number of images for class 0:",
+    ),
+    "a node without children": (
+        record_files({"split_subgraphs": {"TRAIN": [{"wn_id": "n0"}]}}),
+        r"dataset_spec\.json: .*children_ids",
     ),
     "pools": (changed(images_per_class={"0": {"train": 8}}), r"images_per_class has no number of images for class 0:"),
     "a file is missing": (

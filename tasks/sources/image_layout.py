@@ -25,13 +25,15 @@ class Layout(NamedTuple):
     """Classes and splits of a folder. `splits` is empty if all classes are in one place.
 
     left_out: the files that belong to no class and why, a line for each reason. crops: the parts of files that some of
-    the members of classes are, by these members' names.
+    the members of classes are, by these members' names. groups, whole_groups: as in `Header`, by the classes' names.
     """
 
     classes: Classes
     splits: Splits
     left_out: tuple[str, ...] = ()
     crops: Mapping[str, Crop] = MappingProxyType({})
+    groups: Sequence[Sequence[str]] = ()
+    whole_groups: bool = False
 
 
 def common_folder(names: Iterable[str]) -> str:

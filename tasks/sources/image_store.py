@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from tasks.sources.class_splits import ChosenSplits
 from tasks.sources.image_layout import Layout, common_folder, display_names
 from tasks.sources.image_names import is_image
 from tasks.sources.image_settings import CHANNELS, Channels, OnBadImage
-from tasks.sources.wordnet import classes_below
+from tasks.sources.wordnet import MOST_LEAVES, classes_below
 from tasks.store.archive import Archive, Crop, OpenArchive, Opener, open_archive
 from tasks.store.bad_images import BadImage, explain_bad_images
 from tasks.store.cache import cached_key, content_key
@@ -113,7 +112,18 @@ def plan_store(
         splitting = {split: tuple(sorted(numbers[name] for name in splits.get(split, ()))) for split in SPLITS}
         image_shape = (shape[0], shape[1], shape[1])
         made = form.preprocessing or preprocessing(shape, "the box" if layout.crops else "the central square")
-        header = Header(info.name, image_shape, slices, {"classes": splitting}, info.source, info.citation, made)
+        of_groups = tuple(tuple(numbers[name] for name in one if name in numbers) for one in layout.groups)
+        header = Header(
+            info.name,
+            image_shape,
+            slices,
+            {"classes": splitting},
+            info.source,
+            info.citation,
+            made,
+            tuple(one for one in of_groups if one),
+            layout.whole_groups,
+        )
         crops = {name: layout.crops[name] for name in names if name in layout.crops}
         key = _store_key(settings, archive, files, names, header, crops)
 
@@ -192,13 +202,17 @@ def split_pool(
 ) -> StorePool:
     """Return the classes of one split. few_remedy: the setting that leaves out classes of few images.
 
-    hierarchy: a file that says which classes belong together.
+    hierarchy: a file that says which classes belong together; None for what the store says.
     """
-    numbers = store.header.splittings["classes"][split]
-    names = [store.header.classes[number].name for number in numbers]
-    below = () if hierarchy is None else classes_below(str(hierarchy), names)
-    moments = tuple(mean), tuple(std)
-    return StorePool(store.header.name, store, numbers, 1, *moments, below=below, few_remedy=few_remedy)
+    header = store.header
+    numbers = header.splittings["classes"][split]
+    if hierarchy is None:
+        place_of, whole = {number: place for place, number in enumerate(numbers)}, header.whole_groups
+        parts = (tuple(place_of[number] for number in one if number in place_of) for one in header.groups)
+        grouped = tuple(one for one in parts if 2 <= len(one) <= MOST_LEAVES)
+    else:
+        grouped, whole = classes_below(str(hierarchy), [header.classes[number].name for number in numbers]), True
+    return StorePool(header.name, store, numbers, 1, tuple(mean), tuple(std), grouped, whole, few_remedy)
 
 
 class StoredImages:
@@ -262,7 +276,7 @@ def _store_key(
     """Return the content key of a store. It is equal for a zip and its folder, wherever in them the images are."""
     names = [crops[row].file if row in crops else row for row in rows]
     start = len(common_folder(names))
-    recipe = json.dumps([asdict(header), [name[start:] for name in names]])
+    recipe = json.dumps([header.as_dict(), [name[start:] for name in names]])
     if crops:
         recipe += json.dumps([crops[row].box for row in rows])
         names = list(dict.fromkeys(names))

@@ -74,9 +74,11 @@ class Omniglot:
         """Return the characters of one split, in training each rotation as one of its own."""
         store = self.store(no_progress)
         numbers = store.header.splittings[self.splitting][split]
-        alphabets = tuple(store.header.classes[number].name.split("/")[0] for number in numbers)
+        alphabets: dict[str, list[int]] = {}
+        for place, number in enumerate(numbers):
+            alphabets.setdefault(store.header.classes[number].name.split("/")[0], []).append(place)
         turns = 4 if self.rotations and split == "train" else 1
-        return StorePool("omniglot", store, numbers, turns, group_of=alphabets)
+        return StorePool("omniglot", store, numbers, turns, grouped=tuple(map(tuple, alphabets.values())))
 
     def distribution(self, split: Split, episode: EpisodeShape, seed: int) -> FewShot:
         """Return few-shot episodes over one split's characters."""

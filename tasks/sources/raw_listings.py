@@ -48,7 +48,8 @@ class _Coco(TypedDict):
 def list_aircraft(files: DatasetFiles) -> Layout:
     """List FGVC-Aircraft: the variants of its three official parts together, each image cut to the aircraft's box.
 
-    The box also cuts off the line about the image's rights at its bottom edge.
+    The corners of the box are taken as those of a crop, as in Meta-Dataset. It also cuts off the line about the image's
+    rights at its bottom edge.
     """
     pairs = [(variant, image) for part in VARIANTS for image, variant in files.words(part, 2)]
     classes = group_files((variant, f"{files.base}data/images/{image}.jpg") for variant, image in pairs)
@@ -58,7 +59,7 @@ def list_aircraft(files: DatasetFiles) -> Layout:
     for _, image in pairs:
         left, top, right, bottom = parse_numbers(f"{files.where}: {BOXES}", files.look_up(boxes, BOXES, image).split())
         crops[f"{files.base}data/images/{image}.jpg"] = Crop(
-            f"{files.base}data/images/{image}.jpg", (left - 1, top - 1, right, bottom)
+            f"{files.base}data/images/{image}.jpg", (left, top, right, bottom)
         )
     return Layout(classes, {}, files.describe_unlisted("data/images/", classes, "data/images_variant_*.txt"), crops)
 

@@ -30,10 +30,10 @@ class StorePool:
     turns: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    group_of: tuple[str, ...] = ()
-    """The group of each of `numbers`, such as the alphabet of a character; () for none."""
-    below: tuple[tuple[int, ...], ...] = ()
-    """The classes below each node of a hierarchy; () for none."""
+    grouped: tuple[tuple[int, ...], ...] = ()
+    """Places in `numbers` of classes that belong together: an alphabet's, or those below a node; () for none."""
+    whole_groups: bool = False
+    """Whether a task has all classes of a group: of those below a node of a hierarchy."""
     few_remedy: str = ""
     """The setting that leaves out classes with too few images, for messages; empty where there is none."""
 
@@ -70,14 +70,11 @@ class StorePool:
 
     def groups(self) -> ClassGroups | None:
         """Return the classes of each group, each turn of it as one of its own; None where classes have no groups."""
-        if self.below:
-            return ClassGroups(tuple(np.array(one, dtype=np.int64) for one in self.below), whole=True)
-        if not self.group_of:
+        if not self.grouped:
             return None
-        of = np.array(self.group_of)
-        within = [np.flatnonzero(of == name) for name in np.unique(of)]
-        turned = tuple(one + turn * len(of) for turn in range(self.turns) for one in within)
-        return ClassGroups(turned, whole=False)
+        within = [np.array(one, dtype=np.int64) for one in self.grouped]
+        turned = tuple(one + turn * len(self.numbers) for turn in range(self.turns) for one in within)
+        return ClassGroups(turned, self.whole_groups)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Map normalised images [..., C, H, W] of any dtype and device back to values in [0, 1], for display."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,11 @@ class ClassSlice:
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata of a store. `splittings["characters"]["train"]` lists indices into `classes`."""
+    """Metadata of a store. `splittings["characters"]["train"]` lists indices into `classes`.
+
+    groups: those of classes that belong together, such as an alphabet's. whole_groups: whether a task has all classes
+    of a group, as of those below a node of a hierarchy.
+    """
 
     name: str
     image_shape: tuple[int, int, int]
@@ -54,6 +58,13 @@ class Header:
     source: str
     citation: str
     preprocessing: str
+    groups: tuple[tuple[int, ...], ...] = ()
+    whole_groups: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, without groups where there are none: as stores had them before there were groups."""
+        fields = asdict(self)
+        return fields if self.groups else {name: fields[name] for name in fields if "groups" not in name}
 
 
 def slice_classes(sizes: Iterable[tuple[str, int]]) -> tuple[ClassSlice, ...]:
@@ -84,6 +95,8 @@ class _PlainHeader(TypedDict):
     source: str
     citation: str
     preprocessing: str
+    groups: NotRequired[list[list[int]]]
+    whole_groups: NotRequired[bool]
 
 
 class DamagedStoreError(ValueError):
@@ -120,9 +133,8 @@ def write_store(path: Path, header: Header, images: Images, left_out: Sequence[s
     assert not header.classes or header.classes[-1].stop == len(images), "the classes do not cover the images"
     flat = pa.array(np.ascontiguousarray(images).reshape(-1), type=pa.uint8())
     column = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(header.image_shape)))
-    text = json.dumps(
-        {"version": FORMAT_VERSION, "sha256": _hash_images(images), **asdict(header)}, sort_keys=True
-    ).encode()
+    described = {"version": FORMAT_VERSION, "sha256": _hash_images(images), **header.as_dict()}
+    text = json.dumps(described, sort_keys=True).encode()
     metadata = {_HEADER: text, _HEADER_SHA256: hashlib.sha256(text).hexdigest().encode()}
     if left_out:
         metadata[_LEFT_OUT] = json.dumps(list(left_out)).encode()
@@ -196,6 +208,7 @@ def _read_fields(path: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     starts = [0, *(part["stop"] for part in fields["classes"])]
     sound = all(part["start"] == start <= part["stop"] for part, start in zip(fields["classes"], starts, strict=False))
     numbers = [number for split in fields["splittings"].values() for part in split.values() for number in part]
+    numbers += [number for group in fields.get("groups", ()) for number in group]
     sound = sound and all(0 <= number < len(fields["classes"]) for number in numbers)
     if not sound or len(fields["image_shape"]) != 3 or min(fields["image_shape"]) < 1:
         raise DamagedStoreError(path, "its header has classes or images that cannot be")
@@ -234,6 +247,7 @@ def _parse_header(fields: Mapping[str, Any]) -> Header:
                 name: {split: tuple(numbers) for split, numbers in splitting.items()}
                 for name, splitting in fields["splittings"].items()
             },
+            "groups": tuple(map(tuple, fields.get("groups", ()))),
         }
     )
 
