@@ -57,6 +57,14 @@ def test_labels_of_bytes_and_without_names(tmp_path: Path) -> None:
     assert source.data().classes["validation"] == ["validation 0", "validation 1"]
 
 
+def test_a_class_whose_node_has_no_name_is_called_by_its_own(tmp_path: Path) -> None:
+    files = tiered_files()
+    fields = pickle.loads(files["val_labels.pkl"])
+    files["val_labels.pkl"] = pickle.dumps(fields | {"label_general": fields["label_general"] + 7})
+    classes = tiered(pictures.write(tmp_path / "raw", files), tmp_path).data().classes
+    assert classes == {**NAMES, "validation": ["boa", "crane"]}
+
+
 def test_folders_of_classes_are_read_too(tmp_path: Path) -> None:
     source = tiered(pictures.write(tmp_path / "raw", pictures.split_files()), tmp_path)
     assert list(source.data().classes.values()) == list(pictures.SPLIT_NAMES.values())

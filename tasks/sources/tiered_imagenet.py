@@ -77,7 +77,8 @@ def _to_labels(values: Any) -> NDArray[np.int64]:
 def _name_classes(fields: Mapping[str, Any], specific: NDArray[np.int64], split: Split) -> dict[int, str]:
     """Return NODE/CLASS for each label, as the file's lists have it; SPLIT LABEL without these.
 
-    Two classes of one name, such as the two called "maillot", have their labels behind it.
+    A class whose node the list lacks is called by its own name. Two classes of one name, such as the two called
+    "maillot", have their labels behind it.
     """
     labels = np.unique(specific).tolist()
     if not {"label_general", "label_specific_str", "label_general_str"} <= set(fields):
@@ -86,7 +87,11 @@ def _name_classes(fields: Mapping[str, Any], specific: NDArray[np.int64], split:
     nodes, classes = ([_to_text(one) for one in fields[f"label_{kind}_str"]] for kind in ("general", "specific"))
     if min(labels) < 0 or len(general) != len(specific) or general.min() < 0:
         raise ValueError("its labels are below 0, or not as many of classes as of their nodes")
-    named = {label: f"{nodes[general[np.argmax(specific == label)]]}/{classes[label]}" for label in labels}
+    node_of = {label: int(general[np.argmax(specific == label)]) for label in labels}
+    named = {
+        label: f"{nodes[node]}/{classes[label]}" if node < len(nodes) else classes[label]
+        for label, node in node_of.items()
+    }
     count = Counter(named.values())
     return {label: name if count[name] == 1 else f"{name} ({label})" for label, name in named.items()}
 
