@@ -10,6 +10,8 @@ import torch
 
 from metatrain.config.load import as_plain, read_config
 from tasks.types import Episode, Examples
+from tests import pictures
+from tests.compared_runs import tiny_run
 from tests.configurations import TINY
 from tune.transfer.task_similarity import signature, signature_from_settings, similarity, task_distance
 
@@ -68,6 +70,68 @@ def test_a_distance_is_symmetric_and_zero_for_equals_alone(one, other):
 
 def test_a_signature_is_plain_json_and_the_same_each_time():
     assert json.loads(json.dumps(SIGNATURES["5-way"])) == SIGNATURES["5-way"] == drawn()
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The place of a short run on strokes, by whose network tasks are embedded."""
+    return str(tiny_run(tmp_path_factory.mktemp("probe"), "probe", "model={name: conv4, width: 8, depth: 3}"))
+
+
+def embedded(probe: str, ways: int = 5, **settings: Any) -> dict[str, Any]:
+    shape = {"ways": ways, "shots": 1, "queries": 5}
+    tasks = {"name": "strokes", "train": shape, "test": shape, **settings}
+    return signature(read_config({**TINY, "tasks": tasks}), probe)
+
+
+def test_with_a_probe_embeddings_tell_in_place_of_source_and_statistics(probe, tmp_path):
+    strokes, others = embedded(probe), embedded(probe, seed=9)
+    assert json.loads(json.dumps(strokes)) == strokes and task_distance(strokes, strokes) == 0
+    root = pictures.write(tmp_path / "raw", pictures.split_files())
+    far = embedded(probe, 3, name="image_folder", root=str(root), cache=str(tmp_path / "cache"), size=12)
+    near = task_distance(strokes, others)
+    assert near == task_distance(others, strokes) < 0.3
+    assert task_distance(strokes, {**far, "ways": 5}) > 3 * near
+    # Ways and shots still count, and are all that tells apart what is embedded alike.
+    assert task_distance(strokes, embedded(probe, 4)) == pytest.approx(math.log(5 / 4) / math.log(20))
+    assert task_distance(strokes, {**strokes, "source": "other", "statistics": {}}) == 0
+
+
+def test_embeddings_by_different_probes_are_not_compared(probe):
+    strokes, plain = embedded(probe), SIGNATURES["5-way"]
+    other = {**strokes, "embedding": {**strokes["embedding"], "probe": "of another"}}
+    photographs = {**plain, "source": "photographs"}
+    assert task_distance(strokes, photographs) == task_distance(plain, photographs)
+    assert task_distance({**other, "source": "photographs"}, strokes) == task_distance(plain, photographs)
+
+
+def test_embeddings_that_are_all_alike_are_at_most_so_far_apart():
+    def alike(value: float) -> dict[str, Any]:
+        return {**SIGNATURES["5-way"], "embedding": {"probe": "p", "tasks": [[value, 1.0], [value, 1.0]]}}
+
+    assert task_distance(alike(1.0), alike(1.0)) == 0 and task_distance(alike(1.0), alike(5.0)) == 3
+
+
+CURVES = {"name": "sinusoid", "train": {"ways": None, "shots": 5, "queries": 5}}
+
+
+@pytest.mark.parametrize(
+    ("place", "tasks", "says"),
+    [
+        ("no/such/run", {}, r"search\.probe: .*no/such/run.*, or remove search\.probe"),
+        (
+            None,
+            {"name": "sinusoid", "train": {"ways": None, "shots": 5, "queries": 5}},
+            r"search\.probe: tasks: .*class",
+        ),
+    ],
+)
+def test_tasks_that_a_probe_cannot_embed_are_told_in_one_line(probe, place, tasks, says):
+    shape = {"ways": 5, "shots": 1, "queries": 5}
+    config = read_config({**TINY, "tasks": {"name": "strokes", "train": shape, "test": shape} | tasks})
+    with pytest.raises(ValueError, match=says) as error:
+        signature(config, place or probe)
+    assert "\n" not in str(error.value)
 
 
 def test_the_seed_of_a_run_is_no_part_of_its_tasks():

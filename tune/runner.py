@@ -175,7 +175,7 @@ def _publish_report(home: Run, monitor: Monitor) -> None:
 
 def _initial_files(config: SearchConfig, say: Callable[[str], None]) -> dict[str, str]:
     """Return the files that are written once, when a search begins: its task signature and its prior studies."""
-    signature_here = signature(config.base)
+    signature_here = signature(config.base, config.search.probe)
     files = {TASKS: json.dumps(signature_here, indent=2) + "\n", **data_files(data_of(config.base))}
     settings, uri = config.search, config.base.tracking.uri
     if settings.warm_start:

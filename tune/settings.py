@@ -33,7 +33,8 @@ class SearchSettings:
     same time; 0 for as many as the cluster has room for. cpus: of each trial's own process, beside its workers.
     failures: so many trials that fail in a row end the search. retries: how often a trial is restarted after its node
     or process was lost. objectives: costs minimised beside the metric. first: configurations to begin with, each over
-    the base's own values. warm_start: MLflow experiments to learn from.
+    the base's own values. warm_start: MLflow experiments to learn from. probe: a run whose network embeds tasks, by
+    which their similarity to those of earlier searches with the same probe is measured.
     """
 
     method: NamedMethod
@@ -48,6 +49,7 @@ class SearchSettings:
     objectives: tuple[Cost, ...] = ()
     first: tuple[dict[str, Any], ...] = ()
     warm_start: tuple[str, ...] = ()
+    probe: str | None = None
 
     def __post_init__(self) -> None:
         require_positive("search", trials=self.trials, minutes=self.minutes, failures=self.failures, cpus=self.cpus)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +30,7 @@ from metatrain.similarity.sources import Source, open_source, read_sources, requ
 from metatrain.similarity.task2vec import embed_task, filters_of
 from metatrain.similarity.transfer import LEAST, Transfer, against_own_runs, correlate, read_transfers
 from metatrain.validation import require
-from tasks.types import Progress, Split, TaskDistribution
+from tasks.types import EpisodeShape, Progress, Split, TaskDistribution, no_progress
 
 
 class Request(NamedTuple):
@@ -96,6 +98,20 @@ def measure_similarity(request: Request, progress: Progress, say: Callable[[str]
         "transfer": _describe_transfers(transfers, found) if transfers else None,
         **_describe_tasks(distances, opened, request.tasks),
     }
+
+
+def embed_training_tasks(config: Config, place: str, shape: EpisodeShape, tasks: int) -> tuple[str, Reals]:
+    """Return the digest of a probe's parameters, and the embeddings of training tasks 0, 1, … of `config` [tasks, M].
+
+    place: of the probe's run. shape: of the tasks that are embedded, whatever the configuration's own. ValueError:
+    `open_probe`, or the tasks have no classes or images that the probe can take.
+    """
+    probe = open_probe(place)
+    own = replace(config, tasks=replace(config.tasks, test=shape))
+    spec, source = probe.learner.model.spec._asdict(), Source("tasks", own, Path("tasks"))
+    opened = open_source(source, probe.config, spec, "train", lambda matched: None)
+    found = embed_sources(probe, {source.name: opened}, tasks, shape.ways or 0, no_progress)
+    return params_sha256(probe.learner.params), found
 
 
 def embed_sources(

@@ -8,6 +8,13 @@ A signature is plain JSON: what a configuration says of its tasks, and a few sta
     δ_ways    |ln(Nₐ / N_b)| / ln 20, at most 1; δ_shots by the same formula
     δ_k       |kₐ - k_b| of statistic k, at most 1 (`statistics`)
 
+Where both have embeddings by one probe, a trained network (Task2Vec, `metatrain.similarity`), these tell in place of
+source and statistics:
+
+    d(a, b)² = δ_ways² + δ_shots² + δ_embedding²
+    δ_embedding   max(0, between / within - 1), at most 3: the mean distance of a task of one and a task of the other,
+                  beside the mean distance of two tasks of the same
+
 What only one of the two has counts as 1. If one has no statistics at all, as single runs have none, they count as 0 for
 the same source and as 1 each for another. The similarity is exp(-d²).
 
@@ -19,12 +26,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from metatrain.config.load import as_plain
 from metatrain.settings import Config
+from metatrain.similarity.distances import task_distances
+from metatrain.similarity.measure import embed_training_tasks
 from metatrain.yaml_config import flatten
 from tasks.described_shape import TaskShape
 from tasks.ragged_shape import least
@@ -42,19 +52,25 @@ _POINTS = (10, 10)
 _BINS = 16
 _LOG_RANGE = math.log(20)
 _SOURCE_WEIGHT = 0.25
+_EMBEDDED = 16
+_EMBEDDED_SHAPE = EpisodeShape(3, 1, 5)
+"""The tasks that are embedded: of one small size, so that searches on any classes can be compared."""
+_MOST_APART = 3.0
 _STATISTICS = 6
 """The number of statistics of classification, which has the most: by these two unknown ones differ."""
 _PLACES = ("name", "root", "cache", "train", "test")
 """Keys under `tasks.` that say where files lie, or that the signature has separately."""
 
 
-def signature(config: Config) -> dict[str, Any]:
+def signature(config: Config, probe: str | None = None) -> dict[str, Any]:
     """Compute the signature of a configuration's training tasks; some are drawn, and their files must exist.
-    ValueError: they do not.
+    ValueError: they do not, or the probe cannot embed them.
 
-    Tasks whose x is not a tensor have no statistics.
+    Tasks whose x is not a tensor have no statistics. probe: the place of a run whose network embeds tasks.
     """
     found = signature_from_settings(as_plain(config)["tasks"])
+    if probe is not None:
+        found["embedding"] = _embedding(config, probe)
     distribution = config.tasks.source.distribution("train", few := _few(config.tasks.train), 0)
     # One at a time: a handful of large tasks together would take much memory.
     drawn = [distribution.episodes([index]) for index in range(_TASKS)]
@@ -72,6 +88,15 @@ def signature(config: Config) -> dict[str, Any]:
         else _class_statistics(support, query, few.ways or 1)
     )
     return {**found, "statistics": {name: round(value, 6) for name, value in computed.items()}}
+
+
+def _embedding(config: Config, place: str) -> dict[str, Any]:
+    """Return the digest of the probe, and what it makes of each of a few training tasks, as JSON."""
+    try:
+        sha256, tasks = embed_training_tasks(config, place, _EMBEDDED_SHAPE, _EMBEDDED)
+    except ValueError as error:
+        raise ValueError(f"search.probe: {error}, or remove search.probe") from error
+    return {"probe": sha256, "tasks": [[float(f"{value:.6g}") for value in task] for task in tasks]}
 
 
 def _few(shape: TaskShape) -> EpisodeShape:
@@ -102,8 +127,10 @@ def task_distance(a: Signature, b: Signature) -> float:
     """Compute d(a, b) >= 0 by the equation above: symmetric, and 0 for equals."""
     if a["kind"] != b["kind"]:
         return math.inf
-    source = _source_distance(a, b)
     parts = [_log_ratio(a.get(part), b.get(part)) for part in ("ways", "shots")]
+    if "embedding" in a and "embedding" in b and a["embedding"]["probe"] == b["embedding"]["probe"]:
+        return math.hypot(_embedding_distance(a["embedding"]["tasks"], b["embedding"]["tasks"]), *parts)
+    source = _source_distance(a, b)
     ours, theirs = a.get("statistics", {}), b.get("statistics", {})
     if ours and theirs:
         parts += [_difference(ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())]
@@ -125,6 +152,16 @@ def _source_distance(a: Signature, b: Signature) -> float:
     names = ours.keys() | theirs.keys()
     differing: int = sum(name not in ours or name not in theirs or ours[name] != theirs[name] for name in names)
     return 0.5 * differing / max(len(names), 1)
+
+
+def _embedding_distance(a: list[list[float]], b: list[list[float]]) -> float:
+    """Compute δ_embedding of the embeddings of tasks [T, M] of each."""
+    ours, theirs = np.array(a), np.array(b)
+    alone = [distances[np.triu_indices(len(distances), 1)].mean() for distances in map(task_distances, (ours, theirs))]
+    within, between = float(np.mean(alone)), float(task_distances(ours, theirs).mean())
+    if not within:
+        return _MOST_APART if between else 0.0
+    return min(max(0.0, between / within - 1), _MOST_APART)
 
 
 def _log_ratio(a: float | None, b: float | None) -> float:
