@@ -1,5 +1,7 @@
 """Join the classes of several pools into one, whose numbers are those of the first pool and then those of the next."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +13,9 @@ from tasks.few_shot import ClassPool
 from tasks.random import Integers
 from tasks.store.class_pool import StorePool
 from tasks.types import Shape
+
+_MOST_LISTED = 10**6
+"""Classes up to which the number of members of each is kept in a table."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +48,28 @@ class JoinedPool:
 
     def sizes(self, classes: Integers) -> Integers:
         """Return the number of members of each of `classes` [R]."""
+        if self._sizes is not None:
+            return self._sizes[classes]
         found = np.empty(len(classes), np.int64)
         for number, rows in self._rows(classes):
-            if len(rows) == len(classes):
-                return self.pools[number].sizes(classes - self.starts[number])
             found[rows] = self.pools[number].sizes(classes[rows] - self.starts[number])
         return found
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return member members[r] of class classes[r], both [R]: float32 [R, *example_shape]."""
-        found = torch.empty(len(classes), *self.example_shape)
-        for number, rows in self._rows(classes):
-            pool, chosen = self.pools[number], (classes[rows] - self.starts[number], members[rows])
-            if len(rows) == len(classes):
-                return pool.examples(*chosen)
-            if isinstance(pool, StorePool):
-                pool.fill(found, rows, *chosen)
-            else:
-                found.numpy()[rows] = pool.examples(*chosen).numpy()
-        return found
+        parts = self._rows(classes)
+        if len(parts) == 1:
+            return self.pools[parts[0][0]].examples(classes - self.starts[parts[0][0]], members)
+        alike = self._stores
+        found = np.empty((len(classes), *self.example_shape), np.uint8 if alike else np.float32)
+        for number, rows in parts:
+            kinds = classes[rows] - self.starts[number]
+            if not alike:
+                found[rows] = self.pools[number].examples(kinds, members[rows]).numpy()
+            for start, end in _runs(rows) if alike else ():  # into their place, without a copy
+                place = slice(rows[start], rows[start] + end - start)
+                alike[number].pixels(kinds[start:end], members[place], found[place])
+        return alike[0].normalise(found) if alike else torch.from_numpy(found)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Return images as they are: they are in [0, 1]."""
@@ -76,6 +84,20 @@ class JoinedPool:
                 found[row] = name
         return found
 
+    @cached_property
+    def _sizes(self) -> Integers | None:
+        """Return the number of members of every class; None where classes are too many for a table."""
+        if self.num_classes > _MOST_LISTED:
+            return None
+        return np.concatenate([pool.sizes(np.arange(pool.num_classes)) for pool in self.pools])
+
+    @cached_property
+    def _stores(self) -> list[StorePool]:
+        """Return the pools where all are of stores whose images are normalised alike, once for all; else none."""
+        stores = [pool for pool in self.pools if isinstance(pool, StorePool)]
+        alike = len(stores) == len(self.pools) and len({(pool.mean, pool.std) for pool in stores}) == 1
+        return stores if alike else []
+
     def _rows(self, classes: Integers) -> list[tuple[int, Integers]]:
         """Return the number of each pool that has some of `classes`, and where they stand."""
         owners = np.searchsorted(self.starts, classes, side="right") - 1
@@ -83,3 +105,8 @@ class JoinedPool:
         if len(present) == 1:
             return [(present[0], np.arange(len(classes)))]
         return [(number, np.flatnonzero(owners == number)) for number in present]
+
+
+def _runs(rows: Integers) -> Iterator[tuple[int, int]]:
+    """Return where numbers in ascending order follow one another without a gap: from … to, excluded."""
+    return itertools.pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)])

@@ -109,6 +109,21 @@ def test_classes_of_joined_pools_are_those_of_each_in_turn(source, mean):
     assert joined.class_names(classes) == [store.class_names(np.array([kind % 5]))[0] for kind in classes]
 
 
+@pytest.mark.parametrize("means", [((), ()), ((0.5,), (0.5,)), ((0.5,), (0.25,))])
+def test_stores_are_joined_as_they_are_one_by_one(source, means):
+    """Of stores that are normalised alike, images go into their places before that is done, all together."""
+    stores = [
+        replace(source.sources["photographs"], settings={"size": 12, "mean": mean, "std": mean}).source().pool("train")
+        for mean in means
+    ]
+    pools = stores[0], replace(stores[1], turns=4)
+    classes, members = np.array([3, 24, 24, 5, 0, 1, 4, 19, 9, 2]), np.arange(10) % pictures.COPIES
+    found = JoinedPool(pools).examples(classes, members)
+    for row, (kind, member) in enumerate(zip(classes, members, strict=True)):
+        pool, own = (pools[0], kind) if kind < 5 else (pools[1], kind - 5)
+        assert torch.equal(found[row], pool.examples(np.array([own]), np.array([member]))[0])
+
+
 def test_training_tasks_are_drawn_by_weight(source):
     drawn = source.distribution("train", SHAPE, 0).sources(range(4000))
     counts = [drawn.count("drawn"), drawn.count("photographs")]

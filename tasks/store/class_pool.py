@@ -1,6 +1,5 @@
 """Serve one split of a store as a pool of classes, from which `few_shot` samples episodes."""
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,15 +57,7 @@ class StorePool:
 
     def examples(self, classes: Integers, members: Integers) -> Tensor:
         """Return image number members[r] of class classes[r], both [R]: float32 [R, C, H, W]."""
-        return self._scale(torch.from_numpy(self._pixels(classes, members)).to(torch.float32))
-
-    def fill(self, found: Tensor, rows: Integers, classes: Integers, members: Integers) -> None:
-        """Write what `examples` returns to the rows `rows` [R] of `found`, in ascending order, without a copy of it."""
-        pixels = torch.from_numpy(self._pixels(classes, members))
-        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]  # of rows that follow one another
-        for start, end in itertools.pairwise([0, *ends]):
-            first = int(rows[start])
-            self._scale(found[first : first + end - start].copy_(pixels[start:end]))
+        return self.normalise(self.pixels(classes, members))
 
     def groups(self) -> ClassGroups | None:
         """Return the classes of each group, each turn of it as one of its own; None where classes have no groups."""
@@ -86,17 +77,19 @@ class StorePool:
         names = (self.store.header.classes[self.numbers[kind]].name for kind in kinds)
         return [f"{name} {90 * turn}°" if turn else name for name, turn in zip(names, turns, strict=True)]
 
-    def _scale(self, images: Tensor) -> Tensor:
-        """Bring float32 values of 0 to 255 to [0, 1], or normalise them, in place."""
+    def normalise(self, pixels: Images) -> Tensor:
+        """Return images of 0 to 255 as float32, in [0, 1] or normalised."""
+        images = torch.from_numpy(pixels).to(torch.float32)
         if not (self.mean or self.std):
             return images.mul_(1 / 255)
         mean, std = self._moments
         return images.mul_(1 / (255 * std)).sub_(mean / std)
 
-    def _pixels(self, classes: Integers, members: Integers) -> Images:
-        """Return image number members[r] of class classes[r], both [R], turned: [R, C, H, W]."""
+    def pixels(self, classes: Integers, members: Integers, out: Images | None = None) -> Images:
+        """Return image number members[r] of class classes[r], both [R], turned: [R, C, H, W]; in `out`, if given."""
         turns, kinds = np.divmod(classes, len(self.numbers))
-        pixels = self.store.images.take(self._starts[kinds] + members, axis=0)
+        # All rows exist; with another mode numpy would write to a copy of `out` first.
+        pixels = self.store.images.take(self._starts[kinds] + members, axis=0, out=out, mode="clip")
         for turn in range(1, self.turns):
             where = np.flatnonzero(turns == turn)
             pixels[where] = np.rot90(pixels[where], turn, axes=(-2, -1))
