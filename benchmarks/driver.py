@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -53,7 +53,7 @@ _METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
 class EchoActor:
     """Replace `ShardActor`: reply at once with the sum of a vector of ones per shard."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, secrets: Mapping[str, str]) -> None:
         self._answer = np.empty(0, dtype=np.float32)
 
     def info(self) -> ActorInfo:
@@ -225,7 +225,7 @@ def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None
             with watch.part("get"):
                 answer = ray.get(reference)
             with watch.part("add"):
-                summed.add(shard.number, answer.found)
+                summed.add(shard.number, answer.total)
 
 
 def in_flight(repeats: int) -> list[list[float]]:
