@@ -228,13 +228,13 @@ def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None
                 summed.add(shard.number, answer.total)
 
 
-def in_flight(repeats: int) -> list[list[float]]:
+def in_flight(repeats: int, counts: Sequence[int] = (4, 32, 128, 512)) -> list[list[float]]:
     """Return rows [replies in flight, ms to wait for one, ms to assign one]; both grow with the workers.
 
     Replies are ready; assignment is the executor's own, over stand-ins for the actors.
     """
     rows = []
-    for flying in (4, 32, 128, 512):
+    for flying in counts:
         references = [ray.put(0) for _ in range(flying)]
         watch = Stopwatch()
         for _ in range(5 * repeats):

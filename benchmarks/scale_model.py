@@ -23,10 +23,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.worker_pool import IN_FLIGHT
 from metatrain.training.tree_sum import Block
 
+Floats = NDArray[np.float64]
 CAUSES = ("broadcast", "driver", "stragglers", "repeated", "unpacking", "lost", "optimiser")
 
 
@@ -108,6 +110,11 @@ def log_normal(mean: float, spread: float, count: int = 1000, seed: int = 0) -> 
     variance = math.log1p(spread**2)
     z = np.random.default_rng(seed).standard_normal(count)
     return [float(value) for value in mean * np.exp(math.sqrt(variance) * z - variance / 2)]
+
+
+def draw_seconds(work: Work, step: int, seed: int = 0) -> Floats:
+    """Return the seconds of every task of a step, drawn from the sample, by (seed, step)."""
+    return np.random.default_rng([seed, step]).choice(work.task_seconds, work.tasks_per_step)
 
 
 def driver_limit(costs: Costs, work: Work, tasks_per_worker: int) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.scale_model import CAUSES, Costs, Machines, Step, Work
+from benchmarks.scale_model import CAUSES, Costs, Machines, Step, Work, draw_seconds
 from cluster.actor import ActorInfo
 from cluster.dispatcher import _OVERDUE_EXTRA_S, _OVERDUE_FACTOR, _WAIT_S, Pace
 from cluster.executor import LARGEST_BLOCK
@@ -17,7 +17,7 @@ from cluster.work_queue import WorkQueue
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle
 from metatrain.training.tree_sum import Block
 
-_SPEEDS, _DEATHS, _TASKS = range(3)
+_SPEEDS, _DEATHS = range(2)
 """Streams of random numbers."""
 
 
@@ -60,7 +60,7 @@ class Simulation:
         self.now, self._step, self._started = 0.0, 0, 0
         self.inline = work.vector_bytes < machines.inline_bytes
         self._pace = Pace()
-        order = np.random.default_rng([seed, _SPEEDS]).permutation(machines.workers)
+        order = np.random.default_rng([seed, 0, _SPEEDS]).permutation(machines.workers)
         slow = set(order[: round(machines.slow_share * machines.workers)].tolist())
         self._workers: dict[int, _Worker] = {}
         self._starting: list[_Worker] = []
@@ -94,8 +94,7 @@ class Simulation:
     def _begin(self) -> None:
         """Draw the step's task seconds, and divide its shards over the workers."""
         work = self.work
-        drawn = np.random.default_rng([self.seed, _TASKS, self._step]).choice(work.task_seconds, work.tasks_per_step)
-        self._until = np.concatenate([[0.0], np.cumsum(drawn)])
+        self._until = np.concatenate([[0.0], np.cumsum(draw_seconds(work, self._step, self.seed))])
         self._shards = math.ceil(work.tasks_per_step / work.shard_size)
         ready = [number for number, worker in self._workers.items() if worker.handle.ready]
         self._queue = WorkQueue(self._shards, ready, LARGEST_BLOCK)
@@ -111,7 +110,7 @@ class Simulation:
 
     def _start(self, node: int, slowness: float, ready_at: float) -> None:
         per_hour, number = self.machines.lost_per_hour, self._started
-        rng = np.random.default_rng([self.seed, _DEATHS, number])
+        rng = np.random.default_rng([self.seed, number, _DEATHS])
         dies = ready_at + float(rng.exponential(3600 / per_hour)) if per_hour else math.inf
         info = ActorInfo(number, f"{node:06}", "simulated")
         handle = WorkerHandle(number, None, True if ready_at else None, info)

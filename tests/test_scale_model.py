@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.scale import Setup, choose
+from benchmarks.scale_costs import _fit
 from benchmarks.scale_model import CAUSES, Costs, Machines, Work, binds, driver_limit, log_normal
 from benchmarks.scale_simulation import Simulation, simulate
 
@@ -77,8 +79,10 @@ def test_a_slow_driver_sets_the_time_of_a_step(workers):
 
 
 def test_a_driver_behind_with_its_replies_takes_them_for_overdue():
-    step = one_step(Costs(reply=0.5), Machines(64), Work(MEGABYTE, 64, 1, log_normal(1.0, 0.1)))
+    # No task takes the 6.25 s until a reply is overdue, but the driver is busy with the early ones for longer.
+    step = one_step(Costs(reply=0.5), Machines(64), Work(MEGABYTE, 64, 1, [1.0, 1.0, 1.0, 5.0]))
     assert step.messages > 64
+    assert one_step(Costs(), Machines(64), Work(MEGABYTE, 64, 1, [1.0, 1.0, 1.0, 5.0])).messages == 64
 
 
 def test_each_node_fetches_the_vector_once_and_one_after_another():
@@ -202,3 +206,23 @@ def test_the_log_normal_sample_has_the_stated_mean_and_spread(spread):
     assert mean == pytest.approx(2.0, rel=0.01)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample))
     assert deviation == pytest.approx(2.0 * spread, rel=0.05)
+
+
+def test_no_more_tasks_are_recommended_than_efficiency_needs():
+    free = choose(Setup("free", 1000, [1.0]), Costs(), Machines(16))
+    assert (free.tasks_each, free.step.efficiency) == (1, pytest.approx(1))
+    # A reply costs the driver a quarter of a task's time over all workers: 1 / (1 + 0.25 / k) > 0.9 from k = 3 on.
+    dear = choose(Setup("dear", 1000, [1.0]), Costs(reply=0.25 / 16), Machines(16))
+    assert dear.tasks_each == 4
+    assert dear.step.efficiency > 0.9
+
+
+def test_where_no_setting_is_efficient_the_best_one_is_returned():
+    found = choose(Setup("hopeless", 1000, [0.01]), Costs(reply=1.0), Machines(16))
+    assert found.tasks_each == 64
+    assert found.step.efficiency < 0.9
+
+
+def test_a_line_is_fitted_to_costs_and_never_falls():
+    assert _fit([1e3, 1e6], [2e-3 + 1e-6, 2e-3 + 1e-3]) == pytest.approx((2e-3, 1e-9))
+    assert _fit([1e3, 1e6], [2.0, 1.0]).slope == 0
