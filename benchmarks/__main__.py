@@ -18,6 +18,7 @@ PARTS = {
     "workers": "training speed by number of workers",
     "driver": "time of the driver's part of a step",
     "overhead": "overhead of tiny shards, with and without partial sums",
+    "scale": "efficiency of up to 1,024 workers, simulated with costs measured on one to four local nodes",
     "stopped": "training speed while one of two workers is stopped",
     "search": "searches on objectives with known optima: BOHB, ASHA, random, Ray's Optuna",
     "search_experience": "searches that start from earlier ones, similar or misleading",

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -53,7 +53,7 @@ _METRICS = {"loss": 0.5, "accuracy": 0.8, "gradient_norm": 1.0, "lr": 1e-3}
 class EchoActor:
     """Replace `ShardActor`: reply at once with the sum of a vector of ones per shard."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, secrets: Mapping[str, str]) -> None:
         self._answer = np.empty(0, dtype=np.float32)
 
     def info(self) -> ActorInfo:
@@ -225,16 +225,16 @@ def collect(flying: dict[Any, Shard], summed: TreeSum, watch: Stopwatch) -> None
             with watch.part("get"):
                 answer = ray.get(reference)
             with watch.part("add"):
-                summed.add(shard.number, answer.found)
+                summed.add(shard.number, answer.total)
 
 
-def in_flight(repeats: int) -> list[list[float]]:
+def in_flight(repeats: int, counts: Sequence[int] = (4, 32, 128, 512)) -> list[list[float]]:
     """Return rows [replies in flight, ms to wait for one, ms to assign one]; both grow with the workers.
 
     Replies are ready; assignment is the executor's own, over stand-ins for the actors.
     """
     rows = []
-    for flying in (4, 32, 128, 512):
+    for flying in counts:
         references = [ray.put(0) for _ in range(flying)]
         watch = Stopwatch()
         for _ in range(5 * repeats):
