@@ -43,6 +43,7 @@ def _on_ray(worker: Worker) -> Iterator[Executor]:
 EXECUTORS: Mapping[str, Callable[[Worker], AbstractContextManager[Executor]]] = {
     "in_process": _in_process,
     "ray": _on_ray,
+    "ray_train": _on_ray,  # training itself is by `cluster.train_ranks`; all else has no steps to take
 }
 """By the name under `executor.name`."""
 
@@ -58,7 +59,7 @@ def one_cluster() -> Iterator[Callable[[Worker], AbstractContextManager[Executor
     with ExitStack() as kept:
 
         def open_next(worker: Worker) -> AbstractContextManager[Executor]:
-            if worker.config.executor.name == "ray":
+            if worker.config.executor.on_ray:
                 from cluster.connection import connect_ray
 
                 kept.enter_context(connect_ray(worker.config.executor))

@@ -141,12 +141,13 @@ class WorkerRange:
 class ExecutorSettings:
     """Where tasks are computed, in shards of `shard_size` tasks that never depend on the number of workers.
 
+    name: ray_train is for training alone: other commands then compute as with ray.
     workers: a number, or {min, max}.
     timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
     deadline: seconds without enough workers, or without any answer, after which the run is kept and given up.
     """
 
-    name: Literal["in_process", "ray"] = "in_process"
+    name: Literal["in_process", "ray", "ray_train"] = "in_process"
     workers: int | WorkerRange = 1
     shard_size: int = 4
     address: str | None = None
@@ -160,6 +161,11 @@ class ExecutorSettings:
         require_not_negative("executor", gpus_per_worker=self.gpus_per_worker)
         whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
         require(whole, f"executor.gpus_per_worker: {self.gpus_per_worker:g} must be whole above 1: set 1, or 2")
+
+    @property
+    def on_ray(self) -> bool:
+        """Tell whether tasks are computed on a Ray cluster."""
+        return self.name != "in_process"
 
     @property
     def max_workers(self) -> int:

@@ -21,7 +21,7 @@ from metatrain.report.series import read_series
 from metatrain.runs import Run, checkpoints, describe_environment
 from metatrain.runs.data_record import data_files, find_overlap, read_data
 from metatrain.runs.locations import create_run
-from metatrain.session import Session, never
+from metatrain.session import Once, Session, here, never
 from metatrain.settings import Config
 from metatrain.testing import (
     evaluation_name,
@@ -80,17 +80,18 @@ def run(
     stop: Callable[[], bool] = never,
     tested: Callable[[Sequence[Evaluation]], None] = lambda results: None,
     events: Sequence[tuple[str, str]] = (),
+    once: Once = here,
 ) -> RunResult:
     """Train `worker.config` in the folder `home` (a new one by default), from its newest valid checkpoint on.
 
     `stop` is called after every step and between the shards of a validation or test; when it returns True, a checkpoint
     is written and the result is not `finished`. `tested` is called with the results before anything is done with them.
-    events: (kind, text) to record before the first step.
+    events: (kind, text) to record before the first step. once: see `Session`, of ranks that each call this.
     Raises Diverged when the loss is not finite, WorkersLost when no worker answers, TaskFailed when a task raises.
     """
     began = time.monotonic()
     config = worker.config
-    session = Session(worker, executor, recorder, home or new_run(config, worker.given), stop)
+    session = Session(worker, executor, recorder, home or new_run(config, worker.given), stop, once)
     state = start(session)
     for kind, text in events:
         recorder.event(state.step, kind, text)
@@ -114,7 +115,7 @@ def run(
 def start(session: Session) -> TrainState:
     """Start recording, and return the state to continue from: that of the newest valid checkpoint, or step 0."""
     recorder, home = session.recorder, session.home
-    refuse_links(home.path)
+    session.once(partial(refuse_links, home.path))
     state, damaged = _load_state(session)
     recorder.start(state.step, session.config.outer.steps)
     for reason in damaged:
@@ -129,11 +130,18 @@ def start(session: Session) -> TrainState:
 
 def _load_state(session: Session) -> tuple[TrainState, list[str]]:
     """Return the state to continue from, and a reason for each damaged checkpoint that was skipped."""
-    found = checkpoints.newest(session.home.checkpoints)
+    found = session.once(partial(_newest, session.home))
     if found is None:
         return initial_state(session.worker.initial(), session.config.outer), []
-    require_same(check_snapshot(found.snapshot, found.step)["params"], session.worker)
-    return restore(found.snapshot, session.config.outer), found.damaged
+    snapshot, step, damaged = found
+    require_same(check_snapshot(snapshot, step)["params"], session.worker)
+    return restore(snapshot, session.config.outer), damaged
+
+
+def _newest(home: Run) -> tuple[dict[str, Any], int, list[str]] | None:
+    """Return the newest valid checkpoint, its step, and why newer ones were skipped, as plain values."""
+    found = checkpoints.newest(home.checkpoints)
+    return None if found is None else (found.snapshot, found.step, found.damaged)
 
 
 def train_segments(session: Session, state: TrainState, milestones: Collection[int] = ()) -> Iterator[float]:
@@ -150,7 +158,7 @@ def train_segments(session: Session, state: TrainState, milestones: Collection[i
         if state.step > first:  # keep what was computed since the last checkpoint
             _record_events(session, state)
             _checkpoint(session, state, milestones)
-            session.home.commit()
+            session.once(session.home.commit)
         if isinstance(error, TaskFailed) or not session.stop():
             raise
         session.recorder.event(state.step, "stopped", f"the next step could not end: {error}")
@@ -236,6 +244,10 @@ def _named(result: Evaluation) -> Metrics:
 
 def _checkpoint(session: Session, state: TrainState, milestones: Collection[int] = ()) -> None:
     """Write a checkpoint, once everything recorded before it is durable, so that a resume finds no gap."""
+    session.once(partial(_save, session, state, milestones))
+
+
+def _save(session: Session, state: TrainState, milestones: Collection[int]) -> None:
     session.recorder.flush()
     extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
@@ -256,7 +268,7 @@ def _test(
     """
     home = session.home
     best = state.best.step if state.best.step >= 0 else state.step
-    params = check_snapshot(checkpoints.load(home.checkpoints, best), best)["params"]
+    params: Params = session.once(lambda: check_snapshot(checkpoints.load(home.checkpoints, best), best)["params"])
     require_same(params, session.worker)
     results: list[Evaluation] = []
     kept = read_data(home)
@@ -267,10 +279,10 @@ def _test(
         session.recorder.event(state.step, "stopped", f"{stopped}: a resume tests anew")
         if results:
             tested(results)
-            write_results(session, params, results, evaluation_name(()))
+            session.once(lambda: write_results(session, params, results, evaluation_name(())) and None)
         return results, False
     tested(results)
-    _record_test(session, state, best, params, results)
+    session.once(partial(_record_test, session, state, best, params, results))
     return results, True
 
 

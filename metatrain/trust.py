@@ -122,7 +122,7 @@ def is_own_or_chosen(path: Path) -> bool:
 def _is_harmless(key: str, value: str, plain: Mapping[str, Any]) -> bool:
     """Return whether nothing is sent to a place, or written there, that is not the run's own."""
     if key == "executor.address":
-        return plain.get("executor.name") != "ray" or value in ("auto", "local")
+        return plain.get("executor.name") not in ("ray", "ray_train") or value in ("auto", "local")
     # Data are read, and S3 has its endpoint from the environment; other URIs may name an endpoint themselves.
     return key in ("tasks.root", "model.weights", "initialize") and not ("://" in value and "?" in value)
 

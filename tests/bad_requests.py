@@ -136,7 +136,7 @@ WRONG: dict[str, list[Row]] = {
         ),
         wrong("outer.optimizer=rmsprop", "'adam', 'adamw' or 'sgd'"),
         wrong("outer.schedule=cosin", "'cosine'"),
-        wrong("executor.name=spark", "'in_process' or 'ray'"),
+        wrong("executor.name=spark", "'in_process', 'ray' or 'ray_train'"),
         train("outer.groups.inner.lr=1", says=("outer.groups.inner", "they begin with")),
         train("evaluation.inner_steps=2", "algorithm={name: protonet}", says=("inner_steps", "remove it")),
     ],

@@ -85,7 +85,7 @@ def search(
     # Before Ray is started, which takes seconds: what they refuse is refused at once.
     initial = _initial_files(config, say) if home is None else {}
     config = config if home is None else _with_same_data(config, home)
-    with connect_ray(config.base.executor, besides=1 if config.base.executor.name == "ray" else 0):
+    with connect_ray(config.base.executor, besides=int(config.base.executor.on_ray)):
         settings = config.base.executor
         together = max_concurrent_trials(needed, config.search.at_once, grows=not isinstance(settings.workers, int))
         _check_shared(config, home)

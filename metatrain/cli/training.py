@@ -88,18 +88,51 @@ def train_run(
     """Train a new run or one that is resumed. tested: called with the results. show: the progress."""
     config, prepare_seconds = _prepare_data(config, home)
     worker = set_up(config, home)
+    if config.executor.name == "ray_train":
+        trained = _train_on_ranks(worker, home, take_over, tested, show)
+        return trained._replace(seconds={"prepare_seconds": prepare_seconds} | trained.seconds)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
         with graceful_shutdown() as shutdown:
-            home = home or new_run(worker.config, worker.given)
-            if show:
-                print(f"run {home.where}", file=sys.stderr)
+            home = _begin(worker, home, show)
             with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
                 extended = extend_run(home, config, newest_step(home))
                 opened = _Opened(worker, executor, home, shutdown, [(EXTENDED, extended)] if extended else [])
                 result = _train(opened, tested, show)
             signal = 0 if result.finished else shutdown.signal
     return Trained(home, result, signal, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
+
+
+def _begin(worker: Worker, home: runs.Run | None, show: bool) -> runs.Run:
+    """Return the run that goes on, or a new one, and show where it is."""
+    home = home or new_run(worker.config, worker.given)
+    if show:
+        print(f"run {home.where}", file=sys.stderr)
+    return home
+
+
+def _train_on_ranks(worker: Worker, home: runs.Run | None, take_over: bool, tested: Tested, show: bool) -> Trained:
+    """Train on ranks of Ray Train, whose rank 0 owns the run."""
+    from cluster.connection import connect_ray  # takes seconds: not for runs that do without
+    from metatrain.cli.ray_train import train_on_ranks
+
+    with connect_ray(worker.config.executor), graceful_shutdown() as shutdown:
+        home = _begin(worker, home, show)
+        progress = _progress(worker.config, home, show)
+        results = partial(tested, home, progress)
+        try:
+            outcome = train_on_ranks(worker, home, take_over, shutdown.is_set, progress, results)
+        except (RunLost, SystemExit):
+            progress.close("interrupted")
+            raise
+    signal = 0 if outcome.result.finished else shutdown.signal
+    return Trained(home, outcome.result, signal, {"compile_seconds": outcome.compile_seconds})
+
+
+def _progress(config: Config, home: runs.Run, show: bool) -> ProgressRecorder:
+    """Return what shows the run on standard error, or nowhere."""
+    known = read_metrics_file(home.metrics, config.outer.steps)
+    return ProgressRecorder(None if show else io.StringIO(), known=known.metrics if known else None)
 
 
 def _prepare_data(config: Config, home: runs.Run | None) -> tuple[Config, float]:
@@ -134,8 +167,7 @@ class _Opened(NamedTuple):
 
 def _train(opened: _Opened, tested: Tested, show: bool) -> RunResult:
     worker, executor, home, shutdown, events = opened
-    known = read_metrics_file(home.metrics, worker.config.outer.steps)
-    progress = ProgressRecorder(None if show else io.StringIO(), known=known.metrics if known else None)
+    progress = _progress(worker.config, home, show)
     recorder = recorders(worker.config, home, progress)
     try:
         result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
