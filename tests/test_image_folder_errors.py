@@ -114,7 +114,7 @@ def test_what_a_list_may_say_wrong(tmp_path: Path, case: str) -> None:
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     root = pictures.write(tmp_path / "raw", pictures.class_files(NAMES))
-    message = r"tasks\.splits: there is no list 'tiny': use auto, cifar-fs, fc100, tiny-imagenet-140, or a folder with train\.txt"
+    message = r"tasks\.splits: there is no list 'tiny': use auto, cifar-fs, fc100, tiny-imagenet-140, or a fold"
     fails(root, tmp_path, message, splits="tiny")
 
 
