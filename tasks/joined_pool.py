@@ -12,6 +12,7 @@ from torch import Tensor
 from tasks.few_shot import ClassPool
 from tasks.random import Integers
 from tasks.store.class_pool import StorePool
+from tasks.store.store import Images
 from tasks.types import Shape
 
 _MOST_LISTED = 10**6
@@ -60,16 +61,22 @@ class JoinedPool:
         parts = self._rows(classes)
         if len(parts) == 1:
             return self.pools[parts[0][0]].examples(classes - self.starts[parts[0][0]], members)
-        alike = self._stores
-        found = np.empty((len(classes), *self.example_shape), np.uint8 if alike else np.float32)
+        if self._stores:
+            return self._stores[0].normalise(self._pixels(parts, classes, members))
+        found = torch.empty(len(classes), *self.example_shape)
         for number, rows in parts:
-            kinds = classes[rows] - self.starts[number]
-            if not alike:
-                found[rows] = self.pools[number].examples(kinds, members[rows]).numpy()
-            for start, end in _runs(rows) if alike else ():  # into their place, without a copy
-                place = slice(rows[start], rows[start] + end - start)
-                alike[number].pixels(kinds[start:end], members[place], found[place])
-        return alike[0].normalise(found) if alike else torch.from_numpy(found)
+            found.numpy()[rows] = (
+                self.pools[number].examples(classes[rows] - self.starts[number], members[rows]).numpy()
+            )
+        return found
+
+    def _pixels(self, parts: list[tuple[int, Integers]], classes: Integers, members: Integers) -> Images:
+        """Return the images of `examples` from stores, [R, *example_shape], each written to its place without a copy."""
+        found = np.empty((len(classes), *self.example_shape), np.uint8)
+        for number, rows in parts:
+            for place in _runs(rows):
+                self._stores[number].pixels(classes[place] - self.starts[number], members[place], found[place])
+        return found
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Return images as they are: they are in [0, 1]."""
@@ -107,6 +114,7 @@ class JoinedPool:
         return [(number, np.flatnonzero(owners == number)) for number in present]
 
 
-def _runs(rows: Integers) -> Iterator[tuple[int, int]]:
-    """Return where numbers in ascending order follow one another without a gap: from … to, excluded."""
-    return itertools.pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)])
+def _runs(rows: Integers) -> Iterator[slice]:
+    """Yield the ranges of numbers, in ascending order, that follow one another without a gap."""
+    for start, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]):
+        yield slice(rows[start], rows[start] + end - start)

@@ -55,6 +55,11 @@ def load_arrays(path: Path) -> Any:
         raise ValueError(f"{path} is not a complete pickle of arrays ({reason}): {_REMEDY}") from error
 
 
+def to_text(value: Any) -> str:
+    """Return a name in a pickle as text: Python 2 wrote bytes."""
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
 class _Bounded:
     """Read a file from its beginning, and never ask for more bytes than it has: Python reserves them at once."""
 

@@ -1,13 +1,13 @@
 """Read CIFAR-100 as it is passed on (Krizhevsky 2009): three pickles, whose classes few-shot learning divides anew."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.io.safe_pickle import load_arrays
+from tasks.io.safe_pickle import load_arrays, to_text
+from tasks.sources.class_splits import read_split_lists
 from tasks.sources.split_images import PackedForm, PackedSplit, check_split
 from tasks.types import Split
 
@@ -22,8 +22,7 @@ def cifar100_forms(lists: str) -> tuple[PackedForm, PackedForm]:
     """
 
     def read(paths: Sequence[Path], split: Split) -> PackedSplit:
-        text = (resources.files("tasks") / "splits" / lists / f"{split}.txt").read_text(encoding="utf-8")
-        return read_cifar100(paths, text.split())
+        return read_cifar100(paths, read_split_lists(lists)[split])
 
     unpacked = tuple(f"cifar-100-python/{name}" for name in _FILES)
     return PackedForm((unpacked,) * 3, read), PackedForm((_FILES,) * 3, read)
@@ -36,7 +35,7 @@ def read_cifar100(paths: Sequence[Path], chosen: Sequence[str]) -> PackedSplit:
     """
     meta, *parts = (_fields(path) for path in paths)
     try:
-        number_of = {_to_text(name): number for number, name in enumerate(meta["fine_label_names"])}
+        number_of = {to_text(name): number for number, name in enumerate(meta["fine_label_names"])}
         images, labels = (np.concatenate([read(part) for part in parts]) for read in (_images, _labels))
         if len(images) != len(labels):
             raise ValueError(f"it has {len(labels)} labels for {len(images)} images")
@@ -53,7 +52,7 @@ def _fields(path: Path) -> dict[str, Any]:
     found = load_arrays(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no dict of CIFAR-100: {_REMEDY}")
-    return {_to_text(key): value for key, value in found.items()}
+    return {to_text(key): value for key, value in found.items()}
 
 
 def _images(part: dict[str, Any]) -> Any:
@@ -69,7 +68,3 @@ def _labels(part: dict[str, Any]) -> Any:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError("its labels are no whole numbers")
     return labels.astype(np.int64)
-
-
-def _to_text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.io.safe_pickle import load_arrays
+from tasks.io.safe_pickle import load_arrays, to_text
 from tasks.sources.image_store import SourceInfo
 from tasks.sources.npz_files import read_npz
 from tasks.sources.split_images import PackedForm, PackedSplit, SplitImages, check_split
@@ -53,7 +53,7 @@ def _with_labels(images: Path, content: Any, labels: Path, split: Split) -> Pack
     found = load_arrays(labels)
     if not isinstance(found, dict):
         raise ValueError(f"{labels} is no dict of labels: {_REMEDY}")
-    fields = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
+    fields = {to_text(key): value for key, value in found.items()}
     try:
         specific = _to_labels(fields["label_specific"])
         if len(specific) != len(content):
@@ -84,7 +84,7 @@ def _name_classes(fields: Mapping[str, Any], specific: NDArray[np.int64], split:
     if not {"label_general", "label_specific_str", "label_general_str"} <= set(fields):
         return {label: f"{split} {label}" for label in labels}
     general = _to_labels(fields["label_general"])
-    nodes, classes = ([_to_text(one) for one in fields[f"label_{kind}_str"]] for kind in ("general", "specific"))
+    nodes, classes = ([to_text(one) for one in fields[f"label_{kind}_str"]] for kind in ("general", "specific"))
     if min(labels) < 0 or len(general) != len(specific) or general.min() < 0:
         raise ValueError("its labels are below 0, or not as many of classes as of their nodes")
     node_of = {label: int(general[np.argmax(specific == label)]) for label in labels}
@@ -94,10 +94,6 @@ def _name_classes(fields: Mapping[str, Any], specific: NDArray[np.int64], split:
     }
     count = Counter(named.values())
     return {label: name if count[name] == 1 else f"{name} ({label})" for label, name in named.items()}
-
-
-def _to_text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 _PNG = PackedForm(tuple((f"{part}_images_png.pkl", f"{part}_labels.pkl") for part in _PARTS), read_png_split)
