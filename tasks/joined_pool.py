@@ -65,13 +65,12 @@ class JoinedPool:
             return self._stores[0].normalise(self._pixels(parts, classes, members))
         found = torch.empty(len(classes), *self.example_shape)
         for number, rows in parts:
-            found.numpy()[rows] = (
-                self.pools[number].examples(classes[rows] - self.starts[number], members[rows]).numpy()
-            )
+            kinds = classes[rows] - self.starts[number]
+            found.numpy()[rows] = self.pools[number].examples(kinds, members[rows]).numpy()
         return found
 
     def _pixels(self, parts: list[tuple[int, Integers]], classes: Integers, members: Integers) -> Images:
-        """Return the images of `examples` from stores, [R, *example_shape], each written to its place without a copy."""
+        """Return the images of `examples` from stores, [R, *example_shape], each written to its place at once."""
         found = np.empty((len(classes), *self.example_shape), np.uint8)
         for number, rows in parts:
             for place in _runs(rows):
