@@ -1,7 +1,8 @@
 """Compile stages: trace each once to the operations of its forward and backward passes, then call inductor.
 
-`make_fx` traces through vmap, grad and vjp, so that `torch.compile` gets a flat list of operations that it can fuse
-without graph breaks. Compiled code is cached on disk, where later runs and other workers find it.
+`make_fx` traces through vmap, grad and vjp, so that inductor gets a flat list of operations to fuse. It is called
+without dynamo, whose guards cost a tenth of a millisecond per call: a stage is only called with inputs of the same
+shapes. Compiled code is cached on disk, where later runs and other workers find it.
 """
 
 import fcntl
@@ -18,6 +19,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from metatrain.engine.graph_passes import rewrite_for_cpu
 from metatrain.types import Params
 from tasks.io.files import open_unlinked
 from tasks.plugins import describe_error
@@ -25,6 +27,8 @@ from tasks.store.cache import cache_root
 from tasks.types import Tree
 
 Stage = Callable[..., Tree]
+LayOut = Callable[[Tensor], Tensor]
+"""A function that puts a tensor into a memory format."""
 Stages = TypeVar("Stages", bound=tuple[Stage, ...])
 
 _MAX_CACHED = 64
@@ -37,18 +41,19 @@ class NotCompilable(ValueError):
 
 
 def compile_stages(
-    stages: Stages, lift: Callable[[Stage], Stage], params: Params, tasks: Tree, precision: str
+    stages: Stages, lift: Callable[[Stage], Stage], lay_out: LayOut, params: Params, tasks: Tree, precision: str
 ) -> Stages:
     """Return `stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
 
-    Equal stages (the same functions, closed over equal values), shapes and precisions are compiled once per process.
+    Inputs are put into the memory format of `lay_out`, and results are in it. Equal stages (the same functions, closed
+    over equal values), shapes, formats and precisions are compiled once per process.
     """
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
-    key = tuple(map(cache_key, stages)), lift, shapes, precision, torch.get_num_threads()
+    key = tuple(map(cache_key, stages)), lift, lay_out, shapes, precision, torch.get_num_threads()
     if key not in _compiled:
         if len(_compiled) >= _MAX_CACHED:
             _compiled.clear()
-        each = [_Compiled(lift(stage), _name(stage)) for stage in stages]
+        each = [_Compiled(lift(stage), lay_out, _name(stage)) for stage in stages]
         made = getattr(type(stages), "_make", tuple)
         _compiled[key] = stages, made(each)  # the stages are kept, so that no id is reused
     found: Stages = _compiled[key][1]
@@ -80,8 +85,8 @@ def _name(stage: Stage) -> str:
 class _Compiled:
     """Trace and compile one stage at its first call; all later calls have the same shapes."""
 
-    def __init__(self, function: Stage, name: str) -> None:
-        self._function, self._name = function, name
+    def __init__(self, function: Stage, lay_out: LayOut, name: str) -> None:
+        self._function, self._lay_out, self._name = function, lay_out, name
         self._program: Callable[..., list[Tensor]] | None = None
         self._used: list[int] = []
         self._result: TreeSpec
@@ -91,23 +96,32 @@ class _Compiled:
         if self._program is None:
             self._compile(leaves, layout)
         assert self._program is not None
-        return tree_unflatten(self._program(*(leaves[i] for i in self._used)), self._result)
+        inputs = (self._lay_out(leaves[i]) for i in self._used)
+        return tree_unflatten(self._program(*inputs), self._result)
 
     def _compile(self, leaves: list[Tensor], layout: TreeSpec) -> None:
         def flat(*given: Tensor) -> list[Tensor]:
             found, self._result = tree_flatten(self._function(*tree_unflatten(list(given), layout)))
-            # The next stage was traced on contiguous inputs, whatever layout the kernels prefer.
-            return [leaf.contiguous() for leaf in found]
+            # The next stage was traced on inputs of this memory format, whatever the kernels prefer.
+            return [self._lay_out(leaf) for leaf in found]
 
         folder = _code_folder()
         with _explain_failure(self._name):
             # Clones: a tensor passed twice would be traced as one input.
-            graph = make_fx(flat)(*(leaf.clone() for leaf in leaves))
+            leaves = [self._lay_out(leaf).clone() for leaf in leaves]
+            graph = make_fx(flat)(*leaves)
             self._used = _drop_unused_inputs(graph)
-            program = torch.compile(graph, fullgraph=True, dynamic=False, options=_options(leaves[0].device))
+            if leaves[0].device.type == "cpu":
+                rewrite_for_cpu(graph)
             with _compile_lock(folder):
-                program(*(leaves[i].contiguous() for i in self._used))
-        self._program = program
+                self._program = _call_inductor(graph, [leaves[i] for i in self._used])
+
+
+def _call_inductor(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
+    from torch._inductor import standalone_compile
+
+    settings = {"config_patches": _options(inputs[0].device)} if inputs else {}
+    return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", options=settings)
 
 
 def _drop_unused_inputs(graph: fx.GraphModule) -> list[int]:

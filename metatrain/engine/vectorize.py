@@ -10,6 +10,7 @@ thousand inner steps takes no longer than compiling one. Every stage is called a
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -19,8 +20,9 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.engine.compilation import Stage, compile_stages
+from metatrain.engine.convolutions import FastConvolutions
 from metatrain.engine.precision import Precision, matmul_precision
-from metatrain.models.memory_format import default_memory_format
+from metatrain.models.memory_format import channels_last, default_memory_format
 from metatrain.models.normalization import unfused_norm
 from metatrain.types import Context, Params
 from tasks.types import Tree
@@ -53,17 +55,20 @@ class Engine:
     @torch.no_grad()
     def sum(self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
         """Sum `run(stages, params, task, context)` over all tasks, in index order."""
-        if self.compile:  # compiled code expects one memory layout, and parameters in one order
+        if self.compile:  # compiled code expects one memory format, and parameters in one order
             tasks = tree_map(torch.Tensor.contiguous, tasks)
-            params = {name: params[name] for name in sorted(params)}
+            params = {name: params[name].contiguous() for name in sorted(params)}
         with matmul_precision(self.precision, device_of(tasks)):
             if self.vectorize == "vmap":
                 chunks = self._chunks(tasks, context)
                 return _add_in_order(self._sum_of_chunk(stages, run, params, *chunk) for chunk in chunks)
+            each = _iterate_tasks(tasks, context)
             if self.compile:
+                lay_out = channels_last if device_of(tasks).type == "cpu" else torch.Tensor.contiguous
+                params = tree_map(lay_out, params)
                 one = tree_map(lambda leaf: leaf[0], tasks)
-                stages = compile_stages(stages, _keep_stage, params, one, self.precision)
-            total = _add_in_order(run(stages, params, *one) for one in _iterate_tasks(tasks, context))
+                stages = compile_stages(stages, _keep_stage, lay_out, params, one, self.precision)
+            total = _add_in_order(run(stages, params, *one) for one in each)
             # Gradients of images laid out channels last are laid out so as well.
             return tree_map(torch.Tensor.contiguous, total)
 
@@ -71,7 +76,8 @@ class Engine:
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
     ) -> Tree:
         if self.compile:
-            each = run(compile_stages(stages, _vmap_stage, params, tasks, self.precision), params, tasks, context)
+            lifted = compile_stages(stages, _vmap_stage, torch.Tensor.contiguous, params, tasks, self.precision)
+            each = run(lifted, params, tasks, context)
         else:
             each = _apply_vmap(partial(run, stages), params, tasks, context)
         return tree_map(lambda leaf: leaf.sum(0), each)
@@ -93,7 +99,8 @@ def _keep_stage(stage: Stage) -> Stage:
     """Return `stage` of one task, for compiling."""
 
     def of_one(params: Params, t: torch.Tensor, context: Context, *others: Tree) -> Tree:
-        with default_memory_format():
+        faster = FastConvolutions() if device_of(others).type == "cpu" else nullcontext()
+        with unfused_norm(), default_memory_format(), faster:
             return stage(params, t, context, *others)
 
     return of_one

@@ -35,7 +35,7 @@ def as_channels_last(params: Params, x: Tree) -> tuple[Params, Tree]:
     """
     if _default_only.get() or not isinstance(x, Tensor) or x.device.type != "cpu" or x.dtype != torch.float32:
         return params, x
-    return {name: _laid_out(value) for name, value in params.items()}, _laid_out(x)
+    return {name: _channels_last(value) for name, value in params.items()}, _channels_last(x)
 
 
 def runs_channels_last(body: nn.Module, spec: TaskSpec) -> bool:
@@ -57,6 +57,11 @@ def runs_channels_last(body: nn.Module, spec: TaskSpec) -> bool:
     return torch.allclose(expected, found, rtol=1e-3, atol=1e-4)
 
 
-def _laid_out(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """Return images and filters laid out channels last, and anything else contiguous."""
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
+
+
+def _channels_last(x: Tensor) -> Tensor:
     # Not `contiguous`, which leaves images and filters of one channel as they are, and with them all that follows.
     return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
