@@ -8,6 +8,7 @@ from benchmarks import results
 
 PARTS = {
     "race": "seconds for one exact meta-gradient, metatrain and other libraries in turn",
+    "breakdown": "where the time of a task's meta-gradient goes, and what the floor is",
     "memory": "peak memory against the number of inner steps",
     "long": "error and memory of inner loops of up to 1000 steps",
     "implicit": "peak memory of implicit meta-gradients against the number of inner steps",

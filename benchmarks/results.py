@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ORDER = (
-    *("race", "race-checks", "memory", "long", "precision", "episodes", "workers", "workers-time"),
+    *("race", "race-checks", "breakdown", "memory", "long", "precision", "episodes", "workers", "workers-time"),
     *("driver", "driver-recording", "driver-model", "scale", "scale-check", "scale-costs"),
 )
 """Order of parts on the page; other parts follow."""

@@ -113,6 +113,9 @@ class _Compiled:
             self._used = _drop_unused_inputs(graph)
             if leaves[0].device.type == "cpu":
                 rewrite_for_cpu(graph)
+            if all(node.op != "call_function" for node in graph.graph.nodes):
+                self._program = graph  # it returns inputs: there is nothing to compile
+                return
             with _compile_lock(folder):
                 self._program = _call_inductor(graph, [leaves[i] for i in self._used])
 
