@@ -1,6 +1,6 @@
 """Lift per-task functions to batches and differentiate through inner loops.
 
-Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `compilation.py`, `auto.py`.
+Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `compilation.py`, `convolutions.py`, `auto.py`.
 """
 
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
