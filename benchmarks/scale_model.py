@@ -14,8 +14,9 @@ With W workers, step time T, tasks of t seconds and parameter vectors of B bytes
     optimiser    unpack, finite check and optimiser step
 
 Assumed: every node fetches a large vector from the driver's node, whose link serves one at a time; the driver fetches a
-large reply when it takes it (`ray.wait(fetch_local=False)`, then `ray.get`), and does nothing else meanwhile. Left out:
-recording, validation, and silent workers (`executor.timeout`).
+large reply when it takes it (`ray.wait(fetch_local=False)`, then `ray.get`), and does nothing else meanwhile; its own
+link is what limits several that are fetched at once. Left out: recording, validation, sampling ahead of the next step,
+and silent workers (`executor.timeout`).
 """
 
 import math

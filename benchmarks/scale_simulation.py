@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmarks.scale_model import CAUSES, Costs, Machines, Step, Work, draw_seconds
 from cluster.actor import ActorInfo
-from cluster.dispatcher import _OVERDUE_EXTRA_S, _OVERDUE_FACTOR, _WAIT_S, Pace
+from cluster.dispatcher import _WAIT_S
 from cluster.executor import LARGEST_BLOCK
+from cluster.pace import OVERDUE_EXTRA_S, OVERDUE_FACTOR, Pace
 from cluster.work_queue import WorkQueue
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle
 from metatrain.training.tree_sum import Block
@@ -44,6 +45,8 @@ class _Call(NamedTuple):
     since: float
     seconds: float
     lost: bool
+    replied: float
+    """When the driver can read the reply, or learns that there is none."""
 
 
 def simulate(costs: Costs, machines: Machines, work: Work, steps: int = 4, seed: int = 0) -> list[Step]:
@@ -163,10 +166,9 @@ class Simulation:
         worker.free_at, worker.handle.last_call = end, self.now
         worker.handle.calls += 1
         self._calls += 1
-        self._pending[self._calls] = _Call(
-            worker, self._step, number, block, len(block.leaves(self._shards)), self.now, took, lost
-        )
         replied = max(worker.dies + self.machines.noticed, arrives) if lost else end + costs.latency
+        shards = len(block.leaves(self._shards))
+        self._pending[self._calls] = _Call(worker, self._step, number, block, shards, self.now, took, lost, replied)
         heapq.heappush(self._arrivals, (replied, self._calls))
 
     def _send(self, size: float) -> float:
@@ -216,12 +218,13 @@ class Simulation:
         self._start(worker.node, 1.0, self.now + self.machines.restart)
 
     def _overdue_calls(self) -> list[_Call]:
-        """Return the calls whose reply is overdue. None is if one shard of the oldest were not."""
-        each, extra, now = _OVERDUE_FACTOR * self._pace.usual * IN_FLIGHT, _OVERDUE_EXTRA_S, self.now
+        """Return the calls whose reply is overdue and has not come. None is if one shard of the oldest were not."""
+        each, extra, now = OVERDUE_FACTOR * self._pace.usual * IN_FLIGHT, OVERDUE_EXTRA_S, self.now
         oldest = next(iter(self._pending.values()), None)
         if oldest is None or now - oldest.since <= each + extra:
             return []
-        return [call for call in self._pending.values() if now - call.since > each * call.shards + extra]
+        calls = (call for call in self._pending.values() if call.replied > now)
+        return [call for call in calls if now - call.since > each * call.shards + extra]
 
     def _reassign_overdue(self) -> None:
         """Do as `Dispatcher._reassign_overdue`: give overdue blocks to idle workers too."""
@@ -229,7 +232,7 @@ class Simulation:
         late = Counter(call.worker.handle.number for call in calls)
         overdue = {call.number for call in calls if call.step == self._step}
         if overdue:
-            overdue &= {number for number, _ in self._queue.open_assignments()}
+            overdue &= self._queue.open_assignments().keys()
         for worker in list(self._workers.values()) if overdue else []:
             handle = worker.handle
             if handle.calls == late[handle.number] and handle.capacity(late[handle.number], now) > 0:

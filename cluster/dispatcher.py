@@ -2,15 +2,14 @@
 
 Takes blocks from the work queue and calls the workers of the pool. Calls are tagged (step, block, attempt), and each
 shard counts once, whatever is lost, answered twice or answered late. An idle worker recomputes blocks whose reply is
-overdue elsewhere; the first reply counts.
+overdue elsewhere; the first reply counts. Workers that receive no more blocks of a step sample tasks of the next one,
+while they would wait for the driver and for each other.
 """
 
-import math
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, NamedTuple
 
 import ray
@@ -19,6 +18,7 @@ from ray.exceptions import ActorUnavailableError, ObjectLostError, RayError, Ray
 from cluster.actor import BlockReply, BlockSum, CallId
 from cluster.connection import check_ray
 from cluster.events import Events
+from cluster.pace import OVERDUE_EXTRA_S, OVERDUE_FACTOR, NextStep, Pace
 from cluster.ray_errors import ACTOR_DEAD, describe_death, unwrap_error
 from cluster.work_queue import WorkQueue
 from cluster.worker_pool import IN_FLIGHT, WorkerHandle, WorkerPool
@@ -30,11 +30,12 @@ from metatrain.types import Shard, ShardRequest
 
 _WAIT_S = 0.1
 """Longest wait for a reply before overdue ones are looked for."""
-_OVERDUE_FACTOR, _OVERDUE_EXTRA_S = 3.0, 0.25
-"""A reply is overdue after this multiple of the usual time, plus so many seconds."""
 _SILENT_FACTOR = 10
 """After this multiple of the time to overdue, the worker is marked as silent."""
-_REMEMBERED = 101
+_OVERDUE_CHECK_S = 0.05
+"""Time between two searches for overdue replies, each of which looks at all calls."""
+_FETCHED = 8
+"""Most replies that are fetched from other nodes at once: each may be as large as the parameters."""
 _MAX_DEATHS = 6
 """Workers in a row that died of the same shard before its tasks are blamed."""
 
@@ -56,20 +57,6 @@ class PendingCall(NamedTuple):
     id: CallId
     shards: int
     since: float
-
-
-@dataclass
-class Pace:
-    """Seconds that a shard takes, by the latest replies."""
-
-    usual: float = math.inf
-    """The median; infinite before the first reply."""
-    _latest: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-
-    def add(self, seconds: float) -> None:
-        """Add the time of one shard."""
-        self._latest.append(seconds)
-        self.usual = median(self._latest)
 
 
 @dataclass
@@ -96,9 +83,12 @@ class Dispatcher:
         self._request, self._vector, self._shards = request, vector, shards
         responding = [worker.number for worker in state.pool.ready() if worker.silent_since is None]
         self._queue = WorkQueue(len(shards), responding, largest)
+        self._next = NextStep(shards, responding)
         self._pace = state.paces.setdefault((request.kind, request.learner), Pace())
         self._deaths: Counter[int] = Counter()
         self._last_reply = 0.0
+        self._overdue: list[Any] = []
+        self._overdue_checked = 0.0
 
     def completed_blocks(self) -> Iterator[CompletedBlock]:
         """Yield blocks that together hold all shards once, in order of arrival.
@@ -126,7 +116,7 @@ class Dispatcher:
 
     def overdue_after(self, shards: int) -> float:
         """Return after how many seconds the reply for so many shards is overdue."""
-        return _OVERDUE_FACTOR * self._pace.usual * IN_FLIGHT * shards + _OVERDUE_EXTRA_S
+        return OVERDUE_FACTOR * self._pace.usual * IN_FLIGHT * shards + OVERDUE_EXTRA_S
 
     def _wait(self, seconds: float) -> list[Any]:
         """Return the references that are ready, after at most `seconds`."""
@@ -142,41 +132,56 @@ class Dispatcher:
 
     def _process(self, references: Sequence[Any]) -> Iterator[CompletedBlock]:
         """Handle what is ready, and yield the replies that count."""
-        for reference in references:
-            if reference in self._state.pending:
-                if (done := self._process_reply(self._state.pending.pop(reference), reference)) is not None:
-                    yield done
-            elif (worker := self._pool.starting().get(reference)) is not None:
-                self._pool.continue_start(worker)
-                self._last_reply = time.monotonic()
+        for first in range(0, len(references), _FETCHED):
+            some = references[first : first + _FETCHED]
+            fetched = _fetch([reference for reference in some if reference in self._state.pending])
+            for reference in some:
+                if reference in self._state.pending:
+                    call = self._state.pending.pop(reference)
+                    if (done := self._process_reply(call, reference, fetched.pop(reference, None))) is not None:
+                        yield done
+                elif (worker := self._pool.starting().get(reference)) is not None:
+                    self._pool.continue_start(worker)
+                    self._last_reply = time.monotonic()
 
     def _assign(self) -> bool:
         """Give blocks to all workers with capacity, the emptiest first; True if there were not enough blocks."""
         now, late = time.monotonic(), self._count_overdue()
         for _ in range(IN_FLIGHT):
-            for worker in sorted(self._pool.ready(), key=lambda worker: worker.calls):
-                if worker.capacity(late[worker.number], now) > 0:
-                    taken = self._queue.take(worker.number, now, most=1 if late[worker.number] else None)
-                    if taken is None:
-                        return True
-                    self._call(worker, *taken)
+            for worker in self._find_free(late, now):
+                taken = self._queue.take(worker.number, now, most=1 if late[worker.number] else None)
+                if taken is None:
+                    self._sample_ahead(late, now)
+                    return True
+                self._call(worker, *taken)
         return False
+
+    def _find_free(self, late: Mapping[int, int], now: float) -> list[WorkerHandle]:
+        """Return the workers with capacity, the emptiest first, then those of one node in a row."""
+        free = [worker for worker in self._pool.handles.values() if worker.capacity(late[worker.number], now) > 0]
+        return sorted(free, key=lambda worker: (worker.calls, worker.node, worker.number))
 
     def _reassign_overdue(self) -> None:
         """Give overdue blocks to idle workers too."""
-        now = time.monotonic()
-        overdue = {
-            number
-            for number, one in self._queue.open_assignments()
-            if now - one.since > self.overdue_after(len(one.block.leaves(len(self._shards))))
-        }
-        late = self._count_overdue()
-        for worker in self._pool.ready() if overdue else []:
-            if worker.calls == late[worker.number] and worker.capacity(late[worker.number], now) > 0:
+        overdue = {call.id.attempt for call in self._find_overdue() if call.dispatcher is self}
+        overdue &= self._queue.open_assignments().keys()
+        now, late = time.monotonic(), self._count_overdue()
+        for worker in self._find_free(late, now) if overdue else []:
+            if worker.calls == late[worker.number]:
                 taken = self._queue.take_overdue(worker.number, overdue, now)
                 if taken is not None:
                     self._state.events.count("stragglers")
                     self._call(worker, *taken)
+                elif not worker.calls:  # a worker that holds nothing could take what any other one can
+                    return
+
+    def _sample_ahead(self, late: Mapping[int, int], now: float) -> None:
+        """Let workers that receive no more blocks sample tasks of the next step, once each."""
+        if self._request.kind != "gradient" or not self._next.is_worth_sampling(self._pace):
+            return
+        for worker in self._find_free(late, now):
+            if shards := self._next.take(worker.number):
+                worker.actor.sample.options(num_returns=0).remote(self._request, shards)
 
     def _call(self, worker: WorkerHandle, number: int, block: Block) -> None:
         call, members = CallId(self._request.step, block, number), self._members(block)
@@ -188,25 +193,38 @@ class Dispatcher:
     def _members(self, block: Block) -> list[Shard]:
         return [self._shards[leaf] for leaf in block.leaves(len(self._shards))]
 
+    def _find_overdue(self) -> list[PendingCall]:
+        """Return the calls, those of earlier steps included, whose reply is overdue and has not come meanwhile."""
+        now, pending = time.monotonic(), self._state.pending
+        if now - self._overdue_checked >= _OVERDUE_CHECK_S:
+            self._overdue_checked = now
+            self._overdue = [
+                reference
+                for reference, call in pending.items()
+                if now - call.since > call.dispatcher.overdue_after(call.shards)
+            ]
+        elif self._overdue:
+            self._overdue = [reference for reference in self._overdue if reference in pending]
+        if self._overdue:  # what has come while the driver was busy waits for it, not for the worker
+            self._overdue = ray.wait(self._overdue, num_returns=len(self._overdue), timeout=0, fetch_local=False)[1]
+        return [pending[reference] for reference in self._overdue]
+
     def _count_overdue(self) -> Counter[int]:
-        """Count the overdue replies of each worker, those of earlier steps included."""
-        now, pending = time.monotonic(), self._state.pending.values()
-        return Counter(
-            call.worker.number for call in pending if now - call.since > call.dispatcher.overdue_after(call.shards)
-        )
+        """Count the overdue replies of each worker."""
+        return Counter(call.worker.number for call in self._find_overdue())
 
     def _mark_silent(self) -> None:
         """Mark workers whose reply is long overdue; their shards were recomputed elsewhere."""
         now = time.monotonic()
-        for call in self._state.pending.values():
+        for call in self._find_overdue():
             silence = now - max(call.since, call.worker.last_reply)
             if silence > _SILENT_FACTOR * call.dispatcher.overdue_after(call.shards):
                 self._pool.mark_silent(call.worker, f"has not answered for {silence:.1f} s")
 
-    def _process_reply(self, call: PendingCall, reference: Any) -> CompletedBlock | None:
+    def _process_reply(self, call: PendingCall, reference: Any, fetched: BlockReply | None) -> CompletedBlock | None:
         """Return the block if the reply counts; None if it is late, lost, or not the first for a shard."""
         try:
-            reply: BlockReply = ray.get(reference)
+            reply: BlockReply = fetched or ray.get(reference)
         except (ActorUnavailableError, ObjectLostError):  # a reply may be lost with the node that stores it
             self._pool.record_failure(call.worker)
             self._requeue(call)
@@ -228,7 +246,7 @@ class Dispatcher:
         assert reply.call == call.id, "a reply to another call"
         if call.dispatcher is not self or not self._queue.complete(call.id.attempt):
             return None
-        self._pace.add(reply.seconds / call.shards)
+        self._pace.add(reply.seconds / call.shards, reply.parts.get("sample", 0.0) / call.shards)
         self._state.events.add_seconds(reply.parts)
         block = call.id.block
         tasks = sum(len(shard.indices) for shard in self._members(block))
@@ -259,3 +277,11 @@ class Dispatcher:
                 f"tasks {deadly[0]} to {deadly[-1]} at step {self._request.step}: {_MAX_DEATHS} workers died of them "
                 "one after another, most likely for want of memory: lower executor.shard_size"
             )
+
+
+def _fetch(references: Sequence[Any]) -> dict[Any, BlockReply]:
+    """Fetch replies at once, as each may be on another node; none of them if one of the calls has failed."""
+    try:
+        return dict(zip(references, ray.get(list(references)), strict=True)) if len(references) > 1 else {}
+    except RayError:  # of one of them: each is read alone, to find out which
+        return {}

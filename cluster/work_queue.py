@@ -3,13 +3,17 @@
 Pure bookkeeping, without Ray or a clock: the caller passes worker numbers and times. Work is assigned in *blocks*, runs
 of shards that form one node of the summation tree, so that a worker replies with their sum instead of each result.
 
-Guided self-scheduling with work stealing: each worker owns a range of shards and takes half of what is left of it at a
-time, which keeps replies few and large; a worker whose range is empty steals half of the longest remaining one. None of
-this can change a result, as the tree alone fixes what is added to what.
+Guided self-scheduling (Polychronopoulos and Kuck 1987) with work stealing: each worker owns a range of shards and takes
+blocks from it that shrink with what is left for all workers, which keeps replies few and the wait for the last one
+short; a worker whose range is empty steals half of the longest remaining one. Of L unassigned shards of W workers, a
+block has at most L / (3W - 1), rounded up. So the two blocks that a worker holds keep it busy no longer than the others
+with all the rest, even if it takes 1.5 times as long for each shard.
+
+None of this can change a result, as the tree alone fixes what is added to what.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,11 +47,19 @@ class WorkQueue:
 
     def __init__(self, shards: int, workers: Sequence[int], largest: int) -> None:
         self.shards = shards
+        self.unassigned = shards
+        """Shards that no worker holds, and that are not complete."""
         self._largest = largest
         self._ranges = dict(_split_evenly(shards, workers or [0]))
         self._returned: list[ShardRange] = []
         self._assignments: dict[int, Assignment] = {}
-        self._holders = [0] * shards
+        self._open: dict[int, Assignment] = {}
+        self._incomplete_of: dict[int, int] = {}
+        """Incomplete shards, by open assignment."""
+        self._numbers_of: defaultdict[int, set[int]] = defaultdict(set)
+        """Assignments, by worker."""
+        self._holders: list[tuple[int, ...]] = [()] * shards
+        """Assignments, by shard."""
         self._incomplete = set(range(shards))
         self._last_number = 0
 
@@ -66,21 +78,22 @@ class WorkQueue:
         available = self._range_for(worker)
         if available is None:
             return None
-        block = self._first_half(available, most)
-        available.start = block.leaves(self.shards).stop
+        fair = -(-self.unassigned // (3 * len(self._ranges) - 1))
+        block = _first_block(available, min(fair, most or fair, self._largest))
+        leaves = block.leaves(self.shards)
+        available.start = leaves.stop
+        self.unassigned -= len(leaves)
         return self._assign(worker, block, now), block
 
     def take_overdue(self, worker: int, overdue: Set[int], now: float) -> tuple[int, Block] | None:
         """Assign a block a second time, of shards that only the `overdue` assignments hold; the oldest one's first."""
-        late = [self._assignments[number] for number in overdue]
-        late_holders = Counter(leaf for one in late for leaf in one.block.leaves(self.shards))
-        mine = [one.block for one in self._assignments.values() if one.worker == worker]
-        own = {leaf for block in mine for leaf in block.leaves(self.shards)}
-        for one in sorted(late, key=lambda one: one.since):
-            leaves = one.block.leaves(self.shards)
-            free = [leaf for leaf in leaves if self._is_held_by(leaf, late_holders[leaf]) and leaf not in own]
+        mine = self._numbers_of[worker]
+        for number in sorted(overdue & self._open.keys(), key=lambda number: self._open[number].since):
+            leaves = self._open[number].block.leaves(self.shards)
+            free = [leaf for leaf in leaves if self._is_held_by(leaf, overdue) and mine.isdisjoint(self._holders[leaf])]
             if free:
-                block = self._first_half(_first_run(free))
+                run = _first_run(free)
+                block = _first_block(run, min(self._largest, max(1, len(run) // 2)))
                 return self._assign(worker, block, now), block
         return None
 
@@ -91,39 +104,49 @@ class WorkQueue:
             self._put_back(leaves)
             return False
         self._incomplete.difference_update(leaves)
+        for other in (other for leaf in leaves for other in self._holders[leaf]):
+            self._incomplete_of[other] -= 1
+            if not self._incomplete_of[other]:
+                del self._open[other], self._incomplete_of[other]
         return True
 
     def fail(self, number: int) -> int:
         """Close assignment `number`, which was lost; return how many of its shards have to be assigned again."""
         return self._put_back(self._release(number))
 
-    def open_assignments(self) -> Iterator[tuple[int, Assignment]]:
-        """Yield, by number, the assignments with an incomplete shard: those that the step waits for."""
-        for number, one in self._assignments.items():
-            if not self._incomplete.isdisjoint(one.block.leaves(self.shards)):
-                yield number, one
+    def open_assignments(self) -> Mapping[int, Assignment]:
+        """Return, by number, the assignments with an incomplete shard: those that the step waits for."""
+        return self._open
 
     def _assign(self, worker: int, block: Block, now: float) -> int:
-        for leaf in block.leaves(self.shards):
-            self._holders[leaf] += 1
         self._last_number += 1
-        self._assignments[self._last_number] = Assignment(block, worker, now)
-        return self._last_number
+        number, leaves = self._last_number, block.leaves(self.shards)
+        for leaf in leaves:
+            self._holders[leaf] += (number,)
+        self._assignments[number] = self._open[number] = Assignment(block, worker, now)
+        self._incomplete_of[number] = len(leaves)
+        self._numbers_of[worker].add(number)
+        return number
 
     def _release(self, number: int) -> Sequence[int]:
-        leaves = self._assignments.pop(number).block.leaves(self.shards)
+        one = self._assignments.pop(number)
+        self._open.pop(number, None)
+        self._incomplete_of.pop(number, None)
+        self._numbers_of[one.worker].remove(number)
+        leaves = one.block.leaves(self.shards)
         for leaf in leaves:
-            self._holders[leaf] -= 1
+            self._holders[leaf] = tuple(other for other in self._holders[leaf] if other != number)
         return leaves
 
-    def _is_held_by(self, leaf: int, holders: int) -> bool:
-        """Tell whether an incomplete shard has exactly so many holders."""
-        return leaf in self._incomplete and self._holders[leaf] == holders
+    def _is_held_by(self, leaf: int, numbers: Set[int]) -> bool:
+        """Tell whether a shard is incomplete, and only assignments among `numbers` hold it."""
+        return leaf in self._incomplete and numbers >= set(self._holders[leaf])
 
     def _put_back(self, leaves: Sequence[int]) -> int:
         """Return those of `leaves` that nobody holds to the queue; how many they are."""
-        free = [leaf for leaf in leaves if self._is_held_by(leaf, 0)]
+        free = [leaf for leaf in leaves if self._is_held_by(leaf, set())]
         count = len(free)
+        self.unassigned += count
         while free:
             run = _first_run(free)
             self._returned.append(run)
@@ -138,21 +161,26 @@ class WorkQueue:
             self._returned.pop(0)
         if own := self._ranges.get(worker):
             return own
-        longest = max(self._ranges.values(), key=len, default=None)
-        if not longest:
+        if not self.unassigned:
             return None
+        longest = max(self._ranges.values(), key=len)
         stolen = ShardRange((longest.start + longest.stop) // 2, longest.stop)
         longest.stop = stolen.start
         self._ranges[worker] = stolen
         return stolen
 
-    def _first_half(self, shards: ShardRange, most: int | None = None) -> Block:
-        """Return the largest block at the start of `shards` that is at most half of them, and at most `most`."""
-        limit = min(self._largest, most or self._largest, max(1, len(shards) // 2))
-        level = limit.bit_length() - 1
-        while shards.start % (1 << level):
-            level -= 1
-        return Block(level, shards.start >> level)
+
+def _first_block(shards: ShardRange, most: int) -> Block:
+    """Return the largest block of at most `most` shards at the start of `shards`."""
+    level = min(most, len(shards)).bit_length() - 1
+    while shards.start % (1 << level):
+        level -= 1
+    return Block(level, shards.start >> level)
+
+
+def first_shards(shards: int, workers: Sequence[int]) -> dict[int, range]:
+    """Return, by worker, the shards that each receives first from a new queue: half of its own range."""
+    return {worker: range(own.start, own.start + -(-len(own) // 2)) for worker, own in _split_evenly(shards, workers)}
 
 
 def _split_evenly(shards: int, workers: Sequence[int]) -> Iterator[tuple[int, ShardRange]]:

@@ -66,6 +66,12 @@ class WorkerHandle:
         return self.starting is None and not self.leaving
 
     @property
+    def node(self) -> str:
+        """Return the node that it runs on, once it is ready."""
+        assert self.info is not None, "the worker has not replied"
+        return self.info.node
+
+    @property
     def compiling(self) -> bool:
         """Tell whether it is here, and will receive calls once its code is compiled."""
         return self.info is not None and self.starting is not None and not self.leaving
@@ -120,7 +126,7 @@ class WorkerPool:
     def ready(self) -> list[WorkerHandle]:
         """Return the workers that may receive calls, those of one node in a row."""
         ready = (worker for worker in self.handles.values() if worker.ready)
-        return sorted(ready, key=lambda worker: (worker.info.node, worker.number))  # type: ignore[union-attr]
+        return sorted(ready, key=lambda worker: (worker.node, worker.number))
 
     def maintain(self) -> None:
         """Start missing workers, replace silent ones, release those on leaving nodes.

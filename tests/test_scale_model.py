@@ -78,11 +78,11 @@ def test_a_slow_driver_sets_the_time_of_a_step(workers):
     assert step.busy["bytes"] == pytest.approx(workers * 0.05)
 
 
-def test_a_driver_behind_with_its_replies_takes_them_for_overdue():
-    # No task takes the 6.25 s until a reply is overdue, but the driver is busy with the early ones for longer.
+def test_a_driver_behind_with_its_replies_does_not_take_them_for_overdue():
+    # No task takes the 6.25 s until a reply is overdue, though the driver is busy with the early ones for longer.
     step = one_step(Costs(reply=0.5), Machines(64), Work(MEGABYTE, 64, 1, [1.0, 1.0, 1.0, 5.0]))
-    assert step.messages > 64
-    assert one_step(Costs(), Machines(64), Work(MEGABYTE, 64, 1, [1.0, 1.0, 1.0, 5.0])).messages == 64
+    assert step.seconds > 32
+    assert step.messages == 64
 
 
 def test_each_node_fetches_the_vector_once_and_one_after_another():

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.work_queue import WorkQueue
+from cluster.work_queue import WorkQueue, first_shards
 from metatrain.training.tree_sum import Block, TreeSum, tree_sum
 
 
@@ -72,7 +73,7 @@ def histories(draw: st.DrawFn) -> History:
         if kind == "take":
             history.take(worker)
         elif kind == "take_over":
-            waiting = [number for number, _ in history.queue.open_assignments()]
+            waiting = list(history.queue.open_assignments())
             history.take_over(worker, draw(st.sets(st.sampled_from(waiting))) if waiting else set())
         elif kind in ("count", "lose") and history.hands:
             getattr(history, kind)(draw(st.sampled_from(sorted(history.hands))))
@@ -112,7 +113,7 @@ def test_who_has_nothing_can_always_go_on(history):
     """Workers that stopped hold nothing up: a newcomer can do all that is left."""
     newcomer = history.workers + 1
     while not history.queue.done:
-        overdue = {number for number, _ in history.queue.open_assignments()}
+        overdue = set(history.queue.open_assignments())
         assert history.take(newcomer) or history.take_over(newcomer, overdue), "somebody has to wait"
         history.count(max(history.hands))
     assert sorted(history.leaves(*history.counted)) == list(range(history.shards))
@@ -137,9 +138,54 @@ def calls(shards: int, workers: int) -> int:
 
 
 def test_many_shards_take_few_calls():
-    assert calls(1024, 16) < 150
+    assert calls(1024, 16) < 240
     assert calls(1024, 1) <= 12
     assert calls(16 * 1024, 16) < 2 * calls(1024, 16), "logarithmic"
+
+
+def seconds(shards: int, workers: int, slowness: float) -> float:
+    """Return when the last shard is complete, if one of the workers takes `slowness` seconds for each, others one."""
+    queue, busy_until = WorkQueue(shards, range(workers), 1024), [0.0] * workers
+    calls: list[tuple[float, int, int]] = []
+    now = 0.0
+    while not queue.done:
+        for worker in 2 * list(range(workers)):
+            held = sum(one.worker == worker for one in queue.open_assignments().values())
+            if held < 2 and (taken := queue.take(worker, now)):
+                busy_until[worker] = max(now, busy_until[worker])
+                busy_until[worker] += len(taken[1].leaves(shards)) * (1.0 if worker else slowness)
+                calls.append((busy_until[worker], worker, taken[0]))
+        calls.sort()
+        now, _, number = calls.pop(0)
+        queue.complete(number)
+    return now
+
+
+@pytest.mark.parametrize("each", [16, 64, 256])
+@pytest.mark.parametrize("workers", [2, 3, 8, 32])
+def test_a_worker_slower_by_half_holds_up_a_step_for_its_last_shards_only(workers, each):
+    shards = workers * each
+    assert seconds(shards, workers, 1.0) == each, "equal workers end together"
+    least = shards / (workers - 1 + 1 / 1.5)
+    assert seconds(shards, workers, 1.5) < 1.05 * least + 2 * 1.5, "its last two, and a twentieth for stolen ranges"
+
+
+@given(histories())
+def test_what_is_unassigned_and_what_is_open_follows_from_the_history(history):
+    counted, held = set(history.leaves(*history.counted)), history.hands.items()
+    assert set(history.queue.open_assignments()) == {n for n, (_, b) in held if set(history.leaves(b)) - counted}
+    taken = counted | set(history.leaves(*(block for _, (_, block) in held)))
+    assert history.queue.unassigned == history.shards - len(taken)
+    assert history.queue.left == history.shards - len(counted)
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(16, 2), (64, 4), (1, 1), (3, 2)])
+def test_the_first_shards_of_a_worker_are_those_that_it_takes_first(shards, workers):
+    first = first_shards(shards, range(workers))
+    history = History(shards, workers, 1024)
+    for worker in range(workers):
+        taken = history.queue.take(worker, 0.0)
+        assert taken is None or set(taken[1].leaves(shards)) <= set(first[worker])
 
 
 def test_a_lost_call_goes_to_the_next_who_asks():
@@ -163,7 +209,7 @@ def test_the_oldest_overdue_call_is_taken_over_first_and_the_first_answer_counts
     third = max(history.hands)
     assert history.hands[third][1] == history.hands[first][1]
     history.count(third)
-    assert [number for number, _ in history.queue.open_assignments()] == [second]
+    assert list(history.queue.open_assignments()) == [second]
     history.count(first)
     history.count(second)
     assert history.queue.done
