@@ -7,6 +7,7 @@ shapes. Compiled code is cached on disk, where later runs and other workers find
 
 import fcntl
 import functools
+import gc
 import os
 import types
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ class _Compiled:
             return [self._lay_out(leaf) for leaf in found]
 
         folder = _code_folder()
-        with _explain_failure(self._name):
+        with _explain_failure(self._name), _garbage_kept():
             # Clones: a tensor passed twice would be traced as one input.
             leaves = [self._lay_out(leaf).clone() for leaf in leaves]
             graph = make_fx(flat)(*leaves)
@@ -166,6 +167,18 @@ def _explain_failure(name: str) -> Iterator[None]:
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         reason = f"{name} of the inner loop cannot be compiled ({describe_error(error)})"
         raise NotCompilable(f"engine.compile: {reason}: set engine.compile to off") from error
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect no garbage meanwhile: looking for some among all of torch's objects takes a third of tracing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
