@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 from metatrain import report, runs
 from metatrain.config.load import as_yaml
-from metatrain.report.collect import collect
+from metatrain.report.collect import collect, read_metrics
 from metatrain.report.metadata import commands
 from metatrain.report.text import best_step, comparison, summary
 from metatrain.runs import checkpoints
@@ -39,6 +40,18 @@ def made(tmp_path_factory) -> tuple[Path, list[Path]]:
 def copied(made, tmp_path) -> Path:
     """The first run, to be changed."""
     return Path(shutil.copytree(made[1][0], tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
+
+
+def test_the_lines_of_a_long_run_are_not_kept_beside_its_series(tmp_path):
+    steps, path = 5000, tmp_path / "metrics.jsonl"
+    line = {"time": 1.5, "train/loss": 0.25, "train/mse": 0.5}
+    path.write_text("".join(json.dumps({"step": step, **line}) + "\n" for step in range(1, steps + 1)))
+    tracemalloc.start()
+    series, events, clock = read_metrics(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (series["train/mse"].steps[-1], events, clock) == (steps, [], (1.5, 1.5))
+    assert most < 200 * steps
 
 
 def rows_of(found: dict) -> list[dict]:

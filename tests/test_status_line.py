@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,19 @@ def test_a_run_s_own_records(tmp_path: Path) -> None:
     assert (found.step, found.steps, found.seconds, found.tested) == (70, 100, 138.0, False)
     assert found.seconds_left == pytest.approx(60.0)
     assert found.metrics["best/step"] == 70
+
+
+def test_memory_does_not_grow_with_a_run_s_records(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        for step in range(1, 5001):
+            file.write(json.dumps({"step": step, "time": 2.0 * step, "train/loss": 0.1, "train/mse": 0.1}) + "\n")
+    tracemalloc.start()
+    found = read_metrics_file(path, 6000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found.step, found.seconds, found.seconds_left) == (5000, 9998.0, 2000.0)
+    assert most < path.stat().st_size / 2
 
 
 def test_a_day_s_pause_is_not_part_of_the_pace_and_a_test_is_the_end(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 import struct
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,8 +100,7 @@ def collect(home: Run, with_pictures: bool = True) -> RunRecord:
     settings = read_settings(home)
     evaluations = {path.stem: _read_evaluation(path, settings) for path in _results(home)}
     names = {stem: evaluation.name for stem, evaluation in evaluations.items()}
-    lines = list(read_lines(home.metrics)) if home.metrics.exists() else []
-    times = [line["time"] for line in lines if "event" not in line and "time" in line]
+    series, events, clock = read_metrics(home.metrics)
     return RunRecord(
         where=home.where,
         run_id=home.run_id,
@@ -109,15 +108,31 @@ def collect(home: Run, with_pictures: bool = True) -> RunRecord:
         settings=settings,
         config_text=read_text(home.config),
         environment=read_environment(home.environment),
-        series=collect_series(lines),
-        events=[
-            Event(line["step"], str(line["event"]), str(line.get("text", ""))) for line in lines if "event" in line
-        ],
-        clock=(times[0], times[-1]) if times else None,
+        series=series,
+        events=events,
+        clock=clock,
         evaluations=list(evaluations.values()),
         pictures=_read_pictures(home, names) if with_pictures else [],
         kept=newest_step(home),
     )
+
+
+def read_metrics(path: Path) -> tuple[dict[str, Series], list[Event], tuple[float, float] | None]:
+    """Return the metrics, the events and the clock of a metrics.jsonl, whose lines are not kept beside them."""
+    events: list[Event] = []
+    clock: tuple[float, float] | None = None
+
+    def metrics() -> Iterator[dict[str, Any]]:
+        nonlocal clock
+        for line in read_lines(path):
+            if "event" in line:
+                events.append(Event(line["step"], str(line["event"]), str(line.get("text", ""))))
+                continue
+            if "time" in line:
+                clock = (line["time"] if clock is None else clock[0], line["time"])
+            yield line
+
+    return collect_series(metrics()) if path.exists() else {}, events, clock
 
 
 def add_pictures(home: Run, record: RunRecord) -> RunRecord:

@@ -7,9 +7,9 @@ The line for people, in one line:
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -143,27 +143,57 @@ def drop_status_lines(pieces: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
+class _Pace:
+    """Seconds of training by the times of its records, of which the long ones are kept: they may have been pauses."""
+
+    def __init__(self) -> None:
+        self.last: tuple[int, float] | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._spent = 0.0
+        self._long: list[tuple[float, int]] = []
+
+    def add(self, step: int, moment: float) -> None:
+        """Count the steps since the record before, if there are any."""
+        steps = 0 if self.last is None else step - self.last[0]
+        if self.last is not None and steps > 0:
+            each = (moment - self.last[1]) / steps
+            self._recent.append(each)
+            if each > _PAUSE_S:
+                self._long.append((each, steps))
+            else:
+                self._spent += each * steps
+        self.last = step, moment
+
+    def median(self) -> float:
+        """Return the seconds of a step lately; 0 before there are two records."""
+        return median(self._recent) if self._recent else 0.0
+
+    def spent(self) -> float:
+        """Return the seconds of all steps, without pauses."""
+        longest = _PAUSE * self.median()
+        return self._spent + sum(each * steps for each, steps in self._long if each <= longest)
+
+
 def read_metrics_file(path: Path, steps: int) -> RunProgress | None:
-    """Return the progress that a run's metrics.jsonl records, without pauses; None before the first step."""
+    """Return the progress that a run's metrics.jsonl records, without pauses; None before the first step.
+
+    The file is read line by line: memory does not grow with its length.
+    """
     if not path.exists():
         return None
-    records = [line for line in read_lines(path) if "event" not in line]
-    trained = [record for record in records if any(name.startswith("train/") for name in record) and "time" in record]
-    if not trained:
+    pace, metrics, tested = _Pace(), dict[str, float](), False
+    for record in read_lines(path):
+        if "event" in record:
+            continue
+        metrics = merge_metrics(metrics, record["step"], record)
+        tested = tested or any(name.startswith("test/") for name in record)
+        if "time" in record and any(name.startswith("train/") for name in record):
+            pace.add(record["step"], record["time"])
+    if pace.last is None:
         return None
-    metrics: dict[str, float] = {}
-    for record in records:
-        metrics = merge_metrics(metrics, int(record["step"]), record)
-    gaps = [
-        ((after["time"] - before["time"]) / (after["step"] - before["step"]), after["step"] - before["step"])
-        for before, after in pairwise(trained)
-        if after["step"] > before["step"]
-    ]
-    pace = median([seconds for seconds, _ in gaps[-_RECENT:]]) if gaps else 0.0
-    spent = sum(seconds * count for seconds, count in gaps if seconds <= max(_PAUSE_S, _PAUSE * pace))
-    step = trained[-1]["step"]
-    left = pace * (steps - step) if pace > 0 else None
-    return RunProgress(step, steps, spent, left, metrics, any(name.startswith("test/") for name in chain(*records)))
+    step, each = pace.last[0], pace.median()
+    left = each * (steps - step) if each > 0 else None
+    return RunProgress(step, steps, pace.spent(), left, metrics, tested)
 
 
 def add_stage(progress: RunProgress, path: Path) -> RunProgress:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -103,8 +104,14 @@ def _find_wrong_key(value: Any, kind: Any, place: str) -> str | None:
     missing = sorted(kind.__required_keys__ - value.keys())
     if missing:
         return f"{_name(_join(place, missing[0]))} is missing"
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     return _first(_find_wrong(value[key], hints[key], _join(place, key)) for key in hints if key in value)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of a TypedDict's keys, resolved once: a store's header has an object for each class."""
+    return get_type_hints(kind)
 
 
 def _is_plain(value: object, kind: Any) -> bool:
