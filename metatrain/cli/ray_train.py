@@ -97,7 +97,7 @@ def train_on_ranks(
 def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
     """Train on one rank; return what came of it on rank 0: an outcome, or what ended the run for good.
 
-    WorkersLost: another rank has gone, so that all are to begin again.
+    None: rank 0 has paused, with a checkpoint, as another number of ranks is about to start. WorkersLost: another rank has gone, so that all are to begin again.
     """
     gpus = job.config.executor.gpus_per_worker
     device = device_for(gpus)
@@ -109,7 +109,8 @@ def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
                 compile_seconds = _compile(worker.config, executor)
                 processes = ranks.gather(lambda: f"{os.getpid()} on {socket.gethostname()}")
                 if rank.leads:
-                    return Outcome(_lead(job, rank, executor, f"{ranks.size}: {', '.join(processes)}"), compile_seconds)
+                    result = _lead(job, rank, executor, f"{ranks.size}: {', '.join(processes)}")
+                    return None if result is None else Outcome(result, compile_seconds)
                 nothing = CompositeRecorder([])
                 run(worker, executor, nothing, job.home, lambda: ranks.once(rank.stop), once=ranks.once)
     except WorkersLost:
@@ -127,8 +128,8 @@ def _compile(config: Config, executor: AllReduce) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> RunResult:
-    """Train on rank 0, which owns the run's folder: it locks, records and saves."""
+def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> RunResult | None:
+    """Train on rank 0, which owns the run's folder: it locks, records and saves. None: it has paused."""
     config, ranks = executor.worker.config, executor.ranks
     home = open_run(job.where)
     # A rank 0 that was killed may have left a heartbeat in object storage: it was ours.
@@ -140,17 +141,22 @@ def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> Ru
         def tested(results: Sequence[Evaluation]) -> None:
             rank.tell(("tested", (list(results),)))
 
+        def ends() -> bool:
+            return rank.stop() or (rank.pause() and executor.stepped)
+
         try:
-            stop = partial(ranks.once, rank.stop)
+            stop = partial(ranks.once, ends)
             result = run(executor.worker, executor, recorder, home, stop, tested, events, ranks.once)
-            recorder.close("finished" if result.finished else "interrupted")
+            paused = not result.finished and not rank.stop()
+            if not paused:
+                recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except (Diverged, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
             raise RunFailed(failure_message(error, home)) from error
     release_run(home)
-    return result
+    return None if paused else result
 
 
 class _Telling:

@@ -24,9 +24,12 @@ class AllReduce:
         self.worker, self.ranks = worker, ranks
         self._local = InProcess(worker)
         self._tasks_done = 0
+        self.stepped = False
+        """Whether it has summed last, not scored: ranks pause between steps, not amid a validation or test."""
 
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         """Score one shard on each rank at a time, and yield the scores of all of them in shard order."""
+        self.stepped = False
         params = self.worker.to_device(params)
         for first in range(0, len(shards), self.ranks.size):
             place = first + self.ranks.rank
@@ -45,6 +48,7 @@ class AllReduce:
         both shards and ranks are a power of two), where a ring that adds on the way takes 2 · P: it adds in an order
         that changes with W.
         """
+        self.stepped = True
         blocks = divide(len(shards), self.ranks.size)
 
         def compute() -> list[tuple[Any, ...]]:
