@@ -97,7 +97,8 @@ def train_on_ranks(
 def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
     """Train on one rank; return what came of it on rank 0: an outcome, or what ended the run for good.
 
-    None: rank 0 has paused, with a checkpoint, as another number of ranks is about to start. WorkersLost: another rank has gone, so that all are to begin again.
+    None: rank 0 has paused, with a checkpoint, as another number of ranks is about to start.
+    WorkersLost: another rank has gone, so that all are to begin again.
     """
     gpus = job.config.executor.gpus_per_worker
     device = device_for(gpus)
