@@ -21,7 +21,7 @@ from metatrain.report.collect import newest_step
 from metatrain.runs.locations import open_run, release_run
 from metatrain.runs.messages import failure_message
 from metatrain.settings import Config
-from metatrain.setup import recorders
+from metatrain.setup import recorders, tracked
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import RunResult, run
@@ -87,11 +87,20 @@ def train_on_ranks(
         outcome = run_ranks(worker.config.executor, partial(train_rank, job), stop, receive)
     except WorkersLost as error:
         progress.close("failed")
+        _note_failure(worker.config, home)
         raise RunFailed(failure_message(error, home)) from error
     if isinstance(outcome, Exception):
         raise outcome
     assert isinstance(outcome, Outcome)
     return outcome
+
+
+def _note_failure(config: Config, home: runs.Run) -> None:
+    """Tell MLflow that the run has failed, which no rank can tell any more."""
+    tracker = CompositeRecorder(tracked(config, home))
+    with suppress(OSError, ValueError):  # what ended the run is told of, not this
+        tracker.start(newest_step(home), config.outer.steps)
+        tracker.close("failed")
 
 
 def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
