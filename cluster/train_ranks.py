@@ -30,6 +30,9 @@ MOST_FAILURES = 16
 LOOK_FOR_ROOM_S = 60.0
 """Seconds after a start of the ranks, and from then on, after which Train looks whether more or fewer have room."""
 _LOOK_S = 0.3
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""Train calls its function in a thread, to which glibc gives a heap of its own, of at most 64 MiB: every larger tensor
+would be new memory, with a page fault per 4 KiB. The main thread's heap has no such bound."""
 _IN_TRIAL_FOLDER = "RAY_CHDIR_TO_TRIAL_DIR"
 """The variable that has Train start ranks in a folder of its own, where relative paths would not be ours."""
 
@@ -111,10 +114,11 @@ def _trainer(
             resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
             elastic_resize_monitor_interval_s=LOOK_FOR_ROOM_S,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]
             name="ranks",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=MOST_FAILURES),
+            worker_runtime_env={"env_vars": _ONE_HEAP},
             callbacks=[pausing],  # type: ignore[list-item]  # Train takes its internal ones too
         ),
     )

@@ -81,7 +81,8 @@ class AllReduce:
         sizes = [width * len(vectors) for width in widths]
         received = self.ranks.swap(sent, sizes, [mine * len(of_rank) for of_rank in blocks])
         count = sum(len(of_rank) for of_rank in blocks)
-        return self.ranks.join(_add(blocks, list(received.view(count, mine)), shards), widths)
+        total = _add(blocks, list(received.view(count, mine)), shards)
+        return self.ranks.swap(total.repeat(self.ranks.size), [mine] * self.ranks.size, widths)
 
     def compile(self, shards: Sequence[Shard]) -> None:
         self.worker.compile(shards)

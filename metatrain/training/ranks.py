@@ -100,13 +100,6 @@ class Ranks:
             dist.all_to_all_single(found, sent.to(self._device), list(received), list(sizes))
         return found.cpu()
 
-    def join(self, part: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Return the numbers of all ranks, `sizes`[rank] of each, one after another. WorkersLost: a rank has gone."""
-        padded = part.new_empty(max(sizes))
-        padded[: len(part)] = part
-        parts = self._all_gather(padded.to(self._device))
-        return torch.cat([found[:size] for found, size in zip(parts, sizes, strict=True)]).cpu()
-
     def _agree(self, size: int, failure: bytes = b"") -> Sequence[int]:
         """Exchange headers; return the size of each rank's value. TaskFailed: of the first other rank that failed."""
         headers = [header.tolist() for header in self._all_gather(torch.tensor([bool(failure), size]))]
