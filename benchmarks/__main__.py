@@ -29,6 +29,7 @@ PARTS = {
     "tables": "a run that learns tables in context against scikit-learn's classifiers",
     "drawn_tables": "the same on tables drawn from the prior, by number of classes",
     "table_costs": "time and memory of learning a table in context against its rows, and the drawing of tables",
+    "all_reduce": "a step through a driver and by all-reduce, by number of parameters",
     "minutes": "minutes until an accuracy is reached on Omniglot",
 }
 """Modules of this package with `main(argv)`, imported when needed: none requires the libraries of another."""

@@ -1,7 +1,8 @@
 """Run a function on ranks that Ray Train starts, restarts after a fault and, within bounds, adds and removes.
 
-Train's part is the processes and their `torch.distributed` group. Checkpoints, records and the decision to stop are
-ours: nothing is reported to Train, and what it stores is removed at the end.
+Train's part is the processes, their number and their `torch.distributed` group. Checkpoints, records and the decision
+to stop are ours: nothing is reported to Train, and what it stores is removed at the end. Train changes the number of
+ranks by ending all and starting others, without notice; here they pause first, so that no step is taken twice.
 """
 
 import os
@@ -19,13 +20,19 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.connection import check_ray
+from cluster.rank_contact import Contact, PauseRanks
 from metatrain.errors import WorkersLost
 from metatrain.job_secrets import adopt_secrets, held_secrets
 from metatrain.settings import ExecutorSettings, WorkerRange
 
 MOST_FAILURES = 16
 """Faults of ranks, such as a process that was killed, in one command before it gives up; preemptions do not count."""
+LOOK_FOR_ROOM_S = 60.0
+"""Seconds after a start of the ranks, and from then on, after which Train looks whether more or fewer have room."""
 _LOOK_S = 0.3
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""Train calls its function in a thread, to which glibc gives a heap of its own, of at most 64 MiB: every larger tensor
+would be new memory, with a page fault per 4 KiB. The main thread's heap has no such bound."""
 _IN_TRIAL_FOLDER = "RAY_CHDIR_TO_TRIAL_DIR"
 """The variable that has Train start ranks in a folder of its own, where relative paths would not be ours."""
 
@@ -33,49 +40,15 @@ _IN_TRIAL_FOLDER = "RAY_CHDIR_TO_TRIAL_DIR"
 class Rank(NamedTuple):
     """What a rank is given beside its process group. Only rank 0 has more than `leads`.
 
-    attempt: 1, 2, … of starts of the ranks; stop: whether to end after this step; tell: sends a message to the command.
+    attempt: 1, 2, … of starts of the ranks; stop: whether to end after this step; pause: whether to do so because
+    another number of ranks is about to start; tell: sends a message to the command.
     """
 
     leads: bool
     attempt: int
     stop: Callable[[], bool]
+    pause: Callable[[], bool]
     tell: Callable[[Any], None]
-
-
-class _Contact:
-    """The actor through which rank 0 and the command know of each other."""
-
-    def __init__(self) -> None:
-        self._messages: list[Any] = []
-        self._stopping, self._attempts, self._outcome = False, 0, (False, None)
-
-    def begin(self) -> int:
-        """Count a start of the ranks."""
-        self._attempts += 1
-        return self._attempts
-
-    def is_done(self) -> bool:
-        """Tell whether an outcome is there: a rank that was lost after it is nobody's loss."""
-        return bool(self._outcome[0])
-
-    def tell(self, message: Any) -> None:
-        """Keep a message for the command."""
-        self._messages.append(message)
-
-    def finish(self, outcome: Any) -> None:
-        """Keep what rank 0 has returned."""
-        self._outcome = (True, outcome)
-
-    def is_stopping(self) -> bool:
-        """Tell rank 0, which asks all the time and so shows that it lives, whether to stop."""
-        self._messages.append(None)
-        return self._stopping
-
-    def look(self, stopping: bool) -> tuple[list[Any], bool, Any]:
-        """Return the messages since the last call, None for a sign of life, and (done, outcome)."""
-        self._stopping = stopping
-        messages, self._messages = self._messages, []
-        return messages, *self._outcome
 
 
 def run_ranks(
@@ -84,15 +57,16 @@ def run_ranks(
     stop: Callable[[], bool],
     receive: Callable[[Any], None],
 ) -> Any:
-    """Call `function` on every rank of a connected cluster and return what it returned on rank 0.
+    """Call `function` on every rank of a connected cluster and return what it returned on rank 0, None for a pause.
 
     receive: is given what rank 0 tells. When a rank is lost, all are started again, `MOST_FAILURES` times.
     WorkersLost: they were lost more often, or rank 0 was silent for `executor.deadline` seconds.
     """
-    contact: Any = ray.remote(_Contact).options(num_cpus=0).remote()
+    contact: Any = ray.remote(Contact).options(num_cpus=0).remote()
     failures: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="metatrain-train-", ignore_cleanup_errors=True) as storage:
-        trainer = _trainer(settings, partial(_run_rank, function, contact, held_secrets()), storage)
+        pausing = PauseRanks(contact)
+        trainer = _trainer(settings, partial(_run_rank, function, contact, held_secrets()), pausing, storage)
         # Not in the main thread, where Train handles SIGINT itself; a second signal does not wait for it.
         fit = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
         fit.start()
@@ -123,7 +97,9 @@ def _fit(trainer: TorchTrainer, failures: list[BaseException]) -> None:
         failures.append(error)
 
 
-def _trainer(settings: ExecutorSettings, function: Callable[[], None], storage: str) -> TorchTrainer:
+def _trainer(
+    settings: ExecutorSettings, function: Callable[[], None], pausing: PauseRanks, storage: str
+) -> TorchTrainer:
     """Return the trainer of these ranks; each has one core, and its GPUs."""
     workers = settings.workers
     number: Any = (workers.min, workers.max) if isinstance(workers, WorkerRange) else workers
@@ -132,11 +108,18 @@ def _trainer(settings: ExecutorSettings, function: Callable[[], None], storage: 
     return TorchTrainer(
         function,
         torch_config=TorchConfig(backend=backend(settings), timeout_s=int(settings.deadline)),
-        scaling_config=ScalingConfig(
-            num_workers=number, use_gpu=gpus > 0, resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})}
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # of Train V2, which typing does not see
+            num_workers=number,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+            elastic_resize_monitor_interval_s=LOOK_FOR_ROOM_S,
         ),
-        run_config=RunConfig(
-            name="ranks", storage_path=storage, failure_config=FailureConfig(max_failures=MOST_FAILURES)
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name="ranks",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=MOST_FAILURES),
+            worker_runtime_env={"env_vars": _ONE_HEAP},
+            callbacks=[pausing],  # type: ignore[list-item]  # Train takes its internal ones too
         ),
     )
 
@@ -152,29 +135,30 @@ def _run_rank(function: Callable[[Rank], Any], contact: Any, secrets: Mapping[st
     if ray.get(contact.is_done.remote()):
         return
     if get_context().get_world_rank() > 0:
-        function(Rank(False, 0, lambda: False, lambda message: None))
+        function(Rank(False, 0, lambda: False, lambda: False, lambda message: None))
         return
-    with _watched(contact) as stopping:
-        attempt = ray.get(contact.begin.remote())
-        outcome = function(Rank(True, attempt, stopping.is_set, contact.tell.remote))
-    ray.get(contact.finish.remote(outcome))
+    attempt = ray.get(contact.begin.remote())
+    with _watched(contact) as (stopping, pausing):
+        outcome = function(Rank(True, attempt, stopping.is_set, pausing.is_set, contact.tell.remote))
+    ray.get(contact.end.remote(outcome))
 
 
 @contextmanager
-def _watched(contact: Any) -> Iterator[threading.Event]:
-    """Yield an event that is set when the command is to stop; ask, and so show life, in a thread of its own."""
-    stopping, ended = threading.Event(), threading.Event()
+def _watched(contact: Any) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Yield events that are set when to stop and to pause; ask, and so show life, in a thread of its own."""
+    stopping, pausing, ended = threading.Event(), threading.Event(), threading.Event()
 
     def watch() -> None:
         with suppress(RayError):  # the command has gone: Ray ends this process
             while not ended.wait(_LOOK_S):
-                if ray.get(contact.is_stopping.remote()):
-                    stopping.set()
+                for event, wanted in zip((stopping, pausing), ray.get(contact.asked.remote()), strict=True):
+                    if wanted:
+                        event.set()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield stopping
+        yield stopping, pausing
     finally:
         ended.set()
         thread.join()

@@ -103,7 +103,10 @@ def is_worker() -> bool:
 
 @dataclass(frozen=True)
 class Harmful(Strokes):
-    """Strokes whose task `at` kills, raises or takes 18 s when sampled, or whose constructor raises in workers only."""
+    """Strokes whose task `at` kills, raises or takes 18 s when sampled, or whose constructor raises in workers only.
+
+    harm "pace": every task takes a worker 0.3 s.
+    """
 
     harm: str = ""
     at: int = 0
@@ -127,6 +130,8 @@ class Sampled:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._at in indices and self._harm == "slow":
             time.sleep(18)
+        if self._harm == "pace" and is_worker():
+            time.sleep(0.3 * len(indices))
         if self._at in indices and self._harm == "raise":
             raise KeyError("no such task")
         return self._strokes.episodes(indices)

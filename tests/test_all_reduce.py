@@ -43,6 +43,7 @@ def everything(executor: Executor, worker: Worker) -> dict[str, object]:
 
 
 CONFIGS = {
+    "one_task": tiny("outer.tasks_per_step=1", "outer.steps=2", "outer.clip_norm=0.1"),
     "maml": tiny("outer.steps=3"),
     "imaml": tiny("model.width=4", *method("imaml"), "outer.tasks_per_step=7", "outer.steps=2"),
     "simple_shot": tiny("model.width=4", *method("simple_shot"), "outer.steps=2"),

@@ -8,12 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 
 from cluster.executor import RayExecutor
 from metatrain.errors import WorkersLost
@@ -25,50 +22,17 @@ from metatrain.trainer import run as drive
 from metatrain.training.worker import driver_worker
 from tests.configurations import tiny
 from tests.faults import Run, many_steps, on_ray, running
+from tests.nodes import Nodes, local_nodes
 
 pytestmark = pytest.mark.ray
 LARGE = "model.width=32"
 """Gradients of 120 KB, which do not travel within messages here."""
 
 
-class Nodes:
-    """A cluster whose head, which runs the driver, has no CPU for workers."""
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._there: list[Any] = []
-
-    def add(self, cpus: int = 1) -> Any:
-        self._there.append(self.cluster.add_node(num_cpus=cpus))
-        return self._there[-1]
-
-    def remove(self, node: Any) -> None:
-        self._there.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def clear(self) -> None:
-        for node in list(self._there):
-            self.remove(node)
-
-    def drain(self, node: Any) -> None:
-        """Give notice as a cluster does for a spot machine that is about to be taken away."""
-        notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-        ray_command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
-        which = ["--node-id", node.node_id, "--deadline-remaining-seconds", "300"]
-        subprocess.run([*ray_command, *which, *notice], check=True, capture_output=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def started() -> Iterator[Nodes]:
-    short = TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)  # as socket names have to be
-    with short as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_max_direct_call_object_size", "20000")
-        patch.setenv("RAY_TMPDIR", folder)  # its address is noted in a folder of its own: nobody else is to join it
-        nodes = Nodes()
-        ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="WARNING")
+    with local_nodes() as nodes:
         yield nodes
-        ray.shutdown()
-        nodes.cluster.shutdown()
 
 
 @pytest.fixture

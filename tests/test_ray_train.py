@@ -68,6 +68,7 @@ def once_at(folder: Path, step: int, act: Callable[[], None]) -> Iterator[thread
             if any(line["step"] >= step and "train/loss" in line for line in lines(folder)):
                 act()
                 acted.set()
+                ended.wait()  # processes of a node that it has started end with their thread
                 return
 
     thread = threading.Thread(target=watch)

@@ -21,7 +21,7 @@ from metatrain.report.collect import newest_step
 from metatrain.runs.locations import open_run, release_run
 from metatrain.runs.messages import failure_message
 from metatrain.settings import Config
-from metatrain.setup import recorders
+from metatrain.setup import recorders, tracked
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.jsonl import CompositeRecorder
 from metatrain.trainer import RunResult, run
@@ -87,6 +87,7 @@ def train_on_ranks(
         outcome = run_ranks(worker.config.executor, partial(train_rank, job), stop, receive)
     except WorkersLost as error:
         progress.close("failed")
+        _note_failure(worker.config, home)
         raise RunFailed(failure_message(error, home)) from error
     if isinstance(outcome, Exception):
         raise outcome
@@ -94,9 +95,18 @@ def train_on_ranks(
     return outcome
 
 
+def _note_failure(config: Config, home: runs.Run) -> None:
+    """Tell MLflow that the run has failed, which no rank can tell any more."""
+    tracker = CompositeRecorder(tracked(config, home))
+    with suppress(OSError, ValueError):  # what ended the run is told of, not this
+        tracker.start(newest_step(home), config.outer.steps)
+        tracker.close("failed")
+
+
 def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
     """Train on one rank; return what came of it on rank 0: an outcome, or what ended the run for good.
 
+    None: rank 0 has paused, with a checkpoint, as another number of ranks is about to start.
     WorkersLost: another rank has gone, so that all are to begin again.
     """
     gpus = job.config.executor.gpus_per_worker
@@ -109,7 +119,8 @@ def train_rank(job: RankJob, rank: "Rank") -> Outcome | Exception | None:
                 compile_seconds = _compile(worker.config, executor)
                 processes = ranks.gather(lambda: f"{os.getpid()} on {socket.gethostname()}")
                 if rank.leads:
-                    return Outcome(_lead(job, rank, executor, f"{ranks.size}: {', '.join(processes)}"), compile_seconds)
+                    result = _lead(job, rank, executor, f"{ranks.size}: {', '.join(processes)}")
+                    return None if result is None else Outcome(result, compile_seconds)
                 nothing = CompositeRecorder([])
                 run(worker, executor, nothing, job.home, lambda: ranks.once(rank.stop), once=ranks.once)
     except WorkersLost:
@@ -127,8 +138,8 @@ def _compile(config: Config, executor: AllReduce) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> RunResult:
-    """Train on rank 0, which owns the run's folder: it locks, records and saves."""
+def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> RunResult | None:
+    """Train on rank 0, which owns the run's folder: it locks, records and saves. None: it has paused."""
     config, ranks = executor.worker.config, executor.ranks
     home = open_run(job.where)
     # A rank 0 that was killed may have left a heartbeat in object storage: it was ours.
@@ -140,17 +151,22 @@ def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> Ru
         def tested(results: Sequence[Evaluation]) -> None:
             rank.tell(("tested", (list(results),)))
 
+        def ends() -> bool:
+            return rank.stop() or (rank.pause() and executor.stepped)
+
         try:
-            stop = partial(ranks.once, rank.stop)
+            stop = partial(ranks.once, ends)
             result = run(executor.worker, executor, recorder, home, stop, tested, events, ranks.once)
-            recorder.close("finished" if result.finished else "interrupted")
+            paused = not result.finished and not rank.stop()
+            if not paused:
+                recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except (Diverged, TaskFailed, OSError) as error:
             with suppress(OSError):  # the recorder may be what failed
                 recorder.close("failed")
             raise RunFailed(failure_message(error, home)) from error
     release_run(home)
-    return result
+    return None if paused else result
 
 
 class _Telling:

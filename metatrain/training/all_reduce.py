@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from metatrain.training.in_process import InProcess
 from metatrain.training.profiling import Usage, as_report
 from metatrain.training.ranks import Ranks
-from metatrain.training.tree_sum import Block, TreeSum
+from metatrain.training.tree_sum import Block, TreeSum, flatten, unflatten
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
@@ -24,9 +27,12 @@ class AllReduce:
         self.worker, self.ranks = worker, ranks
         self._local = InProcess(worker)
         self._tasks_done = 0
+        self.stepped = False
+        """Whether it has summed last, not scored: ranks pause between steps, not amid a validation or test."""
 
     def map(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> Iterator[Scores]:
         """Score one shard on each rank at a time, and yield the scores of all of them in shard order."""
+        self.stepped = False
         params = self.worker.to_device(params)
         for first in range(0, len(shards), self.ranks.size):
             place = first + self.ranks.rank
@@ -41,22 +47,42 @@ class AllReduce:
     def sum(self, request: ShardRequest, params: Params, shards: Sequence[Shard]) -> MetaGradient:
         """Return the meta-gradient of all shards, of the same bits as in one process for any number of ranks.
 
-        Each rank receives the sums of all blocks: W · B · P numbers of W ranks, of B blocks each (`divide`; 1 where
-        both shards and ranks are a power of two), where a ring that adds on the way takes 2 · P: it adds in an order
-        that changes with W.
+        Every rank adds its slice of the P numbers along the tree, and all join their slices: of W ranks each receives
+        (B + 1) · P · (W - 1) / W numbers, with B blocks on each (`divide`; 1 where both shards and ranks are a power of
+        two). A ring that adds on the way takes 2 · P · (W - 1) / W, in an order that changes with W.
         """
+        self.stepped = True
         blocks = divide(len(shards), self.ranks.size)
+        own = blocks[self.ranks.rank]
+        vectors: list[Tensor] = []
 
         def compute() -> list[tuple[Any, ...]]:
-            return [tuple(self._local.sum(request, params, _members(block, shards))) for block in own]
+            found = [self._local.sum(request, params, _members(block, shards)) for block in own]
+            vectors.extend(torch.from_numpy(flatten(gradient.grads)) for gradient in found)
+            return [(_layout(gradient.grads), gradient.metrics, gradient.num_tasks) for gradient in found]
 
-        own = blocks[self.ranks.rank]
-        total = TreeSum(len(shards))
-        for of_rank, sums in zip(blocks, self.ranks.gather(compute), strict=True):
-            for block, found in zip(of_rank, sums, strict=True):
-                total.add(block.number, MetaGradient(*found), block.level)
+        gathered = [one for found in self.ranks.gather(compute) for one in found]
+        rest = _add(blocks, [one[1:] for one in gathered], len(shards))
+        layout = {name: torch.Size(shape) for name, shape in gathered[0][0]}
+        summed = self._sum_vectors(blocks, vectors, sum(shape.numel() for shape in layout.values()), len(shards))
         self._tasks_done += sum(len(shard.indices) for block in own for shard in _members(block, shards))
-        return total.total()  # type: ignore[no-any-return]
+        found = unflatten(summed.numpy(), layout)
+        return MetaGradient({name: found[name] for name in layout}, *rest)
+
+    def _sum_vectors(
+        self, blocks: Sequence[Sequence[Block]], vectors: Sequence[Tensor], length: int, shards: int
+    ) -> Tensor:
+        """Return the sum of the vectors [length] of all blocks, of which this rank has its own."""
+        bounds = [length * rank // self.ranks.size for rank in range(self.ranks.size + 1)]
+        widths = [stop - start for start, stop in pairwise(bounds)]
+        mine = widths[self.ranks.rank]
+        slices = [vector[start:stop] for start, stop in pairwise(bounds) for vector in vectors]
+        sent = torch.cat(slices) if slices else torch.empty(0)
+        sizes = [width * len(vectors) for width in widths]
+        received = self.ranks.swap(sent, sizes, [mine * len(of_rank) for of_rank in blocks])
+        count = sum(len(of_rank) for of_rank in blocks)
+        total = _add(blocks, list(received.view(count, mine)), shards)
+        return self.ranks.swap(total.repeat(self.ranks.size), [mine] * self.ranks.size, widths)
 
     def compile(self, shards: Sequence[Shard]) -> None:
         self.worker.compile(shards)
@@ -95,6 +121,19 @@ def _cover(start: int, stop: int, total: int) -> Iterator[Block]:
             level += 1
         yield Block(level, start >> level)
         start += 1 << level
+
+
+def _layout(params: Params) -> list[tuple[str, list[int]]]:
+    """Return names and shapes as plain values, in their order."""
+    return [(name, list(value.shape)) for name, value in params.items()]
+
+
+def _add(blocks: Sequence[Sequence[Block]], trees: Sequence[Any], shards: int) -> Any:
+    """Return the sum of one tree for each block, in order of rank and block."""
+    total = TreeSum(shards)
+    for block, tree in zip((block for of_rank in blocks for block in of_rank), trees, strict=True):
+        total.add(block.number, tree, block.level)
+    return total.total()
 
 
 def _members(block: Block, shards: Sequence[Shard]) -> list[Shard]:

@@ -2,20 +2,20 @@
 
 Every exchange begins with a header from each rank: whether it failed, and how many bytes follow. So an error on one
 rank, wherever that was, is raised on all at their next exchange, and none waits for ever. Values travel as
-`torch.save` writes them and are read without running code.
+`training.packed` writes them and are read without running code.
 """
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from metatrain.errors import TaskFailed, WorkersLost
+from metatrain.training.packed import pack, read
 
 T = TypeVar("T")
 _CPU = torch.device("cpu")
@@ -53,24 +53,22 @@ class Ranks:
         if error is not None and not self.ended:
             text = str(error) if isinstance(error, TaskFailed) else f"{type(error).__name__}: {error}"
             with suppress(WorkersLost):
-                self._agree(text.encode(), failed=True)
+                self._agree(len(text.encode()), text.encode())
 
     def gather(self, compute: Callable[[], T]) -> list[T]:
         """Return what `compute` returns on each rank, in order of rank: a tree of tensors and plain values.
 
-        Each rank receives as many bytes as all ranks send, those of the longest value for each of them.
+        Each rank receives as many bytes as all ranks send, those of the longest value for each of them. Tensors are on
+        the CPU, in the memory that they were received in.
         An error of this rank is raised as it is; TaskFailed: another rank's; WorkersLost: a rank has gone.
         """
         self._require_others()
         with self:
             found = compute()
-        sent = _encode(found)
-        sizes = self._agree(sent)
-        parts = self._all_gather(_padded(sent, max(sizes)).to(self._device))
-        return [
-            found if rank == self.rank else _decode(part[:size].cpu())
-            for rank, (part, size) in enumerate(zip(parts, sizes, strict=True))
-        ]
+        packed = pack(found)
+        sizes = self._agree(packed.size)
+        parts = self._all_gather(packed.as_bytes(max(sizes)).to(self._device))
+        return [read(part.cpu()) for part in parts]
 
     def once(self, action: Callable[[], T]) -> T:
         """Return what `action` returns on rank 0, which alone calls it: a tree of tensors and plain values.
@@ -80,28 +78,39 @@ class Ranks:
         if self.leads and self.ended:
             return action()
         self._require_others()
-        sent, found = b"", None
+        packed, found = None, None
         if self.leads:
             with self:
                 found = action()
-            sent = _encode(found)
-        size = self._agree(sent)[0]
-        part = _padded(sent, size).to(self._device)
+            packed = pack(found)
+        size = self._agree(packed.size if packed else 0)[0]
+        part = packed.as_bytes(size) if packed else torch.empty(size, dtype=torch.uint8)
+        part = part.to(self._device)
         with self._with_others():
             dist.broadcast(part, 0)
-        return found if self.leads else _decode(part.cpu())  # type: ignore[return-value]
+        return found if self.leads else read(part.cpu())  # type: ignore[return-value]
 
-    def _agree(self, sent: bytes, failed: bool = False) -> Sequence[int]:
+    def swap(self, sent: Tensor, sizes: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send each rank the next `sizes`[rank] numbers of `sent`; return those of all ranks for this one, in order.
+
+        received: how many each rank sends here. WorkersLost: a rank has gone.
+        """
+        found = torch.empty(sum(received), dtype=sent.dtype, device=self._device)
+        with self._with_others():
+            dist.all_to_all_single(found, sent.to(self._device), list(received), list(sizes))
+        return found.cpu()
+
+    def _agree(self, size: int, failure: bytes = b"") -> Sequence[int]:
         """Exchange headers; return the size of each rank's value. TaskFailed: of the first other rank that failed."""
-        headers = [header.tolist() for header in self._all_gather(torch.tensor([failed, len(sent)]))]
+        headers = [header.tolist() for header in self._all_gather(torch.tensor([bool(failure), size]))]
         sizes = [size for _, size in headers]
         failures = [rank for rank, (other, _) in enumerate(headers) if other]
         if failures:
             longest = max(sizes[rank] for rank in failures)
-            texts = self._all_gather(_padded(sent if failed else b"", longest))
+            texts = self._all_gather(torch.tensor(list(failure.ljust(longest)), dtype=torch.uint8))
             first = failures[0]
             self._error = TaskFailed(bytes(texts[first][: sizes[first]].tolist()).decode())
-            if not failed:
+            if not failure:
                 raise self._error
         return sizes
 
@@ -125,22 +134,3 @@ class Ranks:
             reason = " ".join(str(error).split())[:200]
             self._error = WorkersLost(f"a rank has gone ({reason})")
             raise self._error from error
-
-
-def _encode(tree: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(tree, buffer)
-    return buffer.getvalue()
-
-
-def _decode(part: Tensor) -> Any:
-    """Return the tree of a value's bytes [size], on the CPU."""
-    return torch.load(io.BytesIO(part.numpy().tobytes()), map_location="cpu", weights_only=True)
-
-
-def _padded(sent: bytes, size: int) -> Tensor:
-    """Return the bytes as a tensor [size], as `torch.distributed` gathers tensors of one size."""
-    padded = torch.zeros(size, dtype=torch.uint8)
-    if sent:
-        padded[: len(sent)] = torch.frombuffer(bytearray(sent), dtype=torch.uint8)
-    return padded
