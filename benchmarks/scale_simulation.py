@@ -80,7 +80,7 @@ class Simulation:
         began = self.now
         self._begin()
         self._spend("bytes", self.costs.prepare + self.costs.prepare_byte * self.work.vector_bytes)
-        prepared = self.now
+        prepared, before = self.now, sum(self._busy.values())
         while not self._queue.done:
             self._finish_starts()
             idle = self._assign()
@@ -90,6 +90,7 @@ class Simulation:
             if idle or not replies:
                 self._reassign_overdue()
         done = self.now
+        self._pace.driver = (sum(self._busy.values()) - before) / max(1, self._messages)
         self.now += self.costs.finish + self.costs.finish_byte * self.work.vector_bytes
         self._step += 1
         return self._account(began, prepared, done)
@@ -100,7 +101,8 @@ class Simulation:
         self._until = np.concatenate([[0.0], np.cumsum(draw_seconds(work, self._step, self.seed))])
         self._shards = math.ceil(work.tasks_per_step / work.shard_size)
         ready = [number for number, worker in self._workers.items() if worker.handle.ready]
-        self._queue = WorkQueue(self._shards, ready, LARGEST_BLOCK)
+        least = self._pace.least_block(len(ready), self._shards)
+        self._queue = WorkQueue(self._shards, ready, LARGEST_BLOCK, least)
         self._vector_at: dict[int, float] = {}
         self._busy: Counter[str] = Counter()
         self._messages, self._empty = 0, False

@@ -82,9 +82,11 @@ class Dispatcher:
         self._state, self._pool = state, state.pool
         self._request, self._vector, self._shards = request, vector, shards
         responding = [worker.number for worker in state.pool.ready() if worker.silent_since is None]
-        self._queue = WorkQueue(len(shards), responding, largest)
-        self._next = NextStep(shards, responding)
         self._pace = state.paces.setdefault((request.kind, request.learner), Pace())
+        least = self._pace.least_block(len(responding), len(shards))
+        self._queue = WorkQueue(len(shards), responding, largest, least)
+        self._next = NextStep(shards, responding)
+        self._replies, self._waited = 0, 0.0
         self._deaths: Counter[int] = Counter()
         self._last_reply = 0.0
         self._overdue: list[Any] = []
@@ -96,7 +98,7 @@ class Dispatcher:
         Raises WorkersLost when no worker replies for `executor.deadline` seconds, TaskFailed when a task raises or
         kills its workers.
         """
-        self._last_reply = time.monotonic()
+        began = self._last_reply = time.monotonic()
         yield from self._process(self._wait(0.0))  # replies to earlier steps, before any worker is marked as silent
         while not self._queue.done:
             self._pool.maintain()
@@ -113,6 +115,7 @@ class Dispatcher:
                 self._reassign_overdue()
             if time.monotonic() - self._last_reply > self._pool.settings.deadline:
                 raise WorkersLost(self._pool.describe_shortage())
+        self._pace.driver = (time.monotonic() - began - self._waited) / max(1, self._replies)
 
     def overdue_after(self, shards: int) -> float:
         """Return after how many seconds the reply for so many shards is overdue."""
@@ -120,12 +123,14 @@ class Dispatcher:
 
     def _wait(self, seconds: float) -> list[Any]:
         """Return the references that are ready, after at most `seconds`."""
-        references = [*self._state.pending, *self._pool.starting()]
+        references, began = [*self._state.pending, *self._pool.starting()], time.monotonic()
         with self._state.meter.part("wait"):
             if not references:
                 time.sleep(seconds)
+                self._waited += seconds
                 return []
             ready, rest = ray.wait(references, timeout=seconds, fetch_local=False)
+            self._waited += time.monotonic() - began
             if ready and rest:
                 ready += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         return list(ready)
@@ -242,6 +247,7 @@ class Dispatcher:
                 f"Ray can go on no more ({' '.join(str(error).split())[:200]}): see `ray status`"
             ) from error
         self._last_reply = time.monotonic()
+        self._replies += 1
         self._pool.record_reply(call.worker)
         assert reply.call == call.id, "a reply to another call"
         if call.dispatcher is not self or not self._queue.complete(call.id.attempt):

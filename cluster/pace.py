@@ -25,6 +25,8 @@ class Pace:
     """The median; infinite before the first reply."""
     sampling: float = 0.0
     """The mean of the seconds in which its tasks are sampled."""
+    driver: float = 0.0
+    """Seconds that a call and its reply occupied the driver in the last step."""
     _latest: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     _latest_sampling: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -33,6 +35,12 @@ class Pace:
         self._latest.append(seconds)
         self._latest_sampling.append(sampling)
         self.usual, self.sampling = median(self._latest), fmean(self._latest_sampling)
+
+    def least_block(self, workers: int, shards: int) -> int:
+        """Return the shards that a worker computes while the driver serves all workers once, at most `shards`."""
+        if not self.driver or self.usual == math.inf:
+            return 1
+        return max(1, math.ceil(min(shards, workers * self.driver / self.usual) if self.usual else shards))
 
 
 class NextStep:

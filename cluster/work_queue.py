@@ -7,7 +7,8 @@ Guided self-scheduling (Polychronopoulos and Kuck 1987) with work stealing: each
 blocks from it that shrink with what is left for all workers, which keeps replies few and the wait for the last one
 short; a worker whose range is empty steals half of the longest remaining one. Of L unassigned shards of W workers, a
 block has at most L / (3W - 1), rounded up. So the two blocks that a worker holds keep it busy no longer than the others
-with all the rest, even if it takes 1.5 times as long for each shard.
+with all the rest, even if it takes 1.5 times as long for each shard. Where so many replies would keep the driver busier
+than the workers, blocks are larger, up to half of what is left of a worker's range.
 
 None of this can change a result, as the tree alone fixes what is added to what.
 """
@@ -42,14 +43,14 @@ class ShardRange:
 class WorkQueue:
     """Distribute `shards` shards, numbered from 0, over `workers`, whose numbers come node by node.
 
-    largest: most shards in a block.
+    largest: most shards in a block. least: shards of a block below which the driver is busier than the workers.
     """
 
-    def __init__(self, shards: int, workers: Sequence[int], largest: int) -> None:
+    def __init__(self, shards: int, workers: Sequence[int], largest: int, least: int = 1) -> None:
         self.shards = shards
         self.unassigned = shards
         """Shards that no worker holds, and that are not complete."""
-        self._largest = largest
+        self._largest, self._least = largest, least
         self._ranges = dict(_split_evenly(shards, workers or [0]))
         self._returned: list[ShardRange] = []
         self._assignments: dict[int, Assignment] = {}
@@ -78,7 +79,7 @@ class WorkQueue:
         available = self._range_for(worker)
         if available is None:
             return None
-        fair = -(-self.unassigned // (3 * len(self._ranges) - 1))
+        fair = max(-(-self.unassigned // (3 * len(self._ranges) - 1)), min(self._least, len(available) // 2))
         block = _first_block(available, min(fair, most or fair, self._largest))
         leaves = block.leaves(self.shards)
         available.start = leaves.stop

@@ -2,20 +2,22 @@
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
 import ray
 import torch
 
-from cluster.actor import BlockReply, CallId, ShardActor
+from cluster.actor import ActorInfo, BlockReply, CallId, ShardActor
 from cluster.dispatcher import Dispatcher, DispatchState, PendingCall, _fetch
 from cluster.executor import RayExecutor
 from cluster.pace import NextStep, Pace
+from cluster.worker_pool import WorkerHandle
 from metatrain.errors import TaskFailed
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
@@ -128,6 +130,19 @@ def test_workers_sample_ahead_where_it_takes_longer_than_asking_them():
     assert not NextStep(shards, []).is_worth_sampling(slow)
 
 
+def test_blocks_grow_where_replies_would_occupy_the_driver_for_longer_than_workers_compute():
+    pace = Pace()
+    assert pace.least_block(100, 1000) == 1, "before the first step"
+    pace.add(0.05)
+    pace.driver = 0.002
+    assert pace.least_block(2, 16) == 1
+    assert pace.least_block(100, 1000) == 4, "0.2 s for all workers, 0.05 s for a shard"
+    assert pace.least_block(10**6, 1000) == 1000
+    instant = Pace(driver=0.002)
+    instant.add(0.0)
+    assert instant.least_block(2, 16) == 16
+
+
 class Watched(ShardActor):
     """Counts the shards that were sampled ahead and asked for."""
 
@@ -186,6 +201,27 @@ def test_a_reply_that_has_come_is_not_overdue(local_ray):
     assert dispatcher._count_overdue() == {"late": 1}
     del dispatcher._state.pending[late]
     assert not dispatcher._count_overdue(), "between two searches"
+    ray.cancel(late, force=True)
+
+
+def test_replies_owed_since_earlier_steps_reassign_no_block_of_this_one(local_ray):
+    events = Counter[str]()
+    handle = WorkerHandle(0, Mock(), None, ActorInfo(0, "node", "host"))
+    state = DispatchState(  # type: ignore[arg-type]
+        SimpleNamespace(handles={0: handle}, ready=lambda: [handle]),
+        SimpleNamespace(count=lambda kind: events.update([kind])),
+        Meter(),
+    )
+    earlier, dispatcher = (Dispatcher(state, REQUEST, None, SHARDS, 4) for _ in range(2))
+    number, block = dispatcher._queue.take(1, 0.0) or (0, Block(0, 0))
+    dispatcher._pace.add(0.01)
+    late = _answer.remote(60.0)
+    for owner, calls in ((earlier, 0), (dispatcher, 1)):
+        call = PendingCall(WorkerHandle(1, None, None), owner, CallId(0, block, number), 1, time.monotonic() - 9)
+        state.pending[late] = call
+        dispatcher._overdue_checked = 0.0
+        dispatcher._reassign_overdue()
+        assert handle.actor.compute.remote.call_count == calls, "attempts are numbered from 1 in every step"
     ray.cancel(late, force=True)
 
 

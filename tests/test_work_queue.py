@@ -143,6 +143,13 @@ def test_many_shards_take_few_calls():
     assert calls(16 * 1024, 16) < 2 * calls(1024, 16), "logarithmic"
 
 
+@pytest.mark.parametrize(("least", "expected"), [(1, 4), (8, 8), (100, 8)])
+def test_blocks_are_larger_where_the_driver_would_be_busier_than_the_workers(least, expected):
+    taken = WorkQueue(64, range(4), 1024, least).take(0, 0.0)
+    assert taken is not None
+    assert taken[1].leaves(64) == range(expected), "at most 6 of 64 shards of four workers, or half of a worker's range"
+
+
 def seconds(shards: int, workers: int, slowness: float) -> float:
     """Return when the last shard is complete, if one of the workers takes `slowness` seconds for each, others one."""
     queue, busy_until = WorkQueue(shards, range(workers), 1024), [0.0] * workers
