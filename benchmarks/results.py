@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ORDER = (
     *("race", "race-checks", "breakdown", "memory", "long", "precision", "episodes", "workers", "workers-time"),
     *("driver", "driver-recording", "driver-model", "scale", "scale-check", "scale-costs", "all_reduce"),
+    *("growth-steps", "growth-long-run", "growth-runs", "growth-trials", "growth-search", "growth-images"),
 )
 """Order of parts on the page; other parts follow."""
 PACKAGES = ("torch", "ray", "numpy", "higher", "torchopt", "learn2learn")

@@ -264,7 +264,7 @@ YAML = {
     "a tag": ("x: !!timestamp z", "is not read"),
     "a tag of Python's": ("x: !!python/object/apply:os.system [a]", "is not read"),
     "a key": ("1: 2", "the key '1' is no text"),
-    "half a letter": ('x: "\\ud800"', "surrogates not allowed"),
+    "half a letter": ('x: "\\ud800"', "surrogates not allowed|invalid Unicode character"),
     "a list for a section": ("x: !!map [1]", "not a section"),
 }
 

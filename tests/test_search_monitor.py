@@ -38,6 +38,18 @@ def test_the_clock_goes_on_after_a_pause_and_a_crash(tmp_path, monkeypatch):
     assert [(event["event"], event["seconds"]) for event in events] == [(1, 10.0), (1, 210.0), (2, 211.0)]
 
 
+def test_the_clock_reads_each_line_of_the_journal_once(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text("header\nfirst\nsecond\n")
+    clock = Clock(tmp_path)
+    clock.note()
+    assert clock.events == 2
+    journal.write_text("x" * journal.stat().st_size + "third\n")
+    clock.note()
+    clock.note(last=True)
+    assert clock.events == 3
+
+
 def test_a_line_says_where_a_search_stands(tmp_path):
     search_settings = tiny_search("search.method=random", "search.trials=4", "search.minutes=30").search
     with begun(tmp_path) as search:

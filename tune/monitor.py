@@ -52,7 +52,8 @@ class Clock:
         self._noted = max((line["event"] for line in known), default=0)
         self._before = float(known[-1]["seconds"]) if known else 0.0
         self._began = self._noted_at = time.monotonic()
-        self._size = 0
+        self._size = self._lines = 0
+        """Bytes of the journal that were read, and the lines in them."""
 
     @property
     def events(self) -> int:
@@ -72,8 +73,11 @@ class Clock:
         late = time.monotonic() - self._noted_at > _TICK_S
         if size == self._size and not (late or last):
             return
+        with self._journal.open("rb") as file:
+            file.seek(self._size)
+            self._lines += file.read(size - self._size).count(b"\n")
         self._size, self._noted_at = size, time.monotonic()
-        events = self._journal.read_bytes().count(b"\n") - 1
+        events = self._lines - 1
         now, seconds = round(time.time(), 1), round(self.seconds, 1)
         with open_unlinked(self._path, "a") as file:
             for number in range(self._noted + (0 if late or last else 1), events + 1):

@@ -37,8 +37,14 @@ def jobs(
 
 def status(
     which: Annotated[
-        str | None, typer.Argument(metavar="[ID|RUN]", help="A job's id, or a run's folder.", callback=expand_paths)
+        str | None,
+        typer.Argument(
+            metavar="[ID|RUN|FOLDER]", help="A job's id, a run's folder, or a folder of runs.", callback=expand_paths
+        ),
     ] = None,
+    most: Annotated[
+        int, typer.Option(min=1, help="Of a folder of runs, how many to show: those that run, then the newest.")
+    ] = 20,
     address: Address = None,
     profile: ProfileName = None,
     profiles: Profiles = None,
@@ -47,7 +53,7 @@ def status(
     """Show what runs are doing: step, tasks a second, workers, best so far, time left. Without ID: all running jobs."""
     from metatrain.cli.jobs import status_command
 
-    status_command(which, address, profile, profiles, as_json)
+    status_command(which, address, profile, profiles, as_json, most)
 
 
 def logs(

@@ -1,7 +1,6 @@
 """Commands `jobs`, `logs`, `stop` and `status`: look at jobs on a remote cluster and at runs, and stop jobs."""
 
 import json
-import math
 import re
 import shlex
 import sys
@@ -15,22 +14,11 @@ import typer
 
 from cluster.jobs.client import ENDED, ContactLost, JobClient, JobDetails, LogUnreadable, explain_failed_start
 from cluster.jobs.dashboard import Unavailable
-from metatrain import runs
 from metatrain.cli.profiles import Profile, find_token, read_profile, resolve_address
+from metatrain.cli.run_status import folder_status, holds_runs, run_status, status_as_dict
 from metatrain.errors import RunFailed
 from metatrain.job_secrets import METADATA
-from metatrain.report.collect import read_settings
-from metatrain.runs.locations import is_search, open_run
-from metatrain.tracking.jsonl import PROGRESS
-from metatrain.tracking.status_line import (
-    RunProgress,
-    add_stage,
-    drop_status_lines,
-    format_duration,
-    read_last_status,
-    read_metrics_file,
-)
-from metatrain.validation import require
+from metatrain.tracking.status_line import drop_status_lines, format_duration, read_last_status
 from tasks.io.remote_fs import is_uri
 
 _RUN = re.compile(r"^(run|search) ((?:s3://|/).+)$", re.MULTILINE)
@@ -87,20 +75,28 @@ def stop_command(job_id: str, address: str | None, profile: str | None, profiles
 
 
 def status_command(
-    which: str | None, address: str | None, profile: str | None, profiles: Path | None, as_json: bool
+    which: str | None, address: str | None, profile: str | None, profiles: Path | None, as_json: bool, most: int = 20
 ) -> None:
-    """Print what a job, a run, a search or every running job of the cluster is doing."""
-    if which is not None and (is_uri(which) or Path(which).is_dir()):
-        statuses = [_run_status(which)]
+    """Print what a job, a run, a search, the runs of a folder or every running job of the cluster is doing.
+
+    most: of a folder's runs, how many are shown beside those that run.
+    """
+    several, others = which is None, 0
+    if which is not None and not is_uri(which) and holds_runs(Path(which)):
+        (statuses, others), several = folder_status(Path(which), most), True
+    elif which is not None and (is_uri(which) or Path(which).is_dir()):
+        statuses = [run_status(which)]
     else:
         with connect_to_jobs(address, profile, profiles) as (client, _):
             running = (job for job in client.list_jobs() if job.ours and job.status not in ENDED)
             statuses = [_job_status(client, job) for job in ([client.find(which)] if which is not None else running)]
     if as_json:
-        print(json.dumps(statuses if which is None else statuses[0]))
+        print(json.dumps(statuses if several else statuses[0]))
         return
     for one in statuses:
         print(f"{one['name']}  {one['status']}  {one['line']}" + (f"  {one['run']}" if "run" in one else ""))
+    if others:
+        print(f"{others} older runs are not shown: --most {len(statuses) + others} shows all")
     if not statuses:
         print("no job is running")
 
@@ -144,56 +140,18 @@ def follow_log(client: JobClient, job_id: str) -> None:
         raise typer.Exit(job.code)
 
 
-def _run_status(place: str) -> dict[str, Any]:
-    """Return the status of the run or search in a folder, by its own records."""
-    home = open_run(place)
-    owner = runs.find_owner(home)
-    running = f"RUNNING ({owner})" if owner else "NOT RUNNING"
-    if is_search(home):
-        return {"name": home.where, "status": running, "line": _format_search(home)}
-    total = read_settings(home).get("outer.steps")
-    if not isinstance(total, int):
-        raise ValueError(f"{home.config}: outer.steps: is no number of steps: restore that file")
-    progress = read_metrics_file(home.metrics, total)
-    if progress is not None and owner:
-        progress = add_stage(progress, home.path / PROGRESS)
-    finished = progress is not None and progress.tested
-    return _status_as_dict(home.where, "FINISHED" if finished else running, progress)
-
-
-def _format_search(home: runs.Run) -> str:
-    from tune.monitor import SearchStatus
-    from tune.report.collect import collect
-
-    story = collect(home)
-    spent = 0.0 if math.isnan(story.spent) else story.spent
-    trials, minutes = (story.settings.get(f"search.{name}") for name in ("trials", "minutes"))
-    for name, value in {"trials": trials, "minutes": minutes}.items():
-        known = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        require(known, f"{home.config}: search.{name}: is no number: restore that file")
-    return SearchStatus(story.history, story.metric, trials, minutes, spent).text()
-
-
 def _job_status(client: JobClient, job: JobDetails) -> dict[str, Any]:
     """Return the status of a job, by its log."""
     if job.status == "PENDING":
-        return _status_as_dict(job.id, job.status, None, job.message)
+        return status_as_dict(job.id, job.status, None, job.message)
     try:
         log = client.read_log(job.id)
     except LogUnreadable as error:
-        return _status_as_dict(job.id, _format_status(job), None, str(error))
+        return status_as_dict(job.id, _format_status(job), None, str(error))
     lines = log.splitlines()
     other = next((line for line in reversed(lines) if line.startswith(_OTHER_STATUS)), "no step yet")
     run = {"run": found[-1][1]} if (found := _RUN.findall(log)) else {}
-    return _status_as_dict(job.id, _format_status(job), read_last_status(lines), other) | run
-
-
-def _status_as_dict(
-    name: str, status: str, progress: RunProgress | None, otherwise: str = "no step yet"
-) -> dict[str, Any]:
-    if progress is None:
-        return {"name": name, "status": status, "line": " ".join(otherwise.split())}
-    return {"name": name, "status": status, "line": progress.format(), **progress.as_dict()}
+    return status_as_dict(job.id, _format_status(job), read_last_status(lines), other) | run
 
 
 def _read_log(client: JobClient, job: JobDetails) -> str:
