@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connection import check_ray
 from cluster.rank_contact import Contact, PauseRanks
@@ -62,7 +63,9 @@ def run_ranks(
     receive: is given what rank 0 tells. When a rank is lost, all are started again, `MOST_FAILURES` times.
     WorkersLost: they were lost more often, or rank 0 was silent for `executor.deadline` seconds.
     """
-    contact: Any = ray.remote(Contact).options(num_cpus=0).remote()
+    # On the command's node, as Train's part is: on another one it would be lost with that.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    contact: Any = ray.remote(Contact).options(num_cpus=0, scheduling_strategy=here).remote()
     failures: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="metatrain-train-", ignore_cleanup_errors=True) as storage:
         pausing = PauseRanks(contact)
