@@ -403,3 +403,18 @@ def test_a_real_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         listed = MlflowClient(address).list_artifacts(run.info.run_id, "plots")
         assert [artifact.path for artifact in listed] == ["plots/curves.png"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_children_of_a_large_search_are_found_page_by_page(new_uri, monkeypatch):
+    monkeypatch.setattr(mlflow_recorder, "RUNS_PER_CALL", 2)
+    parent = recorder(new_uri, run_id="search")
+    parent.start(0, 0)
+    client = MlflowClient(new_uri)
+    experiment = client.get_experiment_by_name("spine")
+    names = [f"trial-{number}" for number in range(5)]
+    tags = {"mlflow.parentRunId": parent.mlflow_run_id}
+    for name in names:
+        client.create_run(experiment.experiment_id, tags={**tags, mlflow_recorder.RUN_ID_TAG: name}, run_name=name)
+    parent.set_child_statuses(dict.fromkeys(names, "finished"))
+    found = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
+    assert sorted(run.info.run_name for run in found) == names

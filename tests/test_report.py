@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from metatrain import report, runs
 from metatrain.config.load import as_yaml
 from metatrain.report.collect import collect, read_metrics
-from metatrain.report.metadata import commands
+from metatrain.report.metadata import commands, headline, timing
+from metatrain.report.page import drawn_runs
 from metatrain.report.text import best_step, comparison, summary
 from metatrain.runs import checkpoints
 from metatrain.testing import evaluation_name
@@ -159,6 +160,20 @@ def test_of_many_runs_the_best_are_drawn_and_the_tables_have_all(made, copied, t
     assert len(page.all("img")) == len(collect(homes[1]).pictures)
     for name in ("first", "best", "second"):
         assert f"{name}, as trained" in page.text and f"All settings of {name}" in page.text
+
+
+def test_the_curves_of_runs_that_are_not_drawn_are_not_kept(made, monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(report.page, "MOST_DRAWN", 1)
+    monkeypatch.setattr(report.page, "render", lambda records: shown.extend(records) or "")
+    homes = [runs.open_run(path) for path in made[1]]
+    report.write(homes, tmp_path / "page.html")
+    whole = list(map(collect, homes))
+    (drawn,) = drawn_runs(whole)
+    assert shown[drawn] == whole[drawn]
+    assert not any(key.startswith("train/") for key in shown[1 - drawn].series)
+    for told in (timing, headline, best_step):
+        assert told(shown[1 - drawn]) == told(whole[1 - drawn])
 
 
 def test_charts_and_pictures_say_in_words_what_they_show(made):

@@ -6,7 +6,7 @@ import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ AS_TRAINED = "as trained"
 """The name of the evaluation that ends every run."""
 _DRAWN_BY_PAGE = re.compile("^curves$|-scores$|-adaptation$")
 """Pictures of what the page draws itself; "-adaptation" was the name of "-scores" before there was calibration."""
+_UNDRAWN = ("validation/", "time/")
+"""Metrics of a run that a page without its curves is made from: the best step, the pace, how far it came."""
 LARGE = 100_000
 """Bytes of a PNG from which a page carries it as WebP, a fifth as large."""
 
@@ -95,12 +97,15 @@ class RunRecord:
         return 0 < self.total <= self.kept
 
 
-def collect(home: Run, with_pictures: bool = True) -> RunRecord:
-    """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy."""
+def collect(home: Run, drawn: bool = True) -> RunRecord:
+    """Read everything but the parameters. ValueError names a file that is missing or damaged, and the remedy.
+
+    drawn: with the curves of training and the pictures, which of many runs few need.
+    """
     settings = read_settings(home)
     evaluations = {path.stem: _read_evaluation(path, settings) for path in _results(home)}
     names = {stem: evaluation.name for stem, evaluation in evaluations.items()}
-    series, events, clock = read_metrics(home.metrics)
+    series, events, clock = read_metrics(home.metrics, ("",) if drawn else _UNDRAWN)
     return RunRecord(
         where=home.where,
         run_id=home.run_id,
@@ -112,13 +117,18 @@ def collect(home: Run, with_pictures: bool = True) -> RunRecord:
         events=events,
         clock=clock,
         evaluations=list(evaluations.values()),
-        pictures=_read_pictures(home, names) if with_pictures else [],
+        pictures=_read_pictures(home, names) if drawn else [],
         kept=newest_step(home),
     )
 
 
-def read_metrics(path: Path) -> tuple[dict[str, Series], list[Event], tuple[float, float] | None]:
-    """Return the metrics, the events and the clock of a metrics.jsonl, whose lines are not kept beside them."""
+def read_metrics(
+    path: Path, prefixes: tuple[str, ...] = ("",)
+) -> tuple[dict[str, Series], list[Event], tuple[float, float] | None]:
+    """Return the metrics whose keys begin with one of `prefixes`, the events and the clock of a metrics.jsonl.
+
+    Its lines are not kept beside them.
+    """
     events: list[Event] = []
     clock: tuple[float, float] | None = None
 
@@ -132,13 +142,7 @@ def read_metrics(path: Path) -> tuple[dict[str, Series], list[Event], tuple[floa
                 clock = (line["time"] if clock is None else clock[0], line["time"])
             yield line
 
-    return collect_series(metrics()) if path.exists() else {}, events, clock
-
-
-def add_pictures(home: Run, record: RunRecord) -> RunRecord:
-    """Return the record of a run with its pictures."""
-    names = {path.stem: found.name for path, found in zip(_results(home), record.evaluations, strict=True)}
-    return replace(record, pictures=_read_pictures(home, names))
+    return collect_series(metrics(), prefixes) if path.exists() else {}, events, clock
 
 
 def _results(home: Run) -> list[Path]:

@@ -11,7 +11,7 @@ import jinja2
 from metatrain.errors import RunOwnedError
 from metatrain.metrics import METRICS
 from metatrain.report import figures, metadata, text
-from metatrain.report.collect import AS_TRAINED, RunRecord, add_pictures, collect, newest_step, read_settings
+from metatrain.report.collect import AS_TRAINED, RunRecord, collect, newest_step, read_settings
 from metatrain.report.plots import Panel, draw_each, to_svg
 from metatrain.runs import Run, lock_run, replace_text
 from metatrain.tracking.jsonl import CompositeRecorder
@@ -26,9 +26,9 @@ MOST_DRAWN = 24
 def write(homes: Sequence[Run], out: Path | None = None) -> Path:
     """Write the page about `homes` to `out` (see `save_page`), and return where. ValueError: see `collect`."""
     few = len(homes) <= MOST_DRAWN
-    records = [collect(home, with_pictures=few) for home in homes]
-    drawn = set(drawn_runs(records)) if not few else set()
-    records = [add_pictures(homes[i], record) if i in drawn else record for i, record in enumerate(records)]
+    records = [collect(home, drawn=few) for home in homes]
+    for number in () if few else drawn_runs(records):
+        records[number] = collect(homes[number])
     return save_page(homes, render(records), out)
 
 

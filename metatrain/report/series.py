@@ -24,13 +24,15 @@ def read_series(metrics: Path) -> dict[str, Series]:
     return collect_series(read_lines(metrics))
 
 
-def collect_series(lines: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
-    """Return every metric in the lines of a metrics.jsonl, by its key."""
+def collect_series(lines: Iterable[Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> dict[str, Series]:
+    """Return every metric in the lines of a metrics.jsonl whose key begins with one of `prefixes`, by its key."""
     series: dict[str, Series] = {}
     for line in lines:
         if "event" in line:
             continue
         for key in line.keys() - {"step", "time"}:
+            if not key.startswith(prefixes):
+                continue
             points = series.setdefault(key, Series([], []))
             points.steps.append(line["step"])
             points.values.append(math.nan if line[key] is None else float(line[key]))

@@ -34,6 +34,7 @@ EXTENDED_STEPS = "extended.outer.steps"
 """The tag that holds the steps of a run that was extended: MLflow's parameters never change."""
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
+RUNS_PER_CALL = 1000
 STATUSES: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 CHATTY = ("mlflow.store.db.utils", "alembic")  # they tell of each table that is made
 QUIET = {
@@ -149,13 +150,23 @@ class MLflowRecorder:
 
     def set_child_statuses(self, others: Mapping[str, RunStatus]) -> None:
         """Set the final status of this run's children, by our ids, whose own process could not do so."""
-        query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status != 'FINISHED'"
         with one_line_errors(self.uri):
-            experiment_id = _experiment(self._client, self._experiment, self._artifact_location)
-            for run in self._client.search_runs([experiment_id], query):
+            for run in self._unfinished_children():
                 ended = others.get(run.data.tags.get(RUN_ID_TAG, ""))
                 if ended is not None and STATUSES[ended] != run.info.status:
                     self._client.set_terminated(run.info.run_id, STATUSES[ended])
+
+    def _unfinished_children(self) -> list["Run"]:
+        """Return them page by page, all before any is changed: a page is what is left of the query at that time."""
+        query = f"tags.`mlflow.parentRunId` = '{self._started()}' and attributes.status != 'FINISHED'"
+        experiment_id = _experiment(self._client, self._experiment, self._artifact_location)
+        found: list[Run] = []
+        token: str | None = None
+        while token is None or token:
+            page = self._client.search_runs([experiment_id], query, max_results=RUNS_PER_CALL, page_token=token)
+            found += page
+            token = page.token or ""
+        return found
 
     def _started(self) -> str:
         assert self.mlflow_run_id is not None, "start() finds the run"
