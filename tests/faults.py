@@ -105,33 +105,37 @@ def is_worker() -> bool:
 class Harmful(Strokes):
     """Strokes whose task `at` kills, raises or takes 18 s when sampled, or whose constructor raises in workers only.
 
-    harm "pace": every task takes a worker 0.3 s.
+    harm "wait": task `at` waits until the file `gate` is there, for two minutes at most.
     """
 
     harm: str = ""
     at: int = 0
+    gate: str = ""
 
     def distribution(self, split: Any, episode: Any, seed: int) -> Any:
         if is_worker() and self.harm == "value":
             raise ValueError("no such strokes")
         if is_worker() and self.harm == "file":
             raise FileNotFoundError(2, "not mounted yet", "/strokes")
-        return Sampled(super().distribution(split, episode, seed), self.harm, self.at)
+        return Sampled(super().distribution(split, episode, seed), self)
 
 
 class Sampled:
     """The tasks of Strokes, one of them harmful."""
 
-    def __init__(self, strokes: Any, harm: str, at: int) -> None:
-        self.spec, self._strokes, self._harm, self._at = strokes.spec, strokes, harm, at
+    def __init__(self, strokes: Any, harmful: Harmful) -> None:
+        self.spec, self._strokes, self._harm, self._at = strokes.spec, strokes, harmful.harm, harmful.at
+        self._gate = Path(harmful.gate)
 
     def episodes(self, indices: Any) -> Any:
         if self._at in indices and self._harm == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._at in indices and self._harm == "slow":
             time.sleep(18)
-        if self._harm == "pace" and is_worker():
-            time.sleep(0.3 * len(indices))
+        if self._at in indices and self._harm == "wait":
+            until = time.monotonic() + 120
+            while not self._gate.exists() and time.monotonic() < until:
+                time.sleep(0.05)
         if self._at in indices and self._harm == "raise":
             raise KeyError("no such task")
         return self._strokes.episodes(indices)

@@ -1,6 +1,8 @@
 """Ranks of Ray Train on several nodes that join and vanish while a run lasts: the bits of one process."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -17,8 +19,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
-LATER = ("tasks.name=tests.faults:Harmful", "tasks.harm=pace", "checkpoint.every=100")
-"""A run of half a minute on one rank, which is kept after a validation alone."""
+SEEN_S = 10.0
+"""Seconds in which Train is to see another node: it looks every second here."""
+
+
+def waiting(gate: Path) -> list[str]:
+    """Have the ninth step wait for a file, and the run be kept after a validation alone."""
+    waits = [f"tasks.{key}={value}" for key, value in {"harm": "wait", "at": 32, "gate": gate}.items()]
+    return ["tasks.name=tests.faults:Harmful", *waits, "checkpoint.every=100"]
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +62,21 @@ def test_ranks_on_two_nodes_end_with_the_bits_of_one_process(nodes, alone, tmp_p
 
 def test_a_node_that_joins_adds_a_rank_and_no_step_is_taken_twice(nodes, alone, tmp_path):
     nodes.add()
+    root, gate = tmp_path / "runs", tmp_path / "gate"
 
     def join() -> None:
         nodes.add()
         count_anew()
+        time.sleep(SEEN_S)
+        gate.touch()
 
-    with once_at(tmp_path, 3, join) as joined:
-        found = train(on_ranks(tmp_path, "{min: 1, max: 2}", *LATER))
+    with once_at(root, 3, join) as joined:
+        found = train(on_ranks(root, "{min: 1, max: 2}", *waiting(gate)))
     assert joined.is_set()
-    assert [len(processes) for processes in pids(tmp_path)] == [1, 2]
+    assert [len(processes) for processes in pids(root)] == [1, 2]
     assert found.result.params_sha256 == alone.result.params_sha256
     assert recorded(found.result.run_dir) == recorded(alone.result.run_dir), "no step lost or recorded twice"
-    recorded_lines = lines(tmp_path)
+    recorded_lines = lines(root)
     began = [number for number, line in enumerate(recorded_lines) if line.get("event") == "ranks"][1]
     last = max(line["step"] for line in recorded_lines[:began] if "train/loss" in line)
     assert recorded_lines[began]["step"] == last, "it goes on from the last step of one rank"
@@ -75,13 +86,16 @@ def test_a_node_that_joins_adds_a_rank_and_no_step_is_taken_twice(nodes, alone, 
 def test_a_node_that_vanishes_takes_its_rank_away_for_good(nodes, alone, tmp_path):
     _, vanishing = nodes.add(), nodes.add()
 
+    root, gate = tmp_path / "runs", tmp_path / "gate"
+
     def leave() -> None:
         nodes.remove(vanishing)
         count_anew()
+        gate.touch()
 
-    with once_at(tmp_path, 6, leave) as left:
-        found = train(on_ranks(tmp_path, "{min: 1, max: 2}", *LATER))
+    with once_at(root, 6, leave) as left:
+        found = train(on_ranks(root, "{min: 1, max: 2}", *waiting(gate)))
     assert left.is_set()
-    assert [len(processes) for processes in pids(tmp_path)] == [2, 1]
+    assert [len(processes) for processes in pids(root)] == [2, 1]
     assert found.result.params_sha256 == alone.result.params_sha256
     assert recorded(found.result.run_dir) == recorded(alone.result.run_dir), "no step lost or recorded twice"
