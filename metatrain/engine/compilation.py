@@ -2,7 +2,8 @@
 
 `make_fx` traces through vmap, grad and vjp, so that inductor gets a flat list of operations to fuse. It is called
 without dynamo, whose guards cost a tenth of a millisecond per call: a stage is only called with inputs of the same
-shapes. Compiled code is cached on disk, where later runs and other workers find it.
+shapes. On CPUs a stage becomes one C++ program, and the programs of all stages are compiled at the same time. Compiled
+code is cached on disk, where later runs and other workers find it.
 """
 
 import fcntl
@@ -20,8 +21,9 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from metatrain.engine.background import compiled_in_background
 from metatrain.engine.graph_passes import rewrite_for_cpu
-from metatrain.types import Params
+from metatrain.types import Context, Params
 from tasks.io.files import open_unlinked
 from tasks.plugins import describe_error
 from tasks.store.cache import cache_root
@@ -42,12 +44,21 @@ class NotCompilable(ValueError):
 
 
 def compile_stages(
-    stages: Stages, lift: Callable[[Stage], Stage], lay_out: LayOut, params: Params, tasks: Tree, precision: str
+    stages: Stages,
+    lift: Callable[[Stage], Stage],
+    lay_out: LayOut,
+    precision: str,
+    run: Callable[[Stages, Params, Tree, Context], Tree],
+    params: Params,
+    tasks: Tree,
+    context: Context,
 ) -> Stages:
-    """Return `stages`, each lifted by `lift` and compiled at its first call, for inputs shaped as `params` and `tasks`.
+    """Return `stages`, each lifted by `lift` and compiled, for inputs shaped as `params` and `tasks`.
 
-    Inputs are put into the memory format of `lay_out`, and results are in it. Equal stages (the same functions, closed
-    over equal values), shapes, formats and precisions are compiled once per process.
+    They are traced by calling `run(stages, params, tasks, context)` once, whose results are thrown away: those of
+    compiled code differ from them in the last bits. Inputs are put into the memory format of `lay_out`, and results
+    are in it. Equal stages (the same functions, closed over equal values), shapes, formats and precisions are compiled
+    once per process. NotCompilable: a stage branches on values, or the compiler failed.
     """
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tree_leaves((params, tasks)))
     key = tuple(map(cache_key, stages)), lift, lay_out, shapes, precision, torch.get_num_threads()
@@ -55,8 +66,15 @@ def compile_stages(
         if len(_compiled) >= _MAX_CACHED:
             _compiled.clear()
         each = [_Compiled(lift(stage), lay_out, _name(stage)) for stage in stages]
-        made = getattr(type(stages), "_make", tuple)
-        _compiled[key] = stages, made(each)  # the stages are kept, so that no id is reused
+        made: Any = getattr(type(stages), "_make", tuple)(each)
+        with _explain_failure("a step"), compiled_in_background():
+            run(made, params, tasks, context)
+        for one in each:
+            one.traced()
+        # Each later collection of garbage would look at the half million objects of torch's compiler.
+        gc.collect()
+        gc.freeze()
+        _compiled[key] = stages, made  # the stages are kept, so that no id is reused
     found: Stages = _compiled[key][1]
     return found
 
@@ -84,10 +102,14 @@ def _name(stage: Stage) -> str:
 
 
 class _Compiled:
-    """Trace and compile one stage at its first call; all later calls have the same shapes."""
+    """Trace and compile one stage at its first call; all later calls have the same shapes.
+
+    Until all stages are traced its graph is interpreted, since its program is being compiled meanwhile.
+    """
 
     def __init__(self, function: Stage, lay_out: LayOut, name: str) -> None:
         self._function, self._lay_out, self._name = function, lay_out, name
+        self._graph: Callable[..., list[Tensor]] | None = None
         self._program: Callable[..., list[Tensor]] | None = None
         self._used: list[int] = []
         self._result: TreeSpec
@@ -96,9 +118,14 @@ class _Compiled:
         leaves, layout = tree_flatten(arguments)
         if self._program is None:
             self._compile(leaves, layout)
-        assert self._program is not None
+        program = self._graph or self._program
+        assert program is not None
         inputs = (self._lay_out(leaves[i]) for i in self._used)
-        return tree_unflatten(self._program(*inputs), self._result)
+        return tree_unflatten(program(*inputs), self._result)
+
+    def traced(self) -> None:
+        """Run the compiled program from now on. A stage that was not called is traced at its first call."""
+        self._graph = None
 
     def _compile(self, leaves: list[Tensor], layout: TreeSpec) -> None:
         def flat(*given: Tensor) -> list[Tensor]:
@@ -114,9 +141,9 @@ class _Compiled:
             self._used = _drop_unused_inputs(graph)
             if leaves[0].device.type == "cpu":
                 rewrite_for_cpu(graph)
+            self._graph = self._program = graph
             if all(node.op != "call_function" for node in graph.graph.nodes):
-                self._program = graph  # it returns inputs: there is nothing to compile
-                return
+                return  # it returns inputs: there is nothing to compile
             with _compile_lock(folder):
                 self._program = _call_inductor(graph, [leaves[i] for i in self._used])
 
@@ -144,8 +171,9 @@ def _options(device: torch.device) -> dict[str, Any]:
     """Return inductor's options, which are part of its cache key: hence the number of threads."""
     if device.type != "cpu":
         return {}
-    # Reordering a convolution's memory only pays for large batches; here it costs a third.
-    return {"layout_optimization": False, "cpp.threads": torch.get_num_threads()}
+    # Reordering a convolution's memory only pays for large batches; here it costs a third. A C++ wrapper is compiled in
+    # one piece with the kernels that it calls: without, each of a hundred kernels is a program of its own.
+    return {"layout_optimization": False, "cpp.threads": torch.get_num_threads(), "cpp_wrapper": True}
 
 
 def _code_folder() -> Path:

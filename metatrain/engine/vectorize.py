@@ -62,13 +62,12 @@ class Engine:
             if self.vectorize == "vmap":
                 chunks = self._chunks(tasks, context)
                 return _add_in_order(self._sum_of_chunk(stages, run, params, *chunk) for chunk in chunks)
-            each = _iterate_tasks(tasks, context)
             if self.compile:
                 lay_out = channels_last if device_of(tasks).type == "cpu" else torch.Tensor.contiguous
                 params = tree_map(lay_out, params)
-                one = tree_map(lambda leaf: leaf[0], tasks)
-                stages = compile_stages(stages, _keep_stage, lay_out, params, one, self.precision)
-            total = _add_in_order(run(stages, params, *one) for one in each)
+                first = next(_iterate_tasks(tasks, context))
+                stages = compile_stages(stages, _keep_stage, lay_out, self.precision, run, params, *first)
+            total = _add_in_order(run(stages, params, *one) for one in _iterate_tasks(tasks, context))
             # Gradients of images laid out channels last are laid out so as well.
             return tree_map(torch.Tensor.contiguous, total)
 
@@ -76,8 +75,9 @@ class Engine:
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
     ) -> Tree:
         if self.compile:
-            lifted = compile_stages(stages, _vmap_stage, torch.Tensor.contiguous, params, tasks, self.precision)
-            each = run(lifted, params, tasks, context)
+            as_given = torch.Tensor.contiguous
+            stages = compile_stages(stages, _vmap_stage, as_given, self.precision, run, params, tasks, context)
+            each = run(stages, params, tasks, context)
         else:
             each = _apply_vmap(partial(run, stages), params, tasks, context)
         return tree_map(lambda leaf: leaf.sum(0), each)
