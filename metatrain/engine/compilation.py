@@ -23,6 +23,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from metatrain.engine.background import compiled_in_background
 from metatrain.engine.graph_passes import rewrite_for_cpu
+from metatrain.engine.lowerings import register_lowerings
 from metatrain.types import Context, Params
 from tasks.io.files import open_unlinked
 from tasks.plugins import describe_error
@@ -151,8 +152,10 @@ class _Compiled:
 def _call_inductor(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., list[Tensor]]:
     from torch._inductor import standalone_compile
 
+    caching: Any = torch.compiler.config
     settings = {"config_patches": _options(inputs[0].device)} if inputs else {}
-    return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", options=settings)
+    with caching.patch(cache_key_tag=register_lowerings()):
+        return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", options=settings)
 
 
 def _drop_unused_inputs(graph: fx.GraphModule) -> list[int]:
@@ -192,6 +195,8 @@ def _code_folder() -> Path:
 def _explain_failure(name: str) -> Iterator[None]:
     try:
         yield
+    except NotCompilable:  # which stage it is has been said
+        raise
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         reason = f"{name} of the inner loop cannot be compiled ({describe_error(error)})"
         raise NotCompilable(f"engine.compile: {reason}: set engine.compile to off") from error

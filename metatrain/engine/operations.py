@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
 _library: Any = torch.library.Library("metatrain", "DEF")  # type: ignore[no-untyped-call]
 _product = torch.ops.mkldnn._linear_pointwise.default
-_sum_rows = torch.ops.aten._embedding_bag_forward_only.default
+sum_rows = torch.ops.aten._embedding_bag_forward_only.default
 
 
 def _define(schema: str, compute: Any, fake: Any) -> Any:
@@ -46,15 +46,15 @@ def _define(schema: str, compute: Any, fake: Any) -> Any:
 
 def _unfold(x: Tensor, window: list[int]) -> Tensor:
     key = tuple(x.shape[:3]), tuple(window)
-    return _gathered(_rows(x, x.shape[3]), *_places(*key)).view(_unfolded_shape(x.shape, window))
+    return _gathered(_rows(x, x.shape[3]), *places(*key)).view(unfolded_shape(x.shape, window))
 
 
 def _fake_unfold(x: Tensor, window: list[int]) -> Tensor:
-    return x.new_empty(_unfolded_shape(x.shape, window))
+    return x.new_empty(unfolded_shape(x.shape, window))
 
 
 def _fold(patches: Tensor, size: list[int], window: list[int]) -> Tensor:
-    return _gathered(_rows(patches, size[3]), *_places_transposed(tuple(size[:3]), tuple(window))).view(size)
+    return _gathered(_rows(patches, size[3]), *places_transposed(tuple(size[:3]), tuple(window))).view(size)
 
 
 def _fake_fold(patches: Tensor, size: list[int], window: list[int]) -> Tensor:
@@ -67,24 +67,25 @@ def _rows(x: Tensor, length: int) -> Tensor:
 
 def _gathered(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
     """Return Σ rows[indices[j]] over j from offsets[i] to offsets[i + 1], for each i: a sparse matrix of ones."""
-    return _sum_rows(rows, indices, offsets, False, 0, False, None, True, -1)[0]  # type: ignore[no-any-return]
+    return sum_rows(rows, indices, offsets, False, 0, False, None, True, -1)[0]  # type: ignore[no-any-return]
 
 
-def _unfolded_shape(size: Any, flat: Any) -> Sizes:
+def unfolded_shape(size: Any, flat: Any) -> Sizes:
+    """Return the shape of the patches of images of `size` [n, H, W, C]: positions and the pixels that each sees."""
     window = as_window(flat)
     rows, columns = window.outputs(size[1], size[2])
     return size[0] * rows * columns, window.kernel[0] * window.kernel[1] * size[3]
 
 
 @functools.lru_cache(maxsize=256)
-def _places(size: tuple[int, ...], window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def places(size: tuple[int, ...], window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return, by position of the filter and tap, which pixel it sees: none beyond the image."""
     pixels, _, inside = _pairs(size, window)
     return _as_bags(pixels, inside)
 
 
 @functools.lru_cache(maxsize=256)
-def _places_transposed(size: tuple[int, ...], window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def places_transposed(size: tuple[int, ...], window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return, by pixel, which positions and taps see it."""
     pixels, taps, _ = _pairs(size, window)
     return _as_bags(taps[np.argsort(pixels, kind="stable")], np.bincount(pixels, minlength=size[0] * size[1] * size[2]))
@@ -115,7 +116,7 @@ def _as_bags(indices: Any, counts: Any) -> tuple[Tensor, Tensor]:
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     """Compute a b by oneDNN, which has kernels for AVX-512 on every CPU; MKL has them on those of its maker."""
-    if _is_transposed(a):
+    if is_transposed(a):
         if a.numel() > b.numel():  # oneDNN reads its second factor in either layout, and copies the first
             return _product(b.t().contiguous(), a, None, "none", [], "").t()  # type: ignore[no-any-return]
         a = a.contiguous()
@@ -123,12 +124,13 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _fake_matmul(a: Tensor, b: Tensor) -> Tensor:
-    if _is_transposed(a) and a.numel() > b.numel():
+    if is_transposed(a) and a.numel() > b.numel():
         return a.new_empty(b.shape[1], a.shape[0]).t()
     return a.new_empty(a.shape[0], b.shape[1])
 
 
-def _is_transposed(a: Tensor) -> bool:
+def is_transposed(a: Tensor) -> bool:
+    """Return whether a matrix is laid out by columns."""
     return a.stride(0) == 1 and a.stride(1) > 1
 
 
