@@ -1,9 +1,11 @@
 """Lift per-task functions to batches and differentiate through inner loops.
 
-Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `compilation.py`, `convolutions.py`, `auto.py`.
+Reading order: `vectorize.py`, `gradients.py`, `checkpointing.py`, `implicit.py`, `compilation.py`,
+`convolutions.py`, `auto.py`.
 """
 
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
+from metatrain.engine.checkpointing import checkpoint_blocks, checkpointed
 from metatrain.engine.compilation import NotCompilable
 from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
 from metatrain.engine.implicit import ProximalProblem, implicit_gradient
@@ -13,6 +15,8 @@ __all__ = [
     "Engine",
     "NotCompilable",
     "ProximalProblem",
+    "checkpoint_blocks",
+    "checkpointed",
     "displacement",
     "implicit_gradient",
     "loss_gradient",
