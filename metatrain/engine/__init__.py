@@ -7,7 +7,7 @@ Reading order: `vectorize.py`, `gradients.py`, `checkpointing.py`, `implicit.py`
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
 from metatrain.engine.checkpointing import checkpoint_blocks, checkpointed
 from metatrain.engine.compilation import NotCompilable
-from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
+from metatrain.engine.gradients import displacement, loss_gradient, most_kept, unrolled_gradient
 from metatrain.engine.implicit import ProximalProblem, implicit_gradient
 from metatrain.engine.vectorize import Engine
 
@@ -20,6 +20,7 @@ __all__ = [
     "displacement",
     "implicit_gradient",
     "loss_gradient",
+    "most_kept",
     "resolve_compile",
     "resolve_vectorize",
     "unrolled_gradient",

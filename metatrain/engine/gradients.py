@@ -87,12 +87,22 @@ def displacement(
     return engine.sum(stages, partial(_run_forward, inner.length), params, tasks, context)  # type: ignore[no-any-return]
 
 
+def most_kept(length: int) -> int:
+    """Return the most sets of fast weights that a reverse pass through `length` inner steps keeps at once."""
+    every = _kept_every(length)
+    return length if every == 1 else math.ceil(length / every) + every
+
+
+def _kept_every(length: int) -> int:
+    return 1 if length < _LONG else math.isqrt(length - 1) + 1
+
+
 def _reverse_pass(
     length: int, stages: _UnrolledStages, params: Params, task: Episode, context: Context
 ) -> MetaGradient:
     """Run reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, accumulating the part of θ in g."""
     at = step_numbers(length, params)
-    every = 1 if length < _LONG else math.isqrt(length - 1) + 1
+    every = _kept_every(length)
     fast = stages.start(params, at[0], context, task.support)
     kept = {0: fast}
     for t in range(length - 1):
