@@ -35,6 +35,10 @@ class EngineSettings:
         require_at_most("engine", 1024, threads=self.threads)
 
 
+_MOST_PER_NODE = 100
+"""Ray counts shares of a resource in ten thousandths: of 1 / N, N fit and N + 1 do not, up to here."""
+
+
 @dataclass(frozen=True)
 class WorkerRange:
     """An elastic number of workers: as many as the cluster has room for, from `min` to `max`."""
@@ -52,7 +56,8 @@ class ExecutorSettings:
     """Where tasks are computed, in shards of `shard_size` tasks that never depend on the number of workers.
 
     name: ray_train is for training alone: other commands then compute as with ray.
-    workers: a number, or {min, max}.
+    workers: a number, or {min, max}. workers_per_node: the most of them on one node of the cluster; null for as many
+    as it has room for.
     timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
     deadline: seconds without enough workers, or without any answer, after which the run is kept and given up.
     """
@@ -62,11 +67,17 @@ class ExecutorSettings:
     shard_size: int = 4
     address: str | None = None
     gpus_per_worker: float = 0.0
+    workers_per_node: int | None = None
     timeout: float = 120.0
     deadline: float = 600.0
 
     def __post_init__(self) -> None:
         require_positive("executor", workers=self.max_workers, shard_size=self.shard_size)
+        require_positive("executor", workers_per_node=self.workers_per_node)
+        if self.workers_per_node is not None:
+            require_at_most("executor", _MOST_PER_NODE, workers_per_node=self.workers_per_node)
+            nowhere = f"executor.workers_per_node: has no effect with {self.name}: set executor.name to ray"
+            require(self.name == "ray", f"{nowhere}, or remove it")
         require_positive("executor", timeout=self.timeout, deadline=self.deadline)
         require_not_negative("executor", gpus_per_worker=self.gpus_per_worker)
         whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
