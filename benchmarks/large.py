@@ -46,7 +46,7 @@ def _write_checkpointing(wanted: list[tuple[str, str]]) -> None:
     notes = [
         "resnet12-1-1: ResNet-12 (8.0 million parameters), 84×84 in colour, one inner step, one task of 5 ways, 1 "
         "shot, 5 queries. omniglot-5-1: conv4-64, five inner steps. Eager, one thread; seconds are the least of three.",
-        "Resident: peak of a second gradient above what was resident before it. Tensors: the largest sum alive at once.",
+        "Resident: peak of a second gradient above what was resident before. Tensors: the largest sum alive at once.",
         "conv4 halves its maps from block to block, so that the first block is most of the graph: nothing is gained.",
     ]
     title = "Memory of a meta-gradient by activation checkpointing"

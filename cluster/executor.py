@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # Ray has no public API for it; Ray Serve uses the same one
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # not public; Ray Serve uses it too
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
