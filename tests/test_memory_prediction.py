@@ -1,6 +1,7 @@
 """Hold the predicted memory of a worker against what its gradient allocates, and against what a run uses."""
 
 import json
+import os
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from benchmarks.peak import peak_bytes
 from metatrain.config import room
 from metatrain.config.room import require_room
-from metatrain.training.memory import predict_memory, resident_bytes
+from metatrain.training.memory import compare_memory, predict_memory, resident_bytes
 from metatrain.training.worker import Worker
 from metatrain.types import Shard, ShardRequest
 from metatrain.yaml_config import apply_overrides
@@ -83,6 +84,13 @@ def test_only_workers_of_this_machine_share_its_memory(monkeypatch):
     assert room.workers_here(tiny()) == 1
     assert room.workers_here(tiny("executor.name=ray", "executor.workers=3")) == 3
     assert room.workers_here(tiny("executor.name=ray", "executor.workers=3", "executor.address=a:6379")) == 0
+
+
+def test_who_used_the_memory_is_named():
+    used = {str(os.getpid()): 100.0, "0": 50.0}
+    said = compare_memory(None, False, used)
+    assert said == "not predicted; used at most 100 MiB by the driver, 50 MiB by worker 0"
+    assert compare_memory(None, True, {"7": 100.0}).endswith("100 MiB by worker 7")
 
 
 def test_code_that_branches_on_values_is_not_predicted_and_is_trained(tmp_path):

@@ -92,8 +92,10 @@ def describe_memory(memory: Memory, in_process: bool) -> str:
 
 
 def compare_memory(predicted: Memory | None, in_process: bool, used: Mapping[str, float]) -> str:
-    """Return the prediction beside what each process, by its id, has used at most in MiB."""
-    most = ", ".join(f"{mib:.0f} MiB by process {pid}" for pid, mib in used.items())
+    """Return the prediction beside what each process, by its id, has used at most in MiB. Called by the driver."""
+    driver = None if in_process else str(os.getpid())
+    who = {pid: "the driver" if pid == driver else f"worker {pid}" for pid in used}
+    most = ", ".join(f"{mib:.0f} MiB by {who[pid]}" for pid, mib in used.items())
     before = "not predicted" if predicted is None else f"predicted {describe_memory(predicted, in_process)}"
     return f"{before}; used at most {most or 'an unknown number'}"
 
