@@ -110,7 +110,7 @@ def _step(name: str, setting: str) -> list[float]:
     for _ in range(2):
         next(steps)
     executor.close()
-    before, total, used = predicted.process / MIB, total_bytes(predicted, in_process=True) / MIB, peak_mib()
+    before, total, used = predicted.process / MIB, total_bytes(predicted, apart=False) / MIB, peak_mib()
     return [round(total), round(used), round(total / used, 2), round((total - before) / (used - before), 2)]
 
 

@@ -89,6 +89,11 @@ class ExecutorSettings:
         return self.name != "in_process"
 
     @property
+    def has_driver(self) -> bool:
+        """Tell whether a process besides the workers steps the optimiser: in process and on ranks each worker does."""
+        return self.name == "ray"
+
+    @property
     def max_workers(self) -> int:
         """Return the largest number of workers."""
         return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers

@@ -88,9 +88,9 @@ def test_only_workers_of_this_machine_share_its_memory(monkeypatch):
 
 def test_who_used_the_memory_is_named():
     used = {str(os.getpid()): 100.0, "0": 50.0}
-    said = compare_memory(None, False, used)
+    said = compare_memory(None, True, used)
     assert said == "not predicted; used at most 100 MiB by the driver, 50 MiB by worker 0"
-    assert compare_memory(None, True, {"7": 100.0}).endswith("100 MiB by worker 7")
+    assert compare_memory(None, False, {"7": 100.0}).endswith("100 MiB by worker 7")
 
 
 def test_code_that_branches_on_values_is_not_predicted_and_is_trained(tmp_path):

@@ -28,17 +28,17 @@ def predict_with_room(worker: Worker) -> Memory | None:
 
 def show_predicted_memory(worker: Worker, as_json: bool) -> None:
     """Print the memory of a worker, part by part. ValueError: this machine has too little."""
-    in_process = not worker.config.executor.on_ray
+    apart = worker.config.executor.has_driver
     try:
         predicted = predict_memory(worker)
     except Unpredictable as reason:
         print(f"memory of a worker: {reason}")
         return
     require_room(worker, predicted)
-    total, count = total_bytes(predicted, in_process), workers_here(worker.config)
+    total, count = total_bytes(predicted, apart), workers_here(worker.config)
     print(f"memory of a worker, predicted: {total / MIB:.0f} MiB")
     for name, size in predicted._asdict().items():
-        elsewhere = " (in the driver's process)" if name == "driver" and not in_process else ""
+        elsewhere = " (in the driver's process)" if name == "driver" and apart else ""
         print(f"  {name.replace('_', ' '):13} {size / MIB:8.1f} MiB  {_MEANINGS[name]}{elsewhere}")
     shared = f"{count} of them on this machine, which has" if count else "workers are on a cluster; this machine has"
     print(f"{shared} {machine_bytes() / MIB:.0f} MiB")

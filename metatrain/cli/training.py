@@ -101,7 +101,7 @@ def train_run(
     worker = set_up(config, home)
     predicted = predict_with_room(worker)
     if config.executor.name == "ray_train":
-        trained = _train_on_ranks(worker, home, take_over, tested, show)  # what ranks use is not recorded
+        trained = _train_on_ranks(worker, predicted, home, take_over, tested, show)
         return trained._replace(seconds={"prepare_seconds": prepare_seconds} | trained.seconds)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
@@ -124,7 +124,9 @@ def _begin(worker: Worker, home: runs.Run | None, show: bool) -> runs.Run:
     return home
 
 
-def _train_on_ranks(worker: Worker, home: runs.Run | None, take_over: bool, tested: Tested, show: bool) -> Trained:
+def _train_on_ranks(
+    worker: Worker, predicted: Memory | None, home: runs.Run | None, take_over: bool, tested: Tested, show: bool
+) -> Trained:
     """Train on ranks of Ray Train, whose rank 0 owns the run."""
     from cluster.connection import connect_ray  # takes seconds: not for runs that do without
     from metatrain.cli.ray_train import train_on_ranks
@@ -134,7 +136,7 @@ def _train_on_ranks(worker: Worker, home: runs.Run | None, take_over: bool, test
         progress = _progress(worker.config, home, show)
         results = partial(tested, home, progress)
         try:
-            outcome = train_on_ranks(worker, home, take_over, shutdown.is_set, progress, results)
+            outcome = train_on_ranks(worker, predicted, home, take_over, shutdown.is_set, progress, results)
         except (RunLost, SystemExit):
             progress.close("interrupted")
             raise
@@ -186,7 +188,7 @@ def _train(opened: _Opened, tested: Tested, show: bool) -> RunResult:
     try:
         result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
         used = result.executor.get("peak_mib", {})
-        recorder.event(result.steps, MEMORY, compare_memory(predicted, not worker.config.executor.on_ray, used))
+        recorder.event(result.steps, MEMORY, compare_memory(predicted, worker.config.executor.has_driver, used))
         recorder.close("finished" if result.finished else "interrupted")
         home.commit()
     except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came

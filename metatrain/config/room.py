@@ -75,7 +75,7 @@ def workers_here(config: Config) -> int:
 def require_room(worker: Worker, predicted: Memory) -> None:
     """Check that this machine's memory holds what its workers are predicted to use. ValueError: the remedy."""
     config = worker.config
-    count, each = workers_here(config), total_bytes(predicted, not config.executor.on_ray) - predicted.process
+    count, each = workers_here(config), total_bytes(predicted, config.executor.has_driver) - predicted.process
     if config.executor.gpus_per_worker > 0:  # tensors are on its GPU, whose size this machine may not know
         each = 0
     # Libraries, most of what a process holds before its first gradient, are in memory once for all.

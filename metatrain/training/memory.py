@@ -77,26 +77,26 @@ def predict_memory(worker: Worker) -> Memory:
     )
 
 
-def total_bytes(memory: Memory, in_process: bool) -> int:
-    """Return the bytes of the worker's process, in which the driver is too if `in_process`."""
-    return sum(memory) - (0 if in_process else memory.driver)
+def total_bytes(memory: Memory, apart: bool) -> int:
+    """Return the bytes of the worker's process; `apart`: the driver is another process."""
+    return sum(memory) - (memory.driver if apart else 0)
 
 
-def describe_memory(memory: Memory, in_process: bool) -> str:
+def describe_memory(memory: Memory, apart: bool) -> str:
     """Return the total and its parts in MiB, in one line."""
     names = {name.replace("_", " "): value for name, value in memory._asdict().items()}
-    if not in_process:
+    if apart:
         names.pop("driver")
     parts = ", ".join(f"{name} {value / MIB:.0f}" for name, value in names.items())
-    return f"{total_bytes(memory, in_process) / MIB:.0f} MiB ({parts})"
+    return f"{total_bytes(memory, apart) / MIB:.0f} MiB ({parts})"
 
 
-def compare_memory(predicted: Memory | None, in_process: bool, used: Mapping[str, float]) -> str:
+def compare_memory(predicted: Memory | None, apart: bool, used: Mapping[str, float]) -> str:
     """Return the prediction beside what each process, by its id, has used at most in MiB. Called by the driver."""
-    driver = None if in_process else str(os.getpid())
+    driver = str(os.getpid()) if apart else None
     who = {pid: "the driver" if pid == driver else f"worker {pid}" for pid in used}
     most = ", ".join(f"{mib:.0f} MiB by {who[pid]}" for pid, mib in used.items())
-    before = "not predicted" if predicted is None else f"predicted {describe_memory(predicted, in_process)}"
+    before = "not predicted" if predicted is None else f"predicted {describe_memory(predicted, apart)}"
     return f"{before}; used at most {most or 'an unknown number'}"
 
 
