@@ -12,6 +12,7 @@ PARTS = {
     "memory": "peak memory against the number of inner steps",
     "long": "error and memory of inner loops of up to 1000 steps",
     "implicit": "peak memory of implicit meta-gradients against the number of inner steps",
+    "large": "memory and time by activation checkpointing, and predicted memory against used",
     "precision": "the meta-gradient's error by floating-point precision",
     "episodes": "episodes sampled per second",
     "strokes": "drawings of strokes a second",

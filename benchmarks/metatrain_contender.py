@@ -18,6 +18,7 @@ from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.optimization.maml import MAML
 from metatrain.engine import Engine, resolve_vectorize
 from metatrain.evaluation.evaluate import make_shards
+from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.types import Context, Params, ShardRequest
 from tasks.types import Episode
@@ -58,11 +59,11 @@ def in_process(case: Case, params: Params, tasks: Episode, engine: Engine) -> Ca
 
 
 def compute_with(
-    algorithm: Algorithm, case: Case, params: Params, tasks: Episode, engine: Engine
+    algorithm: Algorithm, case: Case, params: Params, tasks: Episode, engine: Engine, model: Model | None = None
 ) -> Callable[[], Params]:
-    """Return the meta-gradient function of an algorithm on the network and the tasks of a case."""
+    """Return the meta-gradient function of an algorithm on the network (or on `model`) and the tasks of a case."""
     like = next(iter(params.values()))
-    model = model_of(case).to(like.device, like.dtype)
+    model = (model or model_of(case)).to(like.device, like.dtype)
     silent = torch.full((case.meta_batch,), NO_NOISE, device=like.device)
     context = Context(torch.tensor(0, device=like.device), silent)
     return lambda: algorithm.meta_gradient(model, params, tasks, context, engine).grads

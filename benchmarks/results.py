@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ORDER = (
-    *("race", "race-checks", "breakdown", "memory", "long", "precision", "episodes", "workers", "workers-time"),
+    *(
+        "race",
+        "race-checks",
+        "breakdown",
+        "memory",
+        "large-checkpointing",
+        "large-prediction",
+        "long",
+        "precision",
+        "episodes",
+        "workers",
+        "workers-time",
+    ),
     *("driver", "driver-recording", "driver-model", "scale", "scale-check", "scale-costs", "all_reduce"),
     *("growth-steps", "growth-long-run", "growth-runs", "growth-trials", "growth-search", "growth-images"),
 )

@@ -112,7 +112,10 @@ def _require_gpus(settings: ExecutorSettings, joined: bool) -> None:
 def _local_cluster(settings: ExecutorSettings, besides: int) -> Iterator[None]:
     """Start a cluster on this machine and join it; workers beyond its real cores share them."""
     global _local
-    cores = os.cpu_count() or 1
+    cores, most = os.cpu_count() or 1, settings.workers_per_node
+    one_node = f"executor.workers_per_node: Ray on this machine is one node, where {most} of {settings.max_workers}"
+    fits = most is None or settings.max_workers <= most
+    require(fits, f"{one_node} workers may run: lower executor.workers, or set executor.address to a cluster")
     require(
         settings.max_workers <= _WORKERS_PER_CORE * cores,
         f"executor.workers: {settings.max_workers} processes on {cores} cores would exhaust this machine: lower "

@@ -5,6 +5,7 @@ Each step broadcasts one flat vector. `worker_pool.py` keeps the workers, `work_
 """
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # not public; Ray Serve uses it too
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -32,6 +34,8 @@ LARGEST_BLOCK = 1024
 _USAGE_TIMEOUT_S = 10.0
 """A worker that does not report its usage in time is left out of the report."""
 _READY_S = 60.0
+_RESOURCE_UNITS = 10_000
+"""Parts of a resource that Ray counts."""
 
 
 class RayExecutor:
@@ -137,6 +141,17 @@ def _actor_options(config: Config, placement_group: PlacementGroup | None) -> di
         # One thread samples while the other waits for the GPU. On a CPU they would contend for the one core: the work
         # of a step took a tenth longer, for half the idling.
         options["max_concurrency"] = IN_FLIGHT
+    if (most := config.executor.workers_per_node) is not None:
+        options["resources"] = {_own_resource(): (_RESOURCE_UNITS // most) / _RESOURCE_UNITS}
     if placement_group is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement_group)
     return options
+
+
+def _own_resource() -> str:
+    """Return the name of a resource of this run's own, of which Ray lets every node have one.
+
+    Ray Serve limits replicas by it; unlike a placement group it holds for workers that come later, and on nodes that an
+    autoscaler adds.
+    """
+    return f"{IMPLICIT_RESOURCE_PREFIX}metatrain-{uuid.uuid4().hex}"

@@ -1,6 +1,7 @@
 """Define every key of a configuration, except those of the chosen task source, model and algorithm.
 
-Plain frozen dataclasses that validate themselves; `metatrain/config/load.py` reads them from YAML.
+Plain frozen dataclasses that validate themselves; `metatrain/config/load.py` reads them from YAML. The sections
+`engine` and `executor` are in `execution_settings.py`.
 """
 
 import re
@@ -8,6 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from metatrain.algorithms.base import Algorithm
+from metatrain.execution_settings import EngineSettings as EngineSettings
+from metatrain.execution_settings import ExecutorSettings as ExecutorSettings
+from metatrain.execution_settings import WorkerRange as WorkerRange
 from metatrain.models import Architecture
 from metatrain.redact import require_no_login
 from metatrain.validation import require, require_at_most, require_not_negative, require_positive
@@ -37,29 +41,6 @@ class Tasks:
             other = f"tasks.test.held_out: {self.test.held_out:g}, and training leaves out {share:g}"
             require(self.test.held_out in (0, share), f"{other}: set tasks.train.held_out alone")
             object.__setattr__(self, "test", replace(self.test, held_out=share if self.test.seen else 0.0))
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run.
-
-    compile: compile the inner loop, which takes about a minute once. chunk: the most tasks one vmap call takes.
-    precision: of matrix products and convolutions; tf32 needs a GPU.
-    """
-
-    vectorize: Literal["auto", "vmap", "loop"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-    chunk: int | None = None
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        require_positive("engine", threads=self.threads, chunk=self.chunk)
-        no_effect = (
-            "engine.chunk: has no effect where tasks are looped over: remove it, or set engine.vectorize to vmap"
-        )
-        require(self.chunk is None or self.vectorize != "loop", no_effect)
-        require_at_most("engine", 1024, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -123,59 +104,6 @@ class OuterSettings:
     def default_group(self) -> GroupSettings:
         """Return the optimiser settings of the parameters that are in no group."""
         return GroupSettings(self.optimizer, self.lr, self.final_lr, self.momentum, self.weight_decay)
-
-
-@dataclass(frozen=True)
-class WorkerRange:
-    """An elastic number of workers: as many as the cluster has room for, from `min` to `max`."""
-
-    min: int = 1
-    max: int = 1
-
-    def __post_init__(self) -> None:
-        require_positive("", min=self.min, max=self.max)
-        require(self.min <= self.max, f"max: {self.max} is below min, {self.min}: set it to {self.min} or more")
-
-
-@dataclass(frozen=True)
-class ExecutorSettings:
-    """Where tasks are computed, in shards of `shard_size` tasks that never depend on the number of workers.
-
-    name: ray_train is for training alone: other commands then compute as with ray.
-    workers: a number, or {min, max}.
-    timeout: seconds after which a worker that does not answer is replaced; from the start others do its shards.
-    deadline: seconds without enough workers, or without any answer, after which the run is kept and given up.
-    """
-
-    name: Literal["in_process", "ray", "ray_train"] = "in_process"
-    workers: int | WorkerRange = 1
-    shard_size: int = 4
-    address: str | None = None
-    gpus_per_worker: float = 0.0
-    timeout: float = 120.0
-    deadline: float = 600.0
-
-    def __post_init__(self) -> None:
-        require_positive("executor", workers=self.max_workers, shard_size=self.shard_size)
-        require_positive("executor", timeout=self.timeout, deadline=self.deadline)
-        require_not_negative("executor", gpus_per_worker=self.gpus_per_worker)
-        whole = self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker)
-        require(whole, f"executor.gpus_per_worker: {self.gpus_per_worker:g} must be whole above 1: set 1, or 2")
-
-    @property
-    def on_ray(self) -> bool:
-        """Tell whether tasks are computed on a Ray cluster."""
-        return self.name != "in_process"
-
-    @property
-    def max_workers(self) -> int:
-        """Return the largest number of workers."""
-        return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
-
-    @property
-    def min_workers(self) -> int:
-        """Return the number of workers that the run needs to go on."""
-        return self.workers.min if isinstance(self.workers, WorkerRange) else 1
 
 
 @dataclass(frozen=True)

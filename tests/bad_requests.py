@@ -112,7 +112,7 @@ WRONG: dict[str, list[Row]] = {
         wrong("evaluation.tasks=1000000000000000", "lower it"),
         wrong("engine.threads=1000000000", "lower it"),
         wrong("executor.workers=0", "above 0"),
-        train("executor.workers=1000000000", "executor.name=ray", says=("executor.workers", "lower it")),
+        train("executor.workers=1000000000", "executor.name=ray", says=("executor.workers", "lower")),
         wrong("algorithm.inner_lr=.nan", "above 0"),
         wrong("algorithm.inner_steps=-1", "above 0"),
         wrong("model.width=0", "above 0"),

@@ -27,13 +27,16 @@ def train(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="With --resume: take the run over from a driver presumed dead.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the memory a worker will use, and train nothing.")
+    ] = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train, test on held-out classes, and keep everything in a run folder."""
     from metatrain.cli.training import train_command
 
-    train_command(config, overrides or [], resume, take_over, as_json, trust)
+    train_command(config, overrides or [], resume, take_over, as_json, trust, dry_run)
 
 
 def evaluate(run_dir: RunDir, overrides: Overrides = None, trust: Trust = False, as_json: AsJson = False) -> None:

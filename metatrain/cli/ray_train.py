@@ -28,6 +28,7 @@ from metatrain.trainer import RunResult, run
 from metatrain.training.all_reduce import AllReduce
 from metatrain.training.devices import device_for
 from metatrain.training.initial import Initial
+from metatrain.training.memory import MEMORY, Memory, compare_memory
 from metatrain.training.ranks import Ranks
 from metatrain.training.worker import Worker
 from metatrain.types import RunStatus
@@ -40,13 +41,17 @@ RANKS = "ranks"
 
 
 class RankJob(NamedTuple):
-    """What every rank trains: the resolved configuration, the parameters to begin with, the run and where it is."""
+    """What every rank trains: the resolved configuration, the parameters to begin with, the run and where it is.
+
+    predicted: the memory of a rank, where it is known.
+    """
 
     config: Config
     given: Initial | None
     home: runs.Run
     where: str
     take_over: bool
+    predicted: Memory | None
 
 
 class Outcome(NamedTuple):
@@ -61,6 +66,7 @@ Tested = Callable[[Sequence[Evaluation]], None]
 
 def train_on_ranks(
     worker: Worker,
+    predicted: Memory | None,
     home: runs.Run,
     take_over: bool,
     stop: Callable[[], bool],
@@ -74,7 +80,8 @@ def train_on_ranks(
     from cluster.train_ranks import run_ranks
 
     where = home.where if home.storage is not None else str(Path(home.where).absolute())
-    job = RankJob(worker.config, worker.given, runs.Run(home.path, home.run_id, home.created), where, take_over)
+    kept = runs.Run(home.path, home.run_id, home.created)
+    job = RankJob(worker.config, worker.given, kept, where, take_over, predicted)
     shown: Mapping[str, Callable[..., None]] = {
         name: getattr(progress, name) for name in ("start", "record", "progress", "event", "close")
     } | {"tested": tested}
@@ -159,6 +166,8 @@ def _lead(job: RankJob, rank: "Rank", executor: AllReduce, processes: str) -> Ru
             result = run(executor.worker, executor, recorder, home, stop, tested, events, ranks.once)
             paused = not result.finished and not rank.stop()
             if not paused:
+                used = result.executor.get("peak_mib", {})
+                recorder.event(result.steps, MEMORY, compare_memory(job.predicted, False, used))
                 recorder.close("finished" if result.finished else "interrupted")
             home.commit()
         except (Diverged, TaskFailed, OSError) as error:

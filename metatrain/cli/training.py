@@ -13,6 +13,7 @@ import typer
 
 from cluster.executors import open_executor
 from metatrain import runs
+from metatrain.cli.memory import predict_with_room, show_predicted_memory
 from metatrain.cli.notes import show_notes
 from metatrain.config.extension import EXTENDED, extend_run
 from metatrain.config.load import as_plain, load_config, override_for_resume
@@ -30,6 +31,7 @@ from metatrain.signals import ShutdownRequest, graceful_shutdown
 from metatrain.tracking.console import ProgressRecorder
 from metatrain.tracking.status_line import read_metrics_file
 from metatrain.trainer import RunResult, new_run, run
+from metatrain.training.memory import MEMORY, Memory, compare_memory
 from metatrain.training.worker import Worker
 from metatrain.trust import require_chosen_places
 from metatrain.types import Executor
@@ -38,9 +40,15 @@ from metatrain.yaml_config import flatten
 
 
 def train_command(
-    path: str | None, overrides: list[str], resume: str | None, take_over: bool, as_json: bool, trust: bool = False
+    path: str | None,
+    overrides: list[str],
+    resume: str | None,
+    take_over: bool,
+    as_json: bool,
+    trust: bool = False,
+    only_check: bool = False,
 ) -> None:
-    """Train a new or resumed run, test it and print its results."""
+    """Train a new or resumed run, test it and print its results; `only_check`: only what can be told before it."""
     home = open_run(resume) if resume is not None else None
     require(not take_over or home is not None, "--take-over: works only with --resume: remove it")
     if home is not None:
@@ -50,6 +58,9 @@ def train_command(
         require_chosen_places(find_config(path), flatten(as_plain(config)), overrides, trust)
     else:
         raise ValueError("CONFIG: missing: name a YAML file, as in configs/, or --resume RUN")
+    if only_check:
+        show_predicted_memory(set_up(_prepare_data(config, home)[0], home), as_json)
+        return
     trained = train_run(config, home, take_over, _print_table)
     _print_result(trained.result, as_json, trained.seconds)
     if trained.signal:
@@ -88,8 +99,9 @@ def train_run(
     """Train a new run or one that is resumed. tested: called with the results. show: the progress."""
     config, prepare_seconds = _prepare_data(config, home)
     worker = set_up(config, home)
+    predicted = predict_with_room(worker)
     if config.executor.name == "ray_train":
-        trained = _train_on_ranks(worker, home, take_over, tested, show)
+        trained = _train_on_ranks(worker, predicted, home, take_over, tested, show)
         return trained._replace(seconds={"prepare_seconds": prepare_seconds} | trained.seconds)
     with open_executor(worker) as executor:
         compile_seconds = compile_ahead(worker.config, executor)
@@ -97,7 +109,8 @@ def train_run(
             home = _begin(worker, home, show)
             with runs.lock_run(home, take_over, heartbeat_s=config.runs.heartbeat):
                 extended = extend_run(home, config, newest_step(home))
-                opened = _Opened(worker, executor, home, shutdown, [(EXTENDED, extended)] if extended else [])
+                events = [(EXTENDED, extended)] if extended else []
+                opened = _Opened(worker, executor, home, shutdown, events, predicted)
                 result = _train(opened, tested, show)
             signal = 0 if result.finished else shutdown.signal
     return Trained(home, result, signal, {"prepare_seconds": prepare_seconds, "compile_seconds": compile_seconds})
@@ -111,7 +124,9 @@ def _begin(worker: Worker, home: runs.Run | None, show: bool) -> runs.Run:
     return home
 
 
-def _train_on_ranks(worker: Worker, home: runs.Run | None, take_over: bool, tested: Tested, show: bool) -> Trained:
+def _train_on_ranks(
+    worker: Worker, predicted: Memory | None, home: runs.Run | None, take_over: bool, tested: Tested, show: bool
+) -> Trained:
     """Train on ranks of Ray Train, whose rank 0 owns the run."""
     from cluster.connection import connect_ray  # takes seconds: not for runs that do without
     from metatrain.cli.ray_train import train_on_ranks
@@ -121,7 +136,7 @@ def _train_on_ranks(worker: Worker, home: runs.Run | None, take_over: bool, test
         progress = _progress(worker.config, home, show)
         results = partial(tested, home, progress)
         try:
-            outcome = train_on_ranks(worker, home, take_over, shutdown.is_set, progress, results)
+            outcome = train_on_ranks(worker, predicted, home, take_over, shutdown.is_set, progress, results)
         except (RunLost, SystemExit):
             progress.close("interrupted")
             raise
@@ -163,14 +178,17 @@ class _Opened(NamedTuple):
     home: runs.Run
     shutdown: ShutdownRequest
     events: Sequence[tuple[str, str]]
+    predicted: Memory | None
 
 
 def _train(opened: _Opened, tested: Tested, show: bool) -> RunResult:
-    worker, executor, home, shutdown, events = opened
+    worker, executor, home, shutdown, events, predicted = opened
     progress = _progress(worker.config, home, show)
     recorder = recorders(worker.config, home, progress)
     try:
         result = run(worker, executor, recorder, home, shutdown.is_set, partial(tested, home, progress), events)
+        used = result.executor.get("peak_mib", {})
+        recorder.event(result.steps, MEMORY, compare_memory(predicted, worker.config.executor.has_driver, used))
         recorder.close("finished" if result.finished else "interrupted")
         home.commit()
     except (RunLost, SystemExit):  # the other recorders are the new owner's now; or a second signal came

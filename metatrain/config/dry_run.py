@@ -6,8 +6,6 @@ part is the user's own, that one task's episode, meta-gradient and scores are wh
 
 import copy
 import dataclasses
-import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,17 +15,15 @@ from torch import Tensor
 
 from metatrain.config.initial import find_initial
 from metatrain.config.load import resolve_paths
+from metatrain.config.room import check_memory
 from metatrain.errors import TaskFailed
-from metatrain.models import Custom, Torchvision
 from metatrain.runs import Run
 from metatrain.settings import Config
 from metatrain.training.outer_loop import group_names
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
 from metatrain.validation import require
-from tasks.described_shape import TaskShape
 from tasks.few_shot import EmptySplit
-from tasks.opening import open_tasks
 from tasks.plugins import USER_CODE_ERRORS, describe_error
 from tasks.types import (
     SPLITS,
@@ -36,17 +32,11 @@ from tasks.types import (
     OracleEpisode,
     PaddedExamples,
     Shapes,
-    Split,
     TaskSpec,
     Tree,
     is_shape,
-    shapes_in,
 )
 
-_COPIES = 4
-"""A parameter is held as itself, a gradient and two moments of Adam; an example at least as itself, in a batch, and as
-activations forwards and backwards.
-"""
 _TASKS = 2
 """Tasks of the user's own source that are checked; two, so that wrong stacking shows."""
 
@@ -58,7 +48,7 @@ def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Wo
     """
     config = resolve_paths(config)
     with explain_user_errors(config):
-        _check_memory(config)
+        check_memory(config)
         worker = Worker(config, device)
         _check_support(worker)
         _check_examples(worker)
@@ -137,44 +127,6 @@ def _check_examples(worker: Worker) -> None:
         f"algorithm.name: {config.names.algorithm} reads no missing values, and {config.names.tasks} has some: set "
         "in_context_table",
     )
-
-
-def _check_memory(config: Config) -> None:
-    """Check that this machine's memory holds the parameters and the tasks of a shard. ValueError: it is too small."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    tasks, evaluation = config.tasks, config.evaluation
-    shapes: tuple[tuple[Split, TaskShape, int], ...] = (
-        ("train", tasks.train, config.outer.tasks_per_step),
-        ("test", tasks.test, max(evaluation.tasks, evaluation.validation_tasks)),
-    )
-    for part, shape, count in shapes:
-        spec = open_tasks(tasks.source, config.names.tasks, part, shape, 0).spec
-        together = min(config.executor.shard_size, count)
-        support, query = shape.most_examples
-        sizes = support * _size_of(spec.support_x) + query * _size_of(spec.x)
-        needed = _COPIES * together * sizes * torch.get_default_dtype().itemsize
-        require(
-            needed <= memory,
-            f"tasks.{part}: {together} tasks of {support} support and {query} query examples need {_size(needed)} of "
-            f"memory; here are {_size(memory)}: lower tasks.{part}.shots or .queries, or executor.shard_size",
-        )
-        if part == "train" and not isinstance(config.model, (Custom, Torchvision)):
-            with torch.device("meta"):
-                body = config.model.build(spec)
-            needed = _COPIES * sum(p.numel() * p.element_size() for p in body.parameters())
-            require(
-                needed <= memory,
-                f"model: its parameters, gradients and the optimizer's state need {_size(needed)}, and this machine's "
-                f"memory is {_size(memory)}: lower model.width or its like",
-            )
-
-
-def _size_of(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes_in(shapes))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.3g} GB" if count < 1e15 else f"{count / 1e15:.3g} million GB"
 
 
 def _try_one_task(worker: Worker) -> None:

@@ -109,7 +109,10 @@ def _without_retired(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
     """Restore the words on and off, which YAML reads as true and false, in `compile: on`."""
     words = {True: "on", False: "off"}
-    return {key: words[value] if key == "compile" and type(value) is bool else value for key, value in section.items()}
+    return {
+        key: words[value] if key in ("compile", "activation_checkpointing") and type(value) is bool else value
+        for key, value in section.items()
+    }
 
 
 def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:

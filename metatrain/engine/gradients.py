@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import vjp
 from torch.utils._pytree import tree_map
 
 from metatrain.engine.vectorize import Engine, device_of
@@ -87,12 +87,22 @@ def displacement(
     return engine.sum(stages, partial(_run_forward, inner.length), params, tasks, context)  # type: ignore[no-any-return]
 
 
+def most_kept(length: int) -> int:
+    """Return the most sets of fast weights that a reverse pass through `length` inner steps keeps at once."""
+    every = _kept_every(length)
+    return length if every == 1 else math.ceil(length / every) + every
+
+
+def _kept_every(length: int) -> int:
+    return 1 if length < _LONG else math.isqrt(length - 1) + 1
+
+
 def _reverse_pass(
     length: int, stages: _UnrolledStages, params: Params, task: Episode, context: Context
 ) -> MetaGradient:
     """Run reverse mode by hand: λ_t = w_t ∂L_t/∂φ_t + (∂step_t/∂φ_t)ᵀ λ_{t+1}, accumulating the part of θ in g."""
     at = step_numbers(length, params)
-    every = 1 if length < _LONG else math.isqrt(length - 1) + 1
+    every = _kept_every(length)
     fast = stages.start(params, at[0], context, task.support)
     kept = {0: fast}
     for t in range(length - 1):
@@ -194,7 +204,7 @@ def _displacement(
 
 
 def _gradient_of_loss(task_loss: TaskLoss, params: Params, t: Tensor, context: Context, task: Tree) -> MetaGradient:
-    grads, metrics = grad(task_loss, has_aux=True)(params, task, context)
+    (grads,), metrics = _slopes(lambda p: task_loss(p, task, context), params)
     return single_task_gradient(grads, metrics)
 
 
@@ -223,8 +233,18 @@ def loss_gradients(
     def loss(params: Params, fast: Tree) -> tuple[Tensor, dict[str, Tensor]]:
         return inner.loss(params, fast, task.support, task.query, t, context)
 
-    (to_params, to_fast), metrics = grad(loss, argnums=(0, 1), has_aux=True)(params, fast)
+    (to_params, to_fast), metrics = _slopes(loss, params, fast)
     return to_params, to_fast, metrics
+
+
+def _slopes(loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], *at: Tree) -> tuple[tuple[Any, ...], Any]:
+    """Return ((∂loss/∂x for every x of `at`), metrics), of a loss that returns (loss, metrics).
+
+    Unlike `torch.func.grad` it keeps no graph for a derivative of its own, which nothing here takes, and frees what a
+    layer kept once the layer is transposed.
+    """
+    value, pull, *metrics = vjp(loss, *at, has_aux=True)
+    return pull(torch.ones_like(value), retain_graph=False, create_graph=False), metrics[0]
 
 
 def _step_and_transpose(
@@ -235,7 +255,7 @@ def _step_and_transpose(
         after = inner.step(params, fast, support, t, context)
         return after, partial(inner.transpose, params, fast, support, t, context)
     after, pull, *_ = vjp(lambda p, f: inner.step(p, f, support, t, context), params, fast)
-    return after, pull
+    return after, partial(pull, retain_graph=False, create_graph=False)  # it is called once
 
 
 def single_task_gradient(grads: Params, metrics: dict[str, Tensor]) -> MetaGradient:

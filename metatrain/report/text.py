@@ -89,7 +89,8 @@ def count(number: int) -> str:
 def summary(record: RunRecord) -> list[str]:
     """Return what was trained on what, and with which result: a paragraph, sentence by sentence."""
     extended = [f"Extended: {event.text}." for event in record.events if event.kind == "extended"]
-    return [_training(record), *extended, *_result(record)]
+    memory = [f"Memory of a worker: {event.text}." for event in record.events if event.kind == "memory"]
+    return [_training(record), *extended, *_result(record), *memory[-1:]]
 
 
 def _training(record: RunRecord) -> str:

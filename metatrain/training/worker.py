@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from metatrain.algorithms.base import Algorithm
 from metatrain.algorithms.baselines import BASELINES
-from metatrain.engine import Engine, resolve_compile, resolve_vectorize
+from metatrain.engine import Engine, checkpoint_blocks, resolve_compile, resolve_vectorize
 from metatrain.evaluation.evaluate import in_order, score_tasks
 from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
@@ -49,7 +49,7 @@ class Worker:
         self._pools: dict[Split, ClassPool] = {}
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: open_split(config, split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
-        self.model: Model = build_model(config.model, trained_for, config.seed).to(device)
+        self.model: Model = self._build_model(trained_for)
         self.algorithm: Algorithm = config.algorithm
         self.evaluated: Algorithm = with_inner_steps(self.algorithm, config.evaluation.inner_steps)
         self.engine = self._resolve_engine()
@@ -75,7 +75,8 @@ class Worker:
         many = any(distribution.spec.ragged for distribution in self._distributions.values())
         each = "engine.compile: on compiles for each size of a task, and these tasks have many: set engine.compile=off"
         require(not (many and settings.compile == "on"), each)
-        chosen = "off" if many else resolve_compile(settings.compile, adapts, builtin, steps, device)
+        eager = many or settings.activation_checkpointing == "on"
+        chosen = "off" if eager else resolve_compile(settings.compile, adapts, builtin, steps, device)
         precise = (
             "engine.precision: tf32 needs a GPU and the workers have none: set executor.gpus_per_worker, or use float32"
         )
@@ -107,7 +108,15 @@ class Worker:
         trained, tested = (self._distributions[split].spec for split in ("train", "test"))
         if tested.ways is None or trained.ways is None or tested.ways <= trained.ways:
             return self.model
-        return build_model(self.config.model, tested, self.config.seed).to(self.device)
+        return self._build_model(tested)
+
+    def _build_model(self, spec: TaskSpec) -> Model:
+        """Return the network for tasks of `spec`, on this device. ValueError: it has no blocks to checkpoint."""
+        config = self.config
+        model = build_model(config.model, spec, config.seed).to(self.device)
+        if config.engine.activation_checkpointing == "on":
+            checkpoint_blocks(model.body, config.names.model)
+        return model
 
     def initial(self) -> Params:
         """Return the meta-parameters of step 0, on the CPU; those that the driver's worker was `given` replace others.

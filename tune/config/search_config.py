@@ -58,6 +58,10 @@ class SearchConfig:
     search: SearchSettings
     space: Space
 
+    def __post_init__(self) -> None:
+        placed = "executor.workers_per_node: a search places the workers of its trials itself: remove it"
+        require(self.base.executor.workers_per_node is None, placed)
+
     def to_plain(self) -> dict[str, Any]:
         """Return the plain mapping from which `read_search_config` reads an equal one."""
         settings = dataclasses.asdict(dataclasses.replace(self.search, method=NamedMethod("", ())))
