@@ -10,7 +10,7 @@ from metatrain.validation import require, require_at_most, require_not_negative,
 class EngineSettings:
     """How inner loops are computed. `auto` is resolved once, on the driver, and stored in the run.
 
-    compile: compile the inner loop, which takes about a minute once. chunk: the most tasks one vmap call takes.
+    compile: compile the inner loop, which takes about half a minute once. chunk: the most tasks one vmap call takes.
     precision: of matrix products and convolutions; tf32 needs a GPU.
     activation_checkpointing: keep the inputs of the network's blocks alone, and compute a block again where it is
     differentiated: about half the memory for a third more time, of eager computation.

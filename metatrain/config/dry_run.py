@@ -146,7 +146,7 @@ def _try_one_task(worker: Worker) -> None:
         worker.score(ShardRequest("score", "test", 0), params, shard)
         return
     eager = copy.copy(worker)
-    eager.engine = dataclasses.replace(worker.engine, compile=False)  # compiling takes a minute
+    eager.engine = dataclasses.replace(worker.engine, compile=False)  # compiling takes half a minute
     found = eager.gradient(ShardRequest("gradient", "train", 0), params, shard)
     _check_gradient(found, params, f"algorithm.name: meta_gradient of '{config.names.algorithm}'")
     worker.score(ShardRequest("score", "test", 0), params, shard)
