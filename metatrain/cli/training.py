@@ -205,7 +205,7 @@ def compile_ahead(config: Config, executor: Executor) -> float:
     """Compile the inner loop on every worker, if the engine compiles, with a message; return the seconds it took."""
     if config.engine.compile != "on":
         return 0.0
-    print("compiling the inner loop: half a minute or more, or seconds where it was compiled here before", file=sys.stderr)
+    print("compiling the inner loop: half a minute or more, or seconds where this was done before", file=sys.stderr)
     began = time.monotonic()
     executor.compile(make_shards(0, config.outer.tasks_per_step, config.executor.shard_size))
     seconds = round(time.monotonic() - began, 3)

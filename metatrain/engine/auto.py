@@ -8,7 +8,7 @@ import torch
 AutoOnOff = Literal["auto", "on", "off"]
 
 _MIN_STEPS_TO_COMPILE = 20_000
-"""The number of inner steps from which compiling pays off: it takes half a minute or more and saves milliseconds per step."""
+"""The inner steps from which compiling pays off: it takes half a minute or more, and saves milliseconds a step."""
 
 
 def resolve_vectorize(
