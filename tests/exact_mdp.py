@@ -21,7 +21,7 @@ STATES, CHOICES, STEPS = 3, 2, 3
 SOURCE = TabularMDPs(STATES, CHOICES, STEPS)
 
 
-def distribution(episodes: int = 4) -> EnvironmentTasks:
+def distribution(episodes: int = 6) -> EnvironmentTasks:
     return SOURCE.distribution("train", EnvironmentShape(episodes), 0)
 
 

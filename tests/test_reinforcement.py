@@ -26,7 +26,7 @@ def surrogate(name, params, model, enumerated):
     trajectories = enumerated.trajectories
     pi = policies.action_distribution(model, params, trajectories.observations)
     log_p = policies.log_probability(pi, trajectories.actions)
-    terms = surrogates.ESTIMATORS[name](log_p, to_go(trajectories.rewards), trajectories.rewards)
+    terms = surrogates.ESTIMATORS[name](log_p, log_p.detach(), to_go(trajectories.rewards), trajectories.rewards)
     return (enumerated.probability * terms.sum(-1)).sum()
 
 
@@ -101,7 +101,7 @@ def test_the_importance_surrogate_has_the_gradient_of_the_expected_return_where_
     def value(p):
         pi = policies.action_distribution(model, p, weighed.trajectories.observations)
         log_p = policies.log_probability(pi, weighed.trajectories.actions)
-        terms = surrogates.importance(log_p, acted, to_go(weighed.trajectories.rewards))
+        terms = surrogates.importance(log_p, acted, to_go(weighed.trajectories.rewards), weighed.trajectories.rewards)
         return exact_mdp.STEPS * surrogates.mean_of_steps(terms, weighed.trajectories.mask)
 
     exact = finite_differences(lambda p: expected_return(p, process), params)

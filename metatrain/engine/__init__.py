@@ -1,10 +1,12 @@
 """Lift per-task functions to batches and differentiate through inner loops.
 
-Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `compilation.py`, `convolutions.py`, `auto.py`.
+Reading order: `vectorize.py`, `gradients.py`, `implicit.py`, `curvature.py`, `compilation.py`, `convolutions.py`,
+`auto.py`.
 """
 
 from metatrain.engine.auto import resolve_compile, resolve_vectorize
 from metatrain.engine.compilation import NotCompilable
+from metatrain.engine.curvature import gauss_newton_product
 from metatrain.engine.gradients import displacement, loss_gradient, unrolled_gradient
 from metatrain.engine.implicit import ProximalProblem, implicit_gradient
 from metatrain.engine.vectorize import Engine
@@ -14,6 +16,7 @@ __all__ = [
     "NotCompilable",
     "ProximalProblem",
     "displacement",
+    "gauss_newton_product",
     "implicit_gradient",
     "loss_gradient",
     "resolve_compile",

@@ -5,7 +5,7 @@ Discrete actions   a categorical distribution with the network's outputs as logi
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,8 +109,3 @@ def sample(policy: ActionDistribution, numbers: Tensor) -> Tensor:
         return policy.mean + policy.log_std.exp() * numbers
     below = policy.logits.softmax(-1).cumsum(-1) <= numbers
     return below.sum(-1).clamp(max=policy.logits.shape[-1] - 1)
-
-
-def detached(policy: Any) -> Any:
-    """Return the same distribution as a constant."""
-    return type(policy)(*(part.detach() for part in policy))
