@@ -93,6 +93,10 @@ class TaskSpec(NamedTuple):
     episodes: int = 0
     """How many episodes a policy acts in before each update, in tasks that are environments."""
 
+    def as_plain(self) -> dict[str, Any]:
+        """Return what a checkpoint notes of it: plain values, without the environment, which follows from settings."""
+        return {name: value for name, value in self._asdict().items() if name not in ("environment", "episodes")}
+
     @property
     def support_x(self) -> Shapes:
         """Return the shape or shapes of one support example."""
