@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from metatrain.algorithms.updates import descend_once
+from metatrain.algorithms.updates import update_of
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
 from metatrain.config.run_data import data_of, require_training_classes
@@ -176,7 +176,7 @@ def _train(session: Session, state: TrainState, milestones: Collection[int]) -> 
         if state.validation_due:
             return
     spent, began = 0.0, time.monotonic()
-    update = getattr(config.algorithm, "update", descend_once)
+    update = update_of(config.algorithm)
     for metrics in train(state, session.executor, config.outer, config.executor.shard_size, update):
         seconds = time.monotonic() - began
         spent += seconds

@@ -118,6 +118,8 @@ class ShardRequest(NamedTuple):
 
 STEPS_OF_TRAINING = ("gradient", "fisher", "surrogate")
 """The kinds of requests that an outer step is made of."""
+COUNTED = ("gradient", "statistics")
+"""The kinds of requests whose tasks count as done: others come back to the same tasks."""
 
 
 class Scores(NamedTuple):

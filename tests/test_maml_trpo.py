@@ -1,21 +1,33 @@
 """MAML with TRPO: exact meta-gradients and curvature on a process small enough to enumerate; and its runs."""
 
+import os
+import signal
+
 import pytest
 import torch
+import yaml
 from torch.func import grad, jacrev
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.algorithms.reinforcement.adaptation import Experience, policy_part
 from metatrain.algorithms.reinforcement.maml_trpo import MAMLTRPO
-from metatrain.algorithms.updates import DIRECTION
+from metatrain.algorithms.updates import DIRECTION, OLD
 from metatrain.engine import Engine
 from metatrain.reinforcement import policies, surrogates
-from metatrain.types import Context
+from metatrain.training.in_process import InProcess
+from metatrain.training.outer_loop import initial_state, train
+from metatrain.training.worker import Worker
+from metatrain.types import Context, Shard, ShardRequest
+from metatrain.yaml_config import apply_overrides
 from tasks.types import Episode
-from tests import exact_mdp
+from tests import exact_mdp, faults
+from tests.command_line import last_json
+from tests.command_line import metatrain as command
+from tests.configurations import TINY, method, tiny
 from tests.exact_mdp import STEPS, enumerate_trajectories, expected_return, tables, tabular_policy, to_go
 from tests.test_reinforcement import finite_differences, flat, hessian_of
 
+CPU = torch.device("cpu")
 CONTEXT = Context(torch.tensor(0), torch.tensor([-1, -1]))
 ALPHA = 2.0
 
@@ -170,3 +182,82 @@ def test_jacobians_of_updates_are_symmetric_as_the_fisher_product_takes_them_to_
     names, found = sorted(params), jacrev(after)(params)
     jacobian = torch.cat([torch.cat([found[a][b].reshape(params[a].numel(), -1) for b in names], 1) for a in names])
     torch.testing.assert_close(jacobian, jacobian.T, rtol=1e-10, atol=1e-12)
+
+
+RUN = method("maml_trpo")
+
+
+@pytest.mark.parametrize("vectorize", ["loop", "vmap"])
+def test_what_was_collected_is_kept_for_the_step_and_lost_without_a_trace(vectorize, monkeypatch):
+    """Another worker, or one without its cache, finds the same bits."""
+    config = tiny(*RUN, f"engine.vectorize={vectorize}", "executor.shard_size=2")
+    one, other = Worker(config, CPU), Worker(config, CPU)
+    acted = []
+    whole = MAMLTRPO.collect
+
+    def counted(self, *given):
+        acted.append(1)
+        return whole(self, *given)
+
+    monkeypatch.setattr(MAMLTRPO, "collect", counted)
+    params, shard = one.initial(), Shard(0, (0, 1))
+    direction = {f"{DIRECTION}{name}": value + 1 for name, value in params.items()}
+    moved = {name: 1.01 * value for name, value in params.items()}
+    calls = {
+        "gradient": ((), params),
+        "fisher": ((DIRECTION,), params | direction),
+        "surrogate": ((OLD,), moved | {f"{OLD}{name}": value for name, value in params.items()}),
+    }
+    for kind, (sent, given) in calls.items():
+        request = ShardRequest(kind, "train", 3, sent=sent)
+        found = one.gradient(request, given, shard)
+        assert len(acted) == 1, "the same policy acted in the same tasks"
+        fresh = Worker(config, CPU).gradient(request, given, shard)
+        assert all(torch.equal(a, b) for a, b in zip(tree_leaves(found), tree_leaves(fresh), strict=True))
+        acted.pop()
+    assert float(found.metrics["kl"]) > 0
+    for step, given in ((4, params), (4, moved)):
+        other.gradient(ShardRequest("gradient", "train", step), given, shard)
+    assert len(acted) == 3
+
+
+def test_a_step_stays_within_the_trust_region_and_gains():
+    config = tiny(*RUN, "outer.steps=3", "tasks.horizon=20")
+    executor = InProcess(Worker(config, CPU))
+    state = initial_state(executor.worker.initial(), config.outer)
+    begun = {name: value.clone() for name, value in state.params.items()}
+    for metrics in train(state, executor, config.outer, 2, config.algorithm.update):
+        assert 0 < metrics["kl"] <= config.algorithm.max_kl and metrics["improvement"] > 0
+    assert all(not torch.equal(begun[name], value) for name, value in state.params.items())
+    assert executor.report()["workers"] == {str(os.getpid()): 3 * config.outer.tasks_per_step}
+
+
+@pytest.mark.ray
+def test_three_workers_of_which_one_is_killed_find_the_bits_of_one_process(local_ray):
+    config = faults.on_ray(tiny(*RUN, "outer.steps=100"), 3)
+    with faults.running(config) as run:
+        run.step(2)
+        os.kill(run.executor.pids()[0], signal.SIGKILL)
+        run.step(3)
+        run.until(lambda: run.count_events("worker-lost") > 0, seconds=60)
+        run.check()
+
+
+def test_a_run_is_scored_by_update_beside_policies_that_learn_nothing(tmp_path):
+    (tmp_path / "n.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, [*RUN, "evaluation.inner_steps=3"])))
+    found = last_json(command(tmp_path, "train", "n.yaml", "--json"))
+    assert found["test"]["score"] == "return" and found["test"]["curve"]["steps"] == [0, 1, 2, 3]
+    by_name = {one["learner"]: one["return"] for one in found["baselines"]}
+    assert by_name.keys() == {"untrained", "random_policy", "optimal_policy"}
+    assert by_name["optimal_policy"] > max(by_name["random_policy"], found["test"]["return"])
+    for override, message in {
+        "algorithm={name: maml}": "maml learns from examples, and tasks of navigation_2d are environments: set maml",
+        "tasks={name: sinusoid, train: {ways: null}, test: {ways: null}}": "tasks.name: a policy acts in environments",
+        "tasks.train={ways: 5}": "tasks.train.ways: no such setting",
+        "tasks.train.episodes=0": "tasks.train.episodes: 0 is none of 1 to 1000000",
+        "tasks.horizon=0": "tasks.horizon: 0 is none of 1 to 10000",
+        "algorithm.discount=2": "algorithm.discount: 2 is none of 0 to 1",
+        "algorithm.shrink=1": "algorithm.shrink: 1 shrinks no step",
+        "algorithm.estimator=best": "algorithm.estimator: input should be 'likelihood', 'lvc' or 'dice'",
+    }.items():
+        assert message in command(tmp_path, "train", "n.yaml", override, expect=2).err

@@ -4,7 +4,7 @@ An algorithm whose step is not one along its meta-gradient has `update(params)`,
 `metatrain.training.outer_loop` answers: that is the only place that computes on workers and changes parameters.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from metatrain.types import MetaGradient, Metrics, Params, ShardRequest
@@ -74,6 +74,12 @@ def descend_once(params: Params) -> Update:
     gradient = yield Compute("gradient", params)
     metrics: Metrics = yield Descend(gradient)
     return metrics
+
+
+def update_of(algorithm: Any) -> Callable[[Params], Update]:
+    """Return what an outer step of an algorithm is."""
+    found: Callable[[Params], Update] = getattr(algorithm, "update", descend_once)
+    return found
 
 
 def own_params(params: Params) -> Params:

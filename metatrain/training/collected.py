@@ -1,11 +1,14 @@
 """Keep what tasks were collected as, for as long as the same parameters act: a cache that no result depends on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from metatrain.algorithms.updates import OLD, own_params, sent_params
-from metatrain.types import Params
+from metatrain.engine import Engine
+from metatrain.models import Model
+from metatrain.training.profiling import Meter
+from metatrain.types import Context, Params
 
 
 def acting_params(params: Params) -> Params:
@@ -18,21 +21,34 @@ def without_old(params: Params) -> Params:
     return {name: value for name, value in params.items() if not name.startswith(OLD)}
 
 
+class Call(NamedTuple):
+    """What tasks are collected for: the outer step, a shard's indices and the number of a batch, and who acts."""
+
+    step: int
+    place: tuple[Sequence[int], int]
+    acting: Params
+    context: Context
+
+
 class Collected:
     """What the tasks of the last step were collected as, by shard; another step or other parameters clear it."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._key: tuple[int, bytes] | None = None
         self._kept: dict[tuple[Sequence[int], int], Any] = {}
 
-    def get(self, step: int, acting: Params, place: tuple[Sequence[int], int], collect: Callable[[], Any]) -> Any:
-        """Return what `collect` returns, of an earlier call if it was for the same. place: a shard's indices, batch."""
-        key = (step, _digest(acting))
+    def tasks(self, algorithm: Any, model: Model, call: Call, tasks: Any, engine: Engine) -> Any:
+        """Return tasks as the algorithm takes them: as they are, or what acting in them gives or gave in this step."""
+        if not hasattr(algorithm, "collect"):
+            return tasks
+        key = (call.step, _digest(call.acting))
         if key != self._key:
             self._key, self._kept = key, {}
-        if place not in self._kept:
-            self._kept[place] = collect()
-        return self._kept[place]
+        if call.place not in self._kept:
+            with self._meter.part("collect"):
+                self._kept[call.place] = algorithm.collect(model, call.acting, tasks, call.context, engine)
+        return self._kept[call.place]
 
 
 def _digest(params: Params) -> bytes:

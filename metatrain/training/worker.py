@@ -23,7 +23,7 @@ from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
-from metatrain.training.collected import Collected, acting_params, without_old
+from metatrain.training.collected import Call, Collected, acting_params, without_old
 from metatrain.training.devices import driver_device, keep_freed_memory
 from metatrain.training.embedding import embed_examples, pool_of, reference_examples
 from metatrain.training.failures import explain_failure
@@ -55,7 +55,7 @@ class Worker:
         self.device = device
         self.meter = Meter()
         self.given: Initial | None = None
-        self._collected = Collected()
+        self._collected = Collected(self.meter)
         self._pools: dict[Split, ClassPool] = {}
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: open_split(config, split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
@@ -162,31 +162,11 @@ class Worker:
             compute, found = getattr(self.algorithm, _METHODS[request.kind]), []
             for number, (batch, context) in enumerate(self._with_contexts(request, tasks, noise)):
                 model = self.model.for_tasks(batch.spec, params)
-                given = self._collect(request, model, params, batch.tasks, context, (shard.indices, number))
+                call = Call(request.step, (shard.indices, number), acting_params(params), context)
+                given = self._collected.tasks(self.algorithm, model, call, batch.tasks, self.engine)
                 with self.meter.part("adapt"):
                     found.append(compute(model, without_old(params), given, context, self.engine))
             return to_cpu(reduce(partial(tree_map, operator.add), found))  # type: ignore[no-any-return]
-
-    def _collect(
-        self,
-        request: ShardRequest,
-        model: Model,
-        params: Params,
-        tasks: Any,
-        context: Context,
-        place: tuple[Sequence[int], int],
-    ) -> Any:
-        """Return tasks as the algorithm takes them: as they are, or what acting in them gave, which is kept a while."""
-        collect = getattr(self.algorithm, "collect", None)
-        if collect is None:
-            return tasks
-        acting = acting_params(params)
-
-        def act() -> Any:
-            with self.meter.part("collect"):
-                return collect(model, acting, tasks, context, self.engine)
-
-        return self._collected.get(request.step, acting, place, act)
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
