@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from metatrain.algorithms.updates import own_params
 from metatrain.errors import TaskFailed
 from metatrain.job_secrets import adopt_secrets
 from metatrain.settings import Config
 from metatrain.training.devices import device_for
 from metatrain.training.profiling import Usage
-from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, unflatten
+from metatrain.training.tree_sum import Block, TreeSum, flatten, layout_of, layout_of_call, unflatten
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest
 from tasks.types import Split
@@ -118,7 +119,9 @@ class ShardActor:
         """
         began = time.perf_counter()
         # A vector from Ray's object store is read-only and is copied when it is unpacked: once for all shards.
-        params = self._worker.to_device(unflatten(vector, self._layout) if len(vector) else {})
+        params = self._worker.to_device(
+            unflatten(vector, layout_of_call(self._layout, request.sent)) if len(vector) else {}
+        )
         total = TreeSum(len(shards))
         for number, shard in enumerate(shards):
             tasks = self._take_sampled(request, shard) or self._worker.tasks(request, shard)
@@ -141,9 +144,13 @@ def pack(result: MetaGradient | Scores) -> BlockSum:
 
 
 def unpack_gradient(total: BlockSum, params: Params, tasks: int) -> MetaGradient:
-    """Convert the sum over `tasks` tasks to a meta-gradient for parameters with the names and shapes of `params`."""
+    """Convert the sum over `tasks` tasks to a meta-gradient for parameters with the names and shapes of `params`.
+
+    Those sent beside a run's own have none; of a call for metrics alone no parameter has.
+    """
     metrics = {name: torch.from_numpy(np.array(array)) for name, array in total.values.items()}
-    return MetaGradient(unflatten(total.vector, layout_of(params)), metrics, torch.tensor(tasks))
+    layout = layout_of(own_params(params)) if total.vector.size else {}
+    return MetaGradient(unflatten(total.vector, layout), metrics, torch.tensor(tasks))
 
 
 def _difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

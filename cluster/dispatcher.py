@@ -26,7 +26,7 @@ from metatrain.errors import EvaluationStopped, StepAbandoned, TaskFailed, Worke
 from metatrain.signals import GRACE_S, stop_is_overdue
 from metatrain.training.profiling import Meter
 from metatrain.training.tree_sum import Block
-from metatrain.types import Shard, ShardRequest
+from metatrain.types import STEPS_OF_TRAINING, Shard, ShardRequest
 
 _WAIT_S = 0.1
 """Longest wait for a reply before overdue ones are looked for."""
@@ -107,7 +107,7 @@ class Dispatcher:
             replies = self._wait(_WAIT_S)
             check_ray()
             if stop_is_overdue():
-                stopped = StepAbandoned if self._request.kind == "gradient" else EvaluationStopped
+                stopped = StepAbandoned if self._request.kind in STEPS_OF_TRAINING else EvaluationStopped
                 raise stopped(f"{self._queue.left} of its shards were not computed {GRACE_S:.0f} s after a signal")
             yield from self._process(replies)
             if idle or not replies:

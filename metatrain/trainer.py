@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from metatrain.algorithms.updates import update_of
 from metatrain.config.dry_run import require_same
 from metatrain.config.load import as_yaml
 from metatrain.config.run_data import data_of, require_training_classes
@@ -175,7 +176,8 @@ def _train(session: Session, state: TrainState, milestones: Collection[int]) -> 
         if state.validation_due:
             return
     spent, began = 0.0, time.monotonic()
-    for metrics in train(state, session.executor, config.outer, config.executor.shard_size):
+    update = update_of(config.algorithm)
+    for metrics in train(state, session.executor, config.outer, config.executor.shard_size, update):
         seconds = time.monotonic() - began
         spent += seconds
         session.home.check_ownership()
@@ -249,7 +251,7 @@ def _checkpoint(session: Session, state: TrainState, milestones: Collection[int]
 
 def _save(session: Session, state: TrainState, milestones: Collection[int]) -> None:
     session.recorder.flush()
-    extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec._asdict()}
+    extra = {"params_sha256": checkpoints.params_sha256(state.params), "spec": session.worker.model.spec.as_plain()}
     checkpoints.save(session.home.checkpoints, state.step, state.snapshot(), extra)
     checkpoints.prune(session.home.checkpoints, session.config.checkpoint.keep, {state.best.step, *milestones})
     try:

@@ -88,6 +88,11 @@ class MetaGradient(NamedTuple):
     metrics: dict[str, Tensor]
     num_tasks: Tensor
 
+    def means(self) -> tuple[Params, Metrics]:
+        """Return gradients and metrics as means over tasks."""
+        metrics = {name: float(value) / int(self.num_tasks) for name, value in self.metrics.items()}
+        return {name: value / self.num_tasks for name, value in self.grads.items()}, metrics
+
 
 class Shard(NamedTuple):
     """A fixed list of task indices: the unit of work, of retry and of the ordered sum."""
@@ -99,7 +104,7 @@ class Shard(NamedTuple):
 class ShardRequest(NamedTuple):
     """What to compute for every shard of one call. Small and picklable; the parameters are sent separately."""
 
-    kind: Literal["gradient", "statistics", "score", "embed"]
+    kind: Literal["gradient", "statistics", "fisher", "surrogate", "score", "embed"]
     """Of "embed" the indices are not those of tasks but the places of examples among all of the split."""
     split: Split
     step: int
@@ -107,6 +112,14 @@ class ShardRequest(NamedTuple):
     """The learner that is scored: "trained" is the run's own algorithm; else the name of a baseline."""
     normalization: Literal["transductive", "inductive"] | None = None
     """How the network normalises the queries that are scored; None: as the run does."""
+    sent: tuple[str, ...] = ()
+    """Prefixes of parameters that are sent beside the run's own, each a whole set of them."""
+
+
+STEPS_OF_TRAINING = ("gradient", "fisher", "surrogate")
+"""The kinds of requests that an outer step is made of."""
+COUNTED = ("gradient", "statistics")
+"""The kinds of requests whose tasks count as done: others come back to the same tasks."""
 
 
 class Scores(NamedTuple):

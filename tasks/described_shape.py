@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from tasks.environments.shape import EnvironmentShape
 from tasks.io.home import PathText
 from tasks.ragged_shape import RaggedShape
 from tasks.types import EpisodeShape
@@ -48,5 +49,5 @@ class DescribedShape:
         return self.ways * max(self.shots, 1), self.ways * self.queries
 
 
-TaskShape = EpisodeShape | RaggedShape | DescribedShape
+TaskShape = EpisodeShape | RaggedShape | DescribedShape | EnvironmentShape
 """The size of tasks, as `tasks.train` and `tasks.test` have it."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from tasks.described import described_tasks
 from tasks.described_shape import DescribedShape, TaskShape
+from tasks.environments.shape import EnvironmentShape
 from tasks.ragged import ragged_tasks
 from tasks.text import part_of
 from tasks.types import EpisodeShape, Split, TaskDistribution
@@ -13,7 +14,7 @@ def open_tasks(source: Any, name: str, split: Split, shape: TaskShape, seed: int
     """Return the tasks of one split of the source `name`. ValueError: it has none of this shape."""
     if isinstance(shape, DescribedShape):
         return described_tasks(source, name, split, shape, seed)
-    if isinstance(shape, EpisodeShape):
+    if isinstance(shape, EpisodeShape | EnvironmentShape):
         found: TaskDistribution[Any] = source.distribution(split, shape, seed)
         return found
     if hasattr(source, "ragged"):

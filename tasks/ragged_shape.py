@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tasks.environments.shape import EnvironmentShape
+
 MOST_SUPPORT = 500
 """The largest support set whose classes are imbalanced."""
 MOST_SHOTS = 100
@@ -99,6 +101,8 @@ def draw_number(draw: np.random.Generator, value: int | Range, limit: int | None
 
 def describe_shape(shape: Any) -> str:
     """Return the size of episodes in words, of one size or of many: their classes' sampler if it has a name."""
+    if isinstance(shape, EnvironmentShape):
+        return f"{shape.episodes} episodes"
     size = describe_size(shape.ways, shape.shots, shape.queries)
     sampler = getattr(shape, "sampler", "uniform")
     return size if sampler == "uniform" else f"{size}, by the sampler {sampler}"

@@ -54,7 +54,7 @@ def random_words(seed: int, stream: int, indices: ArrayLike, count: int) -> Word
     The first words of an index do not depend on `count`.
     """
     lanes = _draw_blocks(seed, stream, indices, -(-count // 4))
-    return np.stack(lanes, axis=-1).astype(np.uint32).reshape(len(lanes[0]), -1)[:, :count]
+    return np.stack(lanes, axis=-1).astype(np.uint32).reshape(len(lanes[0]), 4 * lanes[0].shape[1])[:, :count]
 
 
 def uniforms(seed: int, stream: int, indices: ArrayLike, count: int) -> Reals:

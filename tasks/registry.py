@@ -5,22 +5,28 @@ from typing import Any
 
 from tasks.plugins import import_target, suggest_name
 from tasks.sources.bandit import Bandit
+from tasks.sources.bandit_arms import BanditActions
 from tasks.sources.causal_tables import CausalTables
 from tasks.sources.class_sources import CLASS_SOURCES
 from tasks.sources.gaussian_process import GaussianProcess
 from tasks.sources.image_completion import ImageCompletion
 from tasks.sources.mixture import Mixture
+from tasks.sources.navigation_2d import Navigation2D
 from tasks.sources.sinusoid import Sinusoid
 from tasks.sources.table import Table
+from tasks.sources.tabular_mdp import TabularMDPs
 
 _OTHERS: dict[str, type[Any]] = {
     "bandit": Bandit,
+    "bandit_arms": BanditActions,
     "causal_tables": CausalTables,
     "gaussian_process": GaussianProcess,
     "image_completion": ImageCompletion,
     "mixture": Mixture,
+    "navigation_2d": Navigation2D,
     "sinusoid": Sinusoid,
     "table": Table,
+    "tabular_mdp": TabularMDPs,
 }
 TASK_SOURCES: dict[str, type[Any]] = dict(sorted((CLASS_SOURCES | _OTHERS).items()))
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tasks.environments.protocol import Environment
+
 Tree = Any
 """A tensor, or a (nested) dict, tuple or NamedTuple of tensors."""
 
@@ -57,7 +59,7 @@ def shapes_in(shapes: Shapes) -> list[Shape]:
 class TaskSpec(NamedTuple):
     """Properties that all tasks of a distribution share; static, so that vmap and compilation can use them."""
 
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "environment"]
     ways: int | None
     """Classes per task; None for tasks without classes (regression)."""
     x: Shapes
@@ -85,6 +87,15 @@ class TaskSpec(NamedTuple):
     seen: int = 0
     """How many of a task's classes, those of the last labels, are classes of the training split (generalised zero-shot:
     others are unseen); 0 where all classes are of one kind."""
+
+    environment: Environment | None = None
+    """What tasks are that are environments, `EnvironmentTask`: x is an observation, y what a policy gives for one."""
+    episodes: int = 0
+    """How many episodes a policy acts in before each update, in tasks that are environments."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return what a checkpoint notes of it: plain values, without the environment, which follows from settings."""
+        return {name: value for name, value in self._asdict().items() if name not in ("environment", "episodes")}
 
     @property
     def support_x(self) -> Shapes:

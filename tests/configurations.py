@@ -43,9 +43,11 @@ ON_SEQUENCES = [name for name, one in ALGORITHMS.items() if getattr(one, "reads_
 """The methods that read a task example by example."""
 ON_DESCRIPTIONS = [name for name, one in ALGORITHMS.items() if getattr(one, "separate_support", False)]
 """The methods that read descriptions of classes."""
-ON_PICTURES = [
-    name for name in ALGORITHMS if name not in (*NEURAL_PROCESSES, *ON_TABLES, *ON_SEQUENCES, *ON_DESCRIPTIONS)
-]
+ON_ENVIRONMENTS = [name for name, one in ALGORITHMS.items() if getattr(one, "acts", False)]
+"""The methods that act in environments."""
+_OTHERS = (*NEURAL_PROCESSES, *ON_TABLES, *ON_SEQUENCES, *ON_DESCRIPTIONS, *ON_ENVIRONMENTS)
+ON_PICTURES = [name for name in ALGORITHMS if name not in _OTHERS]
+ENVIRONMENTS = "tasks={name: navigation_2d, horizon: 5, train: {episodes: 4}, test: {episodes: 3}}"
 TABLES = (
     "tasks={name: causal_tables, features: [1, 4], classes: [2, 3], fewest: 3, train: {shots: 6, queries: 2}, "
     "test: {shots: 6, queries: 3}}"
@@ -68,6 +70,8 @@ def method(name: str) -> tuple[str, ...]:
     if name in ON_DESCRIPTIONS:
         described = [f"tasks.{part}={{descriptions: own, shots: 0}}" for part in ("train", "test")]
         return (f"algorithm={{name: {name}}}", *described, "model.normalization=group")
+    if name in ON_ENVIRONMENTS:
+        return (f"algorithm={{name: {name}}}", ENVIRONMENTS, "model={name: mlp, width: 8, activation: tanh}")
     if name in ON_SEQUENCES:
         return (f"algorithm={{name: {name}}}", "model.normalization=none")
     if name not in ON_PICTURES:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cluster.executor import RayExecutor
+from metatrain.algorithms.updates import update_of
 from metatrain.runs.checkpoints import params_sha256
 from metatrain.settings import Config, WorkerRange
 from metatrain.training.in_process import InProcess
@@ -39,7 +40,7 @@ class Run:
     def __init__(self, config: Config, executor: Executor) -> None:
         self.config, self.executor = config, executor
         self.state = initial_state(Worker(config, CPU).initial(), config.outer)
-        self._steps = train(self.state, executor, config.outer, config.executor.shard_size)
+        self._steps = train(self.state, executor, config.outer, config.executor.shard_size, update_of(config.algorithm))
         self.events: list[WorkerEvent] = []
 
     def step(self, steps: int = 1) -> float:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cluster import executors
 from cluster.executor import RayExecutor
 from metatrain.algorithms import ALGORITHMS
+from metatrain.algorithms.updates import update_of
 from metatrain.embedding import embed_all
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.runs.checkpoints import params_sha256
@@ -68,7 +69,7 @@ def make(request: pytest.FixtureRequest, local_ray: None) -> Make:
 
 def trained(executor: Executor, config: Config) -> str:
     state = initial_state(Worker(config, CPU).initial(), config.outer)
-    for _ in train(state, executor, config.outer, config.executor.shard_size):
+    for _ in train(state, executor, config.outer, config.executor.shard_size, update_of(config.algorithm)):
         pass
     return params_sha256(state.params)
 
@@ -83,10 +84,10 @@ def test_every_algorithm_ends_with_the_same_bits_after_a_resume(algorithm):
     config = tiny("model.width=4", *method(algorithm), "outer.steps=3", "outer.tasks_per_step=2")
     executor = in_process(config)
     state = initial_state(Worker(config, CPU).initial(), config.outer)
-    for _ in train(state, executor, config.outer, config.executor.shard_size):
+    for _ in train(state, executor, config.outer, config.executor.shard_size, update_of(config.algorithm)):
         break
     resumed = restore(state.snapshot(), config.outer)
-    for _ in train(resumed, in_process(config), config.outer, config.executor.shard_size):
+    for _ in train(resumed, in_process(config), config.outer, config.executor.shard_size, update_of(config.algorithm)):
         pass
     assert params_sha256(resumed.params) == trained(executor, config)
 

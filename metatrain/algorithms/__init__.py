@@ -35,6 +35,7 @@ from metatrain.algorithms.pretrained.fine_tune import FineTune
 from metatrain.algorithms.pretrained.logistic_regression import LogisticRegression
 from metatrain.algorithms.pretrained.nearest_centroid import NearestCentroid
 from metatrain.algorithms.pretrained.simple_shot import SimpleShot
+from metatrain.algorithms.reinforcement.maml_trpo import MAMLTRPO
 
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
@@ -70,6 +71,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "logistic_regression": LogisticRegression,
     "baseline_plus_plus": BaselinePlusPlus,
     "fine_tune": FineTune,
+    "maml_trpo": MAMLTRPO,
 }
 
 __all__ = [

@@ -13,6 +13,7 @@ from metatrain.algorithms.memory.sequences import score_steps
 from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
+from metatrain.algorithms.reinforcement.baselines import OptimalPolicy, RandomPolicy
 from metatrain.metrics import measure
 from metatrain.models import Model
 from metatrain.types import Context, Gaussian, InnerLoop, MetaGradient, Params, Prediction
@@ -34,12 +35,19 @@ def _has_examples(spec: TaskSpec) -> bool:
     return isinstance(spec.support, dict) and spec.support.get(EXAMPLE) == spec.x
 
 
+def _of_examples(self: object, spec: TaskSpec) -> bool:
+    """Return whether tasks are made of examples, not environments."""
+    return spec.kind != "environment"
+
+
 @dataclass(frozen=True)
 class NearestNeighbour:
     """Predict the class or value of the support example nearest in raw inputs (squared Euclidean distance).
 
     Descriptions beside examples are not read.
     """
+
+    offered = _of_examples
 
     def refusal(self, spec: TaskSpec) -> str | None:
         if spec.support is not None and not _has_examples(spec):
@@ -73,6 +81,8 @@ class FromScratch:
 
     lr: float = 1e-3
     steps: int = 20
+
+    offered = _of_examples
 
     def refusal(self, spec: TaskSpec) -> str | None:
         if (reason := _unread(spec)) is not None:
@@ -129,6 +139,8 @@ BASELINES: dict[str, Any] = {
     "constant_fill": ConstantFill(),
     "nearest_fill": NearestFill(),
     "oracle": Oracle(),
+    "random_policy": RandomPolicy(),
+    "optimal_policy": OptimalPolicy(),
 }
 """The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or
 those that `model.weights` or `initialize` gave it."""

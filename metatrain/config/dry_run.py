@@ -109,9 +109,14 @@ def _check_support(worker: Worker) -> None:
 
 
 def _check_examples(worker: Worker) -> None:
-    """Check that the algorithm reads sequences, padded support sets and missing values, if there are such."""
+    """Check that the algorithm acts in environments, reads sequences, padded sets and missing values, as there are."""
     config = worker.config
     specs = [worker.distribution(split).spec for split in SPLITS]
+    require(
+        getattr(config.algorithm, "acts", False) or not any(spec.kind == "environment" for spec in specs),
+        f"algorithm.name: {config.names.algorithm} learns from examples, and tasks of {config.names.tasks} are "
+        "environments: set maml_trpo",
+    )
     require(
         getattr(config.algorithm, "reads_sequences", False) or not any(spec.ordered for spec in specs),
         f"algorithm.name: {config.names.algorithm} adapts to a support set, and tasks of {config.names.tasks} are "

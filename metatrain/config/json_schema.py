@@ -13,6 +13,7 @@ from metatrain.algorithms import ALGORITHMS
 from metatrain.models.architectures import ARCHITECTURES
 from metatrain.settings import SECTIONS, Config
 from tasks.described_shape import DescribedShape
+from tasks.environments.shape import EnvironmentShape
 from tasks.ragged_shape import RaggedShape
 from tasks.registry import TASK_SOURCES
 from tasks.types import EpisodeShape
@@ -21,7 +22,7 @@ from tasks.types import EpisodeShape
 def json_schema() -> dict[str, Any]:
     """Return the schema as a plain dict, ready for JSON."""
     hints = get_type_hints(Config)
-    episode = {"anyOf": [_of(shape, {}) for shape in (EpisodeShape, RaggedShape, DescribedShape)]}
+    episode = {"anyOf": [_of(shape, {}) for shape in (EpisodeShape, RaggedShape, DescribedShape, EnvironmentShape)]}
     place = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
     properties: dict[str, Any] = {
         "initialize": place,

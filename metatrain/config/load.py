@@ -28,6 +28,7 @@ from metatrain.validation import require
 from metatrain.yaml_config import LONGEST, apply_overrides, changed_keys, dump_yaml, load_yaml, shorten
 from tasks.described import OWN
 from tasks.described_shape import DescribedShape, TaskShape
+from tasks.environments.shape import EnvironmentShape
 from tasks.io.home import PathText, expand_home, home_path
 from tasks.io.remote_fs import is_uri
 from tasks.plugins import import_target, suggest_name
@@ -117,15 +118,16 @@ def _spelt_out(section: dict[str, Any]) -> dict[str, Any]:
 
 def _read_tasks(section: dict[str, Any]) -> tuple[str, Tasks]:
     name = _name_of(section, "tasks", TASK_SOURCES)
+    kind = resolve_task_source(name)
     shapes = {
-        split: _read_shape(section_of(section, split, "tasks."), f"tasks.{split}")
+        split: _read_shape(section_of({split: {}} | section, split, "tasks."), f"tasks.{split}", kind)
         for split in ("train", "test")
-        if split in section
+        if split in section or hasattr(kind, "environment")
     }
     settings = {key: value for key, value in section.items() if key not in ("train", "test")}
     if name == "mixture" and isinstance(settings.get("sources"), dict):
         settings["sources"] = {key: _with_typed_settings(key, one) for key, one in settings["sources"].items()}
-    source = read_settings(resolve_task_source(name), settings, "tasks", also=("train", "test"))
+    source = read_settings(kind, settings, "tasks", also=("train", "test"))
     return name, Tasks(source, **shapes)
 
 
@@ -140,8 +142,10 @@ def _with_typed_settings(key: str, section: Any) -> Any:
     return {**section, "settings": {one: getattr(typed, one) for one in settings}}
 
 
-def _read_shape(section: dict[str, Any], where: str) -> TaskShape:
-    """Read the size of episodes: with a range, imbalanced shots or a sampler tasks differ in it."""
+def _read_shape(section: dict[str, Any], where: str, kind: Any) -> TaskShape:
+    """Read the size of tasks of a source: with a range, imbalanced shots or a sampler they differ in it."""
+    if hasattr(kind, "environment"):
+        return read_settings(EnvironmentShape, section, where)  # type: ignore[no-any-return]
     if section.get("descriptions") is not None:
         return read_settings(DescribedShape, section, where)  # type: ignore[no-any-return]
     section.pop("descriptions", None)

@@ -18,10 +18,11 @@ from tasks.types import TaskSpec
 
 @dataclass(frozen=True)
 class MLP:
-    """A fully connected network: `depth` layers of `width` with ReLU. MAML's regression network is 2 × 40."""
+    """A fully connected network: `depth` layers of `width` with `activation`. MAML's regression network is 2 × 40."""
 
     width: int = 40
     depth: int = 2
+    activation: Literal["relu", "tanh"] = "relu"
 
     def __post_init__(self) -> None:
         require_positive("model", width=self.width, depth=self.depth)
@@ -37,7 +38,8 @@ class MLP:
             inputs *= size
         layers: list[nn.Module] = [nn.Flatten()]
         for layer in range(self.depth):
-            layers += [nn.Linear(inputs if layer == 0 else self.width, self.width), nn.ReLU()]
+            active = nn.Tanh() if self.activation == "tanh" else nn.ReLU()
+            layers += [nn.Linear(inputs if layer == 0 else self.width, self.width), active]
         return nn.Sequential(*layers)
 
 

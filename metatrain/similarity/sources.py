@@ -117,8 +117,8 @@ def open_source(
         say(matched)
     none = f"{source.name}: has no {split} classes: set another --split, or {part_of(split)} classes by tasks.splits"
     require(not isinstance(found, EmptySplit), none)
-    single = isinstance(found.episodes([0]).support.x, Tensor)
-    require(single and found.spec.kind == "classification", f"{source.name}: its tasks are no images with classes")
+    classes = found.spec.kind == "classification" and isinstance(found.episodes([0]).support.x, Tensor)
+    require(classes, f"{source.name}: its tasks are no images with classes")
     return found
 
 

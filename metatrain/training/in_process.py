@@ -11,7 +11,7 @@ from metatrain.signals import GRACE_S, stop_is_overdue
 from metatrain.training.profiling import as_report
 from metatrain.training.tree_sum import tree_sum
 from metatrain.training.worker import Worker
-from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
+from metatrain.types import COUNTED, STEPS_OF_TRAINING, MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 
 class InProcess:
@@ -32,7 +32,8 @@ class InProcess:
         gradients = (
             self.worker.gradient(request, params, shard, tasks) for shard, tasks in self._sampled(request, shards)
         )
-        self._tasks_done += sum(len(shard.indices) for shard in shards)
+        if request.kind in COUNTED:
+            self._tasks_done += sum(len(shard.indices) for shard in shards)
         return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
 
     def compile(self, shards: Sequence[Shard]) -> None:
@@ -55,7 +56,7 @@ class InProcess:
         """Yield every shard with its tasks, sampled one shard ahead."""
         tasks = self.worker.tasks(request, shards[0])
         for shard, following in pairwise(shards):
-            if stop_is_overdue() and request.kind == "gradient":
+            if stop_is_overdue() and request.kind in STEPS_OF_TRAINING:
                 raise StepAbandoned(f"shards from {shard.number} on were not computed {GRACE_S:.0f} s after a signal")
             ahead = self._sampler.submit(self.worker.tasks, request, following)
             yield shard, tasks

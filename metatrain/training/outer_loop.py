@@ -5,7 +5,7 @@ and stops.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatrain.algorithms.updates import Compute, Descend, Move, Update, descend_once
 from metatrain.errors import Diverged
 from metatrain.evaluation.evaluate import make_shards
 from metatrain.settings import GroupSettings, OuterSettings
 from metatrain.training.snapshots import check_optimizer
 from metatrain.training.tree_sum import mean_metrics
-from metatrain.types import Executor, MetaGradient, Metrics, Params, ShardRequest
+from metatrain.types import Executor, MetaGradient, Metrics, Params, Shard, ShardRequest
 
 _OPTIMIZER_HYPERPARAMETERS = ("momentum", "weight_decay")
 """Optimiser hyperparameters that the configuration overrides on resume."""
@@ -184,22 +185,55 @@ def set_statistics(state: TrainState, algorithm: Any, executor: Executor, shard_
             state.params[name].copy_(value)
 
 
-def train(state: TrainState, executor: Executor, settings: OuterSettings, shard_size: int) -> Iterator[Metrics]:
+def take_step(
+    state: TrainState, update: Update, executor: Executor, settings: OuterSettings, shards: Sequence[Shard]
+) -> Metrics:
+    """Answer what one update asks for until it ends; return its metrics. Raises Diverged."""
+    answer: MetaGradient | Metrics | None = None
+    while True:
+        try:
+            asked = update.send(answer)
+        except StopIteration as done:
+            metrics: Metrics = done.value
+            return metrics
+        match asked:
+            case Compute():
+                answer = executor.sum(asked.request(state.step), asked.all_params, shards)
+                if asked.kind == "gradient":
+                    _require_finite(answer, state, settings)
+            case Descend():
+                answer = apply(state, asked.gradient, settings)
+            case Move():
+                answer = None
+                for name, value in state.params.items():
+                    value.copy_(asked.params[name])
+
+
+def _require_finite(gradient: MetaGradient, state: TrainState, settings: OuterSettings) -> None:
+    """Check a meta-gradient and its loss. Diverged: they are not finite."""
+    finite = all(bool(torch.isfinite(grad).all()) for grad in gradient.grads.values())
+    if not (finite and math.isfinite(float(gradient.metrics["loss"]))):
+        raise Diverged(
+            f"the loss became {float(gradient.metrics['loss'])} or its gradient did at step {state.step}, "
+            f"tasks {state.next_task} to {state.next_task + settings.tasks_per_step - 1}: "
+            "lower outer.lr or algorithm.inner_lr, or set outer.clip_norm"
+        )
+
+
+def train(
+    state: TrainState,
+    executor: Executor,
+    settings: OuterSettings,
+    shard_size: int,
+    update: Callable[[Params], Update] = descend_once,
+) -> Iterator[Metrics]:
     """Train `state` to step `settings.steps`; yield each step's {"loss", "accuracy", "gradient_norm", "lr"}.
 
-    Raises Diverged when the loss or a gradient is not finite.
+    update: what a step is (`algorithms.updates`). Raises Diverged when the loss or a gradient is not finite.
     """
     while state.step < settings.steps:
         shards = make_shards(state.next_task, settings.tasks_per_step, shard_size)
-        gradient = executor.sum(ShardRequest("gradient", "train", state.step), state.params, shards)
-        finite = all(bool(torch.isfinite(grad).all()) for grad in gradient.grads.values())
-        if not (finite and math.isfinite(float(gradient.metrics["loss"]))):
-            raise Diverged(
-                f"the loss became {float(gradient.metrics['loss'])} or its gradient did at step {state.step}, "
-                f"tasks {state.next_task} to {state.next_task + settings.tasks_per_step - 1}: "
-                "lower outer.lr or algorithm.inner_lr, or set outer.clip_norm"
-            )
-        metrics = apply(state, gradient, settings)
+        metrics = take_step(state, update(state.params), executor, settings, shards)
         state.step += 1
         state.next_task += settings.tasks_per_step
         yield metrics

@@ -7,6 +7,7 @@ from metatrain.algorithms.base import Algorithm
 from metatrain.settings import Config
 from tasks.class_labels import label_classes
 from tasks.corruptions import Corruption, corrupted
+from tasks.environments.shape import EnvironmentShape
 from tasks.few_shot import EmptySplit
 from tasks.opening import open_tasks
 from tasks.sequences import as_sequences
@@ -16,7 +17,9 @@ from tasks.types import Split, TaskDistribution
 def open_split(config: Config, split: Split, queries: int | None = None) -> TaskDistribution[Any]:
     """Return the tasks of `split`, if asked with another number of queries. ValueError: the source has none such."""
     shape, seed = (config.tasks.train, config.seed) if split == "train" else (config.tasks.test, config.evaluation.seed)
-    asked = shape if queries is None else dataclasses.replace(shape, queries=queries)
+    asked = shape
+    if queries is not None and not isinstance(shape, EnvironmentShape):
+        asked = dataclasses.replace(shape, queries=queries)
     source, name, corruption = config.tasks.source, config.names.tasks, config.evaluation.corruption
     if split == "test" and corruption is not None:
         source = corrupted(source, name, Corruption(corruption, config.evaluation.severity))

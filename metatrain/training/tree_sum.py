@@ -1,7 +1,7 @@
 """Add trees of tensors in an order that does not depend on the workers; flatten parameters to vectors and back."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +71,8 @@ def tree_sum(trees: Iterable[Tree], leaves: int) -> Tree:
 
 def flatten(params: Params) -> np.ndarray[Any, Any]:
     """Concatenate all parameters, in name order, into the vector that is broadcast."""
+    if not params:
+        return np.empty(0, dtype=np.float32)
     return torch.cat([params[name].detach().reshape(-1) for name in sorted(params)]).cpu().numpy()
 
 
@@ -80,6 +82,8 @@ def unflatten(vector: np.ndarray[Any, Any], layout: Mapping[str, torch.Size]) ->
     Libraries of linear algebra round some products otherwise where their inputs are aligned otherwise, as views are.
     """
     names = sorted(layout)
+    if not names:
+        return {}
     parts = np.split(vector, np.cumsum([layout[name].numel() for name in names])[:-1])
     return {name: torch.tensor(part).view(layout[name]) for name, part in zip(names, parts, strict=True)}
 
@@ -94,6 +98,11 @@ def aligned(tree: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.clone() if leaf.data_ptr() % _ALIGNMENT else leaf, tree)
 
 
+def layout_of_call(layout: Mapping[str, torch.Size], sent: Sequence[str]) -> dict[str, torch.Size]:
+    """Return the layout of all parameters of a call: the run's own, and as many under each prefix that is `sent`."""
+    return {prefix + name: shape for prefix in ("", *sent) for name, shape in layout.items()}
+
+
 def layout_of(params: Params) -> dict[str, torch.Size]:
     """Return the names and shapes by which `unflatten` reads a vector."""
     return {name: value.shape for name, value in params.items()}
@@ -106,4 +115,4 @@ def to_cpu(tree: Tree) -> Tree:
 
 def mean_metrics(gradient: MetaGradient) -> dict[str, float]:
     """Return the means of the metrics over tasks: the sums, divided once."""
-    return {name: float(value) / int(gradient.num_tasks) for name, value in gradient.metrics.items()}
+    return gradient.means()[1]

@@ -23,6 +23,7 @@ from metatrain.evaluation.transduction import is_transductive
 from metatrain.models import Model, build_model
 from metatrain.models.dropout import NO_NOISE
 from metatrain.settings import Config, EngineSettings
+from metatrain.training.collected import Call, Collected, acting_params, without_old
 from metatrain.training.devices import driver_device, keep_freed_memory
 from metatrain.training.embedding import embed_examples, pool_of, reference_examples
 from metatrain.training.failures import explain_failure
@@ -37,6 +38,14 @@ from tasks.ragged import TaskBatch, sample_batches
 from tasks.random import random_words, stream
 from tasks.types import SPLITS, Split, TaskDistribution, TaskSpec
 
+_METHODS = {
+    "gradient": "meta_gradient",
+    "statistics": "statistics",
+    "fisher": "fisher_product",
+    "surrogate": "surrogate",
+}
+"""The method of an algorithm that computes each kind of request whose result is a sum over tasks."""
+
 
 class Worker:
     """Compute the shards of one run on one device. `config` is the configuration with `engine` resolved."""
@@ -46,6 +55,7 @@ class Worker:
         self.device = device
         self.meter = Meter()
         self.given: Initial | None = None
+        self._collected = Collected(self.meter)
         self._pools: dict[Split, ClassPool] = {}
         self._distributions: dict[Split, TaskDistribution[Any]] = {split: open_split(config, split) for split in SPLITS}
         trained_for = self._distributions["train"].spec
@@ -157,16 +167,15 @@ class Worker:
         tasks = self.tasks(request, shard) if tasks is None else tasks
         params = in_name_order(params)
         with explain_failure(request, shard):
-            statistics = request.kind == "statistics"
-            noise = self._silence(shard) if statistics else self._noise(shard)
-            algorithm: Any = self.algorithm
-            compute = algorithm.statistics if statistics else algorithm.meta_gradient
-            with self.meter.part("adapt"):
-                found = [
-                    compute(self.model.for_tasks(batch.spec, params), params, batch.tasks, context, self.engine)
-                    for batch, context in self._with_contexts(request, tasks, noise)
-                ]
-                return to_cpu(reduce(partial(tree_map, operator.add), found))  # type: ignore[no-any-return]
+            noise = self._silence(shard) if request.kind == "statistics" else self._noise(shard)
+            compute, found = getattr(self.algorithm, _METHODS[request.kind]), []
+            for number, (batch, context) in enumerate(self._with_contexts(request, tasks, noise)):
+                model = self.model.for_tasks(batch.spec, params)
+                call = Call(request.step, (shard.indices, number), acting_params(params), context)
+                given = self._collected.tasks(self.algorithm, model, call, batch.tasks, self.engine)
+                with self.meter.part("adapt"):
+                    found.append(compute(model, without_old(params), given, context, self.engine))
+            return to_cpu(reduce(partial(tree_map, operator.add), found))  # type: ignore[no-any-return]
 
     def score(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> Scores:
         """Return the scores of a shard's tasks, of the run's learner or a baseline, without dropout or other noise."""
@@ -231,7 +240,7 @@ class Worker:
 
     def compute(self, request: ShardRequest, params: Params, shard: Shard, tasks: Any = None) -> MetaGradient | Scores:
         """Return what `request` asks for, of `tasks` if they have been sampled already."""
-        if request.kind in ("gradient", "statistics"):
+        if request.kind in _METHODS:
             return self.gradient(request, params, shard, tasks)
         return self.score_or_embed(request, params, shard, tasks)
 

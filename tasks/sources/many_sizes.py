@@ -16,6 +16,12 @@ def require_no_ways(split: Split, episode: EpisodeShape, reason: str, also: str 
         raise ValueError(f"{part}.ways: {reason}: set {part}.ways=null{also}")
 
 
+def require_count(name: str, value: int, most: int = 10_000) -> None:
+    """Check that a setting is a count within bounds. ValueError: it is not."""
+    if not 1 <= value <= most:
+        raise ValueError(f"{name}: {value} is none of 1 to {most}: set one of these")
+
+
 def require_fewest(split: Split, episode: EpisodeShape, fewest: int | None, what: str) -> None:
     """Check that the smallest support set is no larger than the largest. what: "pixels"."""
     if fewest is not None and fewest > episode.shots:

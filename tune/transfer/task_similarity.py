@@ -36,8 +36,9 @@ from metatrain.settings import Config
 from metatrain.similarity.distances import task_distances
 from metatrain.similarity.measure import embed_training_tasks
 from metatrain.yaml_config import flatten
-from tasks.described_shape import TaskShape
-from tasks.ragged_shape import least
+from tasks.described_shape import DescribedShape
+from tasks.environments.shape import EnvironmentShape
+from tasks.ragged_shape import RaggedShape, least
 from tasks.types import EpisodeShape
 
 Signature = Mapping[str, Any]
@@ -66,11 +67,14 @@ def signature(config: Config, probe: str | None = None) -> dict[str, Any]:
     """Compute the signature of a configuration's training tasks; some are drawn, and their files must exist.
     ValueError: they do not, or the probe cannot embed them.
 
-    Tasks whose x is not a tensor have no statistics. probe: the place of a run whose network embeds tasks.
+    Tasks whose x is not a tensor, and environments, have no statistics. probe: the place of a run whose
+    network embeds tasks.
     """
     found = signature_from_settings(as_plain(config)["tasks"])
     if probe is not None:
         found["embedding"] = _embedding(config, probe)
+    if isinstance(config.tasks.train, EnvironmentShape):
+        return {**found, "kind": "environment"}
     distribution = config.tasks.source.distribution("train", few := _few(config.tasks.train), 0)
     # One at a time: a handful of large tasks together would take much memory.
     drawn = [distribution.episodes([index]) for index in range(_TASKS)]
@@ -99,7 +103,7 @@ def _embedding(config: Config, place: str) -> dict[str, Any]:
     return {"probe": sha256, "tasks": [[float(f"{value:.6g}") for value in task] for task in tasks]}
 
 
-def _few(shape: TaskShape) -> EpisodeShape:
+def _few(shape: EpisodeShape | RaggedShape | DescribedShape) -> EpisodeShape:
     """Return the shape of the tasks that statistics are of: of few classes, with one support example of each."""
     if shape.ways is None:
         return EpisodeShape(None, *_POINTS)
