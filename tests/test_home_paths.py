@@ -115,7 +115,7 @@ def test_relative_paths_are_kept_relative_to_the_folder_of_start() -> None:
 NO_PATHS = {
     "overrides", "take_over", "as_json", "address", "profile", "follow", "env", "name", "job_id", "split", "index",
     "ways", "shots", "queries", "command", "trust", "normalization", "keep", "record", "most",
-    "axes", "set", "settings", "seeds", "grid", "per_class", "tasks",
+    "axes", "set", "settings", "seeds", "grid", "per_class", "tasks", "dry_run",
 }  # fmt: skip
 """Parameters of commands that are no paths; `command` is for the job, which expands its own."""
 
