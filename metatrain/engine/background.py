@@ -1,12 +1,13 @@
-"""Compile inductor's C++ programs in the background, several at a time.
+"""Compile inductor's C++ programs in the background, several at a time, and what has to be known before the first.
 
 Inductor writes a stage's kernels and the code that calls them into one C++ file, and loads it at once, so that it would
 wait for g++ before the next stage is traced. Here loading is put off until a program is called.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,24 @@ class _Program:
 
     def __call__(self, *arguments: Any) -> Any:
         return self.wait()(*arguments)
+
+
+@functools.cache
+def vector_instructions() -> Future[Any]:
+    """Start finding out, once per process, which vector instructions g++ and this processor have.
+
+    Inductor compiles a small program for each kind before its first kernel, four seconds in which tracing can go on.
+    """
+
+    def find() -> Any:
+        from torch._inductor.cpu_vec_isa import pick_vec_isa  # which keeps the answer
+
+        return pick_vec_isa()
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="instructions")
+    found = pool.submit(find)
+    pool.shutdown(wait=False)
+    return found
 
 
 @contextmanager

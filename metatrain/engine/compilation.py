@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from metatrain.engine.background import compiled_in_background
+from metatrain.engine.background import compiled_in_background, vector_instructions
 from metatrain.engine.graph_passes import rewrite_for_cpu
 from metatrain.engine.lowerings import register_lowerings
 from metatrain.types import Context, Params
@@ -66,6 +66,8 @@ def compile_stages(
     if key not in _compiled:
         if len(_compiled) >= _MAX_CACHED:
             _compiled.clear()
+        if tree_leaves(tasks)[0].device.type == "cpu":
+            vector_instructions()
         each = [_Compiled(lift(stage), lay_out, _name(stage)) for stage in stages]
         made: Any = getattr(type(stages), "_make", tuple)(each)
         with _explain_failure("a step"), compiled_in_background():
@@ -154,6 +156,8 @@ def _call_inductor(graph: fx.GraphModule, inputs: list[Any]) -> Callable[..., li
 
     caching: Any = torch.compiler.config
     settings = {"config_patches": _options(inputs[0].device)} if inputs else {}
+    if inputs and inputs[0].device.type == "cpu":
+        vector_instructions().result()
     with caching.patch(cache_key_tag=register_lowerings()):
         return standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", options=settings)
 
