@@ -71,7 +71,8 @@ def method(name: str) -> tuple[str, ...]:
         described = [f"tasks.{part}={{descriptions: own, shots: 0}}" for part in ("train", "test")]
         return (f"algorithm={{name: {name}}}", *described, "model.normalization=group")
     if name in ON_ENVIRONMENTS:
-        return (f"algorithm={{name: {name}}}", ENVIRONMENTS, "model={name: mlp, width: 8, activation: tanh}")
+        own = () if getattr(ALGORITHMS[name], "uses_optimizer", True) else ("outer.lr=1e-3",)
+        return (f"algorithm={{name: {name}}}", ENVIRONMENTS, "model={name: mlp, width: 8, activation: tanh}", *own)
     if name in ON_SEQUENCES:
         return (f"algorithm={{name: {name}}}", "model.normalization=none")
     if name not in ON_PICTURES:

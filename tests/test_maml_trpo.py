@@ -258,6 +258,8 @@ def test_a_run_is_scored_by_update_beside_policies_that_learn_nothing(tmp_path):
         "tasks.horizon=0": "tasks.horizon: 0 is none of 1 to 10000",
         "algorithm.discount=2": "algorithm.discount: 2 is none of 0 to 1",
         "algorithm.shrink=1": "algorithm.shrink: 1 shrinks no step",
+        "outer.lr=0.1": "outer.lr: has no effect with maml_trpo, which chooses the length of its steps itself: remove",
+        "outer.schedule=cosine": "outer.schedule: has no effect with maml_trpo",
         "algorithm.estimator=best": "algorithm.estimator: input should be 'likelihood', 'lvc' or 'dice'",
     }.items():
         assert message in command(tmp_path, "train", "n.yaml", override, expect=2).err

@@ -53,7 +53,10 @@ Update = Generator[Compute | Descend | Move, Any, Metrics]
 
 
 class UpdatesItself(Protocol):
-    """What an `Algorithm` may have whose outer step is another than `descend_once`."""
+    """What an `Algorithm` may have whose outer step is another than `descend_once`.
+
+    One that never yields `Descend` has `uses_optimizer = False`, and settings of the outer optimiser are refused.
+    """
 
     def update(self, params: Params) -> Update:
         """Take one outer step. `params` change in place with each Descend or Move: copy what is to be kept."""

@@ -18,7 +18,7 @@ from metatrain.config.load import resolve_paths
 from metatrain.config.room import check_memory
 from metatrain.errors import TaskFailed
 from metatrain.runs import Run
-from metatrain.settings import Config
+from metatrain.settings import Config, OuterSettings
 from metatrain.training.outer_loop import group_names
 from metatrain.training.worker import Worker
 from metatrain.types import MetaGradient, Params, Shard, ShardRequest
@@ -47,6 +47,7 @@ def dry_run(config: Config, device: torch.device, home: Run | None = None) -> Wo
     home: the run that goes on or is evaluated; None for a new one.
     """
     config = resolve_paths(config)
+    _check_optimizer(config)
     with explain_user_errors(config):
         check_memory(config)
         worker = Worker(config, device)
@@ -91,6 +92,17 @@ def explain_user_errors(config: Config) -> Iterator[None]:
         if not own:
             raise
         raise ValueError(f"{fields}: {describe_error(error)}: fix that code") from error
+
+
+def _check_optimizer(config: Config) -> None:
+    """Check that no settings of the outer optimiser are given to an algorithm that has none."""
+    if getattr(config.algorithm, "uses_optimizer", True):
+        return
+    usual = OuterSettings(steps=config.outer.steps, tasks_per_step=config.outer.tasks_per_step)
+    for field in dataclasses.fields(usual):
+        same = getattr(config.outer, field.name) == getattr(usual, field.name)
+        none = f"has no effect with {config.names.algorithm}, which chooses the length of its steps itself"
+        require(same, f"outer.{field.name}: {none}: remove it")
 
 
 def _check_support(worker: Worker) -> None:

@@ -30,7 +30,7 @@ class MAMLTRPO:
 
     θ ← θ − √(2 max_kl / sᵀFs) s, F s = g by `conjugate_steps` of conjugate gradient, g the meta-gradient through the
     updates and F the Hessian of the mean divergence of the adapted policies; the step shrinks up to `backtracks` times
-    by `shrink` until the loss is less and the divergence within `max_kl`. outer.lr has no effect.
+    by `shrink` until the loss is less and the divergence within `max_kl`. There is no outer optimiser.
 
     estimator: of the policy gradient in updates, whose derivative the meta-gradient has: "likelihood" as the paper's
     authors, "lvc" and "dice" with less bias (`reinforcement.surrogates`). discount, trace: γ and λ of advantages.
@@ -50,6 +50,7 @@ class MAMLTRPO:
 
     transductive = False
     acts = True
+    uses_optimizer = False
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("conjugate_steps", "backtracks")}
