@@ -84,11 +84,12 @@ def test_a_task_that_raises_ends_that_call_and_leaves_the_workers_fit_for_others
         for _ in range(5):
             with pytest.raises(TaskFailed, match=r"^test task 3 at step 0: KeyError: 'no such task'"):
                 list(run.executor.map(ShardRequest("score", "test", 0), params, shards))
-        began = time.monotonic()
-        for _ in range(3):
+        began, calls = time.monotonic(), 0
+        while calls < 3 or run.executor.health()["workers"] < 2:  # the second worker may start later than all this
             assert len(list(run.executor.map(ShardRequest("score", "test", 0), params, make_shards(4, 8, 1)))) == 8
-        assert time.monotonic() - began < 30
-        assert run.executor.health()["workers"] == 2
+            assert time.monotonic() - began < 60
+            calls += 1
+        assert all(event.kind != "worker-lost" for event in run.executor.events())
 
 
 @pytest.mark.slow
