@@ -75,12 +75,19 @@ def parts() -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe this machine: CPU model, logical cores, memory in GiB, GPU or "none"."""
+    """Describe this machine: CPU model, its vector instructions, logical cores, memory in GiB, GPU or "none"."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "memory_gib": round(memory, 1), "gpu": gpu}
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return {
+        "cpu": _cpu_model(),
+        "vectors": vectors,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": gpu,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +131,8 @@ def _cpu_model() -> str:
 def _provenance(found: dict[str, Any]) -> str:
     on, used = found["machine"], found["versions"]
     packages = ", ".join(f"{name} {version}" for name, version in used.items())
-    where = f"{on['cpu']}, {on['cores']} logical cores, {on['memory_gib']} GiB, GPU: {on['gpu']}"
+    vectors = f" with {on['vectors']}" if "vectors" in on else ""  # which parts written before do not name
+    where = f"{on['cpu']}{vectors}, {on['cores']} logical cores, {on['memory_gib']} GiB, GPU: {on['gpu']}"
     return f"_{found['date']}; {where}; {packages}._"
 
 

@@ -20,7 +20,7 @@ WORKERS = (16, 64, 256, 1024)
 AIM = 0.9
 _INLINE = 0.01
 """Million parameters that travel in messages."""
-_TASKS_EACH, _SHARDS_EACH = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16)
+_TASKS_EACH = _SHARDS_EACH = (1, 2, 4, 8, 16, 32, 64)
 _CHECK_TASKS = 4
 
 
