@@ -28,7 +28,7 @@ from metatrain.errors import WorkersLost
 from metatrain.settings import Config
 from metatrain.training.profiling import Meter, Usage, as_report
 from metatrain.training.tree_sum import TreeSum, flatten
-from metatrain.types import COUNTED, MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 LARGEST_BLOCK = 1024
 _USAGE_TIMEOUT_S = 10.0
@@ -81,11 +81,11 @@ class RayExecutor:
             with self._meter.part("add"):
                 self._events.count("bytes", done.total.vector.nbytes)
                 total.add(done.block.number, done.total, done.block.level)
-            if request.kind in COUNTED:
+            if request.counts:
                 self._tasks_done[done.pid] += done.tasks
         tasks = sum(len(shard.indices) for shard in shards)
         self._pool.training_started = True
-        if request.kind in COUNTED:
+        if request.counts:
             self._events.record_step(request.step, tasks, time.monotonic() - began, len(self._pool.ready()))
         return unpack_gradient(total.total(), params, tasks)
 

@@ -284,7 +284,8 @@ METRICS: dict[str, Metric] = {
         Metric("unseen_accuracy", "accuracy on unseen classes", True, 100.0, "%"),  # by `measure`, as the next two
         Metric("seen_accuracy", "accuracy on seen classes", True, 100.0, "%"),
         Metric("harmonic_mean", "harmonic mean of seen and unseen", True, 100.0, "%", of_sums=harmonic_mean),
-        Metric("return", "return", True),  # of a task that is an environment
+        Metric("return", "return", True),  # of a task that is an environment: of one episode there
+        Metric("total_return", "return of all episodes", True),  # so far
     )
 }
 """The metrics by name."""

@@ -115,11 +115,14 @@ class ShardRequest(NamedTuple):
     sent: tuple[str, ...] = ()
     """Prefixes of parameters that are sent beside the run's own, each a whole set of them."""
 
+    @property
+    def counts(self) -> bool:
+        """Return whether its tasks count as done: other requests come back to the same tasks."""
+        return self.kind in ("gradient", "statistics") and not self.sent
+
 
 STEPS_OF_TRAINING = ("gradient", "fisher", "surrogate")
 """The kinds of requests that an outer step is made of."""
-COUNTED = ("gradient", "statistics")
-"""The kinds of requests whose tasks count as done: others come back to the same tasks."""
 
 
 class Scores(NamedTuple):

@@ -36,6 +36,7 @@ from metatrain.algorithms.pretrained.logistic_regression import LogisticRegressi
 from metatrain.algorithms.pretrained.nearest_centroid import NearestCentroid
 from metatrain.algorithms.pretrained.simple_shot import SimpleShot
 from metatrain.algorithms.reinforcement.maml_trpo import MAMLTRPO
+from metatrain.algorithms.reinforcement.rl2 import RL2
 
 ALGORITHMS: dict[str, type[Any]] = {
     "maml": MAML,
@@ -72,6 +73,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "baseline_plus_plus": BaselinePlusPlus,
     "fine_tune": FineTune,
     "maml_trpo": MAMLTRPO,
+    "rl2": RL2,
 }
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "LEO",
     "MAML",
     "R2D2",
+    "RL2",
     "BaselinePlusPlus",
     "DescribedProtoNet",
     "FineTune",

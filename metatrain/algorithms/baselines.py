@@ -13,6 +13,7 @@ from metatrain.algorithms.memory.sequences import score_steps
 from metatrain.algorithms.metric.protonet import squared_distances
 from metatrain.algorithms.optimization.gradient_descent import Adapted, descend
 from metatrain.algorithms.optimization.minibatches import ReptileAdam, descend_on_batches
+from metatrain.algorithms.reinforcement.bandits import UCB1, ThompsonSampling
 from metatrain.algorithms.reinforcement.baselines import OptimalPolicy, RandomPolicy
 from metatrain.metrics import measure
 from metatrain.models import Model
@@ -140,6 +141,8 @@ BASELINES: dict[str, Any] = {
     "nearest_fill": NearestFill(),
     "oracle": Oracle(),
     "random_policy": RandomPolicy(),
+    "thompson_sampling": ThompsonSampling(),
+    "ucb1": UCB1(),
     "optimal_policy": OptimalPolicy(),
 }
 """The baselines by name. "untrained" is the run's own algorithm at its initial parameters instead: random ones, or

@@ -63,6 +63,10 @@ def unrolled_gradient(
 
 def loss_gradient(task_loss: TaskLoss, params: Params, tasks: Tree, context: Context, engine: Engine) -> MetaGradient:
     """Compute Σ_tasks ∇_θ loss(θ, task), for methods without an inner loop."""
+    if engine.vectorize == "vmap" and not engine.compile:
+        grads, metrics = engine.gradient_of_sum(task_loss, params, tasks, context)
+        count = torch.full((), len(context.noise), dtype=torch.int64, device=device_of(params))
+        return MetaGradient(grads, metrics, count)
     stages = (partial(_gradient_of_loss, task_loss),)
     return engine.sum(stages, _run_single_stage, params, tasks, context)  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch.func import vmap
+from torch.func import vjp, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metatrain.engine.compilation import Stage, compile_stages
@@ -71,6 +71,15 @@ class Engine:
             # Gradients of images laid out channels last are laid out so as well.
             return tree_map(torch.Tensor.contiguous, total)
 
+    @torch.no_grad()
+    def gradient_of_sum(self, loss: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+        """Return (∇_θ Σ loss, Σ metrics) over all tasks, of loss(params, task, context) -> (loss, metrics), by vmap.
+
+        The gradient of the sum, not the sum of gradients: none of a single task is held.
+        """
+        with matmul_precision(self.precision, device_of(tasks)):
+            return _add_in_order(_gradient_of_chunk(loss, params, *chunk) for chunk in self._chunks(tasks, context))
+
     def _sum_of_chunk(
         self, stages: Any, run: Callable[..., Tree], params: Params, tasks: Tree, context: Context
     ) -> Tree:
@@ -88,6 +97,16 @@ class Engine:
         for start in range(0, count, size):
             part = slice(start, start + size)
             yield tree_map(lambda leaf, part=part: leaf[part], tasks), Context(context.step, context.noise[part])
+
+
+def _gradient_of_chunk(loss: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:
+    def total(params: Params) -> Tree:
+        losses, metrics = _apply_vmap(loss, params, tasks, context)
+        return losses.sum(0), metrics
+
+    value, pull, *metrics = vjp(total, params, has_aux=True)
+    (gradient,) = pull(torch.ones_like(value), retain_graph=False, create_graph=False)
+    return gradient, tree_map(lambda leaf: leaf.detach().sum(0), metrics[0])
 
 
 def _apply_vmap(function: Callable[..., Tree], params: Params, tasks: Tree, context: Context) -> Tree:

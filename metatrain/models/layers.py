@@ -47,6 +47,26 @@ class Attention(nn.Module):
         return self.out_proj((weights @ v).transpose(1, 2).reshape(n, length, width)), None
 
 
+class GRUCell(nn.Module):
+    """Compute r, z = σ(…), n = tanh(W x + b + r ∘ (U h + c)) and h' = (1 − z) ∘ n + z ∘ h (Cho et al. 2014).
+
+    As nn.GRUCell, of elementary operations (see `LSTMCell`), without its layer W x + b, which is computed for all steps
+    at once.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(width, 3 * width)
+
+    def forward(self, given: Tensor, h: Tensor) -> Tensor:
+        """Return h' [..., width]. given: W x + b [..., 3 width]; h: [..., width]."""
+        given_r, given_z, given_n = given.chunk(3, -1)
+        own_r, own_z, own_n = self.state(h).chunk(3, -1)
+        r, z = torch.sigmoid(given_r + own_r), torch.sigmoid(given_z + own_z)
+        n = torch.tanh(given_n + r * own_n)
+        return n + z * (h - n)
+
+
 class LSTMCell(nn.Module):
     """Compute i, f, o = σ(…), u = tanh(…) of W [x, h] + b, c' = f ∘ c + i ∘ u and h' = o ∘ tanh(c'), of size width.
 

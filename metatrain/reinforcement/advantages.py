@@ -47,3 +47,18 @@ def normalised(advantages: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum().clamp(min=1)
     centred = (advantages - (advantages * mask).sum() / count) * mask
     return centred / ((centred.square().sum() / count).sqrt() + 1e-8)
+
+
+def advantages_in_trial(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, trace: float) -> Tensor:
+    """Return A of generalised advantage estimation [N] over the steps of several episodes in a row, as if of one.
+
+    γ and λ count steps that were taken (mask 1); the others [N] are passed over. After the last step V is 0. Takes N²
+    numbers of memory.
+    """
+    taken = mask.cumsum(-1)
+    ahead = taken[None, :] - taken[:, None]  # of step i and j: j − i, in steps taken
+    both = mask[None, :] * mask[:, None]
+    following = torch.where(ahead == 1, both, 0.0) @ values
+    delta = (rewards + discount * following - values) * mask
+    weights = torch.pow(discount * trace, ahead.clamp(min=0)) * both
+    return torch.where(ahead >= 0, weights, 0.0) @ delta

@@ -13,6 +13,7 @@ from torch import Tensor
 from metatrain.models import Model
 from metatrain.models.dropout import NO_NOISE, normal, uniform
 from metatrain.types import Params
+from metatrain.validation import require
 from tasks.environments.protocol import Actions, Discrete, Environment
 
 LOG_STD = "policy.log_std"
@@ -52,6 +53,12 @@ def initial_policy(model: Model) -> Params:
     return model.initial() | {LOG_STD: torch.zeros(actions.size)}
 
 
+def require_alone(model: Model) -> None:
+    """Check that the network reads one observation at a time. ValueError: it reads statistics of batches."""
+    alone = "model: a policy may not read other observations, as statistics of batches do: set model.normalization=none"
+    require(model.normalization == "none", alone)
+
+
 def is_of_policy(name: str) -> bool:
     """Return whether a parameter belongs to the policy: then it adapts."""
     return name.startswith(("model.", "policy."))
@@ -65,7 +72,12 @@ def action_distribution(model: Model, params: Params, observations: Tensor) -> A
     outputs = outputs.view(*leading, outputs.shape[-1])
     if isinstance(environment_of(model).actions, Discrete):
         return Categorical(outputs)
-    return Normal(outputs, params[LOG_STD].clamp(min=_LEAST_LOG_STD).expand_as(outputs))
+    return normal_policy(outputs, params)
+
+
+def normal_policy(mean: Tensor, params: Params) -> Normal:
+    """Return normal distributions around `mean` [..., size], of the deviation that `params` have."""
+    return Normal(mean, params[LOG_STD].clamp(min=_LEAST_LOG_STD).expand_as(mean))
 
 
 def log_probability(policy: ActionDistribution, action: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ They differ in their second derivatives, and in what they are away from the poli
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Estimator = Literal["likelihood", "lvc", "dice"]
@@ -33,6 +34,12 @@ def importance(log_p: Tensor, acted: Tensor, advantages: Tensor, rewards: Tensor
 def dice(log_p: Tensor, acted: Tensor, advantages: Tensor, rewards: Tensor) -> Tensor:
     """Return Π_{t' ≤ t} π / π_old r: unbiased with all its derivatives, of high variance (Foerster et al. 2018)."""
     return (log_p - acted).cumsum(-1).exp() * rewards
+
+
+def clipped(log_p: Tensor, acted: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), ρ = π / π_old (Schulman et al. 2017, "PPO", eq. 7). clip: ε."""
+    ratio = (log_p - acted).exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
 ESTIMATORS: dict[str, Terms] = {

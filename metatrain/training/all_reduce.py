@@ -17,7 +17,7 @@ from metatrain.training.profiling import Usage, as_report
 from metatrain.training.ranks import Ranks
 from metatrain.training.tree_sum import Block, TreeSum, flatten, unflatten
 from metatrain.training.worker import Worker
-from metatrain.types import COUNTED, MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
+from metatrain.types import MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 
 class AllReduce:
@@ -65,7 +65,7 @@ class AllReduce:
         rest = _add(blocks, [one[1:] for one in gathered], len(shards))
         layout = {name: torch.Size(shape) for name, shape in gathered[0][0]}
         summed = self._sum_vectors(blocks, vectors, sum(shape.numel() for shape in layout.values()), len(shards))
-        if request.kind in COUNTED:
+        if request.counts:
             self._tasks_done += sum(len(shard.indices) for block in own for shard in _members(block, shards))
         found = unflatten(summed.numpy(), layout)
         return MetaGradient({name: found[name] for name in layout}, *rest)

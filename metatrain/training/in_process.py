@@ -11,7 +11,7 @@ from metatrain.signals import GRACE_S, stop_is_overdue
 from metatrain.training.profiling import as_report
 from metatrain.training.tree_sum import tree_sum
 from metatrain.training.worker import Worker
-from metatrain.types import COUNTED, STEPS_OF_TRAINING, MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
+from metatrain.types import STEPS_OF_TRAINING, MetaGradient, Params, Scores, Shard, ShardRequest, WorkerEvent
 
 
 class InProcess:
@@ -32,7 +32,7 @@ class InProcess:
         gradients = (
             self.worker.gradient(request, params, shard, tasks) for shard, tasks in self._sampled(request, shards)
         )
-        if request.kind in COUNTED:
+        if request.counts:
             self._tasks_done += sum(len(shard.indices) for shard in shards)
         return tree_sum(gradients, len(shards))  # type: ignore[no-any-return]
 

@@ -22,7 +22,6 @@ from metatrain.models import Model
 from metatrain.reinforcement import advantages, policies, surrogates
 from metatrain.reinforcement.rollout import Trajectories, mean_return, roll_out
 from metatrain.types import Context, InnerLoop, Params
-from metatrain.validation import require
 from tasks.environments.protocol import EnvironmentTask, State
 from tasks.types import Episode, Examples, TaskSpec, Tree
 
@@ -51,8 +50,7 @@ class AdaptsPolicies(Protocol):
 
 def init_policy(self: object, model: Model, spec: TaskSpec, seed: int) -> Params:
     """Return θ: the network's initial parameters, and log σ. ValueError: it reads several observations at once."""
-    alone = "model: a policy may not read other observations, as statistics of batches do: set model.normalization=none"
-    require(model.normalization == "none", alone)
+    policies.require_alone(model)
     return policies.initial_policy(model)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metatrain.models import Model
 from metatrain.reinforcement.policies import environment_of
-from metatrain.reinforcement.rollout import Act, mean_return, roll_out
+from metatrain.reinforcement.rollout import Act, ActWithMemory, mean_return, roll_out, roll_out_trial
 from metatrain.types import Context, MetaGradient, Params
 from tasks.environments.protocol import Discrete, EnvironmentTask, State
 from tasks.types import TaskSpec, Tree
@@ -18,17 +18,30 @@ def _in_environments(self: object, spec: TaskSpec) -> bool:
     return spec.kind == "environment"
 
 
-def _no_params(self: object, model: Model, spec: TaskSpec, seed: int) -> Params:
+def no_params(self: object, model: Model, spec: TaskSpec, seed: int) -> Params:
+    """Return no parameters."""
     return {}
 
 
-def _nothing_to_learn(self: object, *_: object) -> MetaGradient:
+def nothing_to_learn(self: object, *_: object) -> MetaGradient:
+    """Refuse to be trained. ValueError."""
     raise ValueError("algorithm.name: this baseline of environments has nothing to learn: train another")
 
 
 def _score(model: Model, act: Act, task: EnvironmentTask) -> dict[str, Tensor]:
+    """Return the mean return of the episodes of ONE task, and their sum."""
     found = roll_out(environment_of(model), act, task, torch.zeros_like(task.key), model.spec.episodes)
-    return {"inner_step": torch.tensor([0]), "return": mean_return(found)[None]}
+    each = mean_return(found)[None]
+    return {"inner_step": torch.tensor([0]), "return": each, "total_return": model.spec.episodes * each}
+
+
+def score_trial(model: Model, act: ActWithMemory, memory: Any, task: EnvironmentTask) -> dict[str, Tensor]:
+    """Return the return of each episode of ONE trial, and of all until then, as scores."""
+    number = torch.zeros_like(task.key)
+    trial = roll_out_trial(environment_of(model), act, memory, task, number, model.spec.episodes)
+    found = trial.trajectories.rewards.sum(-1)
+    step = torch.arange(len(found), device=found.device)
+    return {"inner_step": step, "return": found, "total_return": found.cumsum(0)}
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class RandomPolicy:
 
     transductive = False
     acts = True
-    offered, init, meta_gradient = _in_environments, _no_params, _nothing_to_learn
+    offered, init, meta_gradient = _in_environments, no_params, nothing_to_learn
 
     def score(self, model: Model, params: Params, task: EnvironmentTask, context: Context) -> dict[str, Tensor]:
         actions = environment_of(model).actions
@@ -55,7 +68,7 @@ class OptimalPolicy:
 
     transductive = False
     acts = True
-    offered, init, meta_gradient = _in_environments, _no_params, _nothing_to_learn
+    offered, init, meta_gradient = _in_environments, no_params, nothing_to_learn
 
     def score(self, model: Model, params: Params, task: EnvironmentTask, context: Context) -> dict[str, Tensor]:
         environment: Any = environment_of(model)
