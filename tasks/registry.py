@@ -9,6 +9,7 @@ from tasks.sources.bandit_arms import BanditActions
 from tasks.sources.causal_tables import CausalTables
 from tasks.sources.class_sources import CLASS_SOURCES
 from tasks.sources.gaussian_process import GaussianProcess
+from tasks.sources.gymnasium import Gymnasium
 from tasks.sources.image_completion import ImageCompletion
 from tasks.sources.mixture import Mixture
 from tasks.sources.navigation_2d import Navigation2D
@@ -24,6 +25,7 @@ _OTHERS: dict[str, type[Any]] = {
     "image_completion": ImageCompletion,
     "mixture": Mixture,
     "navigation_2d": Navigation2D,
+    "gymnasium": Gymnasium,
     "sinusoid": Sinusoid,
     "table": Table,
     "tabular_mdp": TabularMDPs,

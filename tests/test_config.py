@@ -63,7 +63,7 @@ def own(tmp_path, monkeypatch) -> str:
     ],
 )
 def test_what_is_written_reads_back(path, overrides, tmp_path):
-    if "name: navigation_2d" in path.read_text():  # environments have no ways
+    if "episodes:" in path.read_text():  # environments have no ways
         overrides = [one.replace("tasks.test.ways", "tasks.test.episodes") for one in overrides]
     config = load_config(path, overrides)
     assert read_config(as_plain(config)) == config

@@ -46,6 +46,7 @@ PATHS |= {f"{source}.{key}" for source in RAW for key in ("root", "cache", "spli
 PATHS |= {"image_folder.hierarchy", "cub.splits", "awa2.splits", "meta_dataset.splits"}
 TEXTS = {"evaluation.corruption", "runs.name", "tracking.experiment", "executor.address", "outer.groups"}
 TEXTS |= {"medmnist.dataset", "image_completion.images", "image_completion.settings", "table.dataset", "table.target"}
+TEXTS |= {"gymnasium.environment_id", "gymnasium.task", "gymnasium.settings"}
 TEXTS |= {f"features.{key}" for key in ("label", "columns", "split", "group")}
 """Settings that are free text and no paths."""
 

@@ -11,7 +11,7 @@ thousand inner steps takes no longer than compiling one. Every stage is called a
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from metatrain.engine.precision import Precision, matmul_precision
 from metatrain.models.memory_format import channels_last, default_memory_format
 from metatrain.models.normalization import unfused_norm
 from metatrain.types import Context, Params
-from tasks.types import Tree
+from tasks.types import TaskSpec, Tree
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Engine:
     compile: bool = False
     chunk: int | None = None
     precision: Precision = "float32"
+
+    def for_acting(self, spec: TaskSpec) -> "Engine":
+        """Return the engine by which tasks are acted in and scored: vmap does not pass through simulators."""
+        simulated = getattr(spec.environment, "simulated", False)
+        return replace(self, vectorize="loop", chunk=None, compile=False) if simulated else self
 
     # Under no_grad the outermost transform builds no graph; the transforms inside build what they need.
     @torch.no_grad()

@@ -111,7 +111,7 @@ def score_tasks(
     one = getattr(algorithm, "score", None) or partial(score_trajectory, algorithm)
     tasks = getattr(algorithm, "trim", _whole)(tasks)
     with torch.no_grad():
-        found = engine.map(partial(one, model), params, tasks, context)
+        found = engine.for_acting(model.spec).map(partial(one, model), params, tasks, context)
     check_scores(found, type(algorithm).__name__)
     return Scores(found)
 

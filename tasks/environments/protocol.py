@@ -41,7 +41,9 @@ class Environment(Protocol):
     """A family of Markov decision processes: a frozen value, the same for all tasks of a distribution.
 
     Its functions are for one episode or for any leading dimensions of episodes of one task, and pass through vmap.
-    Numbers are uniform in [0, 1), of the type of the parameters.
+    Numbers are uniform in [0, 1), of the type of the parameters. One of simulators says `simulated = True`: its
+    functions are called for a leading dimension of episodes, of one task at a time, outside of vmap, and a state may
+    change in place. One whose best actions can be computed has `best_action(parameters, state, t)`.
     """
 
     @property
@@ -72,9 +74,6 @@ class Environment(Protocol):
 
     def step(self, parameters: Parameters, state: State, action: Tensor, numbers: Tensor) -> Transition:
         """Return what follows from an action. numbers: [..., step_draws]."""
-
-    def best_action(self, parameters: Parameters, state: State, t: int) -> Tensor:
-        """Return the action that is best at step t for who knows the task."""
 
 
 class EnvironmentTask(NamedTuple):

@@ -133,7 +133,7 @@ def collect(
         stacked: Tree = tree_map(lambda *leaves: torch.stack(leaves), *support) if support else ()
         return Episode(stacked, query)  # type: ignore[arg-type]
 
-    found: Episode = engine.map(one, params, tasks, context)
+    found: Episode = engine.for_acting(model.spec).map(one, params, tasks, context)
     return found
 
 

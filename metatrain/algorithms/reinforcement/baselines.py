@@ -18,6 +18,10 @@ def _in_environments(self: object, spec: TaskSpec) -> bool:
     return spec.kind == "environment"
 
 
+def _where_known(self: object, spec: TaskSpec) -> bool:
+    return hasattr(spec.environment, "best_action")
+
+
 def no_params(self: object, model: Model, spec: TaskSpec, seed: int) -> Params:
     """Return no parameters."""
     return {}
@@ -68,7 +72,7 @@ class OptimalPolicy:
 
     transductive = False
     acts = True
-    offered, init, meta_gradient = _in_environments, no_params, nothing_to_learn
+    offered, init, meta_gradient = _where_known, no_params, nothing_to_learn
 
     def score(self, model: Model, params: Params, task: EnvironmentTask, context: Context) -> dict[str, Tensor]:
         environment: Any = environment_of(model)

@@ -65,6 +65,8 @@ class RL2:
 
     def init(self, model: Model, spec: TaskSpec, seed: int) -> Params:
         policies.require_alone(model)
+        slow = "algorithm.name: rl2 acts in one episode at a time, and simulators in several: set maml_trpo"
+        require(not getattr(environment_of(model), "simulated", False), slow)
         return self._policy(model).initial(seed)
 
     def collect(self, model: Model, params: Params, tasks: EnvironmentTask, context: Context, engine: Engine) -> Judged:
@@ -73,7 +75,7 @@ class RL2:
         def one(params: Params, task: EnvironmentTask, context: Context) -> Judged:
             return self._judge(self._trial(model, params, task))
 
-        found: Judged = engine.map(one, params, tasks, context)
+        found: Judged = engine.for_acting(model.spec).map(one, params, tasks, context)
         return found
 
     def meta_gradient(
