@@ -37,11 +37,11 @@ class RL2:
 
     A step takes `epochs` steps of the outer optimiser along the gradient of the mean over a trial's steps of
 
-        −min(ρ A, clip(ρ, 1 ± clip) A) + value_weight (V − R)² / 2 − entropy_weight H(π)
+        −min(ρ A, clip(ρ, 1 ± clip) A) + value_weight (V − R)² / (2 H²) − entropy_weight entropy(π)
 
     (Schulman et al. 2017, eq. 9), with A of generalised advantage estimation over the whole trial, R = A + V of the
-    policy that acted, and ρ = π / π_old. discount, trace: γ and λ. The number of episodes of a trial is
-    tasks.train.episodes. Scores are returns of each episode, and their sum so far.
+    policy that acted, ρ = π / π_old, and H = Σ_t γ^t over the steps of a trial, the unit of V. discount, trace: γ and
+    λ. The number of episodes of a trial is tasks.train.episodes. Scores are returns of each episode, and their sum.
     """
 
     hidden: int = 64
@@ -101,7 +101,12 @@ class RL2:
         return score_trial(model, policy.act_by(params), policy.start(params), task)
 
     def _policy(self, model: Model) -> RecurrentPolicy:
-        return RecurrentPolicy(model, self.hidden)
+        return RecurrentPolicy(model, self.hidden, self._value_unit(model))
+
+    def _value_unit(self, model: Model) -> float:
+        """Return Σ γ^t over the steps of a trial: V of a reward of 1 at every step."""
+        steps = environment_of(model).horizon * model.spec.episodes
+        return sum(self.discount**t for t in range(steps))
 
     def _trial(self, model: Model, params: Params, task: EnvironmentTask) -> Trial:
         policy, number = self._policy(model), torch.zeros_like(task.key)
@@ -120,7 +125,8 @@ class RL2:
         told = self._policy(model).along(params, task.perceived, taken.mask)
         log_p, acted = (policies.log_probability(one, taken.actions) for one in (told.policy, taken.policy.policy))
         gains = surrogates.clipped(log_p, acted, task.advantages, self.clip)
-        errors, entropies = (told.value - task.values).square() / 2, policies.entropy(told.policy)
+        errors = ((told.value - task.values) / self._value_unit(model)).square() / 2
+        entropies = policies.entropy(told.policy)
         terms = -gains + self.value_weight * errors - self.entropy_weight * entropies
         kinds = {"loss": terms, "value_loss": errors, "entropy": entropies}
         kinds["kl"] = policies.divergence(taken.policy.policy, told.policy)
