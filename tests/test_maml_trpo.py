@@ -247,6 +247,7 @@ def test_a_run_is_scored_by_update_beside_policies_that_learn_nothing(tmp_path):
     (tmp_path / "n.yaml").write_text(yaml.safe_dump(apply_overrides(TINY, [*RUN, "evaluation.inner_steps=3"])))
     found = last_json(command(tmp_path, "train", "n.yaml", "--json"))
     assert found["test"]["score"] == "return" and found["test"]["curve"]["steps"] == [0, 1, 2, 3]
+    assert (tmp_path / found["run_dir"] / "plots" / "test-trajectories.png").stat().st_size > 10_000
     by_name = {one["learner"]: one["return"] for one in found["baselines"]}
     assert by_name.keys() == {"untrained", "random_policy", "optimal_policy"}
     assert by_name["optimal_policy"] > max(by_name["random_policy"], found["test"]["return"])

@@ -127,7 +127,7 @@ def _check_examples(worker: Worker) -> None:
     require(
         getattr(config.algorithm, "acts", False) or not any(spec.kind == "environment" for spec in specs),
         f"algorithm.name: {config.names.algorithm} learns from examples, and tasks of {config.names.tasks} are "
-        "environments: set maml_trpo",
+        "environments: set maml_trpo or rl2",
     )
     require(
         getattr(config.algorithm, "reads_sequences", False) or not any(spec.ordered for spec in specs),

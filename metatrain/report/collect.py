@@ -228,6 +228,7 @@ def _read_picture(path: Path, names: Mapping[str, str]) -> Picture:
         "episode": "Images of a test task",
         "fit": "Curve of a test task",
         "densities": "Densities of test tasks",
+        "trajectories": "Trajectories in test tasks",
         "completions": "Images of test tasks, completed",
         "attention": "Attention of queries to the support set",
     }

@@ -19,8 +19,10 @@ from metatrain.report.completion_figure import SEEN, draw_completions
 from metatrain.report.density_figure import draw_densities
 from metatrain.report.episode_figure import draw_episode
 from metatrain.report.plots import Chart, save_png
+from metatrain.report.trajectory_figure import draw_trajectories
 from metatrain.training.worker import Worker
 from metatrain.types import Context, Params
+from tasks.environments.navigation_2d import PointNavigation
 from tasks.ragged import sample_batches
 from tasks.types import Episode, TaskDistribution, TaskSpec, is_shape, members
 
@@ -33,16 +35,18 @@ FINE = 200
 
 
 def draw_test_task(worker: Worker, params: Params, folder: Path, name: str) -> list[Path]:
-    """Draw the first test task, and return the PNGs: none for an algorithm that scores itself and predicts no examples.
+    """Draw the first test tasks, and return the PNGs: of an algorithm that scores itself only what acts in the plane.
 
     `folder`/`name`-episode.png for images [1 or 3, H, W] in classes; `folder`/`name`-completions.png for images of
     which some pixels are seen, if densities are predicted; for one number of one number
-    `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted; and
-    `folder`/`name`-attention.png if the algorithm tells what queries attend to.
+    `folder`/`name`-fit.png, or `folder`/`name`-densities.png if densities are predicted;
+    `folder`/`name`-attention.png if the algorithm tells what queries attend to; and `folder`/`name`-trajectories.png
+    for policies that move a point in the plane.
     """
-    if not predicts(worker.evaluated):
-        return []
-    charts = {**_draw_predictions(worker, params), **_draw_attention(worker, params)}
+    if predicts(worker.evaluated):
+        charts = {**_draw_predictions(worker, params), **_draw_attention(worker, params)}
+    else:
+        charts = _draw_trajectories(worker, params)
     for kind, chart in charts.items():
         save_png(chart, folder / f"{name}-{kind}.png")
     return [folder / f"{name}-{kind}.png" for kind in charts]
@@ -70,6 +74,21 @@ def _draw_predictions(worker: Worker, params: Params) -> dict[str, Chart]:
         return {"fit": figures.fit(shown, title)}
     others = [_predict(worker, params, distribution, task) for task in range(1, TASKS)]
     return {"densities": draw_densities([shown, *others], worker.config.names.tasks)}
+
+
+def _draw_trajectories(worker: Worker, params: Params) -> dict[str, Chart]:
+    """Return the chart of where a policy goes in the first `TASKS` tasks; none if they are not in the plane."""
+    algorithm: Any = worker.evaluated
+    distribution = worker.distribution("test")
+    if not isinstance(distribution.spec.environment, PointNavigation) or not hasattr(algorithm, "behaviour"):
+        return {}
+    model, params = worker.model.for_tasks(distribution.spec, params), worker.to_device(params)
+    shown = []
+    for number in range(TASKS):
+        task: Any = _task(worker, distribution, number)[0]
+        with torch.no_grad():
+            shown.append((task.parameters, algorithm.behaviour(model, params, task)))
+    return {"trajectories": draw_trajectories(shown, worker.config.names.tasks, algorithm.adapts_by)}
 
 
 def _draw_attention(worker: Worker, params: Params) -> dict[str, Chart]:

@@ -26,7 +26,7 @@ class Gymnasium:
     of `gymnasium.make`. An episode has at most `horizon` steps.
     """
 
-    environment_id: str = ""
+    environment_id: str = "HalfCheetah-v5"
     task: str = "velocity"
     low: float = 0.0
     high: float = 2.0

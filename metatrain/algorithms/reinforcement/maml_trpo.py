@@ -15,10 +15,12 @@ from metatrain.algorithms.updates import DIRECTION, OLD, Compute, Move, Update, 
 from metatrain.engine import Engine, gauss_newton_product, loss_gradient, unrolled_gradient
 from metatrain.models import Model
 from metatrain.reinforcement import policies, surrogates
+from metatrain.reinforcement.rollout import Trajectories
 from metatrain.reinforcement.surrogates import Estimator
 from metatrain.reinforcement.trust_region import Solution, backtrack, conjugate_gradient, dot
 from metatrain.types import Context, InnerLoop, MetaGradient, Metrics, Params
 from metatrain.validation import require, require_not_negative, require_positive
+from tasks.environments.protocol import EnvironmentTask
 from tasks.types import Episode, Tree
 
 _LEAST_CURVATURE = 1e-20
@@ -51,6 +53,7 @@ class MAMLTRPO:
     transductive = False
     acts = True
     uses_optimizer = False
+    adapts_by = "updates"
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("conjugate_steps", "backtracks")}
@@ -65,6 +68,10 @@ class MAMLTRPO:
 
     def inner(self, model: Model) -> InnerLoop:
         return adaptation.policy_descent(self, model)
+
+    def behaviour(self, model: Model, params: Params, task: EnvironmentTask) -> list[Trajectories]:
+        """Return how the policy acts in ONE task after 0, 1, … updates, for pictures."""
+        return [one.trajectories for one in adaptation.batches(self, model, params, task)]
 
     def meta_gradient(
         self, model: Model, params: Params, tasks: Episode, context: Context, engine: Engine

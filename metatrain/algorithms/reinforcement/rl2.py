@@ -54,6 +54,7 @@ class RL2:
 
     transductive = False
     acts = True
+    adapts_by = "episodes"
 
     def __post_init__(self) -> None:
         require_positive("algorithm", hidden=self.hidden, epochs=self.epochs, clip=self.clip)
@@ -99,6 +100,11 @@ class RL2:
         """Return the return of each episode of ONE trial, and of all until then."""
         policy = self._policy(model)
         return score_trial(model, policy.act_by(params), policy.start(params), task)
+
+    def behaviour(self, model: Model, params: Params, task: EnvironmentTask) -> list[Trajectories]:
+        """Return how the policy acts in each episode of ONE trial, for pictures."""
+        taken = self._trial(model, params, task).trajectories
+        return [tree_map(lambda leaf, e=e: leaf[e : e + 1], taken) for e in range(model.spec.episodes)]
 
     def _policy(self, model: Model) -> RecurrentPolicy:
         return RecurrentPolicy(model, self.hidden, self._value_unit(model))
