@@ -94,7 +94,7 @@ def test_along_a_trial_a_policy_says_what_it_said_when_it_acted(kind):
     for j in range(2):
         taken = tree_map(lambda leaf, j=j: leaf[j], judged.trajectories)
         perceived = tree_map(lambda leaf, j=j: leaf[j], judged.perceived)
-        said = algorithm._policy(model).along(params, perceived, taken.mask)
+        said = RecurrentPolicy(model, 6).along(params, perceived, taken.mask)
         for one, other in zip(said.policy, taken.policy.policy, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(said.value, taken.policy.value, rtol=1e-9, atol=1e-12)
@@ -149,7 +149,7 @@ def plain_loss(algorithm, params, judged, j):
     """PPO's loss of one trial by torch's own GRU and distributions, step by step."""
     taken = tree_map(lambda leaf: leaf[j], judged.trajectories)
     perceived = tree_map(lambda leaf: leaf[j], judged.perceived)
-    h, terms, unit = torch.zeros(1, 6, dtype=torch.float64), [], (1 - 0.99**12) / (1 - 0.99)
+    h, terms = torch.zeros(1, 6, dtype=torch.float64), []
     weights = [params[f"recurrent.{name}"] for name in ("input.weight", "cell.state.weight")]
     biases = [params[f"recurrent.{name}"] for name in ("input.bias", "cell.state.bias")]
     for t in range(12):
@@ -165,7 +165,7 @@ def plain_loss(algorithm, params, judged, j):
         ratio = (policy.log_prob(taken.actions[t]) - acted.log_prob(taken.actions[t])).exp()
         advantage = judged.advantages[j][t]
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - algorithm.clip, 1 + algorithm.clip) * advantage)
-        error = (heads[1][0] - judged.values[j][t] / unit) ** 2 / 2
+        error = (heads[1][0] - judged.values[j][t]) ** 2 / 2
         terms.append(-gain + algorithm.value_weight * error - algorithm.entropy_weight * policy.entropy())
     return torch.stack(terms).mean()
 

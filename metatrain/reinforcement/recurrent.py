@@ -41,13 +41,11 @@ class Heads(nn.Module):
 class RecurrentPolicy:
     """h_t = GRU([f(o_t), a_{t−1}, r_{t−1}, begins_t], h_{t−1}); linear layers from h_t give a policy and V.
 
-    Pure functions of the parameters "recurrent.…", those of the network f and, for real actions, of log σ. value_unit:
-    what the layer of V gives is in this unit, so that V is of the size of what it learns from the first step on.
+    Pure functions of the parameters "recurrent.…", those of the network f and, for real actions, of log σ.
     """
 
     model: Model
     hidden: int
-    value_unit: float = 1.0
 
     def initial(self, seed: int) -> Params:
         """Return the parameters before the first step; all actions are then almost as probable."""
@@ -111,7 +109,6 @@ class RecurrentPolicy:
 
     def _tell(self, params: Params, h: Tensor) -> Told:
         outputs, value = self._heads(params, h)
-        value = self.value_unit * value
         if isinstance(environment_of(self.model).actions, Discrete):
             return Told(policies.Categorical(outputs), value)
         return Told(policies.normal_policy(outputs, params), value)

@@ -37,11 +37,11 @@ class RL2:
 
     A step takes `epochs` steps of the outer optimiser along the gradient of the mean over a trial's steps of
 
-        −min(ρ A, clip(ρ, 1 ± clip) A) + value_weight (V − R)² / (2 H²) − entropy_weight entropy(π)
+        −min(ρ A, clip(ρ, 1 ± clip) A) + value_weight (V − R)² / 2 − entropy_weight H(π)
 
     (Schulman et al. 2017, eq. 9), with A of generalised advantage estimation over the whole trial, R = A + V of the
-    policy that acted, ρ = π / π_old, and H = Σ_t γ^t over the steps of a trial, the unit of V. discount, trace: γ and
-    λ. The number of episodes of a trial is tasks.train.episodes. Scores are returns of each episode, and their sum.
+    policy that acted, and ρ = π / π_old. discount, trace: γ and λ. The number of episodes of a trial is
+    tasks.train.episodes. Scores are returns of each episode, and their sum so far.
     """
 
     hidden: int = 64
@@ -107,12 +107,7 @@ class RL2:
         return [tree_map(lambda leaf, e=e: leaf[e : e + 1], taken) for e in range(model.spec.episodes)]
 
     def _policy(self, model: Model) -> RecurrentPolicy:
-        return RecurrentPolicy(model, self.hidden, self._value_unit(model))
-
-    def _value_unit(self, model: Model) -> float:
-        """Return Σ γ^t over the steps of a trial: V of a reward of 1 at every step."""
-        steps = environment_of(model).horizon * model.spec.episodes
-        return sum(self.discount**t for t in range(steps))
+        return RecurrentPolicy(model, self.hidden)
 
     def _trial(self, model: Model, params: Params, task: EnvironmentTask) -> Trial:
         policy, number = self._policy(model), torch.zeros_like(task.key)
@@ -131,8 +126,7 @@ class RL2:
         told = self._policy(model).along(params, task.perceived, taken.mask)
         log_p, acted = (policies.log_probability(one, taken.actions) for one in (told.policy, taken.policy.policy))
         gains = surrogates.clipped(log_p, acted, task.advantages, self.clip)
-        errors = ((told.value - task.values) / self._value_unit(model)).square() / 2
-        entropies = policies.entropy(told.policy)
+        errors, entropies = (told.value - task.values).square() / 2, policies.entropy(told.policy)
         terms = -gains + self.value_weight * errors - self.entropy_weight * entropies
         kinds = {"loss": terms, "value_loss": errors, "entropy": entropies}
         kinds["kl"] = policies.divergence(taken.policy.policy, told.policy)
