@@ -27,7 +27,7 @@ def draw_trajectories(tasks: Sequence[tuple[Tensor, Sequence[Trajectories]]], na
         returns = ", ".join(f"{float(mean_return(one)):.1f}" for one in batches)
         told = f"{name}, test task {number}: positions in the plane; returns {returns} after 0, 1, … {after}"
         draw = partial(_draw, goal=goal, batches=batches, after=after)
-        panels.append(Panel(f"test task {number}", draw, size=(4.6, 4.4), description=told))
+        panels.append(Panel(f"test task {number}, return {returns}", draw, size=(4.6, 4.4), description=told))
     return draw_panels(panels)
 
 
@@ -36,9 +36,9 @@ def _draw(axes: "Axes", goal: Tensor, batches: Sequence[Trajectories], after: st
         look: dict[str, Any] = {
             "color": COLOURS[f"c{number % 6}"],
             "linestyle": DASHES[number % len(DASHES)],
-            "linewidth": 1.2,
+            "linewidth": 0.8,
         }
-        label = f"after {number} {after}, return {float(mean_return(one)):.1f}"
+        label = f"after {number} {after}"
         for episode in range(min(_MOST, len(one.mask))):
             there = one.observations[episode][one.mask[episode] > 0].tolist()
             axes.plot(*zip(*there, strict=True), label=label if episode == 0 else None, alpha=0.8, **look)
