@@ -21,6 +21,8 @@ AIM = 0.9
 _INLINE = 0.01
 """Million parameters that travel in messages."""
 _TASKS_EACH = _SHARDS_EACH = (1, 2, 4, 8, 16, 32, 64)
+_MOST_SHARDS = 2**14
+"""Shards of a step that are simulated: more take minutes."""
 _CHECK_TASKS = 4
 
 
@@ -157,7 +159,7 @@ def choose(setup: Setup, costs: Costs, machines: Machines) -> Chosen:
     """
     best = None
     for tasks in _TASKS_EACH:
-        for shards in (each for each in _SHARDS_EACH if each <= tasks):
+        for shards in (each for each in _SHARDS_EACH if each <= tasks and each * machines.workers <= _MOST_SHARDS):
             work = setup.work(machines.workers, tasks, tasks // shards)
             replies = shards.bit_length()  # of each worker: half of what is left, each time
             hopeless = driver_limit(costs, work, tasks) / replies < AIM * machines.workers
