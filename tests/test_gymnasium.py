@@ -82,9 +82,10 @@ def test_half_cheetah_is_rewarded_for_the_velocity_or_direction_of_its_task(task
     for t in range(5):
         action = torch.linspace(-2, 2, 6)[None] * (t + 1) / 5
         _, reward, _ = environment.step(goal, state, action, torch.zeros(1, 0))
-        velocity = plain.step(np.clip(action[0].numpy(), -1, 1))[4]["x_velocity"]
+        clipped = np.clip(action[0].numpy(), -1, 1)
+        velocity = plain.step(clipped)[4]["x_velocity"]
         moved = -abs(velocity - value) if task == "velocity" else math.copysign(1, value) * velocity
-        assert float(reward) == pytest.approx(moved - 0.05 * float(action.square().sum()), rel=1e-5)
+        assert float(reward) == pytest.approx(moved - 0.05 * float(np.square(clipped).sum()), rel=1e-5)
 
 
 def test_tasks_are_drawn_from_a_range_or_from_choices():
@@ -116,10 +117,11 @@ def test_what_cannot_be_acted_in_is_told_in_one_line_before_a_run_begins(tmp_pat
         "tasks.settings={harm: actions}": "takes a MultiDiscrete([2 2]), not a Box or Discrete: wrap it",
         "tasks.settings={harm: observations}": "observes a Discrete(3), not a Box: wrap it",
         "tasks.settings={colour: red}": "unexpected keyword argument 'colour'",
+        "tasks.task=direction & tasks.low=0": "tasks.choices: [0.0, 1.0] are not two directions: set [-1, 1]",
         "tasks.low=3": "tasks.low: 3 to 1 is no range: set low below high",
         "algorithm={name: rl2}": "algorithm.name: rl2 acts in one episode at a time",
     }.items():
-        said = command(tmp_path, "train", "n.yaml", override, expect=2).err
+        said = command(tmp_path, "train", "n.yaml", *override.split(" & "), expect=2).err
         assert message in said and len(said.strip().splitlines()) == 1, said
     assert not list(tmp_path.glob("runs/*"))
 

@@ -40,7 +40,7 @@ def _direction(info: Mapping[str, Any], value: float) -> float:
 
 
 REWARDS = {"velocity": _velocity, "direction": _direction}
-"""Rewards of a task's own: −|v − v*|, and v along the direction, less 0.05 |a|² (Finn, Abbeel & Levine 2017, §5.3)."""
+"""Rewards of a task's own, less 0.05 |a|² of clipped actions: −|v − v*|, v along the direction (Finn et al., 2017)."""
 
 
 class Simulators:
@@ -135,9 +135,10 @@ class GymnasiumEnvironment:
                 rewards.append(0.0)
                 done.append(True)
                 continue
-            observation, reward, terminated, _, info = one.step(self._given(one, actions[e]))
+            given = self._given(one, actions[e])
+            observation, reward, terminated, _, info = one.step(given)
             if self.task in REWARDS:
-                reward = REWARDS[self.task](info, value) - _CONTROL_COST * float(np.square(actions[e]).sum())
+                reward = REWARDS[self.task](info, value) - _CONTROL_COST * float(np.square(given).sum())
             if not math.isfinite(reward) or not np.isfinite(observation).all():
                 raise ValueError(f"{self.id} gave reward {reward} or an observation that is not finite: mend its step")
             observed.append(observation)
@@ -160,7 +161,7 @@ class GymnasiumEnvironment:
 
     def _simulators(self, count: int) -> list[Any]:
         """Return as many simulators as there are episodes; those that are missing are made."""
-        key = (self.id, self.settings)
+        key = (self.id, self.settings, self.task)  # what another task has set would last
         kept = _kept.simulators.setdefault(key, [])
         kept.extend(self._make() for _ in range(count - len(kept)))
         return kept[:count]

@@ -45,8 +45,9 @@ class Gymnasium:
             raise ValueError(f"low: {self.low:g} to {self.high:g} is no range: set low below high")
         if not all(math.isfinite(one) for one in self.choices):
             raise ValueError("choices: some are no finite numbers: give finite ones")
-        if self.task == "direction" and 0 in self.choices:
-            raise ValueError("choices: 0 is no direction: set [-1, 1]")
+        drawn = self.choices or (self.low, self.high)
+        if self.task == "direction" and not (min(drawn) < 0 < max(drawn) and 0 not in self.choices):
+            raise ValueError(f"choices: {list(drawn)} are not two directions: set [-1, 1]")
         odd = [name for name, value in self.settings.items() if not isinstance(value, _PLAIN)]
         if odd:
             raise ValueError(f"settings.{odd[0]}: neither a number nor text: set one")
